@@ -1,0 +1,7 @@
+"""Closed-form densities, exact under every linear process: oracles of the tests and the Gaussian reference."""
+
+__all__ = ["Density", "DensityScore", "Gaussian", "GaussianMixture", "StandardNormal"]
+
+from girsanov.densities.base import Density, DensityScore
+from girsanov.densities.gaussian import Gaussian, StandardNormal
+from girsanov.densities.mixture import GaussianMixture

@@ -1,0 +1,95 @@
+r"""What a closed-form density is: a law that stays closed form under :math:`X \mapsto \alpha X + \sigma \varepsilon`.
+
+Every linear process maps data to :math:`\alpha_t X + \sigma_t \varepsilon`, so a density that knows its own
+noised version is exact under all of them, at every time: the oracle of the tests, and the Gaussian among
+them the reference of every fitted model. Densities know no process; they take scale and noise as numbers.
+"""
+
+__all__ = ["Density", "DensityScore"]
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from girsanov.calculus import expand_as_rows
+from girsanov.types import Nats, State, Time
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Kernel(Protocol):
+    """What a density needs of a linear process: mean scale and standard deviation at a time."""
+
+    def marginal(self, t: Time) -> tuple[Tensor, Tensor]:
+        """Return ``alpha_t`` and ``sigma_t``, each of the shape of ``t``."""
+        ...
+
+
+class Density(nn.Module, ABC):
+    """A law on rows of shape ``event_shape``, exact under every linear process.
+
+    To implement one: set ``event_shape``, define ``log_prob``, ``sample``, ``diffused`` and
+    ``diffused_score``; ``marginal``, ``score`` and ``noise`` follow.
+    """
+
+    event_shape: torch.Size
+
+    @abstractmethod
+    def log_prob(self, x: State) -> Nats:
+        """Log-density of each row in nats, shape ``n``, float64."""
+
+    @abstractmethod
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> State:
+        """Draw ``n`` rows, shape ``n *event_shape``."""
+
+    @abstractmethod
+    def diffused(self, alpha: float | Tensor, sigma: float | Tensor) -> "Density":
+        r"""Law of :math:`\alpha X + \sigma \varepsilon` for scalars alpha, sigma."""
+
+    @abstractmethod
+    def diffused_score(self, alpha: Tensor, sigma: Tensor, x: State) -> State:
+        """Score of :meth:`diffused` at rows ``x``, with one alpha and sigma per row (shape ``b``)."""
+
+    def marginal(self, process: Kernel, t: float | Tensor) -> "Density":
+        """Law of the process at time ``t`` when it starts from this density."""
+        alpha_t, sigma_t = process.marginal(torch.as_tensor(t, dtype=torch.float64))
+        return self.diffused(alpha_t, sigma_t)
+
+    def score(self, process: Kernel) -> "DensityScore":
+        """The exact score ``(t, x) -> grad log p_t(x)`` under ``process``."""
+        return DensityScore(self, process)
+
+    def noise(self, log_snr: Tensor, z: State) -> State:
+        r"""Exact noise prediction :math:`E[\varepsilon \mid z]` for variance-preserving ``z`` at ``log_snr``.
+
+        Args:
+            log_snr: shape ``b``.
+            z: shape ``b *d``, with :math:`z = \sqrt{\mathrm{sigmoid}(l)}\, x + \sqrt{\mathrm{sigmoid}(-l)}\, \varepsilon`.
+        """
+        alpha, sigma = torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
+        return -expand_as_rows(sigma, z) * self.diffused_score(alpha, sigma, z)
+
+
+class DensityScore(nn.Module):
+    """The exact score of a density under a linear process; ``reference`` is its moment-matched Gaussian."""
+
+    def __init__(self, density: Density, process: Kernel) -> None:
+        super().__init__()
+        self.density = density
+        self.process: Any = process
+
+    @property
+    def reference(self) -> "Density | None":
+        """The Gaussian with the density's mean and covariance, where the density knows it."""
+        match_moments = getattr(self.density, "moment_match", None)
+        return match_moments() if match_moments is not None else None
+
+    def forward(self, t: Time, x: State, condition: Tensor | None = None) -> State:
+        """Evaluate the score at times ``b`` (or one time for all) and rows ``b *d``."""
+        del condition
+        times = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x))
+        alpha_t, sigma_t = self.process.marginal(times)
+        return self.density.diffused_score(alpha_t, sigma_t, x)

@@ -1,0 +1,113 @@
+r"""Same-noise control variates of the squared error of a noise prediction.
+
+The diffusion part of every bound is :math:`-\tfrac12 \int E\|\varepsilon - \hat\varepsilon\|^2 dl`. Its Monte-Carlo
+estimate becomes precise when a baseline :math:`b(\varepsilon, x, l)` with closed-form mean is subtracted under the
+*same* noise: only :math:`\tfrac12 (b - \|\varepsilon - \hat\varepsilon\|^2)` is then sampled. Two baselines:
+
+- :class:`NormBaseline`, :math:`b = \mathrm{sigmoid}(l)\, \|\varepsilon\|^2`, which needs no statistics of the data;
+- :class:`GaussianBaseline`, :math:`b = \|\varepsilon - \hat\varepsilon_G\|^2` with a Gaussian reference's exact
+  denoiser; written through the deviation :math:`\delta = \hat\varepsilon - \hat\varepsilon_G`, the sampled
+  difference is :math:`\tfrac12\, \delta \cdot (2 (\varepsilon - \hat\varepsilon_G) - \delta)`, exactly 0 for a model
+  that equals its reference.
+
+The residual term at the data end has the same form in the metric of the last decoder.
+"""
+
+__all__ = ["Baseline", "GaussianBaseline", "NormBaseline"]
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from girsanov.calculus import sum_event
+from girsanov.densities import Gaussian
+from girsanov.models import deviation, noise_prediction
+from girsanov.processes import LinearProcess
+from girsanov.types import Nats, Score, State
+
+
+@dataclass(frozen=True)
+class Baseline(ABC):
+    """A control variate for one score and process; ``decoder`` sets the metric of the residual at the data end.
+
+    Attributes:
+        score: the score.
+        process: its linear process.
+        decoder: the Gaussian whose posterior covariance the last decoder has, or ``None`` for
+            the isotropic :math:`(\\sigma/\\alpha)^2 I`.
+    """
+
+    score: Score
+    process: LinearProcess
+    decoder: Gaussian | None
+
+    @abstractmethod
+    def sampled(self, log_snr: Tensor, z: State, eps: State, at_end: Tensor, condition: Tensor | None) -> Nats:
+        """Half of baseline minus squared error, per evaluation; in the decoder's metric where ``at_end``."""
+
+    @abstractmethod
+    def integral(self, x: State, low: float, high: float) -> Nats:
+        """Mean of the baseline given ``x``, integrated over log-SNR."""
+
+    @abstractmethod
+    def end(self, x: State, high: float) -> Nats:
+        """Mean of the baseline given ``x`` at the data end, in the decoder's metric."""
+
+    def _precise(self, log_snr: Tensor, error: State, at_end: Tensor) -> State:
+        """The decoder's metric applied to ``error`` at the end, the identity elsewhere."""
+        if self.decoder is None or not bool(at_end.any()):
+            return error
+        stretched = self.decoder.posterior_form(log_snr, error)
+        return torch.where(at_end.reshape(-1, *(1,) * (error.ndim - 1)), stretched, error)
+
+
+@final
+class NormBaseline(Baseline):
+    """The share of the noise's own norm that an N(0, I) denoiser leaves."""
+
+    def sampled(self, log_snr: Tensor, z: State, eps: State, at_end: Tensor, condition: Tensor | None) -> Nats:
+        """See :class:`Baseline`."""
+        error = eps - noise_prediction(self.score, self.process, log_snr, z, condition)
+        squared = sum_event(error * self._precise(log_snr, error, at_end))
+        return 0.5 * (torch.sigmoid(log_snr) * sum_event(eps.square()) - squared)
+
+    def integral(self, x: State, low: float, high: float) -> Nats:
+        """See :class:`Baseline`."""
+        span = softplus(torch.tensor([low, high], dtype=torch.float64)).diff()
+        return (x[0].numel() * span).to(x.device).expand(len(x))
+
+    def end(self, x: State, high: float) -> Nats:
+        """See :class:`Baseline`."""
+        share = torch.sigmoid(torch.tensor(high, dtype=torch.float64))
+        return (x[0].numel() * share).to(x.device).expand(len(x))
+
+
+@final
+@dataclass(frozen=True)
+class GaussianBaseline(Baseline):
+    """The squared error of a Gaussian reference's exact denoiser.
+
+    Attributes:
+        reference: the Gaussian; where ``decoder`` is given it must be the same one.
+    """
+
+    reference: Gaussian
+
+    def sampled(self, log_snr: Tensor, z: State, eps: State, at_end: Tensor, condition: Tensor | None) -> Nats:
+        """See :class:`Baseline`."""
+        noise, delta = deviation(self.score, self.process, self.reference, log_snr, z, condition)
+        return 0.5 * sum_event(self._precise(log_snr, delta, at_end) * (2.0 * (eps - noise) - delta))
+
+    def integral(self, x: State, low: float, high: float) -> Nats:
+        """See :class:`Baseline`."""
+        return self.reference.squared_error_integral(x, low, high)
+
+    def end(self, x: State, high: float) -> Nats:
+        """See :class:`Baseline`."""
+        if self.decoder is not None:
+            return self.reference.posterior_quadratic(high, x)
+        return self.reference.squared_error(x, high)

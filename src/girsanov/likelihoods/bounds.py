@@ -1,0 +1,327 @@
+r"""The evidence lower bound of the reverse SDE, and the density formula, in log-SNR and without divergences.
+
+With :math:`l_e` the data end and :math:`l_T` the noise end of the range (note of paper 1, section 2.7):
+
+.. math::
+    \log p_0(x) \ge E[\log \pi(x_T)] + d \log \tfrac{\alpha_T}{\alpha_e}
+      - \tfrac12 \int_{l_T}^{l_e} (E\|\varepsilon - \hat\varepsilon\|^2 - d)\, dl + R_e(x)
+
+is a bound on the density of the model "reverse SDE from T to e, then a Gaussian decoder", whose residual is
+:math:`R_e = E[\log p(x \mid x_e) - \log q(x_e \mid x)]`. The density formula (note of paper 2, section 2.4) is
+
+.. math::
+    \log q_0(x) = \log \mathcal{N}(x; m, S)
+      + \tfrac12 \int E[\|\varepsilon - \hat\varepsilon_G\|^2 - \|\varepsilon - \hat\varepsilon\|^2]\, dl,
+
+an equality for the exact score; over a finite range, the bound of the hybrid that uses the reference outside.
+"""
+
+__all__ = ["density", "elbo", "fit_proposal"]
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from girsanov.calculus import seed_of
+from girsanov.densities import Density, Gaussian
+from girsanov.likelihoods.baselines import Baseline, GaussianBaseline, NormBaseline
+from girsanov.likelihoods.integral import Views, identity_view, replicate
+from girsanov.models import ScoreModel, gaussian_reference, log_snr_range
+from girsanov.processes import LinearProcess
+from girsanov.solvers import LogSNRDensity
+from girsanov.types import Estimate, InputError, Measure, Nats, Score, State
+
+REPLICATES = 8
+
+
+def elbo(
+    score: Score,
+    process: LinearProcess,
+    x: State,
+    *,
+    prior: Density | None = None,
+    reference: Gaussian | None = None,
+    decoder: Gaussian | None = None,
+    samples: int = 32,
+    replicates: int = REPLICATES,
+    proposal: LogSNRDensity | None = None,
+    condition: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    views: Views = identity_view,
+    measure: Measure = "density",
+) -> Estimate:
+    r"""Lower bound on the log-density of the reverse-SDE model, per row, with its standard error.
+
+    Args:
+        score: ``(t, x) -> grad log p_t(x)``.
+        process: the forward process.
+        x: rows ``n *d``.
+        prior: law at the noise end; default ``process.prior(reference)``.
+        reference: Gaussian whose squared error is the control variate; it never changes the expectation.
+            Default: the score's own ``reference``, if it has one.
+        decoder: Gaussian whose posterior covariance the last decoder has; default isotropic. Where a reference
+            is used too, both must be the same.
+        samples: network evaluations per row.
+        replicates: independent replicates among which the samples are divided.
+        proposal: density in log-SNR from which grids are drawn; default from the reference's spectrum.
+        condition: passed on to the score, leading dimension ``n`` or 1.
+        generator: read once for a seed; ``None`` means seed 0.
+        views: randomised preprocessing, one draw per replicate (used for dequantisation).
+        measure: what ``views`` make of the value.
+
+    Returns:
+        Estimate of kind ``lower_bound``, model ``sde``, with terms ``prior``, ``diffusion`` and ``residual``.
+
+    Raises:
+        InputError: if the process does not forget the data and neither prior nor reference is given.
+
+    Example:
+        >>> from girsanov.processes import VariancePreserving
+        >>> process, law = VariancePreserving(), Gaussian(torch.zeros(3), torch.eye(3))
+        >>> estimate = elbo(law.score(process), process, torch.zeros(1, 3), samples=8)
+        >>> torch.allclose(estimate.value, law.log_prob(torch.zeros(1, 3)), atol=1e-4)
+        True
+    """
+    reference = gaussian_reference(score, reference)
+    prior = prior if prior is not None else process.prior(reference)
+    if decoder is not None and reference is not None and decoder is not reference:
+        raise InputError("decoder and reference must be the same Gaussian")
+    low, high = log_snr_range(score, process)
+    proposal = proposal or _default_proposal(low, high, reference, atom=True)
+    baseline = _baseline(score, process, reference, decoder)
+
+    def closed_form(rows: State) -> dict[str, Nats]:
+        return _elbo_terms(rows, baseline, process, prior, low, high)
+
+    with torch.set_grad_enabled(x.requires_grad):
+        terms = replicate(
+            baseline,
+            x,
+            proposal,
+            closed_form,
+            samples=samples,
+            replicates=replicates,
+            seed=seed_of(generator),
+            condition=condition,
+            views=views,
+            sampled_prior=_sampled_prior(process, prior, low),
+        )
+    return _estimate(terms, x, samples, (low, high), kind="lower_bound", measure=measure)
+
+
+def density(
+    score: Score,
+    process: LinearProcess,
+    x: State,
+    *,
+    reference: Gaussian | None = None,
+    exact: bool = False,
+    samples: int = 32,
+    target_stderr: float | None = None,
+    max_samples: int = 4096,
+    replicates: int = REPLICATES,
+    proposal: LogSNRDensity | None = None,
+    condition: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    views: Views = identity_view,
+    measure: Measure = "density",
+) -> Estimate:
+    r"""Log-density by the score-based formula, with the reference's exact denoiser outside the score's range.
+
+    Args:
+        score: ``(t, x) -> grad log p_t(x)``.
+        process: the forward process; only its log-SNR matters.
+        x: rows ``n *d``.
+        reference: the Gaussian of the formula; default the score's own, else N(0, I) for a score that
+            declares no ``log_snr_range``.
+        exact: declare the score exact on the whole line: the kind is then ``unbiased``.
+        samples: network evaluations per row and round.
+        target_stderr: keep drawing rounds until every row's standard error is below this, in nats.
+        max_samples: evaluations per row after which drawing stops all the same.
+        replicates: see :func:`elbo`.
+        proposal: see :func:`elbo`.
+        condition: see :func:`elbo`.
+        generator: see :func:`elbo`.
+        views: see :func:`elbo`.
+        measure: see :func:`elbo`.
+
+    Returns:
+        Estimate of kind ``unbiased`` or ``lower_bound``, with terms ``reference`` and ``diffusion``. Rows whose
+        ``stderr`` still exceeds the target after ``max_samples`` are those that did not reach it.
+
+    Raises:
+        InputError: for a score with a finite range and no reference.
+
+    Example:
+        >>> from girsanov.densities import GaussianMixture
+        >>> from girsanov.processes import VariancePreserving
+        >>> mixture = GaussianMixture(torch.ones(2), torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), torch.ones(2, 2))
+        >>> x, process = torch.zeros(1, 2), VariancePreserving(log_snr_range=(-15.0, 15.0))
+        >>> estimate = density(mixture.score(process), process, x, exact=True, samples=256)
+        >>> bool((estimate.value - mixture.log_prob(x)).abs() < 4 * estimate.stderr)
+        True
+    """
+    law = _formula_reference(score, reference, x)
+    low, high = log_snr_range(score, process)
+    proposal = proposal or _default_proposal(low, high, law, atom=False)
+    baseline = _baseline(score, process, law, None)
+    seed = seed_of(generator)
+
+    def closed_form(rows: State) -> dict[str, Nats]:
+        return {"reference": law.log_prob(rows), "diffusion": rows.new_zeros(len(rows)).double()}
+
+    rounds: list[dict[str, Tensor]] = []
+    spent = 0
+    with torch.set_grad_enabled(x.requires_grad):
+        while True:
+            rounds.append(
+                replicate(
+                    baseline,
+                    x,
+                    proposal,
+                    closed_form,
+                    samples=samples,
+                    replicates=replicates,
+                    seed=seed,
+                    condition=condition,
+                    views=views,
+                    round_=len(rounds),
+                )
+            )
+            spent += samples
+            terms = {name: torch.cat([part[name] for part in rounds]) for name in rounds[0]}
+            kind = "unbiased" if exact else "lower_bound"
+            estimate = _estimate(terms, x, spent, (low, high), kind=kind, measure=measure)
+            reached = target_stderr is None or bool((estimate.stderr <= target_stderr).all())
+            if reached or spent + samples > max_samples:
+                return estimate
+
+
+@torch.no_grad()
+def fit_proposal(
+    score: Score,
+    process: LinearProcess,
+    x: State,
+    *,
+    reference: Gaussian | None = None,
+    decoder: Gaussian | None = None,
+    condition: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    levels: int = 48,
+) -> LogSNRDensity:
+    """Fit the density in log-SNR to the size of the sampled integrand on held-out rows.
+
+    Args:
+        score: see :func:`elbo`.
+        process: see :func:`elbo`.
+        x: rows that will not be evaluated with the result, ``n *d``; some hundred suffice.
+        reference: see :func:`elbo`.
+        decoder: see :func:`elbo`.
+        condition: see :func:`elbo`.
+        generator: see :func:`elbo`.
+        levels: number of levels at which the integrand is measured, one evaluation per row each.
+    """
+    reference = gaussian_reference(score, reference)
+    low, high = log_snr_range(score, process)
+    baseline = _baseline(score, process, reference, decoder)
+    noise = torch.Generator().manual_seed(seed_of(generator))
+    grid = torch.linspace(low, high, levels, dtype=torch.float64)
+    sizes = [_size(baseline, x, level, noise, condition, at_end=False) for level in grid]
+    end = _size(baseline, x, grid[-1], noise, condition, at_end=True)
+    return LogSNRDensity.from_sizes(low, high, grid, torch.stack(sizes), end_size=float(end))
+
+
+def _size(
+    baseline: Baseline,
+    x: State,
+    level: Tensor,
+    noise: torch.Generator,
+    condition: Tensor | None,
+    *,
+    at_end: bool,
+) -> Tensor:
+    """Root mean square of the sampled integrand at one level."""
+    levels = level.expand(len(x))
+    eps = torch.randn(x.shape, generator=noise, dtype=x.dtype).to(x.device)
+    z = torch.sigmoid(level).sqrt().to(x.dtype) * x + torch.sigmoid(-level).sqrt().to(x.dtype) * eps
+    mask = torch.full((len(x),), at_end, device=x.device)
+    return baseline.sampled(levels, z, eps, mask, condition).square().mean().sqrt()
+
+
+def _formula_reference(score: Score, reference: Gaussian | None, x: State) -> Gaussian:
+    found = gaussian_reference(score, reference)
+    if found is not None:
+        return found
+    if getattr(score, "log_snr_range", None) is not None:
+        raise InputError("This score is known on a finite log-SNR range only: pass reference=, fitted to the data")
+    return Gaussian(torch.zeros(x.shape[1:], dtype=torch.float64), 1.0).to(x.device)
+
+
+def _default_proposal(low: float, high: float, reference: Gaussian | None, *, atom: bool) -> LogSNRDensity:
+    """From the reference's spectrum; without one the spectrum is taken as 1, with more weight on the uniform floor."""
+    if reference is None:
+        return LogSNRDensity.from_spectrum(low, high, torch.ones(1), atom=atom, floor=0.3)
+    return LogSNRDensity.from_spectrum(low, high, reference.spectrum(), atom=atom)
+
+
+def _baseline(score: Score, process: LinearProcess, reference: Gaussian | None, decoder: Gaussian | None) -> Baseline:
+    if isinstance(score, ScoreModel):
+        process = score.process
+    if reference is None:
+        return NormBaseline(score, process, decoder)
+    return GaussianBaseline(score, process, decoder, reference)
+
+
+def _elbo_terms(
+    x: State,
+    baseline: Baseline,
+    process: LinearProcess,
+    prior: Density,
+    low: float,
+    high: float,
+) -> dict[str, Nats]:
+    """Everything of the bound that needs no network evaluation; ``baseline`` stands in for the squared errors."""
+    rows, d = x.double(), x[0].numel()
+    ends = torch.tensor([high, low], dtype=torch.float64, device=x.device)
+    (alpha_e, alpha_end), (sigma_e, sigma_end) = process.marginal_at(ends)
+    diffusion = d * (alpha_end / alpha_e).log() + 0.5 * d * (high - low)
+    residual = 0.5 * d + d * sigma_e.log()
+    if baseline.decoder is None:
+        residual = residual - d * (sigma_e / alpha_e).log()
+    else:
+        residual = residual - 0.5 * baseline.decoder.posterior_log_det(high)
+    expected = getattr(prior, "expected_log_prob", None)
+    return {
+        "prior": expected(alpha_end * rows, sigma_end.square()) if expected else rows.new_zeros(len(rows)),
+        "diffusion": diffusion - 0.5 * baseline.integral(rows, low, high),
+        "residual": residual - 0.5 * baseline.end(rows, high),
+    }
+
+
+def _sampled_prior(process: LinearProcess, prior: Density, low: float) -> Callable[[State, State], Nats] | None:
+    """The prior term from draws, for priors whose expected log-density is not closed form."""
+    if hasattr(prior, "expected_log_prob"):
+        return None
+    alpha, sigma = process.marginal_at(torch.tensor(low, dtype=torch.float64))
+
+    def term(x: State, eps: State) -> Nats:
+        ends = alpha * x[:, None] + sigma * eps
+        return prior.log_prob(ends.flatten(0, 1)).reshape(eps.shape[:2]).mean(1)
+
+    return term
+
+
+def _estimate(
+    terms: dict[str, Tensor], x: State, samples: int, log_snr_range: tuple[float, float], **fields: object
+) -> Estimate:
+    total = torch.stack(list(terms.values())).sum(0)
+    return Estimate.from_replicates(
+        total,
+        model="sde",
+        nfe=samples,
+        event_dim=x[0].numel(),
+        log_snr_range=log_snr_range,
+        terms={name: value.mean(0) for name, value in terms.items() if name != "log_det" or bool(value.any())},
+        **fields,
+    )

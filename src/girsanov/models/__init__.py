@@ -1,0 +1,27 @@
+"""Networks, and the score model that turns what a network predicts into a score."""
+
+__all__ = [
+    "PREDICTIONS",
+    "ConvNetwork",
+    "ResidualMLP",
+    "ScoreModel",
+    "TwoLayerNetwork",
+    "deviation",
+    "from_noise",
+    "gaussian_reference",
+    "log_snr_range",
+    "noise_prediction",
+    "to_noise",
+    "working_dtype",
+]
+
+from girsanov.models.evaluation import (
+    deviation,
+    gaussian_reference,
+    log_snr_range,
+    noise_prediction,
+    working_dtype,
+)
+from girsanov.models.networks import ConvNetwork, ResidualMLP, TwoLayerNetwork
+from girsanov.models.predictions import PREDICTIONS, from_noise, to_noise
+from girsanov.models.score_model import ScoreModel

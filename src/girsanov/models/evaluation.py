@@ -1,0 +1,61 @@
+r"""Evaluating any score at a log-SNR: what likelihoods and samplers ask of a score, in one place.
+
+A score may be a plain callable ``(t, x)``, a closed-form density's, or a :class:`ScoreModel`. All are read in
+variance-preserving coordinates :math:`z = x_t / \sqrt{\alpha^2 + \sigma^2}`, where only the log-SNR matters, with
+times in float64 so that both ends of a schedule stay resolved.
+"""
+
+__all__ = ["deviation", "gaussian_reference", "log_snr_range", "noise_prediction", "working_dtype"]
+
+import torch
+from torch import Tensor, nn
+
+from girsanov.calculus import expand_as_rows
+from girsanov.densities import Density, Gaussian
+from girsanov.models.score_model import ScoreModel
+from girsanov.processes import LinearProcess
+from girsanov.types import Score, State
+
+
+def noise_prediction(
+    score: Score, process: LinearProcess, log_snr: Tensor, z: State, condition: Tensor | None
+) -> State:
+    """Noise prediction of ``score`` at variance-preserving ``z`` ``b *d`` and float64 levels ``b``."""
+    if isinstance(score, ScoreModel):
+        return score.noise(log_snr, z, condition)
+    alpha, sigma = process.marginal_at(log_snr)
+    x_t = expand_as_rows((alpha.square() + sigma.square()).sqrt(), z) * z
+    time = process.time(log_snr)
+    value = score(time, x_t) if condition is None else score(time, x_t, condition)
+    return -expand_as_rows(sigma, z) * value
+
+
+def deviation(
+    score: Score, process: LinearProcess, reference: Gaussian, log_snr: Tensor, z: State, condition: Tensor | None
+) -> tuple[State, State]:
+    """The reference's noise prediction, and the score's deviation from it (without cancellation where it can be)."""
+    noise = reference.noise(log_snr, z)
+    if isinstance(score, ScoreModel) and score.reference is reference:
+        return noise, score.deviation(log_snr, z, condition)
+    return noise, noise_prediction(score, process, log_snr, z, condition) - noise
+
+
+def gaussian_reference(score: Score, reference: Density | None) -> Gaussian | None:
+    """The given reference, else the score's own, where it is a Gaussian."""
+    found = reference if reference is not None else getattr(score, "reference", None)
+    return found if isinstance(found, Gaussian) else None
+
+
+def log_snr_range(score: Score, process: LinearProcess) -> tuple[float, float]:
+    """The process's log-SNR range, cut to the score's own where it declares one."""
+    low, high = process.log_snr_range
+    own = getattr(score, "log_snr_range", None)
+    return (low, high) if own is None else (max(low, own[0]), min(high, own[1]))
+
+
+def working_dtype(score: Score, x: State) -> torch.dtype:
+    """Dtype of network evaluations: the parameters', else that of the rows."""
+    parameter = next(score.parameters(), None) if isinstance(score, nn.Module) else None
+    if parameter is not None:
+        return parameter.dtype
+    return x.dtype if x.dtype.is_floating_point else torch.float64

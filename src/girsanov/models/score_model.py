@@ -1,0 +1,116 @@
+r"""A network, a process and what the network predicts: together, a score.
+
+With a Gaussian reference the network does not predict from scratch: it learns the correction to the Gaussian's
+exact denoiser. In coordinates that whiten the noised reference, each eigendirection is a variance-preserving
+problem of its own with :math:`p = \mathrm{sigmoid}(l + \log \lambda)`: :math:`w = \sqrt{p}\, \xi + \sqrt{1-p}\, \varepsilon`
+with unit-variance :math:`\xi`. The network sees w and predicts the residual of ``noise``, ``v``, ... there; for
+``v`` that residual has unit variance at every log-SNR and is uncorrelated with w. A network that returns zero
+is the Gaussian exactly.
+"""
+
+__all__ = ["ScoreModel"]
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from girsanov.calculus import expand_as_rows
+from girsanov.densities import Gaussian
+from girsanov.models.predictions import PREDICTIONS, to_noise
+from girsanov.processes import LinearProcess
+from girsanov.types import InputError, State, Time
+
+#: d noise / d prediction in whitened variance-preserving coordinates, as a function of p
+_RESIDUAL_SCALE: dict[str, Callable[[Tensor], Tensor]] = {
+    "noise": torch.ones_like,
+    "score": lambda p: -(1.0 - p).sqrt(),
+    "denoised": lambda p: -(p / (1.0 - p)).sqrt(),
+    "v": torch.sqrt,
+    "flow": lambda p: p.sqrt() / (p.sqrt() + (1.0 - p).sqrt()),
+    "control": lambda p: -torch.ones_like(p),
+}
+
+
+class ScoreModel(nn.Module):
+    """A network and a linear process, called as a score ``(t, x) -> grad log p_t(x)``.
+
+    Args:
+        network: without a reference, ``network(log_snr, x_t, condition) -> prediction`` of the shape of ``x_t``, in
+            the process's own coordinates. With a reference, ``network(log_snr, features, condition)`` maps the
+            whitened input ``b 1 *d`` to the residual of the prediction, ``b 1 *d``.
+        process: the forward process.
+        predicts: ``noise``, ``score``, ``denoised``, ``v``, ``flow`` or ``control``.
+        reference: the Gaussian whose denoiser the network corrects.
+        log_snr_range: where the network was trained; default the process's range.
+
+    Raises:
+        InputError: for an unknown prediction.
+
+    Example:
+        >>> from girsanov.processes import VariancePreserving
+        >>> zero = lambda log_snr, x, condition: torch.zeros_like(x)
+        >>> model = ScoreModel(zero, VariancePreserving(), reference=Gaussian(torch.zeros(2), 1.0))
+        >>> model(torch.tensor([0.5]), torch.ones(1, 2))
+        tensor([[-1., -1.]])
+    """
+
+    def __init__(
+        self,
+        network: Callable[..., Tensor],
+        process: LinearProcess,
+        predicts: str = "v",
+        *,
+        reference: Gaussian | None = None,
+        log_snr_range: tuple[float, float] | None = None,
+    ) -> None:
+        super().__init__()
+        if predicts not in PREDICTIONS:
+            raise InputError(f"Unknown prediction {predicts!r}: choose one of {', '.join(PREDICTIONS)}")
+        self.network = network
+        self.process = process
+        self.predicts = predicts
+        self.reference = reference
+        self.log_snr_range = log_snr_range or process.log_snr_range
+
+    def forward(self, t: Time, x: State, condition: Tensor | None = None) -> State:
+        """The score at times ``b`` and rows ``b *d``."""
+        times = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x))
+        level = self.process.log_snr(times)
+        alpha, sigma = self.process.marginal(times)
+        scale = (alpha.square() + sigma.square()).sqrt()
+        noise = self.noise(level, x / expand_as_rows(scale, x), condition)
+        return -noise / expand_as_rows(sigma, x)
+
+    def at(self, t: float) -> Callable[[State], State]:
+        """The score at one time, as a function of the state alone."""
+        return lambda x: self(torch.tensor(t, dtype=torch.float64).expand(len(x)), x)
+
+    def noise(self, log_snr: Tensor, z: State, condition: Tensor | None = None) -> State:
+        """Noise prediction at variance-preserving ``z``, ``log_snr`` of shape ``b``."""
+        if self.reference is not None:
+            return self.reference.noise(log_snr, z) + self.deviation(log_snr, z, condition)
+        alpha, sigma = self.process.marginal_at(log_snr.double())
+        x_t = expand_as_rows((alpha.square() + sigma.square()).sqrt(), z) * z
+        prediction = self.network(log_snr.to(z.dtype), x_t, condition)
+        return to_noise(self.predicts, self.process, log_snr, x_t, prediction)
+
+    def deviation(self, log_snr: Tensor, z: State, condition: Tensor | None = None) -> State:
+        """Noise prediction minus the reference's, evaluated without cancellation.
+
+        Raises:
+            InputError: if the model has no reference.
+        """
+        if self.reference is None:
+            raise InputError("This score model has no reference to deviate from")
+        w = self.reference.whiten(log_snr, z)
+        residual = self.network(log_snr.to(z.dtype), w[:, None], condition)[:, 0]
+        return self.colour(log_snr, residual)
+
+    def colour(self, log_snr: Tensor, residual: State) -> State:
+        """Turn the residual that the network predicts into a deviation of the noise prediction."""
+        assert self.reference is not None
+        scale = _RESIDUAL_SCALE[self.predicts]
+        return self.reference.function_at(
+            log_snr, residual, lambda alpha2, sigma2, v: scale(alpha2 * v / (alpha2 * v + sigma2))
+        )

@@ -1,0 +1,123 @@
+r"""Forward processes :math:`dX = f(t, X)\, dt + g(t, X)\, dW` from data at t = 0 to noise at the horizon.
+
+A linear process has :math:`f = a(t) x`, :math:`g = g(t)` and the Gaussian kernel
+:math:`X_t \mid x \sim \mathcal{N}(\alpha_t x, \sigma_t^2 I)`, with :math:`a = \alpha'/\alpha` and
+:math:`g^2 = (\sigma^2)' - 2 a \sigma^2`. Its clock is the log-SNR :math:`l = \log(\alpha^2/\sigma^2)`, which
+decreases in t and obeys :math:`g^2/\sigma^2\, dt = -dl` for every schedule. Likelihoods integrate in l over a
+finite range, so that a drift which diverges at an end is never evaluated there. All schedule arithmetic is
+float64 inside, in forms that do not cancel at either end; results take the dtype of the argument.
+"""
+
+__all__ = ["LinearProcess", "Process"]
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from girsanov.calculus import expand_as_rows
+from girsanov.densities import Density, StandardNormal
+from girsanov.types import State, Time
+
+LIMIT = 15.0  # |log-SNR| beyond which float32 noise and signal no longer see each other
+
+
+class Process(nn.Module, ABC):
+    """A forward SDE on [0, horizon].
+
+    To implement one, define ``drift`` and ``diffusion``.
+    """
+
+    horizon: float = 1.0
+
+    @abstractmethod
+    def drift(self, t: Time, x: State) -> State:
+        """Drift f(t, x), shape ``b *d``."""
+
+    @abstractmethod
+    def diffusion(self, t: Time, x: State) -> Tensor:
+        """Diffusion coefficient g: one scalar per row ``b``, a diagonal ``b *d`` or a matrix ``b d d``."""
+
+
+class LinearProcess(Process):
+    r"""A process with :math:`f = a(t) x`, :math:`g = g(t)` and an exact Gaussian kernel.
+
+    To implement one, define in float64: ``_kernel(t) -> (log alpha, log sigma)``, ``_rates(t) -> (a, g^2)``,
+    ``_time(log_snr) -> t`` and ``_alpha_at(log_snr) -> alpha``; override ``prior`` where the kernel at the
+    horizon remembers the data.
+
+    Args:
+        log_snr_range: the interval on which likelihoods integrate, high end first being illegal: ``(low, high)``.
+            Default: from the horizon's log-SNR, at least -15, up to 15.
+    """
+
+    def __init__(self, log_snr_range: tuple[float, float] | None = None) -> None:
+        super().__init__()
+        self._log_snr_range = log_snr_range
+
+    @abstractmethod
+    def _kernel(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Log alpha_t and log sigma_t."""
+
+    @abstractmethod
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Drift rate a(t) and squared diffusion g(t)^2."""
+
+    @abstractmethod
+    def _time(self, log_snr: Tensor) -> Tensor:
+        """Time at which the log-SNR is reached."""
+
+    @abstractmethod
+    def _alpha_at(self, log_snr: Tensor) -> Tensor:
+        """Mean scale alpha at a log-SNR."""
+
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        """The log-SNR interval ``(low, high)`` of likelihoods."""
+        if self._log_snr_range is not None:
+            return self._log_snr_range
+        end = float(self.log_snr(torch.tensor(self.horizon, dtype=torch.float64)))
+        return max(end, -LIMIT), LIMIT
+
+    def marginal(self, t: Time) -> tuple[Tensor, Tensor]:
+        """Mean scale ``alpha_t`` and standard deviation ``sigma_t`` of X_t given x, each of the shape of ``t``."""
+        log_alpha, log_sigma = self._kernel(t.double())
+        return log_alpha.exp().to(t.dtype), log_sigma.exp().to(t.dtype)
+
+    def log_snr(self, t: Time) -> Tensor:
+        """Log signal-to-noise ratio log(alpha_t^2 / sigma_t^2), of the shape of ``t``; +inf at t = 0."""
+        log_alpha, log_sigma = self._kernel(t.double())
+        return (2.0 * (log_alpha - log_sigma)).to(t.dtype)
+
+    def time(self, log_snr: Tensor) -> Time:
+        """Inverse of :meth:`log_snr`."""
+        return self._time(log_snr.double()).to(log_snr.dtype)
+
+    def marginal_at(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        """``alpha`` and ``sigma`` at a log-SNR, without passing through time."""
+        level = log_snr.double()
+        alpha = self._alpha_at(level)
+        return alpha.to(log_snr.dtype), (alpha * torch.exp(-0.5 * level)).to(log_snr.dtype)
+
+    def rates(self, t: Time) -> tuple[Tensor, Tensor]:
+        """Drift rate ``a(t)`` and squared diffusion ``g(t)^2``, each of the shape of ``t``."""
+        rate, squared = self._rates(t.double())
+        return rate.to(t.dtype), squared.to(t.dtype)
+
+    def drift(self, t: Time, x: State) -> State:
+        """Drift a(t) x."""
+        rate, _ = self._rates(t.double())
+        return expand_as_rows(rate.expand(len(x)), x) * x
+
+    def diffusion(self, t: Time, x: State) -> Tensor:
+        """Scalar diffusion g(t), shape ``b``."""
+        _, squared = self._rates(t.double())
+        return squared.sqrt().expand(len(x)).to(x.dtype)
+
+    def prior(self, reference: Density | None = None) -> Density:
+        """Law at the low end of the log-SNR range that a generative model starts from.
+
+        N(0, I) where the kernel forgets the data, else the law of ``reference`` there.
+        """
+        del reference
+        return StandardNormal()

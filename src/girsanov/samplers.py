@@ -1,0 +1,167 @@
+r"""Sampling the generative process: reverse SDE, probability-flow ODE, and the family between and beyond.
+
+The plug-in generator with parameter :math:`\lambda \le 1` has drift :math:`f - (1 - \lambda/2) g^2 s` and diffusion
+:math:`\sqrt{1 - \lambda}\, g` (note of paper 1, section 2.8): :math:`\lambda = 0` is the reverse SDE, :math:`\lambda = 1` the
+ODE. In :math:`y = x_t / \alpha` with :math:`v = \sigma^2/\alpha^2` the Gaussian reference :math:`\mathcal{N}(m, S)` is
+integrated exactly over a step from v to v', and the network's correction of the denoised point is held fixed:
+
+.. math::
+    y' = m + \rho\, (y - m) + \Big(1 - (v'/v)^{1 - \lambda/2}\Big) \Delta\hat x
+         + \sqrt{D' (1 - (D'/D)^{1-\lambda})}\; \varepsilon,
+    \qquad D = S + v, \quad \rho = (D'/D)^{1 - \lambda/2}.
+
+A model that equals its reference is sampled exactly in any number of steps; without a reference (S -> 0 around
+the denoised point) the same line is DDPM's posterior step at 0 and DDIM's at 1. The last step is the
+decoder's: its draw, or its mean.
+"""
+
+__all__ = ["sample"]
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from girsanov.densities import Density, Gaussian, StandardNormal
+from girsanov.models import deviation, gaussian_reference, log_snr_range, noise_prediction, working_dtype
+from girsanov.processes import LinearProcess
+from girsanov.solvers import LogSNRDensity
+from girsanov.types import InputError, Score, State
+
+CHUNK = 1024
+
+
+@torch.no_grad()
+def sample(
+    score: Score,
+    process: LinearProcess,
+    n: int,
+    *,
+    event_shape: Sequence[int],
+    lmbd: float = 0.0,
+    steps: int = 128,
+    prior: Density | None = None,
+    reference: Gaussian | None = None,
+    denoise: bool = False,
+    condition: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> State:
+    r"""Draw from the generative process.
+
+    Args:
+        score: ``(t, x) -> grad log p_t(x)``.
+        process: the forward process.
+        n: number of rows.
+        event_shape: shape of one row.
+        lmbd: member of the family, at most 1: 0 the reverse SDE, 1 the ODE, below 0 more noise.
+        steps: number of steps.
+        prior: law at the noise end; default ``process.prior(reference)``.
+        reference: the Gaussian that is integrated exactly; default the score's own. It also gives the last
+            decoder its covariance.
+        denoise: end with the decoder's mean instead of its draw.
+        condition: leading dimension ``n`` or 1.
+        generator: source of all draws; ``None`` means seed 0.
+
+    Returns:
+        Rows ``n *event_shape`` in data coordinates.
+
+    Raises:
+        InputError: for ``lmbd`` above 1, or a process that needs a prior and has none.
+
+    Example:
+        >>> from girsanov.processes import VariancePreserving
+        >>> process, law = VariancePreserving(), Gaussian(torch.tensor([3.0, -3.0]), 0.01)
+        >>> sample(law.score(process), process, 500, event_shape=(2,), steps=16).mean(0).round(decimals=1)
+        tensor([ 3., -3.], dtype=torch.float64)
+    """
+    if lmbd > 1.0:
+        raise InputError(f"lmbd must be at most 1, where the diffusion vanishes; got {lmbd}")
+    if condition is not None and len(condition) not in (1, n):
+        raise InputError(f"condition must have leading dimension 1 or {n}; got {len(condition)}")
+    law = gaussian_reference(score, reference)
+    prior = prior if prior is not None else process.prior(law)
+    generator = generator or torch.Generator().manual_seed(0)
+    stepper = _Stepper(score, process, law, lmbd, generator)
+    parts = []
+    for start in range(0, n, CHUNK):
+        count = min(CHUNK, n - start)
+        given = condition if condition is None or len(condition) == 1 else condition[start : start + count]
+        x_end = _draw_prior(prior, count, event_shape, generator)
+        x_end = x_end.to(working_dtype(score, x_end))
+        parts.append(stepper.run(x_end, _levels(score, process, law, steps), given, denoise=denoise))
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class _Stepper:
+    """One generator run: states are y = x_t / alpha."""
+
+    score: Score
+    process: LinearProcess
+    law: Gaussian | None
+    lmbd: float
+    generator: torch.Generator
+
+    def run(self, x_end: State, levels: Tensor, condition: Tensor | None, *, denoise: bool) -> State:
+        alpha, _ = self.process.marginal_at(levels[0])
+        y = x_end / alpha.to(x_end.dtype)
+        for level, following in zip(levels[:-1], levels[1:], strict=True):
+            y = self._step(y, level, following, condition)
+        denoised, _ = self._denoise(y, levels[-1], condition)
+        if denoise:
+            return denoised
+        v = torch.exp(-levels[-1])
+        if self.law is None:
+            return denoised + v.sqrt().to(y.dtype) * self._noise(y)
+        return denoised + self._spectral(self._noise(y), lambda s: (s * v / (s + v)).sqrt())
+
+    def _step(self, y: State, level: Tensor, following: Tensor, condition: Tensor | None) -> State:
+        v, v_next = torch.exp(-level), torch.exp(-following)
+        power = 1.0 - 0.5 * self.lmbd
+        denoised, correction = self._denoise(y, level, condition)
+        share = (1.0 - (v_next / v) ** power).to(y.dtype)
+        if self.law is None:
+            mean = y + share * (denoised - y)
+            spread = (v_next * (1.0 - (v_next / v) ** (1.0 - self.lmbd))).sqrt().to(y.dtype)
+            return mean if self.lmbd == 1.0 else mean + spread * self._noise(y)
+        m = self.law.mean.to(y.dtype)
+        pull = self._spectral(y - m, lambda s: ((s + v_next) / (s + v)) ** power)
+        mean = m + pull + share * correction
+        if self.lmbd == 1.0:
+            return mean
+        return mean + self._spectral(
+            self._noise(y),
+            lambda s: ((s + v_next) * (1.0 - ((s + v_next) / (s + v)) ** (1.0 - self.lmbd))).sqrt(),
+        )
+
+    def _denoise(self, y: State, level: Tensor, condition: Tensor | None) -> tuple[State, State]:
+        """Denoised point, and how far it lies from the reference's."""
+        levels = level.expand(len(y))
+        given = condition if condition is None else condition.expand(len(y), *condition.shape[1:])
+        r = torch.exp(-0.5 * level).to(y.dtype)
+        z = torch.sigmoid(level).sqrt().to(y.dtype) * y
+        if self.law is None:
+            return y - r * noise_prediction(self.score, self.process, levels, z, given), y
+        noise, delta = deviation(self.score, self.process, self.law, levels, z, given)
+        return y - r * (noise + delta), -r * delta
+
+    def _spectral(self, y: State, function: Callable[[Tensor], Tensor]) -> State:
+        assert self.law is not None
+        return self.law.spectral(y, function)
+
+    def _noise(self, y: State) -> State:
+        return torch.randn(y.shape, generator=self.generator, dtype=y.dtype).to(y.device)
+
+
+def _levels(score: Score, process: LinearProcess, law: Gaussian | None, steps: int) -> Tensor:
+    """Levels from the noise end to the data end, by equal shares of the reference's denoising."""
+    low, high = log_snr_range(score, process)
+    variances = law.spectrum() if law is not None else torch.ones(1)
+    return LogSNRDensity.from_spectrum(low, high, variances, floor=0.3).nodes(steps + 1)
+
+
+def _draw_prior(prior: Density, n: int, event_shape: Sequence[int], generator: torch.Generator) -> State:
+    if isinstance(prior, StandardNormal):
+        return prior.sample(n, generator=generator, event_shape=event_shape)
+    return prior.sample(n, generator=generator)

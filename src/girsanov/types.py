@@ -1,0 +1,142 @@
+r"""Names of tensors, the one result type of every likelihood, and the one error for bad input.
+
+Shapes are written as strings of axis names: ``Time`` is ``b`` (one time per row), ``State`` is
+``b *d`` (rows of any event shape), ``Nats`` is ``b`` (one log-likelihood per row). An
+:class:`Estimate` is a log-likelihood that knows what it is: its kind, of which model, with which
+standard error, evaluations and log-SNR range. Nothing here computes a likelihood.
+"""
+
+__all__ = ["Estimate", "InputError", "Kind", "MeanEstimate", "Measure", "Model", "Nats", "Score", "State", "Time"]
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+Time: TypeAlias = Tensor  #: shape ``b``
+State: TypeAlias = Tensor  #: shape ``b *d``
+Nats: TypeAlias = Tensor  #: shape ``b``, natural logarithms
+Score: TypeAlias = Callable[..., State]  #: ``(t, x) -> grad log p_t(x)``, optionally ``(t, x, condition)``
+
+Kind: TypeAlias = Literal["exact", "unbiased", "lower_bound", "upper_bound", "estimate"]
+Model: TypeAlias = Literal["sde", "ode", "chain", "density"]
+Measure: TypeAlias = Literal["density", "mass", "mixed"]
+
+
+class InputError(ValueError):
+    """Input that cannot be used, with one sentence that says what to do (exit code 2 on the command line)."""
+
+
+@dataclass(frozen=True)
+class MeanEstimate:
+    """Mean log-likelihood of a data set, with its two sources of error kept apart.
+
+    Attributes:
+        value: mean over rows, in nats.
+        stderr: standard error of the estimator: what more samples per row would remove.
+        rows_stderr: standard error from the finite number of rows: what more data would remove.
+        rows: number of rows.
+    """
+
+    value: float
+    stderr: float
+    rows_stderr: float
+    rows: int
+
+
+def student_quantile(level: float, degrees: int) -> float:
+    """Two-sided quantile of Student's t: ``P(|t| <= q) = level``."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, 0.5 + level / 2.0))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    r"""A log-likelihood per row that knows what it is.
+
+    Attributes:
+        value: shape ``n``, nats.
+        stderr: shape ``n``, standard error of ``value`` (0 where nothing is random).
+        kind: ``exact``, ``unbiased``, ``lower_bound``, ``upper_bound`` or ``estimate`` (no guarantee).
+        model: whose likelihood: of the reverse ``sde``, of the probability-flow ``ode``, of a ``chain``
+            of Gaussian steps, or of a closed-form ``density``.
+        nfe: network evaluations per row, all replicates included.
+        log_snr_range: the log-SNR interval on which the score was evaluated.
+        terms: the parts whose sum is ``value``, each of shape ``n``.
+        replicates: shape ``r n``: the independent randomised values whose mean is ``value``.
+        measure: ``density``, ``mass`` (all columns dequantised: a log-probability) or ``mixed``.
+        event_dim: number of dimensions d of one row, for bits per dimension.
+
+    Example:
+        >>> replicates = torch.tensor([[-1.0, -2.0], [-1.2, -2.2]])
+        >>> estimate = Estimate.from_replicates(replicates, kind="lower_bound", model="sde", nfe=8, event_dim=2)
+        >>> estimate.value
+        tensor([-1.1000, -2.1000], dtype=torch.float64)
+        >>> estimate.mean().rows
+        2
+    """
+
+    value: Nats
+    stderr: Nats
+    kind: Kind
+    model: Model
+    nfe: int
+    event_dim: int
+    log_snr_range: tuple[float, float] | None = None
+    terms: Mapping[str, Nats] = field(default_factory=dict)
+    replicates: Tensor | None = None
+    measure: Measure = "density"
+
+    @classmethod
+    def from_replicates(cls, replicates: Tensor, **fields: object) -> "Estimate":
+        """Mean over the leading axis of ``r n`` independent replicates, with its standard error."""
+        replicates = replicates.double()
+        count = replicates.shape[0]
+        spread = replicates.std(0) if count > 1 else torch.full_like(replicates[0], math.nan)
+        return cls(replicates.mean(0), spread / math.sqrt(count), replicates=replicates, **fields)  # type: ignore[arg-type]
+
+    def interval(self, level: float = 0.95) -> tuple[Nats, Nats]:
+        """Confidence interval of each row, by Student's t over the replicates.
+
+        Args:
+            level: coverage, between 0 and 1.
+
+        Returns:
+            Lower and upper ends, each of shape ``n``.
+        """
+        half = self._quantile(level) * self.stderr
+        return self.value - half, self.value + half
+
+    def mean(self) -> MeanEstimate:
+        """Mean over rows; its estimator error comes from whole replicates, so shared noise cannot hide in it."""
+        rows = len(self.value)
+        rows_stderr = float(self.value.std()) / math.sqrt(rows) if rows > 1 else math.nan
+        if self.replicates is not None and len(self.replicates) > 1:
+            means = self.replicates.mean(1)
+            stderr = float(means.std()) / math.sqrt(len(means))
+        else:
+            stderr = float(self.stderr.square().sum().sqrt()) / rows
+        return MeanEstimate(float(self.value.mean()), stderr, rows_stderr, rows)
+
+    def bits_per_dim(self, bin_width: float | Tensor = 1.0) -> Tensor:
+        r"""Bits per dimension, :math:`-(\log p + \sum_i \log h_i) / (d \log 2)`, shape ``n``.
+
+        Args:
+            bin_width: width h of the data's bins in data units, a scalar or one per dimension. A row
+                that is already a log-mass (``measure="mass"``) has its bins counted, and takes none.
+        """
+        width = torch.as_tensor(bin_width, dtype=torch.float64)
+        log_volume = width.log().expand(self.event_dim).sum() if width.ndim == 0 else width.log().sum()
+        if self.measure == "mass":
+            log_volume = torch.zeros(())
+        return -(self.value + log_volume) / (self.event_dim * math.log(2.0))
+
+    def _quantile(self, level: float) -> float:
+        degrees = len(self.replicates) - 1 if self.replicates is not None else 0
+        if degrees >= 1:
+            return student_quantile(level, degrees)
+        return student_quantile(level, 1_000_000)

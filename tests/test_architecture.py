@@ -1,0 +1,136 @@
+"""The tree is the architecture: imports point down the levels that docs/design.md lists.
+
+The levels are read from the page, so that the page and the code cannot drift apart.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "girsanov"
+SOURCES = {
+    path.relative_to(PACKAGE): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))
+}
+FACADE = ("__init__", "__main__")  # the package's own front: above every level, imported by none
+MODULE_LINES, FUNCTION_LINES = 450, 45  # about 400 and 30 are meant; beyond these it is no accident
+
+
+def design_levels() -> dict[str, int]:
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    block = page.split("## Layers")[1].split("```")[1]
+    entries = re.findall(r"^(\w+)(?:\.py|/)\s+L(\d+)\b", block, re.MULTILINE)
+    return {name: int(level) for name, level in entries}
+
+
+LEVELS = design_levels()
+
+
+def entry(path: Path) -> str:
+    return path.parts[0].removesuffix(".py")
+
+
+def imported_entries(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and entry of every import from the package, wherever in the module it stands."""
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            names = ["girsanov.<relative>"]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            package, _, rest = f"{name}.__init__".partition(".")
+            if package == "girsanov" and not rest.startswith("__version__"):
+                yield node.lineno, rest.partition(".")[0]
+
+
+def upward_imports(path: Path, tree: ast.AST) -> list[str]:
+    """Imports that do not point down; of a name unknown to the page, too: the facade's, say."""
+    here = entry(path)
+    level = max(LEVELS.values()) + 1 if here in FACADE else LEVELS[here]
+    return [
+        f"{path}:{line}: {here} imports {name}"
+        for line, name in imported_entries(tree)
+        if name != here and LEVELS.get(name, level) >= level
+    ]
+
+
+def long_functions(path: Path, tree: ast.AST) -> list[str]:
+    """Functions whose body, the docstring aside, has too many lines."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        body = node.body[1:] if ast.get_docstring(node) else node.body
+        lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+        if lines > FUNCTION_LINES:
+            found.append(f"{path}:{node.lineno}: {node.name} has {lines} lines")
+    return found
+
+
+def has_all(tree: ast.Module) -> bool:
+    targets = [getattr(node, "targets", [getattr(node, "target", None)]) for node in tree.body]
+    return any(isinstance(t, ast.Name) and t.id == "__all__" for group in targets for t in group)
+
+
+def test_every_entry_has_a_level():
+    unknown = {entry(path) for path in SOURCES} - set(LEVELS) - set(FACADE)
+    assert len(SOURCES) > 1
+    assert not unknown, f"add a line with a level to docs/design.md, Layers, for {sorted(unknown)}"
+
+
+def test_every_folder_is_a_package():
+    folders = {path.parent for path in SOURCES}
+    assert {folder for folder in folders if folder / "__init__.py" not in SOURCES} == set()
+
+
+def test_imports_point_down():
+    offenders = [line for path, tree in SOURCES.items() for line in upward_imports(path, tree)]
+    assert not offenders, "\n".join(["imports must point down docs/design.md's levels", *offenders])
+
+
+@pytest.mark.parametrize(
+    ("source", "offends"),
+    [
+        ("from girsanov.types import Estimate", False),
+        ("from girsanov import __version__, types", False),
+        ("import girsanov.solvers.ode", False),
+        ("from girsanov.models import base", False),
+        ("import torch, girsanovish.cli", False),
+        ("import girsanov", True),
+        ("import girsanov as gv", True),
+        ("from girsanov import elbo", True),
+        ("from .types import Estimate", True),
+        ("from girsanov.stein import kernels", True),
+        ("from girsanov import training", True),
+        ("def lazy():\n    import girsanov.cli.main", True),
+        ("if TYPE_CHECKING:\n    from girsanov.likelihoods import elbo", True),
+    ],
+)
+def test_an_import_that_points_up_is_found(source, offends):
+    assert bool(upward_imports(Path("models/base.py"), ast.parse(source))) == offends
+
+
+def test_modules_and_functions_are_short():
+    lengths = {path: len((PACKAGE / path).read_text().splitlines()) for path in SOURCES}
+    offenders = [f"{path}: {n} lines" for path, n in lengths.items() if n > MODULE_LINES]
+    offenders += [line for path, tree in SOURCES.items() for line in long_functions(path, tree)]
+    assert not offenders, "\n".join(["is there a seam?", *offenders])
+
+
+def test_a_long_function_is_found():
+    body = "    x = 1\n" * FUNCTION_LINES
+    fits = f'def f():\n    """Doc.\n\n    More.\n    """\n{body}'
+    assert not long_functions(Path("a.py"), ast.parse(fits))
+    assert long_functions(Path("a.py"), ast.parse(f"{fits}    return x\n"))
+
+
+def test_modules_say_what_they_are_and_what_they_export():
+    silent = [str(path) for path, tree in SOURCES.items() if not ast.get_docstring(tree)]
+    without_all = [str(path) for path, tree in SOURCES.items() if not has_all(tree)]
+    assert (silent, without_all) == ([], [])

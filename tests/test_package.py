@@ -1,0 +1,136 @@
+"""The package's front: what it exports, and what importing it costs.
+
+Costs are CPU seconds, best of three fresh interpreters, so that other work on the machine does not
+count.
+"""
+
+import ast
+import os
+import re
+import resource
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import girsanov
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "girsanov"
+HEAVY = ("diffusers", "matplotlib", "pandas", "sklearn", "typer", "zuko")
+# The scikit-learn estimator inherits from scikit-learn: naming it is using scikit-learn.
+NAMES = [name for name in girsanov.__all__ if name != "DensityEstimator"]
+
+HELP = """
+import sys
+sys.argv = {command!r}.split()
+from girsanov.cli import main
+try:
+    code = main()
+except SystemExit as stop:
+    code = stop.code
+assert not code, code
+"""
+
+
+def run(code):
+    """Run code in a fresh interpreter, as a user would have it: with cached bytecode."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def loaded_modules(code):
+    output = run(f"{code}\nimport sys\nprint('\\n' + ' '.join(sys.modules))")
+    return {name.partition(".")[0] for name in output.splitlines()[-1].split()}
+
+
+def seconds_beyond_torch(code):
+    before, after = "import time, torch\nt = time.process_time()", "print(time.process_time() - t)"
+    return min(float(run(f"{before}\n{code}\n{after}")) for _ in range(3))
+
+
+def module_exports(path):
+    """The names in a module's ``__all__``, without importing it."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+def public_surface():
+    """The names that docs/design.md promises to other people's scripts."""
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    block = page.split("## Public surface")[1].split("```")[1]
+    return set(re.findall(r"\bgv\.(\w+)", block))
+
+
+def test_version_is_that_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert girsanov.__version__ == project["version"]
+
+
+@pytest.mark.parametrize("name", girsanov.__all__)
+def test_public_name_resolves(name):
+    value = getattr(girsanov, name)
+    assert value.__name__ == name
+    assert value.__module__.startswith(girsanov._MODULES[name])
+    assert value.__doc__
+    assert name in dir(girsanov)
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'elbows'"):
+        girsanov.elbows  # noqa: B018
+
+
+def test_type_checkers_see_the_same_names_in_the_same_modules():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    static = {
+        alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("girsanov.")
+        for alias in node.names
+    }
+    assert static == girsanov._MODULES
+    assert set(girsanov.__all__) == set(girsanov._MODULES)
+
+
+def test_what_the_design_promises_and_the_package_has_is_exported():
+    defined = set().union(*(module_exports(path) for path in PACKAGE.rglob("*.py")))
+    promised = public_surface()
+    assert {"elbo", "DensityModel", "gaussian_bridge"} <= promised
+    assert promised & defined <= set(girsanov.__all__)
+
+
+def test_import_loads_neither_torch_nor_anything_heavy():
+    assert not {"torch", "numpy", *HEAVY} & loaded_modules("import girsanov")
+
+
+def test_using_every_name_loads_nothing_heavy():
+    loaded = loaded_modules(f"from girsanov import {', '.join(NAMES)}")
+    assert "torch" in loaded
+    assert not loaded & set(HEAVY)
+
+
+def test_import_is_quick():
+    assert seconds_beyond_torch("import girsanov") <= 0.3
+    assert seconds_beyond_torch(f"from girsanov import {', '.join(NAMES)}") <= 0.3
+
+
+@pytest.mark.parametrize("command", ["girsanov --help", "girsanov fit --help"])
+def test_help_does_not_load_torch(command):
+    assert not ({"torch", *HEAVY} - {"typer"}) & loaded_modules(HELP.format(command=command))
+
+
+def test_help_is_quick():
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        run(HELP.format(command="girsanov --help"))
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) <= 0.5
