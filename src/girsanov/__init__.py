@@ -11,6 +11,7 @@ Example:
 """
 
 __all__ = [
+    "Adaptive",
     "BrownianMotion",
     "Config",
     "Cosine",
@@ -18,14 +19,18 @@ __all__ = [
     "DensityEstimator",
     "DensityModel",
     "Estimate",
+    "Exact",
+    "FixedGrid",
     "Gaussian",
     "GaussianMixture",
     "HarmonicVP",
+    "Hutchinson",
     "InputError",
     "LinearProcess",
     "OrnsteinUhlenbeck",
     "Process",
     "ScoreModel",
+    "StandardNormal",
     "StraightPath",
     "SubVariancePreserving",
     "VarianceExploding",
@@ -44,6 +49,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _MODULES = {
+    "Adaptive": "girsanov.solvers",
     "BrownianMotion": "girsanov.processes",
     "Config": "girsanov.density_model",
     "Cosine": "girsanov.processes",
@@ -51,14 +57,18 @@ _MODULES = {
     "DensityEstimator": "girsanov.estimators",
     "DensityModel": "girsanov.density_model",
     "Estimate": "girsanov.types",
+    "Exact": "girsanov.calculus",
+    "FixedGrid": "girsanov.solvers",
     "Gaussian": "girsanov.densities",
     "GaussianMixture": "girsanov.densities",
     "HarmonicVP": "girsanov.processes",
+    "Hutchinson": "girsanov.calculus",
     "InputError": "girsanov.types",
     "LinearProcess": "girsanov.processes",
     "OrnsteinUhlenbeck": "girsanov.processes",
     "Process": "girsanov.processes",
     "ScoreModel": "girsanov.models",
+    "StandardNormal": "girsanov.densities",
     "StraightPath": "girsanov.processes",
     "SubVariancePreserving": "girsanov.processes",
     "VarianceExploding": "girsanov.processes",
@@ -72,7 +82,8 @@ _MODULES = {
 }
 
 if TYPE_CHECKING:
-    from girsanov.densities import Density, Gaussian, GaussianMixture
+    from girsanov.calculus import Exact, Hutchinson
+    from girsanov.densities import Density, Gaussian, GaussianMixture, StandardNormal
     from girsanov.density_model import Config, DensityModel, compare, fit
     from girsanov.estimators import DensityEstimator
     from girsanov.likelihoods import density, elbo, ode_log_prob
@@ -90,6 +101,7 @@ if TYPE_CHECKING:
         VariancePreserving,
     )
     from girsanov.samplers import sample
+    from girsanov.solvers import Adaptive, FixedGrid
     from girsanov.types import Estimate, InputError
 else:  # hidden from type checkers, which would otherwise take any misspelt name for a valid one
 

@@ -1,8 +1,7 @@
 r"""Sampling the generative process: reverse SDE, probability-flow ODE, and the family between and beyond.
 
 The plug-in generator with parameter :math:`\lambda \le 1` has drift :math:`f - (1 - \lambda/2) g^2 s` and diffusion
-:math:`\sqrt{1 - \lambda}\, g` (note of paper 1, section 2.8): :math:`\lambda = 0` is the reverse SDE, :math:`\lambda = 1` the
-ODE. In :math:`y = x_t / \alpha` with :math:`v = \sigma^2/\alpha^2` the Gaussian reference :math:`\mathcal{N}(m, S)` is
+:math:`\sqrt{1 - \lambda}\, g` (note of paper 1, section 2.8): the reverse SDE at 0, the ODE at 1. In :math:`y = x_t / \alpha` with :math:`v = \sigma^2/\alpha^2` the Gaussian reference :math:`\mathcal{N}(m, S)` is
 integrated exactly over a step from v to v', and the network's correction of the denoised point is held fixed:
 
 .. math::
@@ -19,6 +18,7 @@ __all__ = ["sample"]
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -106,7 +106,7 @@ class _Stepper:
     def run(self, x_end: State, levels: Tensor, condition: Tensor | None, *, denoise: bool) -> State:
         alpha, _ = self.process.marginal_at(levels[0])
         y = x_end / alpha.to(x_end.dtype)
-        for level, following in zip(levels[:-1], levels[1:], strict=True):
+        for level, following in pairwise(levels):
             y = self._step(y, level, following, condition)
         denoised, _ = self._denoise(y, levels[-1], condition)
         if denoise:

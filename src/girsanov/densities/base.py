@@ -67,7 +67,7 @@ class Density(nn.Module, ABC):
 
         Args:
             log_snr: shape ``b``.
-            z: shape ``b *d``, with :math:`z = \sqrt{\mathrm{sigmoid}(l)}\, x + \sqrt{\mathrm{sigmoid}(-l)}\, \varepsilon`.
+            z: shape ``b *d``: alpha x + sigma eps with alpha^2 = sigmoid(l), sigma^2 = sigmoid(-l).
         """
         alpha, sigma = torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
         return -expand_as_rows(sigma, z) * self.diffused_score(alpha, sigma, z)

@@ -129,6 +129,16 @@ class Gaussian(Density):
         rest = self.remainder.expand(self.event_dim - len(self.eigenvalues))
         return torch.cat([self.eigenvalues, rest])
 
+    def marginal_variance(self) -> Tensor:
+        """Variance of each coordinate, shape ``event_shape``."""
+        return self._diagonal(self.eigenvalues, self.remainder).reshape(self.event_shape)
+
+    def marginal_precision(self, r: Tensor) -> Tensor:
+        """Diagonal of the inverse of ``S + r^2 I`` for each ``r`` of shape ``b``: shape ``b *event_shape``."""
+        squared = r.double()[:, None].square()
+        diagonal = self._diagonal(1.0 / (self.eigenvalues + squared), 1.0 / (self.remainder + squared))
+        return diagonal.reshape(len(r), *self.event_shape)
+
     def log_prob(self, x: State) -> Nats:
         """Log-density in nats, shape ``n``, float64."""
         y = x.double() - self.mean
@@ -210,6 +220,11 @@ class Gaussian(Density):
         :math:`x - \hat x = -(\sigma/\alpha)(\varepsilon - \hat\varepsilon)`.
         """
         return self.function_at(log_snr, error, lambda alpha2, sigma2, v: 1.0 + sigma2 / (alpha2 * v))
+
+    def _diagonal(self, values: Tensor, rest: Tensor) -> Tensor:
+        """Diagonal of the spectral function with ``values`` on the basis and ``rest`` on its complement."""
+        inside = values @ self.basis.square().T
+        return inside if len(self.eigenvalues) == self.event_dim else inside + rest * (1.0 - self.basis.square().sum(1))
 
     def _coordinates(self, y: Tensor) -> Tensor:
         """Coordinates in the eigenbasis, ``n d``; isotropic complement directions carry an arbitrary basis' squares."""

@@ -53,7 +53,8 @@ class GaussianMixture(Density):
             variances, bases = covariances.flatten(1), None
         else:
             raise InputError(
-                f"Expected covariances.shape ({count}, {d}, {d}) or {tuple(means.shape)}; got {tuple(covariances.shape)}"
+                f"Expected covariances.shape ({count}, {d}, {d}) or {tuple(means.shape)}; "
+                f"got {tuple(covariances.shape)}"
             )
         self._set(weights / weights.sum(), means, variances, bases)
 

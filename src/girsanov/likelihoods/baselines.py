@@ -32,13 +32,13 @@ from girsanov.types import Nats, Score, State
 
 @dataclass(frozen=True)
 class Baseline(ABC):
-    """A control variate for one score and process; ``decoder`` sets the metric of the residual at the data end.
+    r"""A control variate for one score and process; ``decoder`` sets the metric of the residual at the data end.
 
     Attributes:
         score: the score.
         process: its linear process.
         decoder: the Gaussian whose posterior covariance the last decoder has, or ``None`` for
-            the isotropic :math:`(\\sigma/\\alpha)^2 I`.
+            the isotropic :math:`(\sigma/\alpha)^2 I`.
     """
 
     score: Score

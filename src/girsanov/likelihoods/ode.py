@@ -32,7 +32,7 @@ from girsanov.calculus import (
     seed_of,
 )
 from girsanov.densities import Density, Gaussian
-from girsanov.models import ScoreModel, deviation, log_snr_range, working_dtype
+from girsanov.models import ResidualHead, ScoreModel, deviation, log_snr_range, working_dtype
 from girsanov.processes import LinearProcess
 from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
 from girsanov.types import Estimate, InputError, Nats, Score, State
@@ -148,13 +148,14 @@ class WhitenedFlow:
         if not isinstance(self.divergence, Exact) or not isinstance(score, ScoreModel):
             return None
         with_trace = getattr(score.network, "with_trace", None)
+        head = score.head
         shared = score.reference is self.law and bool((log_snr == log_snr[0]).all())
-        if with_trace is None or not shared or torch.is_grad_enabled():
+        if with_trace is None or not isinstance(head, ResidualHead) or not shared or torch.is_grad_enabled():
             return None
         one = log_snr[:1]
 
         def field(residual: State) -> State:
-            delta = score.colour(one.expand(len(residual)), residual)
+            delta = head.colour(one.expand(len(residual)), residual)
             return -0.5 * self.law.function_at(
                 one.expand(len(residual)), delta, lambda a2, s2, v: (s2 / (a2 * v + s2)).sqrt()
             )

@@ -3,6 +3,10 @@
 __all__ = [
     "PREDICTIONS",
     "ConvNetwork",
+    "Head",
+    "Lattice",
+    "LatticeHead",
+    "ResidualHead",
     "ResidualMLP",
     "ScoreModel",
     "TwoLayerNetwork",
@@ -22,6 +26,7 @@ from girsanov.models.evaluation import (
     noise_prediction,
     working_dtype,
 )
+from girsanov.models.heads import Head, Lattice, LatticeHead, ResidualHead
 from girsanov.models.networks import ConvNetwork, ResidualMLP, TwoLayerNetwork
 from girsanov.models.predictions import PREDICTIONS, from_noise, to_noise
 from girsanov.models.score_model import ScoreModel

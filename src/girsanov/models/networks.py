@@ -27,6 +27,8 @@ class Embedding(nn.Module):
         frequencies: number of Fourier features of the log-SNR.
     """
 
+    frequency: Tensor
+
     def __init__(self, width: int, *, classes: int = 0, condition_dim: int = 0, frequencies: int = 16) -> None:
         super().__init__()
         self.register_buffer("frequency", torch.arange(frequencies) * (math.pi / 2.0), persistent=False)
@@ -135,7 +137,11 @@ class TwoLayerNetwork(nn.Module):
     r"""Two hidden layers, log-SNR by affine modulation: its divergence is closed form.
 
     :math:`F(x) = W_3\, s(c_2 + m_2 \odot W_2\, s(c_1 + m_1 \odot W_1 x))` with level-dependent c and m, so that
-    for any matrix A, :math:`\mathrm{tr}(A\, \partial_x F) = s'(z_2)^\top [m_2 \odot W_2 \odot (W_1 A W_3)^\top] (m_1 \odot s'(z_1))`:
+    for any matrix A,
+
+    .. math::
+        \mathrm{tr}(A\, \partial_x F) = (s'(z_2) \odot m_2)^\top [W_2 \odot (W_1 A W_3)^\top] (m_1 \odot s'(z_1)),
+
     one product of two matrices instead of d backward passes.
 
     Args:

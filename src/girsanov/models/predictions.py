@@ -3,16 +3,16 @@ r"""What a network may predict, and the exact conversions to and from the noise 
 With :math:`x_t = \alpha x + \sigma \varepsilon` every prediction is an affine function of
 :math:`\hat\varepsilon` at given :math:`(t, x_t)`:
 
-=========  ==========================================  =================================================
-name       meaning                                     as a function of the noise prediction
-=========  ==========================================  =================================================
-noise      E[eps given x_t]                            :math:`\hat\varepsilon`
-score      grad log p_t(x_t)                           :math:`-\hat\varepsilon / \sigma`
-denoised   E[x given x_t]                              :math:`(x_t - \sigma \hat\varepsilon) / \alpha`
-v          alpha eps - sigma x                         :math:`((\alpha^2 + \sigma^2) \hat\varepsilon - \sigma x_t) / \alpha`
-flow       velocity of the probability-flow ODE        :math:`a x_t + \tfrac{g^2}{2 \sigma} \hat\varepsilon`
-control    g times the score                           :math:`-g \hat\varepsilon / \sigma`
-=========  ==========================================  =================================================
+=========  ===========================  ====================================================
+name       meaning                      as a function of the noise prediction
+=========  ===========================  ====================================================
+noise      E[eps given x_t]             :math:`\hat\varepsilon`
+score      grad log p_t(x_t)            :math:`-\hat\varepsilon / \sigma`
+denoised   E[x given x_t]               :math:`(x_t - \sigma \hat\varepsilon) / \alpha`
+v          alpha eps - sigma x          :math:`((\alpha^2 + \sigma^2) \hat\varepsilon - \sigma x_t) / \alpha`
+flow       probability-flow velocity    :math:`a x_t + \tfrac{g^2}{2 \sigma} \hat\varepsilon`
+control    g times the score            :math:`-g \hat\varepsilon / \sigma`
+=========  ===========================  ====================================================
 
 On the straight path ``flow`` is the familiar eps - x.
 """

@@ -2,10 +2,10 @@ r"""A network, a process and what the network predicts: together, a score.
 
 With a Gaussian reference the network does not predict from scratch: it learns the correction to the Gaussian's
 exact denoiser. In coordinates that whiten the noised reference, each eigendirection is a variance-preserving
-problem of its own with :math:`p = \mathrm{sigmoid}(l + \log \lambda)`: :math:`w = \sqrt{p}\, \xi + \sqrt{1-p}\, \varepsilon`
-with unit-variance :math:`\xi`. The network sees w and predicts the residual of ``noise``, ``v``, ... there; for
-``v`` that residual has unit variance at every log-SNR and is uncorrelated with w. A network that returns zero
-is the Gaussian exactly.
+problem of its own, :math:`w = \sqrt{p}\, \xi + \sqrt{1-p}\, \varepsilon` with unit-variance :math:`\xi` and
+:math:`p = \mathrm{sigmoid}(l + \log \lambda)`. The network sees w and predicts the residual of ``noise``, ``v``, ...
+there; for ``v`` that residual has unit variance at every log-SNR and is uncorrelated with w. A network that
+returns zero is the Gaussian exactly.
 """
 
 __all__ = ["ScoreModel"]
@@ -17,19 +17,10 @@ from torch import Tensor, nn
 
 from girsanov.calculus import expand_as_rows
 from girsanov.densities import Gaussian
+from girsanov.models.heads import Head, ResidualHead
 from girsanov.models.predictions import PREDICTIONS, to_noise
 from girsanov.processes import LinearProcess
 from girsanov.types import InputError, State, Time
-
-#: d noise / d prediction in whitened variance-preserving coordinates, as a function of p
-_RESIDUAL_SCALE: dict[str, Callable[[Tensor], Tensor]] = {
-    "noise": torch.ones_like,
-    "score": lambda p: -(1.0 - p).sqrt(),
-    "denoised": lambda p: -(p / (1.0 - p)).sqrt(),
-    "v": torch.sqrt,
-    "flow": lambda p: p.sqrt() / (p.sqrt() + (1.0 - p).sqrt()),
-    "control": lambda p: -torch.ones_like(p),
-}
 
 
 class ScoreModel(nn.Module):
@@ -42,6 +33,7 @@ class ScoreModel(nn.Module):
         process: the forward process.
         predicts: ``noise``, ``score``, ``denoised``, ``v``, ``flow`` or ``control``.
         reference: the Gaussian whose denoiser the network corrects.
+        head: how network outputs become a correction; default the residual of ``predicts``.
         log_snr_range: where the network was trained; default the process's range.
 
     Raises:
@@ -62,6 +54,7 @@ class ScoreModel(nn.Module):
         predicts: str = "v",
         *,
         reference: Gaussian | None = None,
+        head: Head | None = None,
         log_snr_range: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
@@ -71,6 +64,7 @@ class ScoreModel(nn.Module):
         self.process = process
         self.predicts = predicts
         self.reference = reference
+        self.head = head or (ResidualHead(reference, predicts) if reference is not None else None)
         self.log_snr_range = log_snr_range or process.log_snr_range
 
     def forward(self, t: Time, x: State, condition: Tensor | None = None) -> State:
@@ -101,16 +95,7 @@ class ScoreModel(nn.Module):
         Raises:
             InputError: if the model has no reference.
         """
-        if self.reference is None:
+        if self.head is None:
             raise InputError("This score model has no reference to deviate from")
-        w = self.reference.whiten(log_snr, z)
-        residual = self.network(log_snr.to(z.dtype), w[:, None], condition)[:, 0]
-        return self.colour(log_snr, residual)
-
-    def colour(self, log_snr: Tensor, residual: State) -> State:
-        """Turn the residual that the network predicts into a deviation of the noise prediction."""
-        assert self.reference is not None
-        scale = _RESIDUAL_SCALE[self.predicts]
-        return self.reference.function_at(
-            log_snr, residual, lambda alpha2, sigma2, v: scale(alpha2 * v / (alpha2 * v + sigma2))
-        )
+        level = log_snr.to(z.dtype)
+        return self.head.deviation(lambda features: self.network(level, features, condition), log_snr, z)

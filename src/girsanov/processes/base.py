@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from girsanov.calculus import expand_as_rows
 from girsanov.densities import Density, StandardNormal
-from girsanov.types import State, Time
+from girsanov.types import InputError, State, Time
 
 LIMIT = 15.0  # |log-SNR| beyond which float32 noise and signal no longer see each other
 
@@ -49,10 +49,15 @@ class LinearProcess(Process):
     Args:
         log_snr_range: the interval on which likelihoods integrate, high end first being illegal: ``(low, high)``.
             Default: from the horizon's log-SNR, at least -15, up to 15.
+
+    Raises:
+        InputError: if the range is empty or upside down.
     """
 
     def __init__(self, log_snr_range: tuple[float, float] | None = None) -> None:
         super().__init__()
+        if log_snr_range is not None and not log_snr_range[0] < log_snr_range[1]:
+            raise InputError(f"log_snr_range must be (low, high) with low < high; got {log_snr_range}")
         self._log_snr_range = log_snr_range
 
     @abstractmethod

@@ -10,6 +10,7 @@ __all__ = ["Adaptive", "Field", "FixedGrid", "Solution", "Solver"]
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, final
 
 import torch
@@ -77,7 +78,7 @@ class FixedGrid:
         """Integrate ``field`` from ``grid[0]`` to ``grid[-1]`` through every grid point."""
         rows = torch.arange(len(y), device=y.device)
         total: Tensor | float = 0.0
-        for start, end in zip(grid[:-1], grid[1:], strict=True):
+        for start, end in pairwise(grid):
             h = end - start
             times = [(start + share * h).expand(len(y)) for share in (0.0, 0.5, 1.0)]
             k1, r1 = field(times[0], y, rows)
@@ -184,7 +185,8 @@ class Adaptive:
         state_error = (wide * _combine(_ERROR, slopes) / scale).flatten(1).double()
         local = (h * _combine(_ERROR, rates).mean(0)).abs()
         ratio = torch.maximum(state_error.square().mean(1).sqrt(), local / self.atol)
-        return new, gain, torch.where(ratio.isfinite(), ratio, 1e6), local
+        # step control is no part of the solution: without detaching, a row at rest has gradient 0 * inf
+        return new, gain, torch.where(ratio.isfinite(), ratio, 1e6).detach(), local.detach()
 
 
 def _combine(weights: tuple[float, ...], terms: list[Tensor]) -> Tensor:

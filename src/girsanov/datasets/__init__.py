@@ -1,0 +1,152 @@
+"""Named, file and folder data as tensors: one entry, schema checks, seeded splits.
+
+:func:`load` reads a source and fits a schema; :func:`from_array` does the same with data given in
+Python. Both return :class:`Data`, whose schema encodes later rows the same way:
+``data.schema.encode(read(source))``.
+"""
+
+__all__ = [
+    "Data",
+    "Raw",
+    "Schema",
+    "Splits",
+    "array_raw",
+    "continuous_table",
+    "fingerprint",
+    "from_array",
+    "load",
+    "names",
+    "read",
+    "split",
+]
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from girsanov.datasets.columns import Numeric
+from girsanov.datasets.raw import Raw
+from girsanov.datasets.raw import from_array as array_raw
+from girsanov.datasets.schema import Schema
+from girsanov.datasets.sources import NAMED, read
+from girsanov.datasets.splits import Splits, fingerprint, split
+
+
+@dataclass(frozen=True)
+class Data:
+    """Encoded data and how they were encoded.
+
+    Attributes:
+        x: float64, shape ``n *event_shape``, in data units.
+        labels: int64 class of each row, or ``None``.
+        classes: names of the classes, or ``None``.
+        schema: encodes later rows the same way.
+        name: how the user named the source.
+        n_train: rows from this one on are the source's own test set, or ``None``.
+
+    Example:
+        >>> data = load("digits")
+        >>> data.x.shape, data.schema.notes
+        (torch.Size([1797, 1, 8, 8]), ('Discrete pixels, dequantised with step 1.',))
+    """
+
+    x: Tensor
+    labels: Tensor | None
+    classes: tuple[str, ...] | None
+    schema: Schema
+    name: str
+    n_train: int | None
+
+
+def load(
+    source: str | os.PathLike[str],
+    *,
+    categorical: bool = False,
+    dequantise: bool = True,
+    drop: Sequence[str] = (),
+) -> Data:
+    """Read a source and fit a schema to it.
+
+    Args:
+        source: see :func:`read`.
+        categorical: one-hot encode text columns; otherwise they are an error.
+        dequantise: declare discrete columns; otherwise they are an error.
+        drop: names of columns to leave out.
+
+    Raises:
+        InputError: one sentence, for everything that can be wrong with the data.
+
+    Example:
+        >>> load("iris").schema.bin_width
+        tensor([0.1000, 0.1000, 0.1000, 0.1000], dtype=torch.float64)
+    """
+    return _data(read(source), categorical=categorical, dequantise=dequantise, drop=drop)
+
+
+def from_array(
+    x: Tensor | Any,
+    *,
+    labels: Tensor | Any | None = None,
+    classes: tuple[str, ...] | None = None,
+    names: tuple[str, ...] | None = None,
+    dequantise: bool = True,
+    drop: Sequence[str] = (),
+    name: str = "array",
+) -> Data:
+    """Fit a schema to a tensor, an array or a numeric data frame.
+
+    Args:
+        x: shape ``n d`` for a table, with the lattice rule applied to each column; any longer shape
+            ``n *d`` is kept, with one lattice for all entries.
+        labels: integer class of each row, shape ``n``.
+        classes: names of the classes.
+        names: names of the columns of a table, ``x1``, ``x2``, ... by default.
+        dequantise: declare discrete columns; otherwise they are an error.
+        drop: names of columns to leave out.
+        name: how errors call the data.
+
+    Raises:
+        InputError: one sentence, for everything that can be wrong with the data.
+
+    Example:
+        >>> from_array(torch.randn(100, 2)).x.shape
+        torch.Size([100, 2])
+    """
+    raw = array_raw(x, labels=labels, classes=classes, names=names, name=name)
+    return _data(raw, categorical=False, dequantise=dequantise, drop=drop)
+
+
+def continuous_table(x: Any, *, name: str = "array") -> Data:
+    """Rows ``n d`` as they are: every column continuous, none dropped, no lattice looked for.
+
+    Args:
+        x: real numbers without missing values.
+        name: how errors call the data.
+
+    Example:
+        >>> continuous_table(torch.zeros(5, 2)).schema.discrete
+        False
+    """
+    raw = array_raw(x, name=name)
+    schema = Schema("table", (len(raw.columns),), tuple(Numeric(column) for column in raw.names or ()), raw.named)
+    return Data(schema.encode(raw), None, None, schema, name, None)
+
+
+def _data(raw: Raw, *, categorical: bool, dequantise: bool, drop: Sequence[str]) -> Data:
+    schema = Schema.infer(raw, categorical=categorical, dequantise=dequantise, drop=drop)
+    labels = None if raw.labels is None else torch.from_numpy(raw.labels)
+    return Data(schema.encode(raw), labels, raw.classes, schema, raw.name, raw.n_train)
+
+
+def names() -> list[tuple[str, str, int, tuple[int, ...]]]:
+    """The data sets that have names: name, description, rows and event shape of each.
+
+    Example:
+        >>> names()[0]
+        ('digits', 'handwritten digits, 8 x 8 pixels, 17 grey levels, 10 classes', 1797, (1, 8, 8))
+    """
+    return [(name, data.description, data.rows, data.event_shape) for name, data in NAMED.items()]

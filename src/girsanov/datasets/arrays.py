@@ -1,0 +1,172 @@
+"""Array files: ``.npy``, ``.npz`` and the idx format of MNIST. Nothing is ever unpickled.
+
+Axes: ``(n, d)`` is a table, ``(n, h, w)`` grey images, ``(n, c, h, w)`` images. A four-axis array
+whose last axis is 1 or 3 while its second is not is taken as ``(n, h, w, c)``, and said so.
+"""
+
+__all__ = ["is_idx_folder", "read_idx_folder", "read_npy", "read_npz"]
+
+import gzip
+import math
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from girsanov.datasets.raw import Raw, from_array, guarded, label_array
+from girsanov.types import InputError
+
+DATA_NAMES = ("x", "data", "images")
+LABEL_NAMES = ("y", "labels")
+PICKLED = "holds Python objects, which would run code when loaded; save it as a plain numeric array."
+
+
+def read_npy(path: Path, name: str) -> Raw:
+    """Read a ``.npy`` file as a table or as images.
+
+    Raises:
+        InputError: pickled, truncated, complex, text, fewer than two or more than four axes.
+    """
+    with guarded(name, "a .npy file"):
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            _require_complete(file, version, path.stat().st_size, name)
+        return _shaped(np.load(path, allow_pickle=False), None, name)
+
+
+def _require_complete(file: BinaryIO, version: tuple[int, int], size: int, name: str) -> None:
+    """Compare the header's promise with the file's size before anything is allocated."""
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        return
+    shape, _, dtype = readers[version](file)
+    if dtype.hasobject:
+        raise InputError(f"{name}: {PICKLED}")
+    if math.prod(shape) * dtype.itemsize > size:
+        raise InputError(f"{name}: ends early: its header promises shape {shape}; copy the file again.")
+
+
+def read_npz(path: Path, name: str) -> Raw:
+    """Read a ``.npz`` file: its only array, or the one named x, data or images, with y or labels.
+
+    Raises:
+        InputError: as :func:`read_npy`, and where no array or several could be meant.
+    """
+    with guarded(name, "a .npz file"):
+        if not zipfile.is_zipfile(path):
+            raise InputError(f"{name}: is not a .npz archive, or ends early; save it again.")
+        # Opened here, because numpy leaves a damaged archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            keys = list(archive.files)
+            target = next((key for key in LABEL_NAMES if key in keys), None)
+            data = [key for key in keys if key != target]
+            chosen = next((key for key in DATA_NAMES if key in data), data[0] if len(data) == 1 else None)
+            if chosen is None:
+                raise InputError(
+                    f"{name}: holds the arrays {', '.join(sorted(keys)) or '(none)'}; "
+                    "name the data x (and the labels y)."
+                )
+            labels = _member(archive, target, name) if target else None
+            return _shaped(_member(archive, chosen, name), labels, name)
+
+
+def _member(archive: np.lib.npyio.NpzFile, key: str, name: str) -> np.ndarray:
+    try:
+        values = archive[key]
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            raise InputError(f"{name}: array {key!r} {PICKLED}") from error
+        raise
+    if not isinstance(values, np.ndarray):
+        raise InputError(f"{name}: member {key!r} is no array; save the file with numpy.savez.")
+    return values
+
+
+def _shaped(values: np.ndarray, labels: np.ndarray | None, name: str) -> Raw:
+    if values.ndim > 4:
+        raise InputError(f"{name}: has shape {values.shape}; give (n, d), (n, h, w) or (n, c, h, w).")
+    raw = from_array(values, labels=labels, name=name)
+    if raw.kind == "table":
+        return raw
+    notes: tuple[str, ...] = ()
+    if values.ndim == 3:
+        values = values[:, None]
+    elif values.shape[3] in (1, 3) and values.shape[1] not in (1, 3):
+        values = values.transpose(0, 3, 1, 2)
+        notes = (f"{name}: the last axis was taken as the channels.",)
+    values = from_array(values, name=name).stack
+    return Raw(name, "images", values=values, labels=raw.labels, notes=notes)
+
+
+# ---------------------------------------------------------------------------------------- idx
+
+
+def _idx_file(folder: Path, part: str, what: str) -> Path | None:
+    for mark in ("-", "."):
+        for suffix in ("", ".gz"):
+            found = sorted(folder.glob(f"*{part}-{what}{mark}ubyte{suffix}"))
+            if found:
+                return found[0]
+    return None
+
+
+def is_idx_folder(folder: Path) -> bool:
+    """Whether a folder holds an idx file of images (``train-images-idx3-ubyte`` and its kin)."""
+    return any(_images(folder, part) for part in ("train", "t10k", "test"))
+
+
+def _images(folder: Path, part: str) -> Path | None:
+    return _idx_file(folder, part, "images-idx3") or _idx_file(folder, part, "images.idx3")
+
+
+def _labels(folder: Path, part: str) -> Path | None:
+    return _idx_file(folder, part, "labels-idx1") or _idx_file(folder, part, "labels.idx1")
+
+
+def read_idx_folder(folder: Path, name: str) -> Raw:
+    """Read a folder of idx files: train, test (``t10k``) or both, the training rows first.
+
+    Labels are used when every part has them. With both parts, ``n_train`` marks the border.
+
+    Raises:
+        InputError: truncated or foreign files, parts of different image sizes, or labels that are
+            not one per image.
+    """
+    files = {part: _images(folder, part) for part in ("train", "t10k", "test")}
+    parts = {part: file for part, file in files.items() if file is not None}
+    stacks = [_read_idx(file, 3, f"{name}/{file.name}") for file in parts.values()]
+    if len({stack.shape[1:] for stack in stacks}) > 1:
+        sizes = " and ".join(str(stack.shape[1:]) for stack in stacks)
+        raise InputError(f"{name}: its parts hold images of sizes {sizes}; keep one size per folder.")
+    targets = [_part_labels(folder, part, stack, name) for part, stack in zip(parts, stacks, strict=True)]
+    labels = [target for target in targets if target is not None]
+    whole = np.concatenate(labels) if len(labels) == len(stacks) else None
+    n_train = len(stacks[0]) if "train" in parts and len(stacks) > 1 else None
+    classes = None if whole is None else tuple(str(i) for i in range(int(whole.max()) + 1))
+    values = np.concatenate(stacks)[:, None]
+    return Raw(name, "images", values=values, labels=whole, classes=classes, n_train=n_train)
+
+
+def _part_labels(folder: Path, part: str, stack: np.ndarray, name: str) -> np.ndarray | None:
+    file = _labels(folder, part)
+    if file is None:
+        return None
+    return label_array(_read_idx(file, 1, f"{name}/{file.name}"), len(stack), f"{name}/{file.name}")
+
+
+def _read_idx(path: Path, axes: int, name: str) -> np.ndarray:
+    with guarded(name, "an idx file"):
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        start = 4 + 4 * axes
+        if len(data) < start or data[:4] != bytes([0, 0, 8, axes]):
+            raise InputError(f"{name}: is not an idx file of bytes with {axes} axes; download it again.")
+        shape = tuple(int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(axes))
+        if len(data) - start != math.prod(shape):
+            raise InputError(
+                f"{name}: promises shape {shape}, {math.prod(shape)} bytes, but holds "
+                f"{len(data) - start}; download it again."
+            )
+        if 0 in shape:
+            raise InputError(f"{name}: has shape {shape}, which holds no values; give some rows.")
+        return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)

@@ -1,0 +1,306 @@
+"""What becomes of each column of a table: encoded, or dropped and still checked in every new row.
+
+A rule is fitted once and then applied to rows it has not seen. Each knows its column's name, the
+encoded dimensions it yields and the errors it can raise. A dropped constant or copy is checked too:
+a row that breaks it has probability zero under the data the model was fitted to, and no number
+computed from the other columns would say so.
+"""
+
+__all__ = [
+    "Constant",
+    "Copy",
+    "Numeric",
+    "Omitted",
+    "OneHot",
+    "Rule",
+    "first_text",
+    "on_lattice",
+    "refuse_bad_pixels",
+    "refuse_missing",
+    "rule_from_json",
+    "rule_to_json",
+]
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from girsanov.datasets.lattice import Lattice
+from girsanov.types import InputError
+
+
+@dataclass(frozen=True)
+class Numeric:
+    """A number, kept; on a lattice if the column is discrete (``lattice.step`` 0 if continuous)."""
+
+    name: str
+    lattice: Lattice = field(default_factory=Lattice)
+
+    def encode(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Values on the lattice, shape ``n 1``.
+
+        Raises:
+            InputError: for a value that lies off the lattice, naming row, column, value and step.
+        """
+        values = _numbers(column, self.name, source)
+        return on_lattice(values, self.lattice, self.name, source)[:, None]
+
+    def dimensions(self) -> list[tuple[str, Lattice]]:
+        """Name and lattice of each encoded dimension."""
+        return [(self.name, self.lattice)]
+
+    def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The column from its encoded dimensions, discrete values on the lattice."""
+        return self.lattice.snap(block[:, 0])
+
+
+@dataclass(frozen=True)
+class OneHot:
+    """Text, encoded as one 0/1 dimension per level."""
+
+    name: str
+    levels: tuple[str, ...]
+
+    def encode(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Indicators of the levels, shape ``n levels``.
+
+        Raises:
+            InputError: for a level that the fitted data did not have.
+        """
+        texts = _texts(column)
+        codes = np.array([self._code(i, text, source) for i, text in enumerate(texts)])
+        return np.eye(len(self.levels))[codes]
+
+    def _code(self, i: int, text: str, source: str) -> int:
+        if text in self.levels:
+            return self.levels.index(text)
+        known = ", ".join(self.levels[:8]) + (", ..." if len(self.levels) > 8 else "")
+        raise InputError(
+            f"{source}: row {i + 1}, column {self.name!r}: the level {text!r} was not in the data the "
+            f"model was fitted to (it knows {known}); remove such rows or fit again with them."
+        )
+
+    def dimensions(self) -> list[tuple[str, Lattice]]:
+        """Name and lattice of each encoded dimension."""
+        return [(f"{self.name}={level}", Lattice(1.0, 0.0, 1e-3)) for level in self.levels]
+
+    def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The level with the largest indicator in each row."""
+        return np.array(self.levels, dtype=object)[block.argmax(1)]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A column of one value, dropped."""
+
+    name: str
+    value: float | str
+
+    def encode(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Nothing, shape ``n 0``.
+
+        Raises:
+            InputError: for a row with another value.
+        """
+        if isinstance(self.value, str):
+            wrong = np.array([text != self.value for text in _texts(column)])
+        else:
+            values = _numbers(column, self.name, source)
+            wrong = np.abs(values - self.value) > 1e-6 * abs(self.value)
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise InputError(
+                f"{source}: row {row + 1}, column {self.name!r}: {column[row]!s} differs from "
+                f"{self.value!s}, the only value in the data the model was fitted to; remove such rows "
+                "or fit again with them."
+            )
+        return np.empty((len(column), 0))
+
+    def dimensions(self) -> list[tuple[str, Lattice]]:
+        """No encoded dimension."""
+        return []
+
+    def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The constant, once per row."""
+        return np.full(len(block), self.value, dtype=object if isinstance(self.value, str) else None)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A column equal to ``intercept + slope * twin``, dropped; text is its twin itself."""
+
+    name: str
+    twin: str
+    slope: float = 1.0
+    intercept: float = 0.0
+    tolerance: float = 0.0
+
+    def encode(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Nothing, shape ``n 0``.
+
+        Raises:
+            InputError: for a row where the relation to the twin fails.
+        """
+        twin = columns[self.twin]
+        if column.dtype == object and twin.dtype == object:
+            wrong = np.array([a != b for a, b in zip(_texts(column), _texts(twin), strict=True)])
+        else:
+            values = _numbers(column, self.name, source)
+            expected = self.intercept + self.slope * _numbers(twin, self.twin, source)
+            wrong = np.abs(values - expected) > self.tolerance
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise InputError(
+                f"{source}: row {row + 1}, column {self.name!r}: {column[row]!s} is not {self}, as in "
+                "the data the model was fitted to; remove such rows or fit again with them."
+            )
+        return np.empty((len(column), 0))
+
+    def __str__(self) -> str:
+        if self.slope == 1.0 and self.intercept == 0.0:
+            return f"the same as {self.twin!r}"
+        return f"{self.intercept:.6g} + {self.slope:.6g} * {self.twin!r}"
+
+    def dimensions(self) -> list[tuple[str, Lattice]]:
+        """No encoded dimension."""
+        return []
+
+    def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The copy, from its decoded twin."""
+        twin = columns[self.twin]
+        return twin if twin.dtype == object else self.intercept + self.slope * twin
+
+
+@dataclass(frozen=True)
+class Omitted:
+    """A column dropped on request; new rows may lack it."""
+
+    name: str
+
+    def dimensions(self) -> list[tuple[str, Lattice]]:
+        """No encoded dimension."""
+        return []
+
+
+Rule: TypeAlias = Numeric | OneHot | Constant | Copy | Omitted
+_RULES = {rule.__name__.lower(): rule for rule in (Numeric, OneHot, Constant, Copy, Omitted)}
+
+
+def rule_to_json(rule: Rule) -> dict[str, Any]:
+    """A rule as plain JSON values."""
+    return {"rule": type(rule).__name__.lower(), **asdict(rule)}
+
+
+def rule_from_json(record: Mapping[str, Any]) -> Rule:
+    """The inverse of :func:`rule_to_json`; an unknown rule or field raises ``KeyError`` or ``TypeError``."""
+    fields = {key: value for key, value in record.items() if key != "rule"}
+    if "lattice" in fields:
+        fields["lattice"] = Lattice(**fields["lattice"])
+    if "levels" in fields:
+        fields["levels"] = tuple(fields["levels"])
+    return _RULES[record["rule"]](**fields)
+
+
+def _numbers(column: np.ndarray, name: str, source: str) -> np.ndarray:
+    """A column as float64, shape ``n``.
+
+    Raises:
+        InputError: for text, naming the first row that holds it.
+    """
+    if column.dtype != object:
+        return column.astype(np.float64)
+    row, cell = first_text(column)
+    raise InputError(
+        f"{source}: row {row + 1}, column {name!r}: {cell!r} is not a number, but the model was fitted "
+        "to numbers there; correct it."
+    )
+
+
+def first_text(column: np.ndarray) -> tuple[int, Any]:
+    """Row and cell of the first entry of an object column that is no number."""
+    for row, cell in enumerate(column):
+        try:
+            float(cell)
+        except (TypeError, ValueError):
+            if cell is not None:
+                return row, cell
+    return 0, column[0]
+
+
+def _texts(column: np.ndarray) -> list[str]:
+    """Text cells; numbers get the spelling that the readers give to numbers in text columns."""
+    if column.dtype == object:
+        return [str(cell) for cell in column]
+    return [f"{cell:.15g}" for cell in column.tolist()]
+
+
+def on_lattice(values: np.ndarray, lattice: Lattice, name: str, source: str) -> np.ndarray:
+    """Values moved onto the lattice, any shape with rows first.
+
+    Raises:
+        InputError: for a value that lies off the lattice, naming row, column, value and step.
+    """
+    off = lattice.off(values)
+    if off.any():
+        place = np.unravel_index(int(off.argmax()), values.shape)
+        where = f"column {name!r}" if values.ndim == 1 else f"{name} {tuple(map(int, place[1:]))}"
+        raise InputError(
+            f"{source}: row {place[0] + 1}, {where}: {values[place]:.10g} is off the lattice of step "
+            f"{lattice.step:.6g} through {lattice.offset:.6g} on which the model was fitted; round it, "
+            "or fit again with such rows."
+        )
+    return lattice.snap(values)
+
+
+def refuse_missing(columns: Mapping[str, np.ndarray], source: str, advice: str) -> None:
+    """Refuse missing and infinite values.
+
+    Raises:
+        InputError: naming the first row and column of the first kind found, and how many there are.
+    """
+    gaps = {name: _missing(column) for name, column in columns.items()}
+    _refuse(gaps, "is missing", "missing values", source, advice)
+    infinite = {name: np.isinf(column) for name, column in columns.items() if column.dtype.kind == "f"}
+    _refuse(infinite, "is infinite", "infinite values", source, advice)
+
+
+def _refuse(marks: Mapping[str, np.ndarray], what: str, plural: str, source: str, advice: str) -> None:
+    counts = {name: int(mark.sum()) for name, mark in marks.items() if mark.any()}
+    if not counts:
+        return
+    name = min(counts, key=lambda column: int(marks[column].argmax()))
+    row = int(marks[name].argmax()) + 1
+    total, others = sum(counts.values()), len(counts)
+    raise InputError(
+        f"{source}: row {row}, column {name!r} {what} ({total} {plural} in {others} "
+        f"column{'s' if others > 1 else ''}: {_listed(list(counts))}); {advice.format(column=name)}"
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def _missing(column: np.ndarray) -> np.ndarray:
+    if column.dtype == object:
+        return np.array([cell is None or cell != cell for cell in column])
+    return np.isnan(column) if column.dtype.kind == "f" else np.zeros(len(column), dtype=bool)
+
+
+def refuse_bad_pixels(values: np.ndarray, source: str) -> None:
+    """Refuse images with NaN or infinite pixels.
+
+    Raises:
+        InputError: naming the first image and pixel.
+    """
+    if values.dtype.kind != "f":
+        return
+    bad = ~np.isfinite(values)
+    if bad.any():
+        place = np.unravel_index(int(bad.argmax()), values.shape)
+        raise InputError(
+            f"{source}: row {place[0] + 1}, pixel {tuple(map(int, place[1:]))} is {values[place]} "
+            f"({int(bad.sum())} such values); remove such rows or impute the values."
+        )

@@ -1,0 +1,134 @@
+"""Folders of images: flat, class per subfolder, or ``train`` and ``test`` folders of either kind.
+
+Pixels stay the bytes they are, 0 to 255, grey (1 channel) or RGB (3 channels). Nothing is resized,
+cropped or converted in a way that loses something: mixed sizes and modes are refused instead.
+"""
+
+__all__ = ["has_images", "read_image_folder", "to_bytes"]
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from girsanov.datasets.raw import Raw, guarded
+from girsanov.types import InputError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+MAX_PIXELS = 2**24  #: of one image, checked before it is decoded
+MAX_BYTES = 2**34  #: of the whole stack
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def has_images(folder: Path) -> bool:
+    """Whether a folder, or a folder two levels down, holds image files."""
+    return bool(_files(folder)) or any(
+        _files(inner) or any(_files(leaf) for leaf in _folders(inner)) for inner in _folders(folder)
+    )
+
+
+def read_image_folder(folder: Path, name: str) -> Raw:
+    """Read every image of a folder, in the order of the file names.
+
+    Subfolders are classes, numbered in the order of their names. Where the only subfolders are
+    ``train`` and ``test``, they are the two parts of the data, and ``n_train`` marks the border.
+
+    Raises:
+        InputError: pillow missing, an unreadable image, images of different sizes or modes, a mode
+            other than grey or RGB, an image of more than 2^24 pixels, or an empty class folder.
+    """
+    with guarded(name, "a folder of images"):
+        folders, files = _folders(folder), _files(folder)
+        if {path.name for path in folders} == {"train", "test"} and not files:
+            train = read_image_folder(folder / "train", f"{name}/train")
+            return _joined(train, read_image_folder(folder / "test", f"{name}/test"), name)
+        if files:
+            return Raw(name, "images", values=_stack(files, name))
+        members = [(path.name, _files(path)) for path in folders]
+        empty = next((label for label, inside in members if not inside), None)
+        if empty is not None:
+            raise InputError(f"{name}: the class folder {empty!r} holds no images; fill or remove it.")
+        if not members:
+            raise InputError(f"{name}: holds no images; give a folder of png or jpg files.")
+        labels = np.repeat(np.arange(len(members)), [len(inside) for _, inside in members])
+        values = _stack([path for _, inside in members for path in inside], name)
+        classes = tuple(label for label, _ in members)
+        return Raw(name, "images", values=values, labels=labels, classes=classes)
+
+
+def _joined(train: Raw, test: Raw, name: str) -> Raw:
+    if train.stack.shape[1:] != test.stack.shape[1:]:
+        raise InputError(
+            f"{name}: train and test hold images of shapes {train.stack.shape[1:]} and "
+            f"{test.stack.shape[1:]}; keep one shape per folder."
+        )
+    if train.classes != test.classes:
+        raise InputError(f"{name}: train and test have different class folders; give both the same.")
+    labels = None
+    if train.labels is not None and test.labels is not None:
+        labels = np.concatenate([train.labels, test.labels])
+    values = np.concatenate([train.stack, test.stack])
+    return replace(train, name=name, values=values, labels=labels, n_train=len(train))
+
+
+def _stack(files: list[Path], name: str) -> np.ndarray:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        message = f"{name}: reading images needs pillow; run pip install 'girsanov[data]'."
+        raise InputError(message) from error
+    pictures: np.ndarray | None = None
+    for i, path in enumerate(files):
+        label = (
+            f"{name}/{path.parent.name}/{path.name}" if path.parent.name != Path(name).name else f"{name}/{path.name}"
+        )
+        with guarded(label, "an image"), Image.open(path) as image:
+            pixels = to_bytes(image, label)
+        if pictures is None:
+            pictures = _empty((len(files), *pixels.shape), name)
+        if pixels.shape != pictures.shape[1:]:
+            raise InputError(
+                f"{label}: has shape {pixels.shape} (channels, height, width), but the images before "
+                f"it have {pictures.shape[1:]}; bring all images to one size and mode."
+            )
+        pictures[i] = pixels
+    if pictures is None:
+        raise InputError(f"{name}: holds no images; give a folder of png or jpg files.")
+    return pictures
+
+
+def _empty(shape: tuple[int, ...], name: str) -> np.ndarray:
+    if math.prod(shape) > MAX_BYTES:
+        raise InputError(f"{name}: {shape[0]} images of shape {shape[1:]} are too many; scale them down.")
+    return np.empty(shape, dtype=np.uint8)
+
+
+def to_bytes(image: Any, name: str) -> np.ndarray:
+    """Decode a pillow image to uint8, shape ``c h w``, after checking its size.
+
+    Raises:
+        InputError: too many pixels, several frames, or a mode that grey and RGB cannot hold.
+    """
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise InputError(f"{name}: has {width} x {height} pixels, too many to model; scale it down.")
+    if getattr(image, "n_frames", 1) > 1:
+        raise InputError(f"{name}: has several frames; save one frame as a png file.")
+    lossless = {"1": "L", "L": "L", "RGB": "RGB", "P": "RGB"}
+    if image.mode not in lossless or "transparency" in image.info:
+        raise InputError(f"{name}: has mode {image.mode}, not grey or RGB; convert it to 8-bit grey or RGB.")
+    pixels = np.asarray(image.convert(lossless[image.mode]), dtype=np.uint8)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

@@ -1,0 +1,263 @@
+"""Decide what becomes of each column, and say so: the fitting half of the schema."""
+
+__all__ = ["image_lattice", "table_rules"]
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from girsanov.datasets.columns import (
+    Constant,
+    Copy,
+    Numeric,
+    Omitted,
+    OneHot,
+    Rule,
+    first_text,
+    refuse_bad_pixels,
+    refuse_missing,
+)
+from girsanov.datasets.lattice import Lattice, lattice_of
+from girsanov.datasets.raw import Raw
+from girsanov.types import InputError
+
+MAX_LEVELS = 256
+LARGEST = 1e100  #: squares of larger values overflow
+GAPS = "impute the values or drop the rows, or leave the column out with --drop {column}."
+
+
+def table_rules(
+    raw: Raw, *, categorical: bool, dequantise: bool, drop: Sequence[str]
+) -> tuple[tuple[Rule, ...], tuple[str, ...]]:
+    """One rule per column of a table, and the sentences that say what was done.
+
+    Raises:
+        InputError: see :meth:`girsanov.datasets.schema.Schema.infer`.
+    """
+    columns = _kept(raw, drop)
+    refuse_missing(columns, raw.name, GAPS)
+    for name, column in columns.items():
+        _refuse_text(name, column, raw.name, categorical)
+        _refuse_huge(name, column, raw.name)
+    rules: dict[str, Rule] = {name: Omitted(name) for name in drop}
+    rules |= {name: Constant(name, _scalar(column)) for name, column in columns.items() if _is_constant(column)}
+    varying = {name: column for name, column in columns.items() if name not in rules}
+    rules |= _copies(varying)
+    for name, column in varying.items():
+        if name not in rules:
+            rules[name] = _encoded(name, column, raw.name)
+    ordered = tuple(rules[name] for name in raw.names or ())
+    if not any(rule.dimensions() for rule in ordered):
+        raise InputError(f"{raw.name}: every column is constant, so there is nothing to model.")
+    if not dequantise:
+        _refuse_discrete(ordered, raw.name)
+    return ordered, _notes(ordered, varying)
+
+
+def _kept(raw: Raw, drop: Sequence[str]) -> dict[str, np.ndarray]:
+    names = raw.names or ()
+    unknown = next((name for name in drop if name not in names), None)
+    if unknown is not None:
+        raise InputError(f"{raw.name}: has no column {unknown!r} to drop; its columns are {', '.join(names)}.")
+    kept = {name: column for name, column in zip(names, raw.columns, strict=True) if name not in drop}
+    if not kept:
+        raise InputError(f"{raw.name}: every column was dropped; keep at least one.")
+    return kept
+
+
+def _refuse_text(name: str, column: np.ndarray, source: str, categorical: bool) -> None:
+    if column.dtype != object:
+        return
+    row, cell = first_text(column)
+    if not isinstance(cell, str):
+        raise InputError(
+            f"{source}: column {name!r} holds values of type {type(cell).__name__}, not numbers; convert "
+            f"them, or leave the column out with --drop {name}."
+        )
+    if categorical:
+        return
+    comma = "a decimal point instead of the comma, or " if cell.replace(",", "", 1).strip("+-").isdigit() else ""
+    raise InputError(
+        f"{source}: row {row + 1}, column {name!r} is text ({_short(cell)}), not a number; use {comma}"
+        f"--categorical to one-hot encode text, or --drop {name}."
+    )
+
+
+def _short(cell: str) -> str:
+    return repr(cell if len(cell) <= 40 else cell[:37] + "...")
+
+
+def _refuse_huge(name: str, column: np.ndarray, source: str) -> None:
+    if column.dtype.kind != "f":
+        return
+    sizes = np.abs(column)
+    if float(sizes.max()) > LARGEST:
+        row = int(sizes.argmax()) + 1
+        raise InputError(
+            f"{source}: row {row}, column {name!r}: {column[row - 1]} is too large to square; rescale "
+            f"the column, or leave it out with --drop {name}."
+        )
+
+
+def _is_constant(column: np.ndarray) -> bool:
+    if column.dtype == object:
+        return len(set(column)) == 1
+    values = column.astype(np.float64)
+    precision = np.finfo(column.dtype).eps if column.dtype.kind == "f" else 2.2e-16
+    spread = float(np.ptp(values))
+    # A spread below 1e-100 cannot be squared either.
+    return spread <= max(8.0 * float(precision) * float(np.abs(values).max()), 1e-100)
+
+
+def _scalar(column: np.ndarray) -> float | str:
+    return str(column[0]) if column.dtype == object else float(column[0])
+
+
+def _copies(columns: dict[str, np.ndarray]) -> dict[str, Copy]:
+    """Columns that are an exact affine function of an earlier one.
+
+    Once standardised, copies have the same absolute inner product with any fixed vector: d numbers
+    show which pairs can be copies, and only those are compared row by row.
+    """
+    found: dict[str, Copy] = {}
+    texts = [name for name, column in columns.items() if column.dtype == object]
+    for i, name in enumerate(texts):
+        twin = next((t for t in texts[:i] if t not in found and (columns[t] == columns[name]).all()), None)
+        if twin is not None:
+            found[name] = Copy(name, twin)
+    numeric = [name for name, column in columns.items() if column.dtype != object]
+    products: dict[str, float] = {}
+    for name in numeric:
+        values = standardised(columns[name])
+        product = abs(float(values @ np.cos(np.arange(len(values)) ** 2))) / len(values)
+        near = [twin for twin, other in products.items() if abs(other - product) <= 1e-4]
+        copy = next((copy for twin in near if (copy := _copy(name, twin, columns)) is not None), None)
+        if copy is None:
+            products[name] = product
+        else:
+            found[name] = copy
+    return found
+
+
+def standardised(column: np.ndarray) -> np.ndarray:
+    """A column less its mean, over its standard deviation."""
+    values = column.astype(np.float64)
+    values = values - values.mean()
+    return values / np.sqrt(np.mean(values**2))
+
+
+def _copy(name: str, twin: str, columns: dict[str, np.ndarray]) -> Copy | None:
+    a, b = columns[twin].astype(np.float64), columns[name].astype(np.float64)
+    if (a == b).all():
+        return Copy(name, twin, tolerance=1e-6 * float(b.std()))
+    precision = max(
+        float(np.finfo(column.dtype).eps) if column.dtype.kind == "f" else 2.2e-16
+        for column in (columns[name], columns[twin])
+    )
+    low, high = int(a.argmin()), int(a.argmax())
+    slope = float((b[high] - b[low]) / (a[high] - a[low]))
+    intercept = float(b.mean() - slope * a.mean())
+    tolerance = max(1e-9, 64 * precision) * float(b.std())
+    tolerance += 8 * precision * float(np.abs(b).max() + abs(slope) * np.abs(a).max())
+    if np.abs(b - intercept - slope * a).max() > tolerance:
+        return None
+    return Copy(name, twin, slope, intercept, max(4 * tolerance, 1e-6 * float(b.std())))
+
+
+def _encoded(name: str, column: np.ndarray, source: str) -> Rule:
+    if column.dtype != object:
+        return Numeric(name, lattice_of(column) or Lattice())
+    levels = tuple(sorted({str(cell) for cell in column}))
+    if len(levels) > MAX_LEVELS:
+        raise InputError(
+            f"{source}: column {name!r} has {len(levels)} different texts, too many to one-hot encode; "
+            f"leave it out with --drop {name}."
+        )
+    return OneHot(name, levels)
+
+
+def _discrete(rules: Sequence[Rule]) -> list[Numeric]:
+    return [rule for rule in rules if isinstance(rule, Numeric) and rule.lattice.step]
+
+
+def _refuse_discrete(rules: Sequence[Rule], source: str) -> None:
+    names = [rule.name for rule in rules if isinstance(rule, OneHot)]
+    names += [rule.name for rule in _discrete(rules)]
+    if names:
+        raise InputError(
+            f"{source}: discrete columns have no density: {', '.join(names)}; allow dequantisation, or "
+            "leave them out with --drop."
+        )
+
+
+def _notes(rules: Sequence[Rule], varying: dict[str, np.ndarray]) -> tuple[str, ...]:
+    notes = []
+    omitted = [rule.name for rule in rules if isinstance(rule, Omitted)]
+    if omitted:
+        notes.append(f"Dropped on request: {', '.join(omitted)}.")
+    constant = [f"{rule.name} (always {rule.value})" for rule in rules if isinstance(rule, Constant)]
+    if constant:
+        notes.append(f"Dropped because constant: {', '.join(constant)}.")
+    notes += [f"Dropped {rule.name!r}: it is {rule}." for rule in rules if isinstance(rule, Copy)]
+    exact = [rule for rule in _discrete(rules) if not rule.lattice.binned]
+    if exact:
+        steps = ", ".join(f"{rule.name} (step {rule.lattice.step:.6g})" for rule in exact)
+        notes.append(f"Discrete, dequantised on a lattice: {steps}.")
+    binned = [
+        f"{rule.name} ({len(np.unique(varying[rule.name]))} distinct values, width {rule.lattice.step:.6g})"
+        for rule in _discrete(rules)
+        if rule.lattice.binned
+    ]
+    if binned:
+        notes.append(f"Discrete, but on no lattice, so rounded to bins: {', '.join(binned)}.")
+    hot = [f"{rule.name} ({len(rule.levels)} levels)" for rule in rules if isinstance(rule, OneHot)]
+    if hot:
+        notes.append(f"One-hot encoded: {', '.join(hot)}.")
+    return tuple(notes + _counters(rules, varying))
+
+
+def _counters(rules: Sequence[Rule], varying: dict[str, np.ndarray]) -> list[str]:
+    """A column that counts the rows says nothing about them, and is easily overlooked."""
+    return [
+        f"{rule.name!r} counts the rows; leave it out with --drop {rule.name} unless it is data."
+        for rule in rules
+        if isinstance(rule, Numeric) and len(varying[rule.name]) > 9 and (np.diff(varying[rule.name]) == 1).all()
+    ]
+
+
+def image_lattice(raw: Raw, *, dequantise: bool) -> tuple[Lattice, tuple[str, ...]]:
+    """The one lattice of all pixels, and the sentences that say so.
+
+    Whole numbers have step 1 in the units of the data (0..255, or 0..16), also when few of them
+    occur. Floats in steps of 1/255 or, from -1 to 1, of 2/255 have that step; other floats are judged like a column.
+
+    Raises:
+        InputError: NaN or infinite pixels, all pixels equal, or discrete ones and no dequantisation.
+    """
+    values = raw.stack
+    refuse_bad_pixels(values, raw.name)
+    if _is_constant(values.reshape(-1)):
+        raise InputError(f"{raw.name}: every pixel has the same value, so there is nothing to model.")
+    if values.dtype.kind == "f" and float(np.abs(values).max()) > LARGEST:
+        raise InputError(f"{raw.name}: its pixels are too large to square; rescale them.")
+    lattice = _pixel_lattice(values) or Lattice()
+    if not lattice.step:
+        return lattice, ()
+    if not dequantise:
+        raise InputError(
+            f"{raw.name}: its pixels are discrete (step {lattice.step:.6g}) and have no density; allow dequantisation."
+        )
+    kind = "rounded to bins of width" if lattice.binned else "dequantised with step"
+    return lattice, (f"Discrete pixels, {kind} {lattice.step:.6g}.",)
+
+
+def _pixel_lattice(values: np.ndarray) -> Lattice | None:
+    if values.dtype.kind != "f":
+        return Lattice(1.0, 0.0, 1e-3)
+    flat = values.reshape(-1)
+    # Bytes as they are, brought to [-1, 1] (odd multiples of 1/255), brought to [0, 1].
+    for lattice in (Lattice(1.0, 0.0, 1e-3), Lattice(2 / 255, 1 / 255, 1e-3), Lattice(1 / 255, 0.0, 1e-3)):
+        # A few thousand pixels reject almost every stack before all are compared.
+        if not any(lattice.off(part.astype(np.float64)).any() for part in (flat[:4096], flat)):
+            return lattice
+    return lattice_of(flat)

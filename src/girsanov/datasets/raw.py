@@ -1,0 +1,180 @@
+"""What a source holds before any schema: named columns or a stack of arrays, and nothing decided yet.
+
+A :class:`Raw` still has its missing values, text and integers; :mod:`girsanov.datasets.schema`
+decides what they mean. Reading foreign bytes can fail in any way a parser can think of, so every
+reader runs inside :func:`guarded`, the one place where such failures become one sentence.
+"""
+
+__all__ = ["Raw", "from_array", "guarded", "label_array", "positional_names"]
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from girsanov.types import InputError
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Data as a source holds them.
+
+    Attributes:
+        name: how the user named the source; errors begin with it.
+        kind: ``table`` (rows of named columns) or ``images`` (rows of one event shape).
+        names: names of the columns of a table; ``None`` for images.
+        named: whether the source itself names its columns (else ``x1``, ``x2``, ... by position).
+        columns: one array of length n per column, numeric or object (text; ``None`` where missing).
+        values: images, shape ``n *event_shape``; ``None`` for tables.
+        labels: integer class of each row, shape ``n``, where the source has classes.
+        classes: names of the classes, indexed by ``labels``.
+        n_train: the first ``n_train`` rows are the source's own training set, the rest its test set.
+        notes: sentences about how the source was read.
+    """
+
+    name: str
+    kind: Literal["table", "images"]
+    names: tuple[str, ...] | None = None
+    named: bool = False
+    columns: tuple[np.ndarray, ...] = ()
+    values: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    classes: tuple[str, ...] | None = None
+    n_train: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.stack if self.kind == "images" else self.columns[0])
+
+    @property
+    def stack(self) -> np.ndarray:
+        """The images, shape ``n *event_shape``."""
+        if self.values is None:
+            raise InputError(f"{self.name}: this is a table, where images are needed.")
+        return self.values
+
+
+def positional_names(count: int) -> tuple[str, ...]:
+    """Names of columns that have none.
+
+    Example:
+        >>> positional_names(3)
+        ('x1', 'x2', 'x3')
+    """
+    return tuple(f"x{i + 1}" for i in range(count))
+
+
+@contextmanager
+def guarded(name: str, what: str, advice: str = "check that the file is complete") -> Iterator[None]:
+    """Turn whatever a parser raises into one sentence that names the file.
+
+    Args:
+        name: file or source.
+        what: what it should have been, as in "a gzip-compressed CSV file".
+        advice: what to do about it.
+
+    Raises:
+        InputError: for every failure inside the block.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except InputError:
+        raise
+    except MemoryError as error:
+        raise InputError(f"{name}: does not fit into memory; use fewer rows.") from error
+    except Exception as error:
+        # Parsers of foreign formats raise anything (zlib.error, SyntaxError, struct.error, ...).
+        reason = " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
+        message = f"{name}: cannot be read as {what} ({reason}); {advice}."
+        raise InputError(message) from error
+
+
+def from_array(
+    x: Tensor | np.ndarray | Any,
+    *,
+    labels: Tensor | np.ndarray | None = None,
+    classes: tuple[str, ...] | None = None,
+    names: tuple[str, ...] | None = None,
+    name: str = "array",
+) -> Raw:
+    """Tensors and arrays as :class:`Raw`: ``(n, d)`` is a table, every longer shape is kept.
+
+    Args:
+        x: real numbers, shape ``n *d`` with at least two axes; a data frame counts as its array.
+        labels: integer class of each row, shape ``n``.
+        classes: names of the classes.
+        names: names of the columns of an ``(n, d)`` array.
+        name: how errors call the data.
+
+    Raises:
+        InputError: for complex, text or object values, fewer than two axes, no rows or no columns.
+
+    Example:
+        >>> from_array(np.zeros((4, 2))).names
+        ('x1', 'x2')
+        >>> from_array(np.zeros((4, 3, 8, 8))).kind
+        'images'
+    """
+    frame_names = getattr(x, "columns", None)
+    if names is None and frame_names is not None:
+        names = tuple(str(column) for column in frame_names)
+    values = _real_array(x, name)
+    if values.ndim < 2:
+        raise InputError(
+            f"{name}: has shape {values.shape}, but rows of at least one column are needed; reshape it to (n, 1)."
+        )
+    if 0 in values.shape:
+        raise InputError(f"{name}: has shape {values.shape}, which holds no values; give some rows.")
+    target = None if labels is None else label_array(_real_array(labels, name), len(values), name)
+    if values.ndim > 2:
+        return Raw(name, "images", values=values, labels=target, classes=classes)
+    if names is not None and len(names) != values.shape[1]:
+        raise InputError(f"{name}: has {values.shape[1]} columns but {len(names)} names; give as many.")
+    return Raw(
+        name,
+        "table",
+        names=names or positional_names(values.shape[1]),
+        named=names is not None,
+        columns=tuple(np.ascontiguousarray(column) for column in values.T),
+        labels=target,
+        classes=classes,
+    )
+
+
+def _real_array(x: Any, name: str) -> np.ndarray:
+    if isinstance(x, Tensor):
+        # numpy has no bfloat16 and no float8.
+        x = x.detach().cpu()
+        x = x.float() if x.is_floating_point() and x.element_size() < 4 else x
+    with guarded(name, "an array of numbers"):
+        values = np.asarray(x)
+    if values.dtype.kind not in "buif":
+        raise InputError(
+            f"{name}: holds values of type {values.dtype}, but only real numbers can be modelled; "
+            "convert it to floats or integers."
+        )
+    return values.astype(np.uint8) if values.dtype.kind == "b" else values
+
+
+def label_array(labels: np.ndarray, rows: int, name: str) -> np.ndarray:
+    """Check labels: one integer per row, shape ``n``, returned as int64.
+
+    Raises:
+        InputError: where they are not whole numbers, negative, or not one per row.
+    """
+    if labels.dtype.kind not in "buif" or labels.shape != (rows,):
+        raise InputError(
+            f"{name}: the labels have shape {labels.shape} and type {labels.dtype}, "
+            f"but one whole number for each of the {rows} rows is needed."
+        )
+    whole = labels.astype(np.int64) if np.isfinite(labels).all() else None
+    if whole is None or (whole != labels).any() or (whole < 0).any():
+        raise InputError(f"{name}: the labels must be whole numbers from 0; renumber the classes.")
+    return whole

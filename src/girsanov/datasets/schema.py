@@ -1,0 +1,242 @@
+"""The schema: how raw data become a float64 tensor, fitted once and applied to every later row.
+
+It decides what is constant, what is a copy, what is discrete and on which lattice (the rule is in
+:mod:`girsanov.datasets.lattice`), and says each in a sentence. A likelihood of discrete dimensions
+is the probability of bins of width ``bin_width``; of the others it is a density.
+"""
+
+__all__ = ["Schema"]
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from girsanov.datasets.columns import (
+    Numeric,
+    Omitted,
+    Rule,
+    on_lattice,
+    refuse_bad_pixels,
+    refuse_missing,
+    rule_from_json,
+    rule_to_json,
+)
+from girsanov.datasets.infer import image_lattice, table_rules
+from girsanov.datasets.lattice import Lattice
+from girsanov.datasets.raw import Raw
+from girsanov.types import InputError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Schema:
+    """How raw data become a tensor of shape ``n *event_shape``.
+
+    Attributes:
+        kind: ``table`` or ``images``.
+        event_shape: shape of one encoded row.
+        rules: what becomes of each raw column; for images one rule for all pixels.
+        named: whether the fitted columns had names of their own (else new rows go by position).
+        notes: sentences to print: what was dropped, dequantised, one-hot encoded.
+
+    Example:
+        >>> from girsanov.datasets.raw import from_array
+        >>> raw = from_array(np.stack([np.arange(30) % 5, np.linspace(0, 1, 30) ** 2], 1))
+        >>> schema = Schema.infer(raw)
+        >>> schema.columns, schema.bin_width
+        (('x1', 'x2'), tensor([1., 0.], dtype=torch.float64))
+        >>> schema.encode(raw).shape
+        torch.Size([30, 2])
+    """
+
+    kind: Literal["table", "images"]
+    event_shape: tuple[int, ...]
+    rules: tuple[Rule, ...]
+    named: bool = False
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def infer(
+        cls,
+        raw: Raw,
+        *,
+        categorical: bool = False,
+        dequantise: bool = True,
+        drop: Sequence[str] = (),
+    ) -> "Schema":
+        """Fit a schema to data.
+
+        Args:
+            raw: at least two rows.
+            categorical: one-hot encode text columns; otherwise they are an error.
+            dequantise: declare discrete columns; otherwise they are an error.
+            drop: names of columns to leave out.
+
+        Raises:
+            InputError: missing or infinite values, text columns, discrete columns under
+                ``dequantise=False``, unknown names in ``drop``, nothing left to model.
+        """
+        if len(raw) < 2:
+            raise InputError(f"{raw.name}: holds one row, but a model is fitted to many; give more rows.")
+        if raw.kind == "images":
+            return cls._infer_images(raw, dequantise, drop)
+        rules, notes = table_rules(raw, categorical=categorical, dequantise=dequantise, drop=drop)
+        count = sum(len(rule.dimensions()) for rule in rules)
+        return cls("table", (count,), rules, raw.named, raw.notes + notes)
+
+    @classmethod
+    def _infer_images(cls, raw: Raw, dequantise: bool, drop: Sequence[str]) -> "Schema":
+        if drop:
+            raise InputError(f"{raw.name}: holds images, which have no columns to drop; leave drop out.")
+        lattice, notes = image_lattice(raw, dequantise=dequantise)
+        rules = (Numeric("pixel", lattice),)
+        return cls("images", raw.stack.shape[1:], rules, False, raw.notes + notes)
+
+    @cached_property
+    def columns(self) -> tuple[str, ...] | None:
+        """Names of the encoded dimensions; ``None`` for images."""
+        if self.kind == "images":
+            return None
+        return tuple(name for rule in self.rules for name, _ in rule.dimensions())
+
+    @cached_property
+    def bin_width(self) -> Tensor:
+        """Lattice step of each dimension in data units, 0 where continuous; float64 of event shape."""
+        return self._per_dimension("step")
+
+    @cached_property
+    def offset(self) -> Tensor:
+        """Lattice origin of each dimension in data units; float64 of event shape."""
+        return self._per_dimension("offset")
+
+    def _per_dimension(self, attribute: str) -> Tensor:
+        values = [getattr(lattice, attribute) for rule in self.rules for _, lattice in rule.dimensions()]
+        return torch.tensor(values, dtype=torch.float64).expand(self.event_shape).clone()
+
+    @property
+    def discrete(self) -> bool:
+        """Whether any dimension is discrete."""
+        return bool((self.bin_width > 0).any())
+
+    def encode(self, raw: Raw) -> Tensor:
+        """Raw rows as a float64 tensor of shape ``n *event_shape``; discrete values lie on the lattice.
+
+        Named columns are matched by name, in any order; without names on either side, by position.
+
+        Raises:
+            InputError: another kind, image shape or set of columns; missing, infinite or text cells;
+                values off the lattice; unseen levels; rows that break a dropped constant or copy.
+        """
+        if raw.kind != self.kind:
+            raise InputError(f"{raw.name}: holds {raw.kind}, but the model was fitted to {self.kind}.")
+        if self.kind == "images":
+            return torch.from_numpy(self._encode_images(raw))
+        columns = self._matched(raw)
+        refuse_missing(columns, raw.name, "remove such rows or impute the values.")
+        blocks = [
+            rule.encode(columns[rule.name], raw.name, columns) for rule in self.rules if not isinstance(rule, Omitted)
+        ]
+        return torch.from_numpy(np.concatenate(blocks, axis=1))
+
+    def decode(self, x: Tensor, *, name: str = "decoded") -> Raw:
+        """The inverse of :meth:`encode`, for samples: what the source would have held.
+
+        Discrete values go to the nearest lattice point, one-hot blocks to their largest level;
+        dropped constants and copies are restored, columns dropped on request are not.
+
+        Args:
+            x: shape ``n *event_shape``, data units.
+            name: name of the result.
+
+        Raises:
+            InputError: for another event shape.
+        """
+        if tuple(x.shape[1:]) != self.event_shape:
+            raise InputError(f"{name}: has event shape {tuple(x.shape[1:])}, but the schema has {self.event_shape}.")
+        values = x.detach().cpu().double().numpy()
+        if self.kind == "images":
+            (pixel,) = (rule for rule in self.rules if isinstance(rule, Numeric))
+            return Raw(name, "images", values=pixel.lattice.snap(values))
+        columns: dict[str, np.ndarray] = {}
+        start = 0
+        kept = [rule for rule in self.rules if not isinstance(rule, Omitted)]
+        for rule in kept:  # a twin stands before its copies
+            stop = start + len(rule.dimensions())
+            columns[rule.name] = rule.decode(values[:, start:stop], columns)
+            start = stop
+        names = tuple(columns)
+        return Raw(name, "table", names=names, named=self.named, columns=tuple(columns.values()))
+
+    def _encode_images(self, raw: Raw) -> np.ndarray:
+        (rule,) = self.rules
+        values = raw.stack
+        if values.shape[1:] != self.event_shape:
+            raise InputError(
+                f"{raw.name}: holds images of shape {values.shape[1:]}, but the model was fitted to "
+                f"{self.event_shape}; bring them to that shape."
+            )
+        refuse_bad_pixels(values, raw.name)
+        lattice = rule.lattice if isinstance(rule, Numeric) else Lattice()
+        if values.dtype.kind in "ui" and (lattice.step, lattice.offset) == (1.0, 0.0):
+            return values.astype(np.float64)  # whole numbers are on the lattice: spare the copies
+        return on_lattice(values.astype(np.float64), lattice, "pixel", raw.name)
+
+    def _matched(self, raw: Raw) -> dict[str, np.ndarray]:
+        """The columns that the rules need, by the names of the schema."""
+        names = raw.names or ()
+        needed = [rule.name for rule in self.rules if not isinstance(rule, Omitted)]
+        everything = [rule.name for rule in self.rules]
+        if self.named and raw.named:
+            missing = [name for name in needed if name not in names]
+            unknown = [name for name in names if name not in everything]
+            if missing or unknown:
+                wrong = "lacks" if missing else "has the unknown"
+                raise InputError(
+                    f"{raw.name}: {wrong} column {(missing or unknown)[0]!r}; the model was fitted to "
+                    f"the columns {', '.join(everything)}."
+                )
+            return {name: raw.columns[names.index(name)] for name in needed}
+        order = everything if len(names) == len(everything) else needed
+        if len(names) != len(order):
+            raise InputError(
+                f"{raw.name}: has {len(names)} columns, but the model was fitted to {len(everything)}: "
+                f"{', '.join(everything)}."
+            )
+        found = dict(zip(order, raw.columns, strict=True))
+        return {name: found[name] for name in needed}
+
+    def to_json(self) -> dict[str, Any]:
+        """The schema as plain JSON values; :meth:`from_json` gives an equal schema back."""
+        return {
+            "format": FORMAT,
+            "kind": self.kind,
+            "event_shape": list(self.event_shape),
+            "named": self.named,
+            "rules": [rule_to_json(rule) for rule in self.rules],
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "Schema":
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            InputError: for a record that is incomplete, damaged or of another format version.
+        """
+        if record.get("format") != FORMAT:
+            raise InputError(
+                f"the schema has format {record.get('format')!r}, but this version reads format "
+                f"{FORMAT}; use the version of girsanov that wrote it."
+            )
+        try:
+            rules = tuple(rule_from_json(rule) for rule in record["rules"])
+            shape = tuple(int(size) for size in record["event_shape"])
+            return cls(record["kind"], shape, rules, bool(record["named"]), tuple(record["notes"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"the schema is damaged ({error}); fit the model again.") from error

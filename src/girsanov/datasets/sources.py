@@ -1,0 +1,151 @@
+"""One door for every source: a name, a file, a folder or a Hugging Face dataset id.
+
+Names are data that scikit-learn ships, so they work without a network. What a path is, is decided
+by looking at it: regular files by their suffix, folders by what they hold.
+"""
+
+__all__ = ["NAMED", "NamedData", "read"]
+
+import difflib
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from girsanov.datasets.arrays import is_idx_folder, read_idx_folder, read_npy, read_npz
+from girsanov.datasets.hub import is_dataset_folder, is_dataset_id, read_hub
+from girsanov.datasets.images import has_images, read_image_folder
+from girsanov.datasets.raw import Raw, guarded
+from girsanov.datasets.tables import read_csv, read_parquet
+from girsanov.types import InputError
+
+
+@dataclass(frozen=True)
+class NamedData:
+    """A data set that scikit-learn ships.
+
+    Attributes:
+        description: one line for a list.
+        rows: number of rows.
+        event_shape: shape of one row.
+    """
+
+    description: str
+    rows: int
+    event_shape: tuple[int, ...]
+
+
+NAMED = {
+    "digits": NamedData("handwritten digits, 8 x 8 pixels, 17 grey levels, 10 classes", 1797, (1, 8, 8)),
+    "breast_cancer": NamedData("features of cell nuclei in biopsies", 569, (30,)),
+    "diabetes": NamedData("age, sex, body mass, blood pressure and six blood values", 442, (10,)),
+    "iris": NamedData("sepals and petals of three kinds of iris, in cm", 150, (4,)),
+    "wine": NamedData("chemical analysis of wines of three cultivars", 178, (13,)),
+}
+
+_READERS = {
+    ".csv": read_csv,
+    ".csv.gz": read_csv,
+    ".parquet": read_parquet,
+    ".npy": read_npy,
+    ".npz": read_npz,
+}
+
+
+def read(source: str | os.PathLike[str]) -> Raw:
+    """Read any source that the command line accepts as DATA.
+
+    Args:
+        source: a name (``digits``, ``breast_cancer``, ``diabetes``, ``iris``, ``wine``); a ``.csv``,
+            ``.csv.gz``, ``.parquet``, ``.npy`` or ``.npz`` file; a folder of idx files, of images or
+            of a saved dataset; or a Hugging Face dataset id. A name wins over a path; write
+            ``./digits`` for a folder of that name.
+
+    Raises:
+        InputError: one sentence that names the source, for everything that can go wrong.
+
+    Example:
+        >>> raw = read("digits")
+        >>> raw.kind, raw.values.shape, raw.classes[:3]
+        ('images', (1797, 1, 8, 8), ('0', '1', '2'))
+    """
+    name = os.fspath(source)
+    if name in NAMED:
+        return _read_named(name)
+    path = Path(name).expanduser()
+    mode = _mode(path, name) if name else None  # an empty path would be the working folder
+    if mode is None:
+        return _read_absent(name)
+    if stat.S_ISDIR(mode):
+        return _read_folder(path, name)
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{name}: is neither a regular file nor a folder; copy the data to a file first.")
+    if path.stat().st_size == 0:
+        raise InputError(f"{name}: is empty; give a file that holds data.")
+    reader = _reader(path)
+    if reader is None:
+        raise InputError(
+            f"{name}: has no suffix that can be read ({', '.join(_READERS)}); convert it to one of these, "
+            "and give idx and image files as their folder."
+        )
+    return reader(path, name)
+
+
+def _reader(path: Path) -> Callable[[Path, str], Raw] | None:
+    name = path.name.lower()
+    return next((reader for suffix, reader in _READERS.items() if name.endswith(suffix)), None)
+
+
+def _mode(path: Path, name: str) -> int | None:
+    """The file's mode, ``None`` where there is none."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{name!r}: cannot be opened ({reason}); check the path.") from error
+
+
+def _read_absent(name: str) -> Raw:
+    if is_dataset_id(name):
+        return read_hub(name)
+    if _reader(Path(name)) or os.sep in name or name.startswith((".", "~")):
+        raise InputError(f"{name}: there is no such file or folder; check the path.")
+    near = difflib.get_close_matches(name, NAMED, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise InputError(f"{name!r} is neither a file nor a known name; the names are {', '.join(NAMED)}.{hint}")
+
+
+def _read_folder(folder: Path, name: str) -> Raw:
+    with guarded(name, "a folder"):
+        if is_idx_folder(folder):
+            return read_idx_folder(folder, name)
+        if is_dataset_folder(folder):
+            return read_hub(str(folder))
+        if has_images(folder):
+            return read_image_folder(folder, name)
+    raise InputError(
+        f"{name}: holds neither images, nor idx files (train-images-idx3-ubyte), nor a saved dataset; "
+        "give the path of a file inside it, or another folder."
+    )
+
+
+def _read_named(name: str) -> Raw:
+    from sklearn import datasets
+
+    if name == "digits":
+        bunch: Any = datasets.load_digits()
+        values = bunch.images.astype(np.uint8)[:, None]
+        classes = tuple(str(label) for label in bunch.target_names)
+        return Raw(name, "images", values=values, labels=bunch.target.astype(np.int64), classes=classes)
+    # scaled=False: ages in years and not in units of their standard deviation.
+    options = {"scaled": False} if name == "diabetes" else {}
+    bunch = getattr(datasets, f"load_{name}")(**options)
+    columns = tuple(np.ascontiguousarray(column) for column in bunch.data.T)
+    names = tuple(str(column) for column in bunch.feature_names)
+    return Raw(name, "table", names=names, named=True, columns=columns)

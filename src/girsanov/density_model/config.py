@@ -1,0 +1,104 @@
+r"""What a fit is made of: one frozen record, saved with the model; a setting that is not used is not a field."""
+
+__all__ = ["PROCESSES", "Config"]
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from girsanov.processes import (
+    Cosine,
+    HarmonicVP,
+    LinearProcess,
+    OrnsteinUhlenbeck,
+    StraightPath,
+    SubVariancePreserving,
+    VarianceExploding,
+    VariancePreserving,
+)
+from girsanov.types import InputError
+
+#: processes that a fitted model can have, by name
+PROCESSES: dict[str, Callable[[], LinearProcess]] = {
+    "vp": VariancePreserving,
+    "sub-vp": SubVariancePreserving,
+    "ve": VarianceExploding,
+    "ou": OrnsteinUhlenbeck,
+    "cosine": Cosine,
+    "harmonic": HarmonicVP,
+    "straight": StraightPath,
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of :func:`girsanov.fit`. ``None`` means: chosen from the data's kind and size.
+
+    Attributes:
+        network: ``conv`` (small images), ``mlp``, ``two-layer`` (closed-form divergence) or ``unet`` (diffusers).
+        width: channels or units of the network.
+        blocks: number of residual blocks.
+        dropout: rate inside the blocks.
+        process: name of the forward process.
+        predicts: what the network predicts.
+        rank: principal components of the Gaussian reference; all by default.
+        lattice: whether discrete data with few cells get the lattice head.
+        conditional: learn log p(x given label) too, where the data have labels.
+        steps: largest number of training steps.
+        batch_size: rows per step.
+        learning_rate: peak of the schedule.
+        weight_decay: AdamW's, on matrices only.
+        ema_decay: of the averaged weights.
+        patience: validations without improvement before training stops.
+        time_budget: seconds for training, or ``None``.
+        test: share of the rows held out for the final figures; may be 0.
+        validation: share of the others that early stopping looks at.
+        seed: of splits, weights, batches and noise.
+
+    Raises:
+        InputError: for a value that cannot work.
+    """
+
+    network: str | None = None
+    width: int | None = None
+    blocks: int | None = None
+    dropout: float | None = None
+    process: str = "vp"
+    predicts: str = "v"
+    rank: int | None = None
+    lattice: bool = True
+    conditional: bool = False
+    steps: int | None = None
+    batch_size: int = 256
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    ema_decay: float = 0.998
+    patience: int | None = 12
+    time_budget: float | None = None
+    test: float = 0.2
+    validation: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.process not in PROCESSES:
+            raise InputError(f"Unknown process {self.process!r}: choose one of {', '.join(PROCESSES)}")
+        if self.network not in (None, "conv", "mlp", "two-layer", "unet"):
+            raise InputError(f"Unknown network {self.network!r}: choose conv, mlp, two-layer or unet")
+        if not (0.0 <= self.test < 1.0 and 0.0 < self.validation < 1.0):
+            raise InputError(f"test and validation must be shares below 1; got {self.test} and {self.validation}")
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Config":
+        """Inverse of :meth:`to_json`.
+
+        Raises:
+            InputError: for a field that does not exist.
+        """
+        unknown = set(record) - {field.name for field in fields(cls)}
+        if unknown:
+            raise InputError(f"Unknown setting {sorted(unknown)[0]!r} in config.json: use the version that wrote it")
+        return cls(**record)

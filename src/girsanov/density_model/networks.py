@@ -1,0 +1,66 @@
+r"""Which network fits which data, and how it is rebuilt from its record."""
+
+__all__ = ["build_network", "choose_network"]
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from girsanov.density_model.config import Config
+from girsanov.models import ConvNetwork, Head, ResidualMLP, TwoLayerNetwork
+from girsanov.models.unet import UNet
+from girsanov.types import InputError
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    "conv": ConvNetwork,
+    "mlp": ResidualMLP,
+    "two-layer": TwoLayerNetwork,
+    "unet": UNet,
+}
+SMALL_IMAGE = 16  # sides up to this get the two-level network with learned positions
+
+
+def choose_network(config: Config, event_shape: Sequence[int], rows: int, classes: int) -> dict[str, Any]:
+    """Record of the network for ``rows`` training rows of ``event_shape``: its name and constructor arguments."""
+    name = config.network or _default(event_shape)
+    small_data = rows < 20_000
+    options: dict[str, Any] = {"classes": classes} if classes else {}
+    if name == "conv":
+        width = config.width or 32
+        dropout = config.dropout if config.dropout is not None else (0.4 if small_data else 0.1)
+        options |= {"width": width, "deep_width": 5 * width // 2, "deep_blocks": config.blocks or 2}
+        options |= {"dropout": dropout}
+    elif name == "mlp":
+        dropout = config.dropout if config.dropout is not None else (0.1 if small_data else 0.0)
+        options |= {"width": config.width or 256, "blocks": config.blocks or 3, "dropout": dropout}
+    elif name == "two-layer":
+        options |= {"width": config.width or 256}
+    else:
+        options |= {"width": config.width or 32, "dropout": config.dropout or 0.0}
+    return {"name": name, "config": options}
+
+
+def _default(event_shape: Sequence[int]) -> str:
+    if len(event_shape) != 3 or any(side % 2 for side in event_shape[1:]) or min(event_shape[1:]) < 4:
+        return "mlp"
+    return "conv" if max(event_shape[1:]) <= SMALL_IMAGE else "unet"
+
+
+def build_network(record: dict[str, Any], event_shape: Sequence[int], head: Head) -> nn.Module:
+    """The network of a record, with as many maps as ``head`` exchanges.
+
+    Raises:
+        InputError: if the network cannot serve these data.
+    """
+    name, options = record["name"], record["config"]
+    if name == "two-layer":
+        if head.inputs != 1:
+            raise InputError("The two-layer network reads one map: set lattice=False (--no-lattice)")
+        return TwoLayerNetwork(event_shape, **options)
+    if name in ("conv", "unet") and len(event_shape) != 3:
+        raise InputError(f"The {name} network needs images (c, h, w); these rows have shape {tuple(event_shape)}")
+    if name not in NETWORKS or math.prod(event_shape) == 0:
+        raise InputError(f"Unknown network {name!r}")
+    return NETWORKS[name](event_shape, inputs=head.inputs, outputs=head.outputs, **options)

@@ -1,0 +1,157 @@
+r"""Saving and loading density models: ``config.json``, ``model.safetensors`` and a manifest of checksums, never pickle.
+
+``config.json`` says how every part is built, and the tensors then fill it. The manifest is what notices a damaged
+file: safetensors alone loads most flipped bits silently.
+"""
+
+__all__ = ["build", "describe", "load", "save"]
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from girsanov.datasets import Schema
+from girsanov.densities import Gaussian
+from girsanov.density_model.config import PROCESSES
+from girsanov.density_model.networks import build_network
+from girsanov.models import Head, Lattice, LatticeHead, ResidualHead, ScoreModel
+from girsanov.solvers import LogSNRDensity
+from girsanov.training import (
+    atomic_directory,
+    pack_tensors,
+    parse_json,
+    parse_tensors,
+    read_verified,
+    write_bytes_atomic,
+    write_manifest,
+    write_text_atomic,
+)
+from girsanov.training.files import MANIFEST
+from girsanov.transforms import TRANSFORMS, Compose, Transform
+from girsanov.types import InputError
+
+if TYPE_CHECKING:
+    from girsanov.density_model.model import DensityModel
+
+FORMAT = 1
+FILES = ("config.json", "model.safetensors")
+
+
+def describe(model: "DensityModel") -> dict[str, Any]:
+    """Everything but the tensors, as JSON."""
+    names = {kind: name for name, kind in TRANSFORMS.items()}
+    members = [member for member in model.transforms.transforms if isinstance(member, Transform)]
+    head = model.score.head
+    return {
+        "format": FORMAT,
+        "schema": model.schema.to_json(),
+        "transforms": [{"name": names[type(member)], "config": member.config()} for member in members],
+        "reference": {"event_shape": list(model.reference.event_shape), "rank": len(model.reference.eigenvalues)},
+        "score": {
+            "process": model.record["config"]["process"],
+            "predicts": model.score.predicts,
+            "log_snr_range": list(model.score.log_snr_range),
+            "head_cells": head.cells if isinstance(head, LatticeHead) else 0,
+            "network": model.record["network"],
+        },
+        "proposal": None if model.proposal is None else model.proposal.to_json(),
+        "record": model.record,
+    }
+
+
+def build(description: dict[str, Any]) -> tuple[Compose, ScoreModel, Schema, LogSNRDensity | None]:
+    """The parts of a model, before their tensors are filled in."""
+    transforms = Compose([TRANSFORMS[entry["name"]](**entry["config"]) for entry in description["transforms"]])
+    shape, rank = description["reference"]["event_shape"], description["reference"]["rank"]
+    d = math.prod(shape)
+    reference = Gaussian.from_spectrum(torch.zeros(shape), torch.zeros(d, rank), torch.ones(rank))
+    spec = description["score"]
+    head = build_head(reference, spec["predicts"], spec["head_cells"])
+    score = ScoreModel(
+        build_network(spec["network"], shape, head),
+        PROCESSES[spec["process"]](),
+        spec["predicts"],
+        reference=reference,
+        head=head,
+        log_snr_range=tuple(spec["log_snr_range"]),
+    )
+    proposal = description["proposal"]
+    return (
+        transforms,
+        score,
+        Schema.from_json(description["schema"]),
+        None if proposal is None else LogSNRDensity.from_json(proposal),
+    )
+
+
+def build_head(reference: Gaussian, predicts: str, cells: int) -> Head:
+    """An unfilled head."""
+    if not cells:
+        return ResidualHead(reference, predicts)
+    shape = reference.event_shape
+    blank = Lattice(torch.zeros(shape), torch.ones(shape), torch.zeros(*shape, cells))
+    return LatticeHead(reference, predicts, blank)
+
+
+def save(model: "DensityModel", folder: Path) -> None:
+    """Write a new folder whole, or the three files into a run's folder with the manifest last."""
+    if not folder.exists():
+        with atomic_directory(folder) as parts:
+            _write(model, parts)
+        return
+    (folder / MANIFEST).unlink(missing_ok=True)  # until the new manifest stands, there is no model here
+    _write(model, folder)
+
+
+def _write(model: "DensityModel", folder: Path) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(model).items()}
+    write_text_atomic(folder / "config.json", json.dumps(describe(model), indent=1, allow_nan=False) + "\n")
+    write_bytes_atomic(folder / "model.safetensors", pack_tensors(tensors))
+    write_manifest(folder, FILES)
+
+
+def load(folder_or_hub_id: str | Path, cls: type["DensityModel"]) -> "DensityModel":
+    """Read a folder, or download a repository first."""
+    folder = _folder(folder_or_hub_id)
+    files = read_verified(folder)
+    description = parse_json(files["config.json"], f"{folder}/config.json")
+    if description.get("format") != FORMAT:
+        raise InputError(f"{folder}: has format {description.get('format')}, this version reads {FORMAT}; upgrade")
+    transforms, score, schema, proposal = build(description)
+    model = cls(transforms, score, schema, proposal=proposal, record=description["record"])
+    _fill(model, parse_tensors(files["model.safetensors"], f"{folder}/model.safetensors"), folder)
+    return model.eval()
+
+
+def _tensors(model: "DensityModel") -> dict[str, torch.Tensor]:
+    """State without the aliases under which the reference is reached a second time."""
+    state = model.state_dict()
+    return {name: tensor for name, tensor in state.items() if ".head." not in name or ".reference." not in name}
+
+
+def _fill(model: "DensityModel", tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    expected = _tensors(model)
+    if set(expected) != set(tensors):
+        odd = sorted(set(expected) ^ set(tensors))[0]
+        raise InputError(f"{folder}: model.safetensors does not belong to config.json (tensor {odd}); copy it again")
+    model.load_state_dict(tensors, strict=False)
+
+
+def _folder(folder_or_hub_id: str | Path) -> Path:
+    folder = Path(folder_or_hub_id)
+    if folder.is_dir():
+        return folder
+    name = str(folder_or_hub_id)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise InputError(f"{folder}: no such folder; give a run's folder or a Hugging Face repository id")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise InputError(f"{name}: install girsanov[diffusers] to download from Hugging Face") from error
+    try:
+        return Path(snapshot_download(name, allow_patterns=[*FILES, "manifest.json"]))
+    except Exception as error:
+        raise InputError(f"{name}: cannot be downloaded ({error}); check the name and the network") from error

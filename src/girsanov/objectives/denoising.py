@@ -1,0 +1,107 @@
+r"""Denoising score matching in log-SNR with the likelihood's own weight.
+
+The part of the bound that a network can change is the gain over the Gaussian reference,
+
+.. math::
+    \tfrac12 \int E[\|\varepsilon - \hat\varepsilon_G\|^2 - \|\varepsilon - \hat\varepsilon\|^2]\, dl .
+
+Its negative, per dimension, is the loss: an unbiased gradient of the bound, whose value reads as nats per
+dimension below the Gaussian. Levels are low-discrepancy, :math:`l_k = Q^{-1}((k + u)/B)` with one u for
+the batch, and q follows the root mean square of the gain as training goes on (note of paper 2, section 2.6).
+"""
+
+__all__ = ["Batch", "DenoisingObjective"]
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from girsanov.calculus import expand_as_rows, sum_event
+from girsanov.models import ScoreModel
+from girsanov.solvers import LogSNRDensity
+from girsanov.transforms import Transform
+from girsanov.types import State
+
+CELLS = 48
+FLOOR = 0.15
+RATE = 0.02  # weight of a new observation of a cell's mean square
+REFRESH = 10  # steps between two updates of the proposal
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows in data units, float64 or float32, and their conditions."""
+
+    x: State
+    condition: Tensor | None = None
+
+
+class DenoisingObjective(nn.Module):
+    """The negative gain over the reference per dimension, ``loss(model, batch, generator, step) -> b``.
+
+    Args:
+        model: a score model with a reference.
+        transform: from data units to the model's space; dequantises afresh at every step.
+        drop_condition: probability of hiding a class label (classifier-free training).
+    """
+
+    second_moment: Tensor
+
+    def __init__(self, model: ScoreModel, transform: Transform, *, drop_condition: float = 0.0) -> None:
+        super().__init__()
+        assert model.reference is not None
+        self.transform = [transform]  # not a submodule: its tensors belong to the density model
+        self.drop_condition = drop_condition
+        self.low, self.high = model.log_snr_range
+        start = LogSNRDensity.from_spectrum(self.low, self.high, model.reference.spectrum())
+        middle = torch.linspace(self.low, self.high, 2 * CELLS + 1, dtype=torch.float64)[1::2].contiguous()
+        cell = torch.searchsorted(start.edges, middle).clamp(1, len(start.masses)) - 1
+        self.register_buffer("second_moment", (start.masses[cell] * len(start.masses)).square())
+        self._density: LogSNRDensity | None = None
+
+    def forward(self, model: ScoreModel, batch: Batch, generator: torch.Generator, step: int) -> Tensor:
+        """Loss of every row of ``batch``, shape ``b``."""
+        with torch.no_grad():
+            uniform = torch.rand(batch.x.shape, generator=generator, dtype=batch.x.dtype)
+            x, _ = self.transform[0](batch.x, uniform)
+            x = x.to(torch.get_default_dtype())
+            levels, weights, cell = self._levels(len(x), generator, step)
+            eps = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+            alpha, sigma = torch.sigmoid(levels).sqrt(), torch.sigmoid(-levels).sqrt()
+            z = expand_as_rows(alpha, x) * x + expand_as_rows(sigma, x) * eps
+            assert model.reference is not None
+            remainder = eps - model.reference.noise(levels, z)
+        delta = model.deviation(levels, z, self._condition(batch.condition, generator))
+        gain = 0.5 * sum_event(delta * (2.0 * remainder - delta))
+        if model.training:
+            self._observe(cell, gain.detach())
+        return -(weights * gain) / x[0].numel()
+
+    def _levels(self, count: int, generator: torch.Generator, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Low-discrepancy levels in random order, their weights, and their cells."""
+        if self._density is None or step % REFRESH == 0:
+            sizes = self.second_moment.sqrt()
+            edges = torch.linspace(self.low, self.high, CELLS + 1, dtype=torch.float64)
+            masses = (1.0 - FLOOR) * sizes / sizes.sum() + FLOOR / CELLS
+            self._density = LogSNRDensity(edges, masses)
+        offset = torch.rand(1, generator=generator, dtype=torch.float64)
+        order = torch.randperm(count, generator=generator)
+        levels, weights, _ = self._density.systematic(offset, count)
+        levels, weights = levels[0, order], count * weights[0, order]
+        cell = ((levels - self.low) / (self.high - self.low) * CELLS).long().clamp(0, CELLS - 1)
+        return levels, weights, cell
+
+    @torch.no_grad()
+    def _observe(self, cell: Tensor, gain: Tensor) -> None:
+        """Move the mean squares of the visited cells towards what was seen."""
+        count = torch.zeros_like(self.second_moment).index_add_(0, cell, torch.ones_like(gain))
+        total = torch.zeros_like(self.second_moment).index_add_(0, cell, gain.square())
+        share = 1.0 - (1.0 - RATE) ** count
+        self.second_moment += share * (total / count.clamp_min(1.0) - self.second_moment)
+
+    def _condition(self, condition: Tensor | None, generator: torch.Generator) -> Tensor | None:
+        if condition is None or self.drop_condition == 0.0:
+            return condition
+        hidden = torch.rand(len(condition), generator=generator) < self.drop_condition
+        return torch.where(hidden, -1, condition)

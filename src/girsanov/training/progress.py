@@ -1,0 +1,159 @@
+"""What a person sees during training: a bar in a terminal, lines elsewhere, or nothing."""
+
+__all__ = ["LineProgress", "Progress", "RichProgress", "SilentProgress", "default_progress"]
+
+import os
+import sys
+import time
+from typing import Any, Protocol, TextIO, final
+
+from girsanov.training.log import Record
+
+
+class Progress(Protocol):
+    """Follows a run; called a few times a second at most, by the process of rank 0."""
+
+    def start(self, step: int, total: int) -> None:
+        """Training begins, or goes on from a checkpoint."""
+        ...
+
+    def advance(self, step: int, total: int) -> None:
+        """So many steps are completed; the total changes once when a time budget is planned."""
+        ...
+
+    def report(self, record: Record) -> None:
+        """A line was added to the log."""
+        ...
+
+    def stop(self) -> None:
+        """Training is over, or has failed."""
+        ...
+
+
+@final
+class SilentProgress:
+    """Shows nothing."""
+
+    def start(self, step: int, total: int) -> None:
+        """Show nothing."""
+
+    def advance(self, step: int, total: int) -> None:
+        """Show nothing."""
+
+    def report(self, record: Record) -> None:
+        """Show nothing."""
+
+    def stop(self) -> None:
+        """Show nothing."""
+
+
+@final
+class LineProgress:
+    """Plain lines for logs and pipes, at most one every ``interval`` seconds.
+
+    Args:
+        stream: where to print; standard error when omitted.
+        interval: seconds between lines.
+
+    Example:
+        >>> progress = LineProgress(sys.stdout, interval=0.0)
+        >>> progress.start(0, 200)
+        >>> progress.advance(50, 200)
+        >>> progress.report({"step": 50, "loss": 0.25, "validation": -1.5})
+        step 50/200  loss 0.25  validation -1.5
+    """
+
+    def __init__(self, stream: TextIO | None = None, interval: float = 15.0) -> None:
+        self._stream = stream
+        self._interval = interval
+        self._total = 0
+        self._printed = 0.0
+
+    def start(self, step: int, total: int) -> None:
+        """Begin to count the seconds between lines."""
+        self._total = total
+        self._printed = time.monotonic()
+
+    def advance(self, step: int, total: int) -> None:
+        """Remember the total."""
+        self._total = total
+
+    def report(self, record: Record) -> None:
+        """Print a line if the last one is old enough."""
+        if time.monotonic() - self._printed < self._interval:
+            return
+        self._printed = time.monotonic()
+        text = f"step {record['step']}/{self._total}  {_numbers(record)}"
+        print(text.rstrip(), file=self._stream or sys.stderr, flush=True)
+
+    def stop(self) -> None:
+        """Print nothing more."""
+
+
+@final
+class RichProgress:
+    """A bar on standard error: steps, steps per second, time left, loss and validation."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+
+    def start(self, step: int, total: int) -> None:
+        """Draw the bar."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Bar(
+            *columns,
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=total, completed=step, rate="", note="")
+        self._bar.start()
+
+    def advance(self, step: int, total: int) -> None:
+        """Move the bar."""
+        speed = self._bar.tasks[0].speed
+        rate = "" if speed is None else f"{speed:.0f}/s"
+        self._bar.update(self._task, completed=step, total=total, rate=rate)
+
+    def report(self, record: Record) -> None:
+        """Show the newest loss and, until the next one, the newest validation."""
+        self._bar.update(self._task, note=_numbers(record))
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def default_progress(*, quiet: bool = False) -> Progress:
+    """The progress that suits the process: a bar, lines, or nothing.
+
+    A bar in a terminal, lines elsewhere. With the environment variable ``NO_COLOR`` there are lines instead of the bar.
+
+    Args:
+        quiet: show nothing.
+
+    Example:
+        >>> isinstance(default_progress(quiet=True), SilentProgress)
+        True
+    """
+    if quiet:
+        return SilentProgress()
+    if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
+        return RichProgress()
+    return LineProgress()
+
+
+def _numbers(record: Record) -> str:
+    shown = ((name, record.get(name)) for name in ("loss", "validation"))
+    return "  ".join(f"{name} {value:.4g}" for name, value in shown if value is not None)

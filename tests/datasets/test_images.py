@@ -1,0 +1,126 @@
+"""Folders of images."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+
+from girsanov.datasets import load
+from girsanov.types import InputError
+
+Image = pytest.importorskip("PIL.Image")
+RNG = np.random.default_rng(0)
+
+
+def picture(path, *, shape=(5, 4), mode=None, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = RNG.integers(0, 256, shape).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(path, **options)
+    return pixels
+
+
+def test_flat_grey_folder(tmp_path):
+    pixels = [picture(tmp_path / f"{i}.png") for i in range(3)]
+    (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / ".hidden.png").write_text("not an image")
+    data = load(tmp_path)
+    np.testing.assert_array_equal(data.x[:, 0].numpy(), pixels)
+    assert data.labels is None
+    assert data.schema.event_shape == (1, 5, 4)
+
+
+def test_class_folders_in_colour(tmp_path):
+    for label in ("dog", "cat"):
+        for i in range(2 if label == "cat" else 3):
+            picture(tmp_path / label / f"{i}.png", shape=(5, 4, 3))
+    data = load(tmp_path)
+    assert data.x.shape == (5, 3, 5, 4)
+    assert data.classes == ("cat", "dog")
+    assert data.labels is not None
+    assert data.labels.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_train_and_test_folders(tmp_path):
+    for part, n in (("train", 3), ("test", 2)):
+        for label in ("a", "b"):
+            for i in range(n):
+                picture(tmp_path / part / label / f"{i}.png")
+    data = load(tmp_path)
+    assert (len(data.x), data.n_train, data.classes) == (10, 6, ("a", "b"))
+    assert data.labels is not None
+    assert data.labels.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("mode", ["1", "P"])
+def test_lossless_modes(tmp_path, mode):
+    for i in range(3):
+        picture(tmp_path / f"{i}.png", mode=mode)
+    assert load(tmp_path).x.shape == (3, 1 if mode == "1" else 3, 5, 4)
+
+
+def bomb(width, height):
+    """The header of a png that claims to be huge."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    )
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:60])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda p: picture(p, shape=(6, 4)), r"9\.png: has shape \(1, 6, 4\).*the images before it have \(1, 5, 4\)"),
+        (lambda p: picture(p, shape=(5, 4, 3)), r"has shape \(3, 5, 4\)"),
+        (lambda p: picture(p, shape=(5, 4, 4)), "has mode RGBA"),
+        (lambda p: picture(p, mode="I;16"), "has mode I;16"),
+        (lambda p: p.write_bytes(b""), r"9\.png: cannot be read as an image"),
+        (lambda p: p.write_bytes(b"no image"), r"9\.png: cannot be read as an image"),
+        (lambda p: (picture(p), truncated(p)), r"9\.png: cannot be read as an image"),
+        (lambda p: p.write_bytes(bomb(8000, 8000)), "8000 x 8000 pixels, too many"),
+        (lambda p: p.write_bytes(bomb(60_000, 60_000)), r"9\.png: cannot be read as an image"),
+    ],
+)
+def test_bad_image(tmp_path, spoil, sentence):
+    picture(tmp_path / "0.png")
+    spoil(tmp_path / "9.png")
+    with pytest.raises(InputError, match=sentence) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_animation(tmp_path):
+    frames = [Image.fromarray(RNG.integers(0, 256, (5, 4)).astype(np.uint8)) for _ in range(2)]
+    frames[0].save(tmp_path / "0.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(InputError, match="several frames"):
+        load(tmp_path)
+
+
+def test_empty_class_folder(tmp_path):
+    picture(tmp_path / "a" / "0.png")
+    (tmp_path / "b").mkdir()
+    with pytest.raises(InputError, match="class folder 'b' holds no images"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "sentence"),
+    [
+        ({"train/a": (5, 4), "test/a": (6, 4)}, "one shape per folder"),
+        ({"train/a": (5, 4), "test/b": (5, 4)}, "different class folders"),
+    ],
+)
+def test_parts_that_do_not_fit(tmp_path, shapes, sentence):
+    for folder, shape in shapes.items():
+        picture(tmp_path / folder / "0.png", shape=shape)
+    with pytest.raises(InputError, match=sentence):
+        load(tmp_path)

@@ -1,0 +1,281 @@
+"""Registries that the law suites run over, and the oracles they compare with.
+
+A new process, density, prediction or network is one line here, and every law is then tested for it. The oracles
+are written with dense linear algebra, ``torch.distributions`` and quadrature, never with the code under test.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+
+from girsanov.densities import Density, Gaussian, GaussianMixture
+from girsanov.models import PREDICTIONS, ConvNetwork, ResidualMLP, TwoLayerNetwork
+from girsanov.processes import (
+    BrownianMotion,
+    Cosine,
+    HarmonicVP,
+    LinearProcess,
+    OrnsteinUhlenbeck,
+    StraightPath,
+    SubVariancePreserving,
+    VarianceExploding,
+    VariancePreserving,
+)
+
+SHARED_RANGE = (-15.0, 15.0)
+
+#: name -> constructor taking ``log_snr_range``
+PROCESSES: dict[str, Callable[..., LinearProcess]] = {
+    "VariancePreserving": VariancePreserving,
+    "SubVariancePreserving": SubVariancePreserving,
+    "OrnsteinUhlenbeck": OrnsteinUhlenbeck,
+    "Cosine": Cosine,
+    "HarmonicVP": HarmonicVP,
+    "StraightPath": StraightPath,
+    "VarianceExploding": VarianceExploding,
+    "BrownianMotion": lambda **options: BrownianMotion(50.0, **options),
+}
+REMEMBERING = ("VarianceExploding", "BrownianMotion")  # alpha = 1: the prior needs to know where the data are
+
+each_process = pytest.mark.parametrize("make_process", PROCESSES.values(), ids=PROCESSES)
+each_prediction = pytest.mark.parametrize("predicts", PREDICTIONS)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A density and its dense twin: weights ``K``, means ``K d`` and covariances ``K d d``."""
+
+    density: Density
+    weights: Tensor
+    means: Tensor
+    covariances: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.density.event_shape
+
+    @property
+    def d(self) -> int:
+        return self.means.shape[1]
+
+    def twin(self, alpha: float | Tensor = 1.0, sigma: float | Tensor = 0.0) -> MixtureSameFamily:
+        """The law of alpha X + sigma eps on flattened rows, by ``torch.distributions``."""
+        covariances = alpha**2 * self.covariances + sigma**2 * torch.eye(self.d)
+        return MixtureSameFamily(Categorical(self.weights), MultivariateNormal(alpha * self.means, covariances))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.twin().log_prob(x.flatten(1))
+
+    def score(self, x: Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
+        """Gradient of the twin's log-density, by automatic differentiation."""
+        point = x.detach().flatten(1).requires_grad_()
+        (gradient,) = torch.autograd.grad(self.twin(alpha, sigma).log_prob(point).sum(), point)
+        return gradient.reshape(x.shape)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean ``d`` and covariance ``d d``."""
+        mean = self.weights @ self.means
+        second = self.covariances + self.means[:, :, None] * self.means[:, None, :]
+        return mean, torch.einsum("k,kij->ij", self.weights, second) - torch.outer(mean, mean)
+
+    def rows(self, n: int, seed: int = 0) -> Tensor:
+        return self.density.sample(n, generator=torch.Generator().manual_seed(seed))
+
+
+def spd(d: int, count: int, generator: torch.Generator) -> Tensor:
+    """Random covariances with a power-law spectrum, shape ``count d d``."""
+    spectrum = 1.5 / (1.0 + torch.arange(d))
+    bases = torch.linalg.qr(torch.randn(count, d, d, generator=generator))[0]
+    return bases @ torch.diag(spectrum) @ bases.mT
+
+
+def gaussian_case(shape: tuple[int, ...], seed: int = 0) -> Case:
+    """A Gaussian with dense covariance."""
+    generator = torch.Generator().manual_seed(seed)
+    d = math.prod(shape)
+    mean, covariance = torch.randn(d, generator=generator), spd(d, 1, generator)
+    return Case(Gaussian(mean.reshape(shape), covariance[0]), torch.ones(1), mean[None], covariance)
+
+
+def diagonal_gaussian_case(shape: tuple[int, ...], seed: int = 0) -> Case:
+    """A Gaussian given by its variances."""
+    generator = torch.Generator().manual_seed(seed)
+    mean = torch.randn(shape, generator=generator)
+    variances = 0.2 + torch.rand(shape, generator=generator)
+    return Case(Gaussian(mean, variances), torch.ones(1), mean.reshape(1, -1), torch.diag(variances.flatten())[None])
+
+
+def isotropic_case(shape: tuple[int, ...]) -> Case:
+    """A Gaussian given by one variance."""
+    mean = torch.linspace(-1.0, 2.0, math.prod(shape))
+    return Case(Gaussian(mean.reshape(shape), 0.3), torch.ones(1), mean[None], 0.3 * torch.eye(len(mean))[None])
+
+
+def low_rank_case(shape: tuple[int, ...], rank: int, seed: int = 0) -> Case:
+    """A Gaussian given by ``rank`` principal variances and one for the rest."""
+    generator = torch.Generator().manual_seed(seed)
+    d = math.prod(shape)
+    mean = torch.randn(d, generator=generator)
+    basis = torch.linalg.qr(torch.randn(d, rank, generator=generator))[0]
+    values, rest = 0.5 + torch.rand(rank, generator=generator), 0.2
+    covariance = basis @ torch.diag(values - rest) @ basis.T + rest * torch.eye(d)
+    law = Gaussian.from_spectrum(mean.reshape(shape), basis, values, rest)
+    return Case(law, torch.ones(1), mean[None], covariance[None])
+
+
+def mixture_case(shape: tuple[int, ...], seed: int = 0) -> Case:
+    """A mixture of three Gaussians with dense covariances."""
+    generator = torch.Generator().manual_seed(seed)
+    d = math.prod(shape)
+    weights = torch.tensor([0.2, 0.5, 0.3])
+    means, covariances = torch.randn(3, d, generator=generator), spd(d, 3, generator)
+    return Case(GaussianMixture(weights, means.reshape(3, *shape), covariances), weights, means, covariances)
+
+
+def diagonal_mixture_case(shape: tuple[int, ...], seed: int = 0) -> Case:
+    """A mixture of two Gaussians given by their variances."""
+    generator = torch.Generator().manual_seed(seed)
+    d = math.prod(shape)
+    weights, means = torch.tensor([0.4, 0.6]), torch.randn(2, d, generator=generator)
+    variances = 0.2 + torch.rand(2, d, generator=generator)
+    density = GaussianMixture(weights, means.reshape(2, *shape), variances.reshape(2, *shape))
+    return Case(density, weights, means, torch.diag_embed(variances))
+
+
+def note_mixture_1d() -> Case:
+    """The 1-D mixture of the note of paper 2, section 4."""
+    weights, means, covariances = (
+        torch.tensor([0.3, 0.7]),
+        torch.tensor([[-2.0], [1.5]]),
+        torch.tensor([[[0.25]], [[0.6]]]),
+    )
+    return Case(GaussianMixture(weights, means, covariances), weights, means, covariances)
+
+
+def note_mixture_2d() -> Case:
+    """The 2-D mixture of the note of paper 2, section 4."""
+    weights = torch.tensor([0.4, 0.35, 0.25])
+    means = torch.tensor([[-1.5, 0.5], [1.0, 1.2], [0.3, -1.8]])
+    covariances = torch.tensor([[[0.3, 0.1], [0.1, 0.2]], [[0.15, -0.05], [-0.05, 0.4]], [[0.5, 0.0], [0.0, 0.1]]])
+    return Case(GaussianMixture(weights, means, covariances), weights, means, covariances)
+
+
+#: name -> constructor of a density with its dense twin (call it inside a test, where float64 is the default)
+DENSITIES: dict[str, Callable[[], Case]] = {
+    "isotropic": lambda: isotropic_case((3,)),
+    "diagonal-image": lambda: diagonal_gaussian_case((2, 2, 2)),
+    "dense-1d": lambda: gaussian_case((1,)),
+    "dense": lambda: gaussian_case((5,)),
+    "dense-image": lambda: gaussian_case((1, 2, 3)),
+    "low-rank-image": lambda: low_rank_case((2, 3, 2), rank=3),
+    "mixture-1d": note_mixture_1d,
+    "mixture-2d": note_mixture_2d,
+    "mixture-image": lambda: mixture_case((3, 2, 2)),
+    "diagonal-mixture-image": lambda: diagonal_mixture_case((2, 3, 2)),
+}
+GAUSSIANS = {name: make for name, make in DENSITIES.items() if "mixture" not in name}
+
+each_density = pytest.mark.parametrize("make_case", DENSITIES.values(), ids=DENSITIES)
+each_gaussian = pytest.mark.parametrize("make_case", GAUSSIANS.values(), ids=GAUSSIANS)
+
+#: name -> (constructor taking ``classes`` and ``condition_dim``, event shape)
+NETWORKS: dict[str, tuple[Callable[..., torch.nn.Module], tuple[int, ...]]] = {
+    "ResidualMLP": (lambda **options: ResidualMLP((2, 2), width=16, blocks=2, **options), (2, 2)),
+    "TwoLayerNetwork": (lambda **options: TwoLayerNetwork((2, 2), width=16, **options), (2, 2)),
+    "ConvNetwork": (lambda **options: ConvNetwork((1, 4, 4), width=4, deep_width=8, **options), (1, 4, 4)),
+}
+
+each_network = pytest.mark.parametrize(("make_network", "shape"), NETWORKS.values(), ids=NETWORKS)
+
+
+def expected_log_normal(at: Tensor, variance: Tensor | float, mean: Tensor, covariance: Tensor) -> Tensor:
+    """``E[log N(Y; mean, covariance)]`` for ``Y ~ N(at, variance I)``, rows ``n d``, by dense linear algebra."""
+    precision = torch.linalg.inv(covariance)
+    return MultivariateNormal(mean, covariance).log_prob(at) - 0.5 * variance * precision.diagonal().sum()
+
+
+def gaussian_elbo(
+    case: Case, process: LinearProcess, x: Tensor, prior: tuple[Tensor, Tensor], decoder: Tensor | None = None
+) -> Tensor:
+    """Closed form of the expected bound for Gaussian data and the exact score.
+
+    The diffusion part of the bound telescopes to ``E[log q_e(X_e) - log q_T(X_T)]``, so no integral is needed:
+    the bound is that, plus the prior's and the decoder's expected log-densities, minus ``E[log q(X_e | x)]``.
+
+    Args:
+        case: one component.
+        process: the forward process.
+        x: rows.
+        prior: mean and covariance of the prior.
+        decoder: covariance of the last decoder; default isotropic.
+    """
+    rows, eye = x.flatten(1), torch.eye(case.d)
+    mean, covariance = case.means[0], case.covariances[0]
+    low, high = process.log_snr_range
+    alpha, sigma = process.marginal_at(torch.tensor([low, high]))
+    total = expected_log_normal(alpha[0] * rows, sigma[0] ** 2, *prior)
+    for k, sign in ((0, -1.0), (1, 1.0)):
+        noised = alpha[k] ** 2 * covariance + sigma[k] ** 2 * eye
+        total = total + sign * expected_log_normal(alpha[k] * rows, sigma[k] ** 2, alpha[k] * mean, noised)
+    # x - xhat(X_e) is Gaussian: mean (I - alpha K)(x - m), covariance sigma^2 K K'
+    gain = alpha[1] * covariance @ torch.linalg.inv(noised)
+    offset = (rows - mean) @ (eye - alpha[1] * gain).T
+    decoder = decoder if decoder is not None else (sigma[1] / alpha[1]) ** 2 * eye
+    precision = torch.linalg.inv(decoder)
+    quadratic = (offset @ precision * offset).sum(1) + sigma[1] ** 2 * (gain.T @ precision @ gain).diagonal().sum()
+    return total - 0.5 * (torch.logdet(decoder) + quadratic) + case.d * (sigma[1].log() + 0.5)
+
+
+def quadrature_elbo(
+    case: Case, process: LinearProcess, x: Tensor, prior: object, decoder: Tensor | None = None, nodes: int = 60
+) -> Tensor:
+    """The same expectation for any law in d <= 2, by Gauss-Hermite quadrature over eps.
+
+    Args:
+        case: the law.
+        process: the forward process.
+        x: rows ``n d``.
+        prior: anything with ``log_prob`` of rows.
+        decoder: covariance of the last decoder; default isotropic.
+        nodes: number of nodes per dimension.
+    """
+    eps, weights = hermite(case.d, nodes)
+    low, high = process.log_snr_range
+    alpha, sigma = process.marginal_at(torch.tensor([low, high]))
+    values = []
+    for row in x:
+        end, start = (alpha[k] * row + sigma[k] * eps for k in (0, 1))
+        denoised = (start + sigma[1] ** 2 * case.score(start, alpha[1], sigma[1])) / alpha[1]
+        covariance = decoder if decoder is not None else (sigma[1] / alpha[1]) ** 2 * torch.eye(case.d)
+        decoded = MultivariateNormal(torch.zeros(case.d), covariance).log_prob(row - denoised)
+        kernel = MultivariateNormal(torch.zeros(case.d), sigma[1] ** 2 * torch.eye(case.d)).log_prob(sigma[1] * eps)
+        inference = case.twin(alpha[1], sigma[1]).log_prob(start) - case.twin(alpha[0], sigma[0]).log_prob(end)
+        values.append(weights @ (prior.log_prob(end) + inference + decoded - kernel))
+    return torch.stack(values)
+
+
+def hermite(d: int, nodes: int) -> tuple[Tensor, Tensor]:
+    """Nodes ``m d`` and weights ``m`` of an expectation over N(0, I)."""
+    points, weights = (torch.tensor(a) for a in np.polynomial.hermite_e.hermegauss(nodes))
+    weights = weights / weights.sum()
+    grid = torch.cartesian_prod(*[points] * d).reshape(-1, d)
+    return grid, torch.cartesian_prod(*[weights] * d).reshape(-1, d).prod(1)
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator with this seed."""
+    return torch.Generator().manual_seed(seed)
+
+
+def assert_student(z: Tensor, degrees: int, alarm: float = 1e-5) -> None:
+    """Independent standardised errors follow Student's t: Kolmogorov-Smirnov, false alarm ``alarm``."""
+    from scipy.stats import kstest
+
+    result = kstest(z.numpy(), "t", args=(degrees,))
+    assert result.pvalue > alarm, f"z-scores are not Student-{degrees}: statistic {result.statistic:.3f}"

@@ -1,0 +1,187 @@
+"""Divergences against closed forms in any shape, and noise that depends on the row alone."""
+
+import itertools
+
+import pytest
+import torch
+from scipy.stats import kstest
+
+from girsanov.calculus import (
+    Exact,
+    Hutchinson,
+    expand_as_rows,
+    keyed_generators,
+    keyed_normal,
+    keyed_rademacher,
+    keyed_uniform,
+    seed_of,
+    sum_event,
+)
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+SHAPE = (2, 2, 3)
+
+
+@pytest.fixture
+def field():
+    """A nonlinear field on (c, h, w) that mixes all dimensions, and its divergence."""
+    matrix = torch.randn(12, 12, generator=torch.Generator().manual_seed(1))
+
+    def value(x):
+        return (x.flatten(1) @ matrix.T + x.flatten(1).sin()).reshape(x.shape)
+
+    def divergence(x):
+        return matrix.trace() + x.cos().flatten(1).sum(1)
+
+    return value, divergence
+
+
+def all_signs(d):
+    """Every sign vector: the exact law of one Rademacher probe, shape ``2^d 1 d``."""
+    return torch.tensor(list(itertools.product([1.0, -1.0], repeat=d)))[:, None]
+
+
+def assert_unbiased(strategy):
+    """The mean over the whole law of the probe is the trace, to rounding."""
+    matrix = torch.randn(4, 4, generator=torch.Generator().manual_seed(2))
+    _, divergence = strategy(lambda x: x @ matrix.T, torch.zeros(1, 4), all_signs(4))
+    torch.testing.assert_close(divergence.mean(0), matrix.trace()[None])
+
+
+def test_exact_divergence_of_an_image_field(field):
+    value, divergence = field
+    x = torch.randn(5, *SHAPE)
+    out, trace = Exact()(value, x)
+    torch.testing.assert_close(out, value(x))
+    torch.testing.assert_close(trace, divergence(x)[None])
+
+
+def test_hutchinson_averages_to_the_divergence_of_an_image_field(field):
+    value, divergence = field
+    x = torch.randn(3, *SHAPE)
+    probes = keyed_rademacher(keyed_generators(0, "probes", x), (4000, *SHAPE), x).transpose(0, 1)
+    out, traces = Hutchinson(probes=4000)(value, x, probes)
+    torch.testing.assert_close(out, value(x))
+    assert traces.shape == (4000, 3)
+    z = (traces.mean(0) - divergence(x)) / (traces.std(0) / 4000**0.5)
+    assert bool((z.abs() < 4.5).all())  # three rows: false alarm 2e-5
+
+
+def test_hutchinson_is_unbiased_over_all_probes():
+    assert_unbiased(Hutchinson(probes=16))
+
+
+def test_forgetting_to_divide_by_the_probes_is_noticed():
+    def forgetful(field, x, probes):
+        value, traces = Hutchinson(len(probes))(field, x, probes)
+        return value, traces.sum(0, keepdim=True)
+
+    with pytest.raises(AssertionError):
+        assert_unbiased(forgetful)
+
+
+def test_divergence_is_differentiable(field):
+    value, _ = field
+    x = torch.randn(2, *SHAPE, requires_grad=True)
+    for strategy, probes in ((Exact(), None), (Hutchinson(1), torch.ones(1, 2, *SHAPE))):
+        _, trace = strategy(value, x, probes)
+        (gradient,) = torch.autograd.grad(trace.sum(), x)
+        torch.testing.assert_close(gradient, -x.sin())
+
+
+def test_divergence_of_a_constant_field_is_zero():
+    x = torch.randn(2, 3)
+    for strategy, probes in ((Exact(), None), (Hutchinson(4), torch.ones(4, 2, 3))):
+        value, trace = strategy(lambda x: torch.ones(len(x), 3), x, probes)
+        assert bool((value == 1).all())
+        assert trace.shape == (max(strategy.probes, 1), 2)
+        assert not trace.any()
+
+
+def test_divergence_without_gradients_enabled(field):
+    value, divergence = field
+    x = torch.randn(2, *SHAPE)
+    with torch.no_grad():
+        _, trace = Exact()(value, x)
+    assert not trace.requires_grad
+    torch.testing.assert_close(trace[0], divergence(x))
+
+
+def test_a_field_may_bring_its_own_divergence():
+    class Linear:
+        def with_divergence(self, x):
+            return 2.0 * x, torch.full((len(x),), 6.0)
+
+    assert Exact()(Linear(), torch.ones(2, 3))[1].tolist() == [[6.0, 6.0]]
+
+
+def test_hutchinson_without_probes_says_so():
+    with pytest.raises(ValueError, match="needs its probes"):
+        Hutchinson()(lambda x: x, torch.ones(1, 2), None)
+
+
+def test_costs_count_a_backward_pass_as_two():
+    assert (Exact().cost(5), Hutchinson(3).cost(5)) == (11, 7)
+    assert (Exact().probes, Hutchinson(3).probes) == (0, 3)
+
+
+def test_sums_of_single_precision_accumulate_in_double():
+    x = torch.full((1, 1000, 1000), 0.1).float()
+    assert float(sum_event(x)) == pytest.approx(float(x[0, 0, 0].double()) * 1e6, rel=1e-12)
+    assert expand_as_rows(torch.ones(2), x.expand(2, -1, -1)).dtype == torch.float32
+
+
+DRAWS = {"normal": keyed_normal, "uniform": keyed_uniform, "rademacher": keyed_rademacher}
+each_draw = pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+
+
+@each_draw
+def test_keyed_noise_depends_on_the_row_alone(draw):
+    rows = torch.randn(6, *SHAPE)
+    together = draw(keyed_generators(3, "demo", rows), (4, 2), rows)
+    order = torch.tensor([4, 0, 5, 2, 1, 3])
+    assert torch.equal(draw(keyed_generators(3, "demo", rows[order]), (4, 2), rows), together[order])
+    alone = torch.cat([draw(keyed_generators(3, "demo", row[None]), (4, 2), rows) for row in rows])
+    assert torch.equal(alone, together)
+    repeated = draw(keyed_generators(3, "demo", rows[[2, 2]]), (4, 2), rows)
+    assert torch.equal(repeated[0], repeated[1])
+
+
+@each_draw
+def test_keyed_noise_depends_on_seed_purpose_round_and_content(draw):
+    rows = torch.randn(2, 3)
+    base = draw(keyed_generators(0, "a", rows), (64,), rows)
+    assert not torch.equal(base[0], base[1])
+    for seed, purpose, round_ in ((1, "a", 0), (0, "b", 0), (0, "a", 1)):
+        assert not torch.equal(draw(keyed_generators(seed, purpose, rows, round_), (64,), rows), base)
+
+
+def test_keyed_streams_ignore_dtype_memory_and_the_sign_of_zero():
+    rows = torch.tensor([[0.5, -2.0], [0.0, 3.0]])
+    base = keyed_uniform(keyed_generators(0, "demo", rows), (8,), rows)
+    strided = torch.stack([rows, rows], 2)[:, :, 0]
+    for same in (rows.float(), strided, torch.tensor([[0.5, -2.0], [-0.0, 3.0]])):
+        assert torch.equal(keyed_uniform(keyed_generators(0, "demo", same), (8,), rows), base)
+
+
+def test_keyed_noise_has_its_law_within_and_across_rows():
+    rows = torch.arange(2000.0)[:, None]
+    normal = keyed_normal(keyed_generators(0, "normal", rows), (2,), rows)
+    uniform = keyed_uniform(keyed_generators(0, "uniform", rows), (2,), rows)
+    signs = keyed_rademacher(keyed_generators(0, "signs", rows), (2,), rows)
+    assert kstest(normal.flatten().numpy(), "norm").pvalue > 1e-4
+    assert kstest(uniform.flatten().numpy(), "uniform").pvalue > 1e-4
+    assert set(signs.unique().tolist()) == {-1.0, 1.0}
+    assert abs(float(signs.mean())) < 4.0 / 4000**0.5
+    assert abs(float((normal[:, 0] * normal[:, 1]).mean())) < 4.0 / 2000**0.5
+    narrow = keyed_normal(keyed_generators(0, "normal", rows), (2,), rows.float())
+    assert narrow.dtype == torch.float32
+
+
+def test_seed_of_reads_a_generator_once():
+    first, second = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
+    seed = seed_of(first)
+    assert seed == seed_of(second) != seed_of(second)
+    assert 0 <= seed < 2**63
+    assert seed_of(None) == 0
