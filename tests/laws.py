@@ -273,9 +273,14 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def assert_student(z: Tensor, degrees: int, alarm: float = 1e-5) -> None:
-    """Independent standardised errors follow Student's t: Kolmogorov-Smirnov, false alarm ``alarm``."""
+def assert_student(z: Tensor, degrees: int) -> None:
+    """Independent standardised errors follow Student's t.
+
+    Two tests, each with false alarm 1e-5: Kolmogorov-Smirnov for the shape, and the mean for a common bias.
+    """
     from scipy.stats import kstest
 
     result = kstest(z.numpy(), "t", args=(degrees,))
-    assert result.pvalue > alarm, f"z-scores are not Student-{degrees}: statistic {result.statistic:.3f}"
+    assert result.pvalue > 1e-5, f"z-scores are not Student-{degrees}: statistic {result.statistic:.3f}"
+    bias = float(z.mean()) * math.sqrt(len(z) * (degrees - 2) / degrees)
+    assert abs(bias) < 4.42, f"z-scores have a common bias of {bias:.1f} standard errors"

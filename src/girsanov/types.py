@@ -96,8 +96,14 @@ class Estimate:
         """Mean over the leading axis of ``r n`` independent replicates, with its standard error."""
         replicates = replicates.double()
         count = replicates.shape[0]
-        spread = replicates.std(0) if count > 1 else torch.full_like(replicates[0], math.nan)
-        return cls(replicates.mean(0), spread / math.sqrt(count), replicates=replicates, **fields)  # type: ignore[arg-type]
+        # reduced along contiguous rows, so that a row's bits do not depend on how many rows there are, and relative
+        # to the first replicate, so that equal replicates have a standard error of exactly 0
+        origin = torch.where(replicates[0].isfinite(), replicates[0], 0.0)
+        shifts = (replicates - origin).T.contiguous()
+        shift = shifts.mean(1)
+        variance = (shifts - shift[:, None]).square().sum(1) / (count - 1) if count > 1 else shift.new_tensor(math.nan)
+        stderr = (variance / count).sqrt().expand_as(shift)
+        return cls(origin + shift, stderr, replicates=replicates, **fields)  # type: ignore[arg-type]
 
     def interval(self, level: float = 0.95) -> tuple[Nats, Nats]:
         """Confidence interval of each row, by Student's t over the replicates.

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.laws import each_gaussian, each_prediction, each_process, mixture_case, note_mixture_2d
 from torch import nn
 
 from girsanov.calculus import expand_as_rows
@@ -18,7 +19,6 @@ from girsanov.models import (
 from girsanov.models.predictions import coefficients
 from girsanov.processes import StraightPath, VariancePreserving
 from girsanov.types import InputError
-from tests.laws import each_gaussian, each_prediction, each_process, mixture_case, note_mixture_2d
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -127,9 +127,7 @@ def test_any_score_is_read_at_a_log_snr(make_process):
     plain = lambda t, x: oracle(t, x)  # noqa: E731
     model = ScoreModel(oracle_network(case.density, process, "v"), process, "v")
     for score in (oracle, plain, model):
-        torch.testing.assert_close(
-            noise_prediction(score, process, levels, z, None), exact, rtol=1e-5, atol=1e-6
-        )
+        torch.testing.assert_close(noise_prediction(score, process, levels, z, None), exact, rtol=1e-5, atol=1e-6)
     reference = case.density.moment_match()
     noise, delta = deviation(oracle, process, reference, levels, z, None)
     torch.testing.assert_close(noise + delta, exact, rtol=1e-7, atol=1e-8)

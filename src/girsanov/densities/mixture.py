@@ -118,8 +118,8 @@ class GaussianMixture(Density):
         centred = x.flatten(1)[:, None] - alpha.to(dtype)[:, None, None] * self.means.to(dtype).flatten(1)
         if self.bases is not None:
             centred = torch.einsum("bki,kij->bkj", centred, self.bases.to(dtype))
-        variances = alpha[:, None, None].square() * self.variances + sigma[:, None, None].square()
-        log_normaliser = (variances.log() + LOG_2PI).sum(2)
-        variances = variances.to(dtype)
+        squares = (alpha.square().to(dtype), sigma.square().to(dtype))
+        variances = squares[0][:, None, None] * self.variances.to(dtype) + squares[1][:, None, None]
+        log_normaliser = (variances.log() + LOG_2PI).sum(2, dtype=torch.float64)
         quadratic = (centred.square() / variances).sum(2, dtype=torch.float64)
         return self.weights.log() - 0.5 * (quadratic + log_normaliser), centred, variances

@@ -38,14 +38,17 @@ class Config:
         network: ``conv`` (small images), ``mlp``, ``two-layer`` (closed-form divergence) or ``unet`` (diffusers).
         width: channels or units of the network.
         blocks: number of residual blocks.
+        members: networks whose predictions are averaged; each sees its own share of a batch in training.
         dropout: rate inside the blocks.
         process: name of the forward process.
         predicts: what the network predicts.
         rank: principal components of the Gaussian reference; all by default.
+        gaussianise: whether the columns of tables are mapped to normal marginals first.
+        flow: whether a spline flow may become the last transform of a table, where it pays on held-out rows.
         lattice: whether discrete data with few cells get the lattice head.
         conditional: learn log p(x given label) too, where the data have labels.
         steps: largest number of training steps.
-        batch_size: rows per step.
+        batch_size: rows per step and member.
         learning_rate: peak of the schedule.
         weight_decay: AdamW's, on matrices only.
         ema_decay: of the averaged weights.
@@ -62,10 +65,13 @@ class Config:
     network: str | None = None
     width: int | None = None
     blocks: int | None = None
+    members: int | None = None
     dropout: float | None = None
     process: str = "vp"
     predicts: str = "v"
     rank: int | None = None
+    gaussianise: bool = True
+    flow: bool = True
     lattice: bool = True
     conditional: bool = False
     steps: int | None = None

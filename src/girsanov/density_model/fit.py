@@ -7,6 +7,7 @@ at here. Every random choice follows from the seed.
 __all__ = ["fit", "prepare"]
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,18 @@ from girsanov.calculus import keyed_generators, keyed_uniform, seed_of
 from girsanov.datasets import Data, Splits, fingerprint, from_array, load, split
 from girsanov.densities import Gaussian
 from girsanov.density_model.config import PROCESSES, Config
+from girsanov.density_model.coordinates import Coordinates, fit_coordinates, spread
 from girsanov.density_model.model import DensityModel
 from girsanov.density_model.networks import build_network, choose_network
 from girsanov.likelihoods import fit_proposal
-from girsanov.models import Head, Lattice, LatticeHead, ResidualHead, ScoreModel
+from girsanov.models import ExpertHead, Head, Lattice, LatticeHead, MixtureHead, ResidualHead, ScoreModel
 from girsanov.objectives import Batch, DenoisingObjective
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, TrainingResult, mix, train
-from girsanov.transforms import Compose, Dequantise, Standardise, Transform
+from girsanov.transforms import Dequantise, Standardise
 from girsanov.types import InputError, MeanEstimate, State
 
 MAX_CELLS = 32  # more cells per dimension than this do without the lattice head
-COPIES = 4  # dequantised copies of the training rows to which the reference is fitted
+SMALL_STEPS, LARGE_STEPS = 1250, 12_000
 VALIDATION_ROWS = 512
 VALIDATION_SAMPLES = 16
 PROPOSAL_ROWS = 512
@@ -71,9 +73,14 @@ def fit(
         config = dataclasses.replace(config, seed=seed_of(generator))
     data = _as_data(data, labels)
     splits = split(len(data.x), seed=config.seed, test=config.test, validation=config.validation, n_train=data.n_train)
-    model = prepare(data, splits, config)
     classes = _labels(data, config)
-    _calibrate(model, data.x[splits.train], config.seed)
+    begun = time.monotonic()
+    coordinates = fit_coordinates(data, splits, config, out=None if out is None else Path(out), progress=progress)
+    model = prepare(data, splits, config, coordinates)
+    _calibrate(model, data.x[splits.validation], config.seed)
+    if config.time_budget is not None:
+        left = config.time_budget - (time.monotonic() - begun)
+        config = dataclasses.replace(config, time_budget=max(left, 0.1 * config.time_budget))
     result = _train(model, data.x, classes, splits, config, out, progress)
     assert isinstance(result.module, ScoreModel)
     fitted = DensityModel(model.transforms, result.module, data.schema, record=model.record)
@@ -90,15 +97,16 @@ def fit(
     return fitted.eval()
 
 
-def prepare(data: Data, splits: Splits, config: Config) -> DensityModel:
+def prepare(data: Data, splits: Splits, config: Config, coordinates: Coordinates | None = None) -> DensityModel:
     """The untrained model: transforms and reference fitted to the training split, a network that returns zero."""
     rows = data.x[splits.train]
-    transforms = _fit_transforms(data, rows)
-    y = _dequantised_copies(transforms, rows, config.seed)
+    coordinates = coordinates or fit_coordinates(data, splits, dataclasses.replace(config, flow=False))
+    transforms = coordinates.transforms
+    y, _ = spread(transforms, rows, config.seed)
     reference = Gaussian.fit(y, rank=config.rank)
     shape = data.schema.event_shape
     classes = len(data.classes or ()) if config.conditional else 0
-    head = _choose_head(data, rows, transforms, reference, config)
+    head = _choose_head(data, rows, coordinates, reference, config)
     record = choose_network(config, shape, len(rows), classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(config.seed, 1))
@@ -111,6 +119,7 @@ def prepare(data: Data, splits: Splits, config: Config) -> DensityModel:
         "data": {"name": data.name, "rows": len(data.x), "fingerprint": fingerprint(data.x)},
         "classes": list(data.classes or ()),
         "splits": splits.to_json(),
+        "starting_points": coordinates.held_out,
     }
     return DensityModel(transforms, score, data.schema, record=described)
 
@@ -131,30 +140,16 @@ def _labels(data: Data, config: Config) -> Tensor | None:
     return data.labels
 
 
-def _fit_transforms(data: Data, rows: State) -> Compose:
-    """Dequantise where columns are discrete, then unit scale: per column for tables, one scale for images."""
-    schema = data.schema
-    members: list[Transform] = []
-    if bool((schema.bin_width > 0).any()):
-        members.append(Dequantise(schema.event_shape, schema.bin_width, schema.offset))
-    members.append(Standardise.fit(rows, shared=schema.kind == "images"))
-    return Compose(members)
-
-
-def _dequantised_copies(transforms: Compose, rows: State, seed: int) -> State:
-    """Training rows in the model's space, several dequantisation draws each."""
-    if not any(isinstance(member, Dequantise) for member in transforms.transforms):
-        return transforms(rows)[0]
-    generators = keyed_generators(seed, "reference", rows)
-    uniform = keyed_uniform(generators, (COPIES, *rows.shape[1:]), rows).flatten(0, 1)
-    return transforms(rows.repeat_interleave(COPIES, 0), uniform)[0]
-
-
-def _choose_head(data: Data, rows: State, transforms: Compose, reference: Gaussian, config: Config) -> Head:
-    """The lattice head for discrete data with few cells per dimension, else the plain residual."""
+def _choose_head(data: Data, rows: State, coordinates: Coordinates, reference: Gaussian, config: Config) -> Head:
+    """The lattice head for discrete data with few cells, the mixture's where one was fitted, else the residual."""
+    transforms = coordinates.transforms
+    if config.network == "two-layer":
+        return ResidualHead(reference, config.predicts)
+    if coordinates.mixture is not None:
+        return MixtureHead(reference, config.predicts, coordinates.mixture)
     step = data.schema.bin_width
     affine = all(isinstance(member, (Dequantise, Standardise)) for member in transforms.transforms)
-    if not (config.lattice and affine and config.network != "two-layer" and bool((step > 0).all())):
+    if not (config.lattice and affine and bool((step > 0).all())):
         return ResidualHead(reference, config.predicts)
     index = ((rows - data.schema.offset) / step).round().long()
     first = index.amin()
@@ -172,9 +167,9 @@ def _choose_head(data: Data, rows: State, transforms: Compose, reference: Gaussi
 
 
 def _calibrate(model: DensityModel, rows: State, seed: int) -> None:
-    """Let a lattice head start from the best share of its untrained form; until here the model is the Gaussian."""
+    """Let an expert start from its best share; until here the model is the Gaussian."""
     head = model.score.head
-    if isinstance(head, LatticeHead):
+    if isinstance(head, ExpertHead):
         rows = rows[:CALIBRATION_ROWS]
         generators = keyed_generators(seed, "calibrate", rows)
         y, _ = model.transforms(rows, keyed_uniform(generators, rows.shape[1:], rows))
@@ -190,12 +185,12 @@ def _histogram(index: Tensor, cells: int) -> Tensor:
     return ((counts + strength * smooth) / (len(index) + strength)).log()
 
 
-def _training_config(config: Config, rows: int) -> TrainingConfig:
+def _training_config(config: Config, rows: int, members: int) -> TrainingConfig:
     small = rows < 20_000
-    steps = config.steps or (3000 if small else 12_000)
+    steps = config.steps or (SMALL_STEPS if small else LARGE_STEPS)
     return TrainingConfig(
         steps=steps,
-        batch_size=min(config.batch_size, rows),
+        batch_size=min(members * config.batch_size, rows),
         learning_rate=config.learning_rate or 1.5e-3,
         warmup=min(100, max(1, steps // 10)),
         weight_decay=config.weight_decay if config.weight_decay is not None else 0.1,
@@ -217,7 +212,7 @@ def _train(
 ) -> TrainingResult:
     rows = x[splits.train]
     given = None if labels is None else labels[splits.train]
-    settings = _training_config(config, len(rows))
+    settings = _training_config(config, len(rows), model.record["network"]["members"])
     shuffled = ShuffledBatches(len(rows), settings.batch_size, mix(config.seed, 3))
 
     def batch(step: int) -> Batch:

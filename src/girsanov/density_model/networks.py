@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from girsanov.density_model.config import Config
-from girsanov.models import ConvNetwork, Head, ResidualMLP, TwoLayerNetwork
+from girsanov.models import ConvNetwork, Ensemble, Head, ResidualMLP, TwoLayerNetwork
 from girsanov.models.unet import UNet
 from girsanov.types import InputError
 
@@ -34,12 +34,13 @@ def choose_network(config: Config, event_shape: Sequence[int], rows: int, classe
         options |= {"dropout": dropout}
     elif name == "mlp":
         dropout = config.dropout if config.dropout is not None else (0.1 if small_data else 0.0)
-        options |= {"width": config.width or 256, "blocks": config.blocks or 3, "dropout": dropout}
+        options |= {"width": config.width or 128, "blocks": config.blocks or 3, "dropout": dropout}
     elif name == "two-layer":
         options |= {"width": config.width or 256}
     else:
         options |= {"width": config.width or 32, "dropout": config.dropout or 0.0}
-    return {"name": name, "config": options}
+    members = config.members or (2 if small_data and name in ("conv", "mlp") else 1)
+    return {"name": name, "config": options, "members": members}
 
 
 def _default(event_shape: Sequence[int]) -> str:
@@ -49,11 +50,18 @@ def _default(event_shape: Sequence[int]) -> str:
 
 
 def build_network(record: dict[str, Any], event_shape: Sequence[int], head: Head) -> nn.Module:
-    """The network of a record, with as many maps as ``head`` exchanges.
+    """The network or ensemble of a record, with as many maps as ``head`` exchanges.
 
     Raises:
         InputError: if the network cannot serve these data.
     """
+    count = record["members"]
+    if count == 1:
+        return _build_member(record, event_shape, head)
+    return Ensemble([_build_member(record, event_shape, head) for _ in range(count)])
+
+
+def _build_member(record: dict[str, Any], event_shape: Sequence[int], head: Head) -> nn.Module:
     name, options = record["name"], record["config"]
     if name == "two-layer":
         if head.inputs != 1:

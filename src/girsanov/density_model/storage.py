@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from girsanov.datasets import Schema
-from girsanov.densities import Gaussian
+from girsanov.densities import Gaussian, GaussianMixture
 from girsanov.density_model.config import PROCESSES
 from girsanov.density_model.networks import build_network
-from girsanov.models import Head, Lattice, LatticeHead, ResidualHead, ScoreModel
+from girsanov.models import Head, Lattice, LatticeHead, MixtureHead, ResidualHead, ScoreModel
 from girsanov.solvers import LogSNRDensity
 from girsanov.training import (
     atomic_directory,
@@ -54,7 +54,7 @@ def describe(model: "DensityModel") -> dict[str, Any]:
             "process": model.record["config"]["process"],
             "predicts": model.score.predicts,
             "log_snr_range": list(model.score.log_snr_range),
-            "head_cells": head.cells if isinstance(head, LatticeHead) else 0,
+            "head": _describe_head(head),
             "network": model.record["network"],
         },
         "proposal": None if model.proposal is None else model.proposal.to_json(),
@@ -69,7 +69,7 @@ def build(description: dict[str, Any]) -> tuple[Compose, ScoreModel, Schema, Log
     d = math.prod(shape)
     reference = Gaussian.from_spectrum(torch.zeros(shape), torch.zeros(d, rank), torch.ones(rank))
     spec = description["score"]
-    head = build_head(reference, spec["predicts"], spec["head_cells"])
+    head = _build_head(spec["head"], reference, spec["predicts"])
     score = ScoreModel(
         build_network(spec["network"], shape, head),
         PROCESSES[spec["process"]](),
@@ -87,13 +87,25 @@ def build(description: dict[str, Any]) -> tuple[Compose, ScoreModel, Schema, Log
     )
 
 
-def build_head(reference: Gaussian, predicts: str, cells: int) -> Head:
+def _describe_head(head: Head | None) -> dict[str, Any]:
+    if isinstance(head, LatticeHead):
+        return {"name": "lattice", "cells": head.cells}
+    if isinstance(head, MixtureHead):
+        return {"name": "mixture", "components": len(head.mixture.weights)}
+    return {"name": "residual"}
+
+
+def _build_head(record: dict[str, Any], reference: Gaussian, predicts: str) -> Head:
     """An unfilled head."""
-    if not cells:
-        return ResidualHead(reference, predicts)
-    shape = reference.event_shape
-    blank = Lattice(torch.zeros(shape), torch.ones(shape), torch.zeros(*shape, cells))
-    return LatticeHead(reference, predicts, blank)
+    shape, d = reference.event_shape, reference.event_dim
+    if record["name"] == "lattice":
+        blank = Lattice(torch.zeros(shape), torch.ones(shape), torch.zeros(*shape, record["cells"]))
+        return LatticeHead(reference, predicts, blank)
+    if record["name"] == "mixture":
+        count = record["components"]
+        eye = torch.eye(d).expand(count, d, d)
+        return MixtureHead(reference, predicts, GaussianMixture(torch.ones(count), torch.zeros(count, *shape), eye))
+    return ResidualHead(reference, predicts)
 
 
 def save(model: "DensityModel", folder: Path) -> None:

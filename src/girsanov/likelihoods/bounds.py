@@ -27,7 +27,7 @@ from girsanov.calculus import seed_of
 from girsanov.densities import Density, Gaussian
 from girsanov.likelihoods.baselines import Baseline, GaussianBaseline, NormBaseline
 from girsanov.likelihoods.integral import Views, identity_view, replicate
-from girsanov.models import ScoreModel, gaussian_reference, log_snr_range
+from girsanov.models import ScoreModel, gaussian_reference, log_snr_range, working_dtype
 from girsanov.processes import LinearProcess
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import Estimate, InputError, Measure, Nats, Score, State
@@ -62,7 +62,7 @@ def elbo(
             Default: the score's own ``reference``, if it has one.
         decoder: Gaussian whose posterior covariance the last decoder has; default isotropic. Where a reference
             is used too, both must be the same.
-        samples: network evaluations per row.
+        samples: network evaluations per row, rounded down to a multiple of ``replicates``.
         replicates: independent replicates among which the samples are divided.
         proposal: density in log-SNR from which grids are drawn; default from the reference's spectrum.
         condition: passed on to the score, leading dimension ``n`` or 1.
@@ -107,7 +107,7 @@ def elbo(
             views=views,
             sampled_prior=_sampled_prior(process, prior, low),
         )
-    return _estimate(terms, x, samples, (low, high), kind="lower_bound", measure=measure)
+    return _estimate(terms, x, _spent(samples, replicates), (low, high), kind="lower_bound", measure=measure)
 
 
 def density(
@@ -189,7 +189,7 @@ def density(
                     round_=len(rounds),
                 )
             )
-            spent += samples
+            spent += _spent(samples, replicates)
             terms = {name: torch.cat([part[name] for part in rounds]) for name in rounds[0]}
             kind = "unbiased" if exact else "lower_bound"
             estimate = _estimate(terms, x, spent, (low, high), kind=kind, measure=measure)
@@ -226,6 +226,7 @@ def fit_proposal(
     low, high = log_snr_range(score, process)
     baseline = _baseline(score, process, reference, decoder)
     noise = torch.Generator().manual_seed(seed_of(generator))
+    x = x.to(working_dtype(score, x))
     grid = torch.linspace(low, high, levels, dtype=torch.float64)
     sizes = [_size(baseline, x, level, noise, condition, at_end=False) for level in grid]
     end = _size(baseline, x, grid[-1], noise, condition, at_end=True)
@@ -310,6 +311,12 @@ def _sampled_prior(process: LinearProcess, prior: Density, low: float) -> Callab
         return prior.log_prob(ends.flatten(0, 1)).reshape(eps.shape[:2]).mean(1)
 
     return term
+
+
+def _spent(samples: int, replicates: int) -> int:
+    """Evaluations per row that ``replicate`` makes of ``samples``: the same number in every replicate."""
+    count = min(replicates, samples)
+    return samples // count * count
 
 
 def _estimate(

@@ -3,9 +3,12 @@
 __all__ = [
     "PREDICTIONS",
     "ConvNetwork",
+    "Ensemble",
+    "ExpertHead",
     "Head",
     "Lattice",
     "LatticeHead",
+    "MixtureHead",
     "ResidualHead",
     "ResidualMLP",
     "ScoreModel",
@@ -26,7 +29,7 @@ from girsanov.models.evaluation import (
     noise_prediction,
     working_dtype,
 )
-from girsanov.models.heads import Head, Lattice, LatticeHead, ResidualHead
-from girsanov.models.networks import ConvNetwork, ResidualMLP, TwoLayerNetwork
+from girsanov.models.heads import ExpertHead, Head, Lattice, LatticeHead, MixtureHead, ResidualHead
+from girsanov.models.networks import ConvNetwork, Ensemble, ResidualMLP, TwoLayerNetwork
 from girsanov.models.predictions import PREDICTIONS, from_noise, to_noise
 from girsanov.models.score_model import ScoreModel

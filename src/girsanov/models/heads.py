@@ -12,11 +12,12 @@ r"""From what a network returns to a deviation of the noise prediction from the 
 whose truncated-normal moments are closed form; only the weights :math:`\pi`, what the other coordinates say about
 the cell, need learning. They start from the reference's own leave-one-out prediction of x_i mixed with the
 column's histogram, and the network adds logits. A gate in log-SNR hands over from the residual to the lattice
-once the noise is comparable with a cell. Its share starts at zero, so that an untrained model is the reference
-exactly, and is calibrated by least squares on training data before the first step.
+once the noise is comparable with a cell.
+
+:class:`MixtureHead` has a Gaussian mixture's exact denoiser to correct instead of the Gaussian's alone.
 """
 
-__all__ = ["Head", "Lattice", "LatticeHead", "ResidualHead"]
+__all__ = ["ExpertHead", "Head", "Lattice", "LatticeHead", "MixtureHead", "ResidualHead"]
 
 import math
 from abc import ABC, abstractmethod
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.calculus import expand_as_rows, sum_event
-from girsanov.densities import Gaussian
+from girsanov.densities import Gaussian, GaussianMixture
 from girsanov.types import State
 
 #: d noise / d prediction in whitened variance-preserving coordinates, as a function of p
@@ -92,7 +93,85 @@ class Lattice:
     histogram: Tensor
 
 
-class LatticeHead(Head):
+class ExpertHead(Head):
+    """A head with a closed-form expert: deviation = residual + share * (expert's deviation - what it replaces).
+
+    The share is a learned function of log-SNR. It starts at zero, so that an untrained model is the reference
+    exactly, and :meth:`calibrate` sets it by least squares before the first step.
+    """
+
+    KNOTS = 25
+
+    knots: Tensor
+
+    def __init__(self, reference: Gaussian, predicts: str) -> None:
+        super().__init__()
+        self.residual = ResidualHead(reference, predicts)
+        self.reference = reference
+        self.register_buffer("knots", torch.linspace(-15.0, 15.0, self.KNOTS))
+        self.share = nn.Parameter(torch.zeros(self.KNOTS))
+
+    @abstractmethod
+    def blend(self, network: NetworkCall, log_snr: Tensor, z: State, share: Tensor) -> State:
+        """The deviation under a given share, broadcastable with ``z``."""
+
+    def deviation(self, network: NetworkCall, log_snr: Tensor, z: State) -> State:
+        """See :class:`Head`."""
+        return self.blend(network, log_snr, z, expand_as_rows(self._share(log_snr), z))
+
+    @torch.no_grad()
+    def calibrate(self, x: State, generator: torch.Generator) -> None:
+        """Set the share of the untrained expert by least squares at every knot, on clean rows ``n *d``."""
+        for i, knot in enumerate(self.knots):
+            level = knot.double().expand(len(x))
+            eps = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+            z = torch.sigmoid(knot).sqrt() * x + torch.sigmoid(-knot).sqrt() * eps
+            full = self.blend(self._silent, level, z, torch.ones(()))
+            energy = sum_event(full.square()).sum()
+            target = sum_event(full * (eps - self.reference.noise(level, z))).sum()
+            self.share[i] = (target / energy).clamp(0.0, 1.0).float() if energy > 0 else 0.0
+
+    def _silent(self, features: Tensor) -> Tensor:
+        """The untrained network."""
+        return features.new_zeros(len(features), self.outputs, *features.shape[2:])
+
+    def _share(self, log_snr: Tensor) -> Tensor:
+        """Piecewise-linear interpolation of the learned share between knots."""
+        position = ((log_snr - self.knots[0]) / (self.knots[1] - self.knots[0])).clamp(0.0, self.KNOTS - 1.001)
+        left = position.long()
+        part = (position - left).to(self.share.dtype)
+        return (1.0 - part) * self.share[left] + part * self.share[left + 1]
+
+
+class MixtureHead(ExpertHead):
+    """The exact denoiser of a Gaussian mixture as expert, corrected by the network.
+
+    Args:
+        reference: the Gaussian in the same coordinates.
+        predicts: meaning of the residual map.
+        mixture: fitted to the same rows.
+
+    The network gets the whitened input and what the mixture adds to the Gaussian, both of unit scale.
+    """
+
+    inputs = 2
+    outputs = 1
+
+    def __init__(self, reference: Gaussian, predicts: str, mixture: GaussianMixture) -> None:
+        super().__init__(reference, predicts)
+        self.mixture = mixture
+
+    def blend(self, network: NetworkCall, log_snr: Tensor, z: State, share: Tensor) -> State:
+        """See :class:`ExpertHead`."""
+        expert = self.mixture.noise(log_snr, z) - self.reference.noise(log_snr, z)
+        added = self.reference.function_at(
+            log_snr, expert, lambda alpha2, sigma2, v: ((alpha2 * v + sigma2) / (alpha2 * v)).sqrt()
+        )
+        outputs = network(torch.stack([self.reference.whiten(log_snr, z), added], 1))
+        return share * expert + self.residual.colour(log_snr, outputs[:, 0])
+
+
+class LatticeHead(ExpertHead):
     """The exact denoiser's form for data that are uniform on lattice cells, with learned cell logits.
 
     Args:
@@ -109,17 +188,13 @@ class LatticeHead(Head):
     discrete: Tensor
     histogram: Tensor
     scale: Tensor
-    knots: Tensor
 
     inputs = 3
     GATE = (-1.5, 1.0)  # log of (cell width / noise)^2 between which the lattice takes over
     TRUST = 0.1  # weight of the histogram against the Gaussian's leave-one-out prediction
-    KNOTS = 25
 
     def __init__(self, reference: Gaussian, predicts: str, lattice: Lattice) -> None:
-        super().__init__()
-        self.residual = ResidualHead(reference, predicts)
-        self.reference = reference
+        super().__init__(reference, predicts)
         self.cells = lattice.histogram.shape[-1]
         self.outputs = 1 + self.cells
         self.register_buffer("lower", lattice.lower.float())
@@ -127,45 +202,23 @@ class LatticeHead(Head):
         self.register_buffer("discrete", lattice.step > 0)
         self.register_buffer("histogram", lattice.histogram.float())
         self.register_buffer("scale", reference.marginal_variance().sqrt().float())
-        self.register_buffer("knots", torch.linspace(-15.0, 15.0, self.KNOTS))
-        self.share = nn.Parameter(torch.zeros(self.KNOTS))
 
-    def deviation(self, network: NetworkCall, log_snr: Tensor, z: State) -> State:
-        """See :class:`Head`."""
-        return self._blend(network, log_snr, z, self._gate(log_snr, z) * expand_as_rows(self._share(log_snr), z))
-
-    @torch.no_grad()
-    def calibrate(self, x: State, generator: torch.Generator) -> None:
-        """Set the share of the untrained lattice by least squares at every knot, on clean rows ``n *d``."""
-        for i, knot in enumerate(self.knots):
-            level = knot.double().expand(len(x))
-            eps = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-            z = torch.sigmoid(knot).sqrt() * x + torch.sigmoid(-knot).sqrt() * eps
-            full = self._blend(
-                lambda f: f.new_zeros(len(f), self.outputs, *f.shape[2:]), level, z, self._gate(level, z)
-            )
-            energy = sum_event(full.square()).sum()
-            target = sum_event(full * (eps - self.reference.noise(level, z))).sum()
-            self.share[i] = (target / energy).clamp(0.0, 1.0).float() if energy > 0 else 0.0
-
-    def _silent(self, features: Tensor) -> Tensor:
-        """The untrained network."""
-        return features.new_zeros(len(features), self.outputs, *features.shape[2:])
-
-    def _blend(self, network: NetworkCall, log_snr: Tensor, z: State, gate: Tensor) -> State:
+    def blend(self, network: NetworkCall, log_snr: Tensor, z: State, share: Tensor) -> State:
+        """See :class:`ExpertHead`."""
+        gate = self._gate(log_snr, z) * share
         r = torch.exp(-0.5 * log_snr)
         noisy = z * expand_as_rows(torch.sigmoid(log_snr).rsqrt(), z)
         gaussian = self.reference.noise(log_snr, z)
         weights, moments = self._cells(noisy, r, gaussian)
         denoised = noisy - expand_as_rows(r, z) * gaussian
         guess = denoised + gate * (self._centre(weights) - denoised)
-        outputs = network(self._features(log_snr, z, guess, noisy, r))
+        outputs = network(self._features(log_snr, z, gate, guess, noisy, r))
         residual = self.residual.colour(log_snr, outputs[:, 0])
         logits = outputs[:, 1:].movedim(1, -1)
         lattice = -(torch.softmax(weights + logits, -1) * moments).sum(-1)
         return residual + gate * (lattice - gaussian - residual)
 
-    def _features(self, log_snr: Tensor, z: State, guess: State, noisy: State, r: Tensor) -> Tensor:
+    def _features(self, log_snr: Tensor, z: State, gate: Tensor, guess: State, noisy: State, r: Tensor) -> Tensor:
         mean = self.reference.mean.to(z.dtype)
         spread = (self.scale.square() + expand_as_rows(r, z).square()).sqrt()
         return torch.stack([self.reference.whiten(log_snr, z), (guess - mean) / self.scale, (noisy - mean) / spread], 1)
@@ -176,13 +229,6 @@ class LatticeHead(Head):
         level = expand_as_rows(log_snr, z) + 2.0 * self.step.log()
         t = ((level - low) / (high - low)).clamp(0.0, 1.0)
         return t * t * (3.0 - 2.0 * t) * self.discrete
-
-    def _share(self, log_snr: Tensor) -> Tensor:
-        """Piecewise-linear interpolation of the learned share between knots."""
-        position = ((log_snr - self.knots[0]) / (self.knots[1] - self.knots[0])).clamp(0.0, self.KNOTS - 1.001)
-        left = position.long()
-        part = (position - left).to(self.share.dtype)
-        return (1.0 - part) * self.share[left] + part * self.share[left + 1]
 
     def _centre(self, weights: Tensor) -> State:
         """Mean cell centre under the untrained weights, in data coordinates."""

@@ -5,7 +5,7 @@ All share one convention: ``network(log_snr, features, condition)`` maps f featu
 at every log-SNR, so nothing here normalises or knows about noise.
 """
 
-__all__ = ["ConvNetwork", "Embedding", "ResidualMLP", "TwoLayerNetwork"]
+__all__ = ["ConvNetwork", "Embedding", "Ensemble", "ResidualMLP", "TwoLayerNetwork"]
 
 import math
 from collections.abc import Sequence
@@ -80,6 +80,21 @@ class _Block(nn.Module):
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulation(embedding).chunk(2, 1)
         return h + self.outer(self.dropout(silu(self.inner(self.norm(h) * (1.0 + scale) + shift))))
+
+
+class Ensemble(nn.Module):
+    """Networks of one architecture whose noise predictions a score model averages.
+
+    In training each member sees its own share of the rows, so members stay independent; in evaluation every member
+    sees every row. The average's squared error is at most the mean of the members', whatever the data.
+
+    Args:
+        members: the networks.
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
 
 
 class ResidualMLP(nn.Module):

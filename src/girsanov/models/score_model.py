@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from girsanov.calculus import expand_as_rows
 from girsanov.densities import Gaussian
 from girsanov.models.heads import Head, ResidualHead
+from girsanov.models.networks import Ensemble
 from girsanov.models.predictions import PREDICTIONS, to_noise
 from girsanov.processes import LinearProcess
 from girsanov.types import InputError, State, Time
@@ -29,7 +30,8 @@ class ScoreModel(nn.Module):
     Args:
         network: without a reference, ``network(log_snr, x_t, condition) -> prediction`` of the shape of ``x_t``, in
             the process's own coordinates. With a reference, ``network(log_snr, features, condition)`` maps the
-            whitened input ``b 1 *d`` to the residual of the prediction, ``b 1 *d``.
+            whitened input ``b 1 *d`` to the residual of the prediction, ``b 1 *d``; an :class:`Ensemble` of such
+            networks is averaged.
         process: the forward process.
         predicts: ``noise``, ``score``, ``denoised``, ``v``, ``flow`` or ``control``.
         reference: the Gaussian whose denoiser the network corrects.
@@ -97,5 +99,20 @@ class ScoreModel(nn.Module):
         """
         if self.head is None:
             raise InputError("This score model has no reference to deviate from")
+        if not isinstance(self.network, Ensemble):
+            return self._member(self.network, log_snr, z, condition)
+        members = list(self.network.members)
+        if not self.training:
+            return torch.stack([self._member(member, log_snr, z, condition) for member in members]).mean(0)
+        shares = torch.arange(len(z), device=z.device).tensor_split(len(members))
+        return torch.cat(
+            [
+                self._member(member, log_snr[rows], z[rows], condition if condition is None else condition[rows])
+                for member, rows in zip(members, shares, strict=True)
+            ]
+        )
+
+    def _member(self, network: Callable[..., Tensor], log_snr: Tensor, z: State, condition: Tensor | None) -> State:
+        assert self.head is not None
         level = log_snr.to(z.dtype)
-        return self.head.deviation(lambda features: self.network(level, features, condition), log_snr, z)
+        return self.head.deviation(lambda features: network(level, features, condition), log_snr, z)

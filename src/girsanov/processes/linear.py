@@ -269,8 +269,8 @@ class VarianceExploding(_ExplodingProcess):
         log_snr_range: see :class:`LinearProcess`.
 
     Example:
-        >>> VarianceExploding(sigma_min=0.01, sigma_max=50.0).marginal(torch.tensor([0.0, 1.0]))
-        (tensor([1., 1.]), tensor([ 0.0000, 50.0000]))
+        >>> VarianceExploding(sigma_min=0.01, sigma_max=50.0).marginal(torch.tensor([0.0, 0.5]))
+        (tensor([1., 1.]), tensor([0.0000, 0.7070]))
     """
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0, log_snr_range: Range = None) -> None:
@@ -302,8 +302,8 @@ class BrownianMotion(_ExplodingProcess):
         log_snr_range: see :class:`LinearProcess`.
 
     Example:
-        >>> BrownianMotion(sigma=2.0).marginal(torch.tensor([0.25]))
-        (tensor([1.]), tensor([1.0000]))
+        >>> BrownianMotion(sigma=2.0).marginal(torch.tensor([0.5]))
+        (tensor([1.]), tensor([1.4142]))
     """
 
     def __init__(self, sigma: float = 1.0, log_snr_range: Range = None) -> None:

@@ -1,9 +1,17 @@
 """Maps of data space with their log-determinants: dequantise, standardise, logit, flows."""
 
-__all__ = ["TRANSFORMS", "Compose", "Dequantise", "Logit", "Standardise", "Transform"]
+__all__ = ["TRANSFORMS", "Compose", "Dequantise", "Gaussianise", "Logit", "SplineFlow", "Standardise", "Transform"]
 
 from girsanov.transforms.base import Compose, Transform
 from girsanov.transforms.elementwise import Dequantise, Logit, Standardise
+from girsanov.transforms.flow import SplineFlow
+from girsanov.transforms.gaussianise import Gaussianise
 
 #: by the name under which a saved model records them
-TRANSFORMS: dict[str, type[Transform]] = {"dequantise": Dequantise, "standardise": Standardise, "logit": Logit}
+TRANSFORMS: dict[str, type[Transform]] = {
+    "dequantise": Dequantise,
+    "standardise": Standardise,
+    "gaussianise": Gaussianise,
+    "flow": SplineFlow,
+    "logit": Logit,
+}

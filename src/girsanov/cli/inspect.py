@@ -1,0 +1,49 @@
+"""``girsanov report``, ``girsanov datasets`` and ``girsanov env``: what is there."""
+
+__all__ = ["register"]
+
+import typer
+
+from girsanov.cli.options import JsonOption, RunArgument, ThreadsOption, prepare_threads
+from girsanov.cli.output import as_json, emit
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("report", epilog="Example: girsanov report runs/digits")(report)
+    app.command("datasets", epilog="Example: girsanov datasets")(datasets)
+    app.command("env", epilog="Example: girsanov env")(env)
+
+
+def report(run: RunArgument, threads: ThreadsOption = None, json: JsonOption = False) -> None:
+    """Write report.html and samples.png of a run again."""
+    prepare_threads(threads)
+    from girsanov.runs import write_report
+
+    path = write_report(run)
+    emit(as_json({"report": str(path)}) if json else f"report: {path}")
+
+
+def datasets(json: JsonOption = False) -> None:
+    """List the data sets that have names; files, folders and Hugging Face ids are DATA too."""
+    from girsanov.datasets import names
+
+    found = names()
+    if json:
+        keys = ("name", "description", "rows", "event_shape")
+        emit(as_json([dict(zip(keys, entry, strict=True)) for entry in found]))
+        return
+    for name, description, rows, shape in found:
+        emit(f"{name:14} {rows:6,} rows  {' x '.join(map(str, shape)):10} {description}")
+
+
+def env(json: JsonOption = False) -> None:
+    """Versions and machine, for reports of faults."""
+    from girsanov.environment import versions
+
+    found = versions()
+    if json:
+        emit(as_json(found))
+        return
+    for name, version in found.items():
+        emit(f"{name:14} {version}")

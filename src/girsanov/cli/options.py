@@ -1,0 +1,81 @@
+"""Options that several commands share, declared once, and the set-up that they ask for."""
+
+__all__ = [
+    "DeviceOption",
+    "Devices",
+    "JsonOption",
+    "LikelihoodOption",
+    "LimitOption",
+    "QuietOption",
+    "RunArgument",
+    "SamplesOption",
+    "SeedOption",
+    "ThreadsOption",
+    "choose_device",
+    "prepare_threads",
+]
+
+import os
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from girsanov.cli.output import UsageError
+
+
+class Likelihoods(StrEnum):
+    """What a row's value is."""
+
+    elbo = "elbo"
+    density = "density"
+    ode = "ode"
+
+
+class Devices(StrEnum):
+    """Where a model is evaluated."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or a Hugging Face model id.")]
+LikelihoodOption = Annotated[
+    Likelihoods, typer.Option(help="Bound of the SDE, density formula, or the ODE's own likelihood.")
+]
+SamplesOption = Annotated[int, typer.Option(min=1, help="Network evaluations per row.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N rows.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processor threads.")]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**63 - 1, metavar="N", help="Decides every random choice.")]
+DeviceOption = Annotated[Devices, typer.Option(help="Where to compute.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Results as JSON on standard output, all else elsewhere.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+
+
+def prepare_threads(threads: int | None) -> None:
+    """Set the number of threads before and after PyTorch is loaded.
+
+    Waiting threads sleep by default: two busy processes on few processors slow each other down manyfold otherwise.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def choose_device(device: Devices) -> Any:
+    """The ``torch.device`` of an option.
+
+    Raises:
+        UsageError: if CUDA is asked for and missing.
+    """
+    import torch
+
+    present = torch.cuda.is_available()
+    if device is Devices.cuda and not present:
+        raise UsageError("PyTorch finds no CUDA device here: leave --device out, or give --device cpu")
+    return torch.device("cuda" if present and device is not Devices.cpu else "cpu")

@@ -1,0 +1,73 @@
+"""What commands print: results on standard output, notes on standard error."""
+
+__all__ = ["UsageError", "as_json", "emit", "print_result", "stderr_note"]
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+class UsageError(Exception):
+    """Options that cannot work together or here; printed like any other bad input."""
+
+
+def emit(text: str, *, end: str = "\n") -> None:
+    """Print to standard output; a reader that has gone away ends the output, not the command."""
+    try:
+        sys.stdout.write(text + end)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # so that the flush at exit finds a place to write
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def as_json(content: Any) -> str:
+    """One line of JSON."""
+    return json.dumps(content, allow_nan=False)
+
+
+def stderr_note(quiet: bool) -> Callable[[str], None]:
+    """A function that prints sentences to standard error, or none."""
+    if quiet:
+        return lambda _: None
+    return lambda text: print(text, file=sys.stderr, flush=True)
+
+
+def print_result(metrics: Mapping[str, Any]) -> None:
+    """The sections of a result and the paired differences, as tables."""
+    from girsanov.reports import differences, sections
+
+    for section in sections(metrics):
+        emit(_table(section.title, section.header, section.rows))
+    gaps = differences(metrics)
+    if gaps:
+        rows = [
+            (name, *(f"{value:+.3f}".replace("-", "−") for value in (gap.nats, gap.low, gap.high)))
+            for name, gap in gaps.items()
+        ]
+        title = "Paired differences: nats per row by which girsanov is ahead"
+        emit(_table(title, ("of", "nats/row", "95 % from", "to"), rows))
+
+
+def _table(title: str, header: Any, rows: Any) -> str:
+    """A table as text, in colour where standard output is a terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = sys.stdout.isatty()
+    console = Console(file=sys.stdout, width=None if terminal else 120, highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for position, name in enumerate(header):
+        numeric = position > 0 and name != "kind"
+        table.add_column(Text(name), justify="right" if numeric else "left", no_wrap=True, overflow="fold")
+    for row in rows:
+        style = "bold" if row[0].startswith("girsanov") else None
+        table.add_row(*(Text(cell) for cell in row), style=style)
+    with console.capture() as captured:
+        console.print(Text(title, style="bold"), soft_wrap=True)
+        console.print(table)
+    return captured.get().rstrip() + "\n"

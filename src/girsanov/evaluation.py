@@ -1,0 +1,241 @@
+r"""What a fitted model is worth on rows it has not seen: likelihoods by name, paired differences, the denoising curve.
+
+The denoising curve shows where in log-SNR a model gains on its Gaussian reference. With
+:math:`\mathrm{mse}(l) = E\|\varepsilon - \hat\varepsilon\|^2` the bound is the Gaussian's log-density plus
+:math:`\tfrac12 \int (\mathrm{mse}_G(l) - \mathrm{mse}(l))\, dl` and the terms at both ends (note of paper 2, section
+2.6). On data that are Gaussian with the reference's spectrum, :math:`\mathrm{mse}_G = \sum_i \mathrm{sigmoid}(l +
+\log \lambda_i)`; with N(0, I), it is :math:`d\, \mathrm{sigmoid}(l)`.
+"""
+
+__all__ = ["LIKELIHOODS", "Curve", "Difference", "denoising_curve", "difference", "evaluate", "summary"]
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from girsanov.calculus import (
+    Exact,
+    Hutchinson,
+    expand_as_rows,
+    keyed_generators,
+    keyed_normal,
+    keyed_uniform,
+    seed_of,
+    sum_event,
+)
+from girsanov.density_model import DensityModel
+from girsanov.models import deviation
+from girsanov.types import Estimate, InputError, Nats, State, student_quantile
+
+#: the likelihoods that a model can be asked for, and of which model each is
+LIKELIHOODS = {"elbo": "sde", "density": "sde", "ode": "ode"}
+EXACT_DIVERGENCE = 10  # up to so many dimensions the exact divergence costs no more than probes that suffice
+PROBES = 4
+ODE_DRAWS = 2  # dequantisation draws: the fewest that have a standard error
+CHUNK = 512
+
+
+def evaluate(
+    model: DensityModel,
+    x: State,
+    likelihood: str = "elbo",
+    *,
+    samples: int = 32,
+    condition: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Estimate:
+    """One likelihood of encoded rows, chosen by name.
+
+    Args:
+        model: a density model.
+        x: rows that ``model.encode`` has returned, shape ``n *event_shape``.
+        likelihood: ``elbo``, ``density`` or ``ode``.
+        samples: network evaluations per row; the solver of ``ode`` chooses its own.
+        condition: labels of a conditional model, shape ``n`` or 1.
+        generator: read once for a seed.
+
+    Raises:
+        InputError: for an unknown likelihood.
+
+    Example:
+        >>> import girsanov as gv
+        >>> model = gv.fit(torch.randn(100, 2), config=gv.Config(steps=2, network="mlp", width=8, blocks=1))
+        >>> evaluate(model, torch.zeros(3, 2, dtype=torch.float64), samples=8).kind
+        'lower_bound'
+    """
+    if likelihood not in LIKELIHOODS:
+        raise InputError(f"Unknown likelihood {likelihood!r}: choose one of {', '.join(LIKELIHOODS)}")
+    common: dict[str, Any] = {"condition": condition, "generator": generator}
+    if likelihood == "elbo":
+        return model.encoded_elbo(x, samples=samples, **common)
+    if likelihood == "density":
+        return model.encoded_density(x, samples=samples, **common)
+    closed_form = hasattr(model.score.network, "with_trace")
+    exact = closed_form or x[0].numel() <= EXACT_DIVERGENCE
+    # where dequantisation draws give the standard error, one probe in each is enough
+    probes = PROBES if model.measure == "density" else 1
+    return model.encoded_log_prob(
+        x, draws=ODE_DRAWS, divergence=Exact() if exact else Hutchinson(probes=probes), **common
+    )
+
+
+def summary(estimate: Estimate) -> dict[str, Any]:
+    """The mean over rows with all that says what it is, as JSON; bits per dimension where every column has bins."""
+    mean = estimate.mean()
+    bits = estimate.bits_per_dim().mean() if estimate.measure == "mass" else None
+    return {
+        "nats": mean.value,
+        "bits_per_dim": None if bits is None else float(bits),
+        "stderr": _finite(mean.stderr),
+        "rows_stderr": _finite(mean.rows_stderr),
+        "rows": mean.rows,
+        "kind": estimate.kind,
+        "model": estimate.model,
+        "measure": estimate.measure,
+        "nfe": estimate.nfe,
+        "log_snr_range": None if estimate.log_snr_range is None else list(estimate.log_snr_range),
+        "event_dim": estimate.event_dim,
+    }
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of a paired difference over rows, in nats, with its 95 % interval.
+
+    Attributes:
+        nats: the mean.
+        low: lower end of the interval.
+        high: upper end.
+        rows: number of rows.
+    """
+
+    nats: float
+    low: float
+    high: float
+    rows: int
+
+
+def difference(ours: Nats, theirs: Nats) -> Difference:
+    """Paired difference ours - theirs, shape ``n`` each; rows are what is random, noise of estimators included.
+
+    Raises:
+        InputError: for fewer than two rows.
+
+    Example:
+        >>> result = difference(torch.tensor([2.0, 3.0, 4.0]), torch.tensor([1.0, 1.0, 3.0]))
+        >>> round(result.nats, 2), result.low < 0 < result.high
+        (1.33, True)
+    """
+    gap = ours.double() - theirs.double()
+    rows = len(gap)
+    if rows < 2:
+        raise InputError("A difference with an interval needs at least 2 rows: give more rows")
+    half = student_quantile(0.95, rows - 1) * float(gap.std()) / math.sqrt(rows)
+    mean = float(gap.mean())
+    return Difference(mean, mean - half, mean + half, rows)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Squared errors of noise predictions over log-SNR, per dimension; every field has shape ``k``.
+
+    Attributes:
+        levels: log-SNR.
+        model: error of the model on the rows.
+        stderr: its standard error over rows.
+        gain: error of the Gaussian reference on the same rows and noise, minus the model's.
+        gain_stderr: its standard error over rows.
+        gaussian: error that the reference has on data of its own law, sum_i sigmoid(l + log lambda_i) / d.
+        standard: the same for N(0, I), sigmoid(l).
+    """
+
+    levels: Tensor
+    model: Tensor
+    stderr: Tensor
+    gain: Tensor
+    gain_stderr: Tensor
+    gaussian: Tensor
+    standard: Tensor
+
+    def nats_per_dim(self) -> float:
+        """Half the integral of the gain: what the model's bound has over the Gaussian's, the ends aside."""
+        return 0.5 * float(torch.trapezoid(self.gain, self.levels))
+
+
+@torch.no_grad()
+def denoising_curve(
+    model: DensityModel,
+    x: State,
+    *,
+    levels: Tensor | None = None,
+    condition: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Curve:
+    """Squared error of the model's noise predictions at each level, beside the Gaussian reference's.
+
+    Args:
+        model: a density model.
+        x: encoded rows ``n *event_shape``, two or more.
+        levels: log-SNR, shape ``k``; default 49 levels over the model's range.
+        condition: labels of a conditional model, shape ``n`` or 1.
+        generator: read once for a seed.
+
+    Example:
+        >>> import girsanov as gv
+        >>> model = gv.fit(torch.randn(100, 2), config=gv.Config(steps=2, network="mlp", width=8, blocks=1))
+        >>> curve = denoising_curve(model, torch.randn(16, 2, dtype=torch.float64), levels=torch.tensor([-2.0, 2.0]))
+        >>> curve.standard
+        tensor([0.1192, 0.8808], dtype=torch.float64)
+    """
+    if levels is None:
+        levels = torch.linspace(*model.score.log_snr_range, 49, dtype=torch.float64)
+    levels = levels.double().cpu()
+    seed = seed_of(generator)
+    y = _model_space(model, x, seed)
+    d = y[0].numel()
+    eps = keyed_normal(keyed_generators(seed, "curve", x), y.shape[1:], y.new_empty(0, dtype=torch.float32))
+    gains = torch.stack([_gain(model, y, eps, level, condition) for level in levels]) / d
+    gaussian = torch.stack([model.reference.squared_error(y, float(level)) for level in levels]).cpu() / d
+    errors = gaussian - gains
+    spectrum = model.reference.spectrum().log().cpu()
+    root = math.sqrt(len(y))
+    return Curve(
+        levels=levels,
+        model=errors.mean(1),
+        stderr=errors.std(1) / root,
+        gain=gains.mean(1),
+        gain_stderr=gains.std(1) / root,
+        gaussian=torch.sigmoid(levels[:, None] + spectrum).mean(1),
+        standard=torch.sigmoid(levels),
+    )
+
+
+def _model_space(model: DensityModel, x: State, seed: int) -> State:
+    """Rows in the model's space, with one dequantisation draw each."""
+    uniform = keyed_uniform(keyed_generators(seed, "curve dequantise", x), x.shape[1:], x)
+    return model.transforms(x, uniform)[0]
+
+
+def _gain(model: DensityModel, y: State, eps: State, level: Tensor, condition: Tensor | None) -> Nats:
+    """Squared error of the reference minus the model's, mean of antithetic noise, shape ``n``."""
+    total = torch.zeros(len(y), dtype=torch.float64)
+    alpha, sigma = torch.sigmoid(level).sqrt(), torch.sigmoid(-level).sqrt()
+    for start in range(0, len(y), CHUNK):
+        stop = min(start + CHUNK, len(y))
+        given = condition if condition is None or len(condition) == 1 else condition[start:stop]
+        for sign in (1.0, -1.0):
+            noise = sign * eps[start:stop]
+            levels = level.to(y.device).expand(len(noise))
+            z = expand_as_rows(alpha.to(levels), noise) * y[start:stop].to(noise) + float(sigma) * noise
+            if given is not None:
+                given = given.expand(len(noise))
+            law, delta = deviation(model.score, model.score.process, model.reference, levels, z, given)
+            total[start:stop] += 0.5 * sum_event(delta * (2.0 * (noise - law) - delta)).cpu()
+    return total
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

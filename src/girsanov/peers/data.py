@@ -1,0 +1,116 @@
+"""What every peer sees: the model's own space, with the same dequantisation, and the way back to data units."""
+
+__all__ = ["Peer", "PeerData"]
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from girsanov.calculus import keyed_generators, keyed_uniform
+from girsanov.datasets import Splits
+from girsanov.density_model import DensityModel
+from girsanov.types import Estimate, Nats, State
+
+COPIES_OF = 20_000  # training rows that dequantised copies are made to reach
+MAX_COPIES = 8
+VALIDATION_DRAWS = 4
+TEST_DRAWS = 8  # the number of replicates of our own bound, whose draws these are
+CHUNK = 4096
+
+#: log-density of flat rows ``n d`` of the model's space, shape ``n``
+LogProb = Callable[[Tensor], Nats]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A fitted peer.
+
+    Attributes:
+        name: ``gaussian``, ``mixture`` or ``spline_flow``.
+        settings: what was chosen on the validation rows.
+        log_prob: log-density of flat rows of the model's space.
+        validation: mean log-likelihood of the validation rows, nats in data units.
+        seconds: what fitting took, all settings that were tried included.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    log_prob: LogProb
+    validation: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PeerData:
+    """Rows of the three parts, mapped to the model's space as the model maps them.
+
+    Attributes:
+        model: whose transforms are used.
+        x: encoded rows, shape ``n *event_shape``.
+        splits: the model's own.
+        seed: keys the noise; with the seed of the model's own bound, the dequantisation draws are the same.
+    """
+
+    model: DensityModel
+    x: State
+    splits: Splits
+    seed: int = 0
+
+    @property
+    def dim(self) -> int:
+        """Number of dimensions."""
+        return self.x[0].numel()
+
+    @property
+    def dequantised(self) -> bool:
+        """Whether any column is."""
+        return self.model.measure != "density"
+
+    def training(self) -> Tensor:
+        """Flat training rows in the model's space; where columns are dequantised, several copies, shape ``m d``."""
+        rows = self.x[self.splits.train]
+        copies = min(MAX_COPIES, max(1, COPIES_OF // len(rows))) if self.dequantised else 1
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.cat([self.spread(rows, generator) for _ in range(copies)])
+
+    def spread(self, rows: State, generator: torch.Generator) -> Tensor:
+        """Flat rows in the model's space with fresh dequantisation noise."""
+        uniform = torch.rand(rows.shape, generator=generator, dtype=torch.float64)
+        return self.model.transforms(rows, uniform)[0].flatten(1)
+
+    def validation(self, log_prob: LogProb) -> float:
+        """Mean log-likelihood of the validation rows, nats in data units."""
+        rows = self.x[self.splits.validation]
+        return float(self._values(log_prob, rows, VALIDATION_DRAWS).mean())
+
+    def estimate(self, peer: Peer, rows: State) -> Estimate:
+        """Log-likelihood of encoded rows in data units: exact, or the bound that dequantisation gives."""
+        values = self._values(peer.log_prob, rows, TEST_DRAWS)
+        common: dict[str, Any] = {
+            "model": "density",
+            "nfe": 0,
+            "event_dim": self.dim,
+            "measure": self.model.measure,
+        }
+        if self.dequantised:
+            return Estimate.from_replicates(values, kind="lower_bound", **common)
+        return Estimate(values[0], torch.zeros_like(values[0]), kind="exact", **common)
+
+    @torch.no_grad()
+    def _values(self, log_prob: LogProb, rows: State, draws: int) -> Tensor:
+        """Shape ``r n``; the draws are the first ones that the model's own bound makes for these rows."""
+        draws = draws if self.dequantised else 1
+        parts = []
+        for start in range(0, len(rows), CHUNK):
+            block = rows[start : start + CHUNK]
+            generators = keyed_generators(self.seed, "dequantise", block)
+            uniform = keyed_uniform(generators, (draws, *block.shape[1:]), block)
+            values = []
+            for j in range(draws):
+                y, log_det = self.model.transforms(block, uniform[:, j])
+                values.append(log_prob(y.flatten(1)).double() + log_det)
+            parts.append(torch.stack(values))
+        return torch.cat(parts, 1)

@@ -1,0 +1,274 @@
+"""A whole run, from data to report: fit, evaluate on held-out rows, fit the peers, write everything down."""
+
+__all__ = ["EvaluationConfig", "fit_run", "write_report"]
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from girsanov.calculus import seed_of
+from girsanov.datasets import Data, Splits, fingerprint
+from girsanov.density_model import Config, DensityModel, fit
+from girsanov.environment import versions
+from girsanov.evaluation import denoising_curve, difference, evaluate, summary
+from girsanov.peers import PEERS, PeerData
+from girsanov.reports import Contents, render, samples_png
+from girsanov.runs.folder import RunFolder
+from girsanov.runs.rows import Rows, Selection, tested_rows
+from girsanov.training import Progress
+from girsanov.types import Estimate, InputError
+
+FORMAT = 1
+TEST_ROWS = 10_000  # held-out rows that are evaluated at most
+CURVE_ROWS = 128
+DRAWN = 512  # samples for the figures of tables
+DRAWN_IMAGES = 64
+PEER_SECONDS = 10.0  # peers get at least so long
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How a fitted model is evaluated.
+
+    Attributes:
+        samples: network evaluations per row of the bound.
+        ode_rows: held-out rows on which the ODE's likelihood is computed; 0 leaves it out.
+        peers: whether other models are fitted to the same rows.
+        peer_seconds: time for each peer; by default what our own training took.
+        sampler_steps: steps of the sampler for the figures.
+
+    Raises:
+        InputError: for a value that cannot work.
+    """
+
+    samples: int = 32
+    ode_rows: int = 64
+    peers: bool = True
+    peer_seconds: float | None = None
+    sampler_steps: int = 128
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 1), ("ode_rows", 0), ("sampler_steps", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}; got {getattr(self, name)}")
+        if self.peer_seconds is not None and not 0.0 < self.peer_seconds < math.inf:
+            raise InputError(f"peer_seconds must be positive; got {self.peer_seconds}")
+
+
+def fit_run(
+    chosen: Selection,
+    out: str | Path,
+    config: Config,
+    evaluation: EvaluationConfig | None = None,
+    *,
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> dict[str, Any]:
+    """Fit a model, evaluate it, fit the peers and write the folder of the run; goes on where an earlier call stopped.
+
+    Args:
+        chosen: the data, as :func:`girsanov.runs.select` returns them.
+        out: folder of the run.
+        config: settings of the fit.
+        evaluation: settings of the evaluation.
+        progress: what shows the training.
+        note: receives a sentence at each stage.
+
+    Returns:
+        The content of ``metrics.json``.
+
+    Raises:
+        InputError: for settings or a folder that cannot work; nothing is left behind then.
+        Interrupted: on SIGINT or SIGTERM during training, after a checkpoint was saved.
+    """
+    evaluation = evaluation or EvaluationConfig()
+    note = note or (lambda _: None)
+    folder, data = RunFolder(Path(out)), chosen.data
+    folder.check(fingerprint(data.x), config.to_json())
+    settings = {"config": config.to_json(), "evaluation": asdict(evaluation)}
+    known = folder.metrics()
+    if known is not None and known.get("settings") == settings and folder.record() is not None:
+        note(f"{folder.path} is complete: nothing to fit again")
+        if not (folder.path / "report.html").exists():
+            write_report(folder.path)
+        return known
+    begun = time.monotonic()
+    model = _fitted(data, folder, config, progress)
+    model.record["source"] = chosen.source.to_json()
+    model.save_pretrained(folder.path)
+    rows = _held_out(chosen, model)
+    metrics = _measured(model, data, rows, folder, settings, note)
+    timing = {**metrics["timing"], "training": model.record["training"]["seconds"]}
+    metrics = metrics | {"seconds": round(sum(timing.values()), 1), "timing": timing}
+    folder.write_metrics(metrics)
+    note(f"drawing samples and writing the report ({time.monotonic() - begun:.0f} s so far)")
+    _report(folder, model, metrics, rows, "")
+    return metrics
+
+
+def write_report(run: str | Path) -> Path:
+    """Make ``samples.png`` and ``report.html`` of a complete run again.
+
+    Args:
+        run: folder of the run.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        InputError: if the run is not complete.
+    """
+    folder = RunFolder(Path(run))
+    model = DensityModel.from_pretrained(folder.path)
+    metrics = folder.metrics()
+    if metrics is None:
+        raise InputError(f"{folder.path} has no metrics.json: run its girsanov fit command again to complete it")
+    try:
+        rows, missing = tested_rows(model), ""
+    except InputError as error:
+        rows, missing = None, f"This section needs the data, which could not be read again: {error}"
+    return _report(folder, model, metrics, rows, missing)
+
+
+def _fitted(data: Data, folder: RunFolder, config: Config, progress: Progress | None) -> DensityModel:
+    try:
+        return fit(data, config=config, out=folder.path, progress=progress)
+    except InputError:
+        folder.discard_if_empty()
+        raise
+
+
+def _held_out(chosen: Selection, model: DensityModel) -> Rows:
+    test = Splits.from_json(model.record["splits"]).test
+    labels = None if chosen.data.labels is None else chosen.data.labels[test]
+    return Rows(chosen.data.x[test], chosen.index[test], labels, "the held-out rows").first(TEST_ROWS)
+
+
+def _measured(
+    model: DensityModel, data: Data, rows: Rows, folder: RunFolder, settings: dict[str, Any], note: Note
+) -> dict[str, Any]:
+    """Everything that ``metrics.json`` holds, and ``test.csv``."""
+    evaluation = EvaluationConfig(**settings["evaluation"])
+    seed = settings["config"]["seed"]
+    begun = time.monotonic()
+    note(f"evaluating {len(rows.x):,} held-out rows")
+    bound, test = _own(model, rows, evaluation, seed)
+    evaluated = time.monotonic()
+    values = {"elbo": bound.value, "stderr": bound.stderr}
+    peers = {}
+    if evaluation.peers:
+        budget = evaluation.peer_seconds or max(PEER_SECONDS, model.record["training"]["seconds"])
+        peers, found = _peers(model, data, rows, bound, budget, _seed(seed), note)
+        values |= found
+    folder.write_values(rows.index, values)
+    splits = model.record["splits"]
+    return {
+        "format": FORMAT,
+        "data": model.record["data"],
+        "test": test,
+        "peers": peers,
+        "training": model.record["training"] | {"gaussian": _gaussian(model, data, _seed(seed))},
+        "timing": {"evaluation": _since(begun, evaluated), "peers": _since(evaluated, time.monotonic())},
+        "rows": {name: splits[name] for name in ("train", "validation", "test")} | {"evaluated": len(rows.x)},
+        "settings": settings,
+        "versions": versions(),
+    }
+
+
+def _own(model: DensityModel, rows: Rows, evaluation: EvaluationConfig, seed: int) -> tuple[Estimate, dict[str, Any]]:
+    """Our bound per row, and the entries of every likelihood of ours."""
+
+    def measure(x: torch.Tensor, likelihood: str, condition: torch.Tensor | None = None) -> tuple[Estimate, Any]:
+        begun = time.monotonic()
+        generator = torch.Generator().manual_seed(seed)
+        estimate = evaluate(model, x, likelihood, samples=evaluation.samples, condition=condition, generator=generator)
+        seconds = {"fit_seconds": model.record["training"]["seconds"], "seconds": _since(begun, time.monotonic())}
+        return estimate, summary(estimate) | seconds
+
+    bound, entry = measure(rows.x, "elbo")
+    test = {"elbo": entry}
+    if model.record["config"]["conditional"] and rows.labels is not None:
+        test["elbo_given_class"] = measure(rows.x, "elbo", rows.labels)[1]
+    if evaluation.ode_rows:
+        test["ode"] = measure(rows.x[: evaluation.ode_rows], "ode")[1]
+    return bound, test
+
+
+def _peers(
+    model: DensityModel, data: Data, rows: Rows, bound: Estimate, budget: float, seed: int, note: Note
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Entries and per-row values of all peers, fitted to the same rows."""
+    peer_data = PeerData(model, data.x, Splits.from_json(model.record["splits"]), seed)
+    entries, values = {}, {}
+    for name, fit_peer in PEERS.items():
+        note(f"fitting for comparison: {name.replace('_', ' ')} (at most about {_duration(name, budget)})")
+        peer = fit_peer(peer_data, budget)
+        begun = time.monotonic()
+        estimate = peer_data.estimate(peer, rows.x)
+        gap = asdict(difference(bound.value, estimate.value)) if len(rows.x) > 1 else None
+        entries[name] = summary(estimate) | {
+            "fit_seconds": round(peer.seconds, 1),
+            "seconds": _since(begun, time.monotonic()),
+            "validation": peer.validation,
+            "settings": peer.settings,
+            "difference": gap,
+        }
+        values[name] = estimate.value
+    return entries, values
+
+
+def _gaussian(model: DensityModel, data: Data, seed: int) -> float:
+    """Log-likelihood of the validation rows under the reference alone: the line that training has to leave."""
+    shape = model.schema.event_shape
+    peer_data = PeerData(model, data.x, Splits.from_json(model.record["splits"]), seed)
+    return peer_data.validation(lambda y: model.reference.log_prob(y.unflatten(1, shape)))
+
+
+def _report(folder: RunFolder, model: DensityModel, metrics: dict[str, Any], rows: Rows | None, missing: str) -> Path:
+    """Draw, and write ``samples.png`` and ``report.html``."""
+    images = model.schema.kind == "images"
+    steps = metrics["settings"]["evaluation"]["sampler_steps"]
+    generator = torch.Generator().manual_seed(metrics["settings"]["config"]["seed"])
+    samples = model.sample(DRAWN_IMAGES if images else DRAWN, steps=steps, generator=generator)
+    kept = folder.values()
+    index, values = kept if kept is not None else (None, {})
+    if rows is not None and index is not None:
+        rows = rows.first(len(index))
+    contents = Contents(
+        name=str(metrics["data"]["name"]),
+        metrics=metrics,
+        schema=model.schema,
+        history=folder.history(),
+        values=values,
+        rows=index,
+        test=None if rows is None else rows.x,
+        samples=samples,
+        curve=None if rows is None or len(rows.x) < 2 else denoising_curve(model, rows.x[:CURVE_ROWS]),
+        missing=missing,
+    )
+    picture = samples_png(samples[:DRAWN_IMAGES], model.schema)
+    if picture is not None:
+        folder.write("samples.png", picture)
+    folder.write("report.html", render(contents))
+    return folder.path / "report.html"
+
+
+def _seed(seed: int) -> int:
+    """The seed under which the bound's draws are keyed, so that the peers' can be the same."""
+    return seed_of(torch.Generator().manual_seed(seed))
+
+
+def _since(begun: float, ended: float) -> float:
+    return round(ended - begun, 2)
+
+
+def _duration(name: str, budget: float) -> str:
+    seconds = {"gaussian": 1.0, "mixture": budget}.get(name, 2.0 * budget)
+    return f"{seconds:.0f} s"

@@ -1,0 +1,154 @@
+"""The folder of a run: what is in it, which files make it complete, and the refusal of folders that are not ours.
+
+``config.json``, ``model.safetensors`` and ``manifest.json`` are the model; ``checkpoints/`` and ``train.jsonl`` its
+training; ``test.csv`` the held-out rows' values; ``metrics.json`` the results, written when all of them are there;
+``samples.png`` and ``report.html`` are made from these.
+"""
+
+__all__ = ["RunFolder", "Source"]
+
+import contextlib
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from girsanov.training import parse_json, write_bytes_atomic, write_text_atomic
+from girsanov.types import InputError
+
+OURS = ("checkpoints", "config.json", "metrics.json", "train.jsonl")
+TRACES = (".lock", "train.jsonl")  # what a training that failed before its first checkpoint leaves
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which rows a model was fitted to, beyond the name of the data.
+
+    Attributes:
+        name: as the user gave it.
+        limit: number of rows that were kept, or ``None``.
+        seed: chose them.
+    """
+
+    name: str
+    limit: int | None = None
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Reads and writes the files of one run; every file appears whole.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    def check(self, fingerprint: str, config: Mapping[str, Any]) -> None:
+        """Refuse a folder that is not a run, or is the run of other data or settings.
+
+        Args:
+            fingerprint: of the encoded data.
+            config: settings; ``time_budget`` may differ.
+
+        Raises:
+            InputError: saying why and what to do.
+        """
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise InputError(f"{self.path} is a file: choose another --out")
+        if not any((self.path / name).exists() for name in OURS):
+            if any(path.name != ".lock" for path in self.path.iterdir()):
+                raise InputError(f"{self.path} holds files that are not of a run: choose another --out")
+            return
+        record = self.record()
+        if record is None:
+            return
+        if record["data"]["fingerprint"] != fingerprint:
+            raise InputError(f"{self.path} is a run of other data ({record['data']['name']}): choose another --out")
+        for name, value in config.items():
+            if name != "time_budget" and record["config"].get(name) != value:
+                raise InputError(
+                    f"{self.path} was fitted with {name}={record['config'].get(name)}, not {value}: "
+                    "choose another --out, or give the same settings"
+                )
+
+    def record(self) -> dict[str, Any] | None:
+        """The model's record, ``None`` before there is a model."""
+        path = self.path / "config.json"
+        if not path.is_file() or not (self.path / "manifest.json").is_file():
+            return None
+        record = parse_json(_read(path), str(path)).get("record")
+        if not isinstance(record, dict) or not {"data", "config", "splits"} <= set(record):
+            raise InputError(f"{path} is not the config.json of a fitted model: choose another folder")
+        return record
+
+    def metrics(self) -> dict[str, Any] | None:
+        """The results, ``None`` before there are any."""
+        path = self.path / "metrics.json"
+        return parse_json(_read(path), str(path)) if path.is_file() else None
+
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of ``train.jsonl``."""
+        path = self.path / "train.jsonl"
+        if not path.is_file():
+            return []
+        return [parse_json(line, str(path)) for line in _read(path).splitlines() if line.strip()]
+
+    def values(self) -> tuple[Tensor, dict[str, Tensor]] | None:
+        """Row numbers and per-row values of ``test.csv``, ``None`` where it is missing."""
+        path = self.path / "test.csv"
+        if not path.is_file():
+            return None
+        try:
+            header, *lines = csv.reader(io.StringIO(_read(path).decode()))
+            columns = torch.tensor([[float(cell) for cell in line] for line in lines], dtype=torch.float64).T
+            named = dict(zip(header, columns, strict=True))
+            return named.pop("row").long(), named
+        except (ValueError, KeyError) as error:
+            raise InputError(f"{path} is damaged: remove it and evaluate the run again") from error
+
+    def write_values(self, rows: Tensor, values: Mapping[str, Tensor]) -> None:
+        """Write ``test.csv``."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["row", *values])
+        for row, *cells in zip(rows.tolist(), *(value.tolist() for value in values.values()), strict=True):
+            writer.writerow([row, *map(repr, cells)])
+        write_text_atomic(self.path / "test.csv", text.getvalue())
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Write ``metrics.json``."""
+        write_text_atomic(self.path / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+
+    def write(self, name: str, content: bytes | str) -> None:
+        """Write any other file."""
+        write_bytes_atomic(self.path / name, content.encode() if isinstance(content, str) else content)
+
+    def discard_if_empty(self) -> None:
+        """Remove the folder where training has failed before its first checkpoint."""
+        if not self.path.is_dir() or any(path.name not in TRACES for path in self.path.iterdir()):
+            return
+        with contextlib.suppress(OSError):
+            for name in TRACES:
+                (self.path / name).unlink(missing_ok=True)
+            self.path.rmdir()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}): check the file and its permissions") from error

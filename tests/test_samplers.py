@@ -1,0 +1,146 @@
+"""Samplers: the oracle's law for every member of the family, and exactness where the model is its reference.
+
+Laws are compared by Kolmogorov-Smirnov tests on fixed one-dimensional projections, whose exact distribution
+functions are mixtures of normals: with a fixed seed a pass stays a pass, and each has a false alarm of 1e-4.
+"""
+
+import pytest
+import torch
+from scipy.stats import kstest, norm
+from tests.laws import REMEMBERING, each_process, gaussian_case, mixture_case, note_mixture_2d, seeded
+
+from girsanov.densities import Gaussian
+from girsanov.models import ScoreModel, TwoLayerNetwork
+from girsanov.processes import OrnsteinUhlenbeck, VariancePreserving
+from girsanov.samplers import sample
+from girsanov.types import InputError
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+FAMILY = (-1.0, 0.0, 0.5, 1.0)
+
+
+def assert_law(rows, case, alpha=1.0, sigma=0.0):
+    """Projections of rows follow the law of alpha X + sigma eps."""
+    directions = torch.randn(3, case.d, generator=seeded(11))
+    for direction in directions / directions.norm(dim=1, keepdim=True):
+        means = alpha * case.means @ direction
+        spreads = (alpha**2 * torch.einsum("i,kij,j->k", direction, case.covariances, direction) + sigma**2).sqrt()
+
+        parts = list(zip(case.weights.tolist(), means.tolist(), spreads.tolist(), strict=True))
+
+        def cdf(values, parts=parts):
+            return sum(weight * norm.cdf(values, mean, spread) for weight, mean, spread in parts)
+
+        assert kstest((rows.flatten(1) @ direction).numpy(), cdf).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("lmbd", FAMILY)
+@pytest.mark.parametrize("referred", [True, False])
+def test_every_member_of_the_family_has_the_oracles_law(lmbd, referred):
+    case, process = note_mixture_2d(), VariancePreserving()
+    oracle = case.density.score(process)
+    score = oracle if referred else lambda t, x: oracle(t, x)
+    rows = sample(score, process, 3000, event_shape=(2,), lmbd=lmbd, steps=128, generator=seeded(1))
+    assert_law(rows, case)
+
+
+@each_process
+def test_images_under_every_process(make_process):
+    case, process = mixture_case((3, 2, 2)), make_process()
+    rows = sample(case.density.score(process), process, 2000, event_shape=(3, 2, 2), steps=48, generator=seeded(2))
+    assert rows.shape == (2000, 3, 2, 2)
+    assert_law(rows, case)
+    mean, covariance = case.moments()
+    z = (rows.flatten(1).mean(0) - mean) / (covariance.diagonal() / 2000).sqrt()
+    assert float(z.abs().max()) < 4.5  # twelve: false alarm 8e-5
+
+
+@pytest.mark.parametrize("lmbd", FAMILY)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_model_equal_to_its_reference_is_sampled_exactly_in_any_number_of_steps(lmbd, steps):
+    case, process = gaussian_case((1, 2, 2)), OrnsteinUhlenbeck(beta=2.0)
+    model = ScoreModel(lambda l, f, c: torch.zeros_like(f), process, reference=case.density)
+    prior = case.density.marginal(process, 1.0)
+    options = {"event_shape": case.shape, "prior": prior, "steps": steps, "lmbd": lmbd}
+    rows = sample(model, process, 4000, generator=seeded(3), **options)
+    assert_law(rows, case)
+
+
+def test_the_reference_cannot_make_up_for_the_prior():
+    """With N(0, I) instead of the law at the horizon, one step shows the difference: the prior is really used."""
+    case, process = gaussian_case((1, 2, 2)), OrnsteinUhlenbeck(beta=0.5)
+    model = ScoreModel(lambda l, f, c: torch.zeros_like(f), process, reference=case.density)
+    rows = sample(model, process, 4000, event_shape=case.shape, steps=1, generator=seeded(3))
+    with pytest.raises(AssertionError):
+        assert_law(rows, case)
+
+
+def test_denoising_ends_with_the_decoders_mean():
+    case, process = note_mixture_2d(), VariancePreserving(log_snr_range=(-10.0, 2.0))
+    score, high = case.density.score(process), torch.tensor(2.0)
+    options = {"event_shape": (2,), "steps": 64, "lmbd": 1.0}
+    drawn, denoised = (
+        sample(score, process, 1000, denoise=flag, generator=seeded(4), **options) for flag in (False, True)
+    )
+    posterior = case.density.moment_match()
+    difference = (drawn - denoised).T.cov()
+    expected = torch.linalg.inv(torch.linalg.inv(posterior.covariance) + high.exp() * torch.eye(2))
+    # 1000 draws: entries have a standard error of 4.5 % of the variance
+    torch.testing.assert_close(difference, expected, rtol=0.2, atol=0.02)
+    assert float(denoised.var(0).sum()) < float(drawn.var(0).sum())
+
+
+def test_a_single_mode_is_denoised_to_the_posterior_mean():
+    """For a Gaussian the denoised end has variance S^2 / (S + r^2), the posterior mean's."""
+    law = Gaussian(torch.zeros(1), 2.0)
+    process = VariancePreserving(log_snr_range=(-10.0, 0.0))
+    rows = sample(law.score(process), process, 20_000, event_shape=(1,), steps=4, denoise=True, generator=seeded(5))
+    assert float(rows.var()) == pytest.approx(4.0 / 3.0, rel=0.05)  # 5 standard errors of a variance from 20,000
+
+
+@pytest.mark.parametrize("lmbd", [0.0, 1.0])
+def test_equal_seeds_give_equal_draws_and_the_ode_is_smooth_in_them(lmbd):
+    case, process = note_mixture_2d(), VariancePreserving()
+    options = {"event_shape": (2,), "steps": 8, "lmbd": lmbd}
+    first, again, other = (
+        sample(case.density.score(process), process, 5, generator=seeded(s), **options) for s in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    unset = sample(case.density.score(process), process, 5, **options)
+    assert torch.equal(unset, sample(case.density.score(process), process, 5, generator=seeded(0), **options))
+
+
+def test_conditions_follow_their_rows():
+    process, network = VariancePreserving(), TwoLayerNetwork((2,), width=4, classes=2).double()
+    with torch.no_grad():
+        network.embedding.labels.weight[1:] += torch.tensor([[3.0], [-3.0]])
+        network.third.weight.add_(torch.randn(2, 4, generator=seeded(0)))
+    model = ScoreModel(network, process, reference=Gaussian(torch.zeros(2), 1.0))
+    options = {"event_shape": (2,), "steps": 8, "lmbd": 1.0, "denoise": True}
+    labels = torch.tensor([0, 1] * 600)  # more rows than one chunk
+    mixed = sample(model, process, 1200, condition=labels, generator=seeded(1), **options)
+    zeros = sample(model, process, 1200, condition=torch.tensor([0]), generator=seeded(1), **options)
+    torch.testing.assert_close(mixed[labels == 0], zeros[labels == 0])
+    assert float((mixed - zeros)[labels == 1].abs().min()) > 1e-6
+
+
+def test_samples_take_the_dtype_of_the_network():
+    model = ScoreModel(
+        TwoLayerNetwork((2,), width=4).float(), VariancePreserving(), reference=Gaussian(torch.zeros(2), 1.0)
+    )
+    assert sample(model, model.process, 3, event_shape=(2,), steps=2).dtype == torch.float32
+
+
+@each_process
+def test_bad_arguments_are_named(make_process):
+    case, process = note_mixture_2d(), make_process()
+    score = case.density.score(process)
+    with pytest.raises(InputError, match=r"lmbd must be at most 1, where the diffusion vanishes; got 1\.5"):
+        sample(score, process, 3, event_shape=(2,), lmbd=1.5)
+    with pytest.raises(InputError, match="condition must have leading dimension 1 or 3; got 2"):
+        sample(score, process, 3, event_shape=(2,), condition=torch.zeros(2))
+    if type(process).__name__ in REMEMBERING:
+        with pytest.raises(InputError, match="pass prior=, or a reference"):
+            sample(lambda t, x: score(t, x), process, 3, event_shape=(2,))
