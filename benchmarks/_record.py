@@ -17,8 +17,10 @@ from pathlib import Path
 
 import torch
 
+import girsanov
+
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("girsanov", "torch", "numpy", "scipy", "scikit-learn")
+PACKAGES = ("torch", "numpy", "scipy", "scikit-learn")
 
 
 def record(name: str, rows: list[dict], **facts: object) -> Path:
@@ -38,7 +40,7 @@ def record(name: str, rows: list[dict], **facts: object) -> Path:
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": _commit(),
         "machine": _machine(),
-        "versions": {package: _version(package) for package in PACKAGES},
+        "versions": {"girsanov": girsanov.__version__, **{package: _version(package) for package in PACKAGES}},
         "calibration_seconds": calibration_seconds(),
         **facts,
         "rows": rows,

@@ -22,6 +22,12 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the oracles are those of the tests
 
 from _record import record, spread
+
+from girsanov.calculus import Exact, Hutchinson
+from girsanov.densities import Gaussian
+from girsanov.likelihoods import density, elbo, ode_log_prob
+from girsanov.processes import LinearProcess
+from girsanov.solvers import Adaptive
 from tests.laws import (
     PROCESSES,
     Case,
@@ -35,12 +41,6 @@ from tests.laws import (
     quadrature_elbo,
     seeded,
 )
-
-from girsanov.calculus import Exact, Hutchinson
-from girsanov.densities import Gaussian
-from girsanov.likelihoods import density, elbo, ode_log_prob
-from girsanov.processes import LinearProcess
-from girsanov.solvers import Adaptive
 
 CASES = {
     ("gaussian", 1): lambda: gaussian_case((1,)),

@@ -7,13 +7,13 @@ functions are mixtures of normals: with a fixed seed a pass stays a pass, and ea
 import pytest
 import torch
 from scipy.stats import kstest, norm
-from tests.laws import REMEMBERING, each_process, gaussian_case, mixture_case, note_mixture_2d, seeded
 
 from girsanov.densities import Gaussian
 from girsanov.models import ScoreModel, TwoLayerNetwork
 from girsanov.processes import OrnsteinUhlenbeck, VariancePreserving
 from girsanov.samplers import sample
 from girsanov.types import InputError
+from tests.laws import REMEMBERING, each_process, gaussian_case, mixture_case, note_mixture_2d, seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

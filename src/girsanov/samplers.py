@@ -1,8 +1,8 @@
 r"""Sampling the generative process: reverse SDE, probability-flow ODE, and the family between and beyond.
 
 The plug-in generator with parameter :math:`\lambda \le 1` has drift :math:`f - (1 - \lambda/2) g^2 s` and diffusion
-:math:`\sqrt{1 - \lambda}\, g` (note of paper 1, section 2.8): the reverse SDE at 0, the ODE at 1. In :math:`y = x_t / \alpha` with :math:`v = \sigma^2/\alpha^2` the Gaussian reference :math:`\mathcal{N}(m, S)` is
-integrated exactly over a step from v to v', and the network's correction of the denoised point is held fixed:
+:math:`\sqrt{1 - \lambda}\, g` (note of paper 1, section 2.8): the reverse SDE at 0, the ODE at 1. In
+:math:`y = x_t / \alpha` with :math:`v = \sigma^2/\alpha^2` the Gaussian reference :math:`\mathcal{N}(m, S)` is integrated exactly over a step from v to v', and the network's correction of the denoised point is held fixed:
 
 .. math::
     y' = m + \rho\, (y - m) + \Big(1 - (v'/v)^{1 - \lambda/2}\Big) \Delta\hat x

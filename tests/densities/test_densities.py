@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+
+from girsanov.densities import Gaussian, GaussianMixture, StandardNormal
+from girsanov.types import InputError
 from tests.laws import (
     PROCESSES,
     each_density,
@@ -10,9 +13,6 @@ from tests.laws import (
     note_mixture_2d,
     seeded,
 )
-
-from girsanov.densities import Gaussian, GaussianMixture, StandardNormal
-from girsanov.types import InputError
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from tests.laws import each_gaussian, expected_log_normal, low_rank_case, seeded
 
 from girsanov.densities import Gaussian
 from girsanov.types import InputError
+from tests.laws import each_gaussian, expected_log_normal, low_rank_case, seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

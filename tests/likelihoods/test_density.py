@@ -8,6 +8,12 @@ import math
 
 import pytest
 import torch
+
+from girsanov.densities import Gaussian
+from girsanov.likelihoods import density, fit_proposal
+from girsanov.models import ScoreModel
+from girsanov.processes import VariancePreserving
+from girsanov.types import InputError
 from tests.laws import (
     DENSITIES,
     PROCESSES,
@@ -25,12 +31,6 @@ from tests.laws import (
     note_mixture_2d,
     seeded,
 )
-
-from girsanov.densities import Gaussian
-from girsanov.likelihoods import density, fit_proposal
-from girsanov.models import ScoreModel
-from girsanov.processes import VariancePreserving
-from girsanov.types import InputError
 
 pytestmark = pytest.mark.usefixtures("float64")
 

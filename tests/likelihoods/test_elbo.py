@@ -5,6 +5,13 @@ The ranges are cut short, so that the prior's and the decoder's gaps are large e
 
 import pytest
 import torch
+from torch.distributions import MultivariateNormal
+
+from girsanov.densities import Gaussian
+from girsanov.likelihoods import density, elbo, fit_proposal
+from girsanov.models import ScoreModel
+from girsanov.processes import VariancePreserving
+from girsanov.types import InputError
 from tests.laws import (
     GAUSSIANS,
     PROCESSES,
@@ -20,13 +27,6 @@ from tests.laws import (
     quadrature_elbo,
     seeded,
 )
-from torch.distributions import MultivariateNormal
-
-from girsanov.densities import Gaussian
-from girsanov.likelihoods import density, elbo, fit_proposal
-from girsanov.models import ScoreModel
-from girsanov.processes import VariancePreserving
-from girsanov.types import InputError
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -202,7 +202,13 @@ def test_a_process_that_remembers_needs_a_prior_or_a_reference(name):
 def test_two_different_gaussians_for_decoder_and_control_variate_are_refused():
     case, process = gaussian_case((2,)), VariancePreserving()
     with pytest.raises(InputError, match="decoder and reference must be the same Gaussian"):
-        elbo(case.density.score(process), process, case.rows(1), decoder=Gaussian(torch.zeros(2), 1.0))
+        elbo(
+            case.density.score(process),
+            process,
+            case.rows(1),
+            reference=Gaussian(torch.zeros(2), 2.0),
+            decoder=Gaussian(torch.zeros(2), 1.0),
+        )
 
 
 def test_a_fitted_proposal_samples_the_residual_and_keeps_the_mean():

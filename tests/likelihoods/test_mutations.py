@@ -6,12 +6,12 @@ a mean where the sum over dimensions belongs (notes of paper 1, sections 4(e) an
 
 import pytest
 import torch
-from tests.laws import gaussian_case, mixture_case
 
 from girsanov.calculus import Hutchinson
 from girsanov.likelihoods import baselines, bounds, density, elbo, ode, ode_log_prob
 from girsanov.processes import VariancePreserving
 from girsanov.solvers import FixedGrid
+from tests.laws import gaussian_case, mixture_case
 
 pytestmark = pytest.mark.usefixtures("float64")
 

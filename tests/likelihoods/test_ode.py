@@ -2,6 +2,15 @@
 
 import pytest
 import torch
+from torch import nn
+
+from girsanov.calculus import Exact, Hutchinson, keyed_generators
+from girsanov.densities import Gaussian
+from girsanov.likelihoods import ode, ode_log_prob
+from girsanov.models import ScoreModel, TwoLayerNetwork
+from girsanov.processes import VariancePreserving
+from girsanov.solvers import Adaptive, FixedGrid
+from girsanov.types import InputError
 from tests.laws import (
     DENSITIES,
     REMEMBERING,
@@ -12,15 +21,6 @@ from tests.laws import (
     note_mixture_2d,
     seeded,
 )
-from torch import nn
-
-from girsanov.calculus import Exact, Hutchinson, keyed_generators
-from girsanov.densities import Gaussian
-from girsanov.likelihoods import ode, ode_log_prob
-from girsanov.models import ScoreModel, TwoLayerNetwork
-from girsanov.processes import VariancePreserving
-from girsanov.solvers import Adaptive, FixedGrid
-from girsanov.types import InputError
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -8,12 +8,12 @@ All likelihoods are quadratic in x, so averages over data are exact with a few G
 import pytest
 import torch
 from scipy.integrate import solve_ivp
-from tests.laws import hermite
 
 from girsanov.densities import Gaussian
 from girsanov.likelihoods import elbo, ode_log_prob
 from girsanov.processes import OrnsteinUhlenbeck
 from girsanov.solvers import Adaptive
+from tests.laws import hermite
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tests.laws import mixture_case, note_mixture_2d, seeded
 
 from girsanov.calculus import Hutchinson, keyed_generators
 from girsanov.densities import Gaussian
@@ -10,6 +9,7 @@ from girsanov.likelihoods import density, elbo, fit_proposal, integral, ode, ode
 from girsanov.models import ConvNetwork, ScoreModel, TwoLayerNetwork
 from girsanov.processes import VariancePreserving
 from girsanov.solvers import Adaptive, FixedGrid
+from tests.laws import mixture_case, note_mixture_2d, seeded
 
 SAMPLED = {
     "elbo": lambda *a, **k: elbo(*a, samples=24, **k),

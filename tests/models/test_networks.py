@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tests.laws import each_network, seeded
 
 from girsanov.calculus import Exact
 from girsanov.models import ConvNetwork, TwoLayerNetwork
+from tests.laws import each_network, seeded
 
 
 def awaken(network):

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.laws import each_prediction, each_process
 
 from girsanov.models import PREDICTIONS, from_noise, to_noise
 from girsanov.processes import StraightPath
 from girsanov.types import InputError
+from tests.laws import each_prediction, each_process
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tests.laws import each_gaussian, each_prediction, each_process, mixture_case, note_mixture_2d
 from torch import nn
 
 from girsanov.calculus import expand_as_rows
@@ -19,6 +18,7 @@ from girsanov.models import (
 from girsanov.models.predictions import coefficients
 from girsanov.processes import StraightPath, VariancePreserving
 from girsanov.types import InputError
+from tests.laws import each_gaussian, each_prediction, each_process, mixture_case, note_mixture_2d
 
 pytestmark = pytest.mark.usefixtures("float64")
 

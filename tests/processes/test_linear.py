@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from scipy.integrate import solve_ivp
-from tests.laws import PROCESSES, REMEMBERING, each_process
 
 from girsanov.densities import Gaussian, StandardNormal
 from girsanov.processes import (
@@ -16,6 +15,7 @@ from girsanov.processes import (
     VariancePreserving,
 )
 from girsanov.types import InputError
+from tests.laws import PROCESSES, REMEMBERING, each_process
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -8,6 +8,7 @@ __all__ = ["app", "main"]
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any, NoReturn
@@ -19,7 +20,6 @@ from girsanov.cli import evaluate, fit, inspect, sample
 from girsanov.cli.output import UsageError, emit
 
 BAD_INPUT = 2
-INTERRUPT, TERMINATE = 130, 143
 
 app = typer.Typer(
     name="girsanov",
@@ -36,8 +36,12 @@ sample.register(app)
 inspect.register(app)
 
 
-class Terminated(BaseException):
-    """SIGTERM outside training, where no checkpoint is due."""
+class Stopped(BaseException):
+    """SIGINT or SIGTERM outside training, where no checkpoint is due; not an ``Exception``, so nothing swallows it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.exit_code = 128 + signum
 
 
 def _version(value: bool) -> None:
@@ -61,19 +65,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the command line when omitted.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    previous = _handle_sigterm()
+    previous = _handle_signals()
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="girsanov", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except (typer.Abort, KeyboardInterrupt):
-        return _say("stopped", INTERRUPT)
-    except Terminated:
-        return _say("stopped by SIGTERM", TERMINATE)
+    except Stopped as stopped:
+        return _say(str(stopped), stopped.exit_code)
     except Exception as error:
         return _exit_code(error)
     finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
 
 
 def _exit_code(error: Exception) -> int:
@@ -86,9 +88,6 @@ def _exit_code(error: Exception) -> int:
 
     if isinstance(error, InputError):
         return _say(str(error), BAD_INPUT)
-    code = getattr(error, "exit_code", None)
-    if code in (INTERRUPT, TERMINATE):
-        return _say(str(error), code)
     raise error
 
 
@@ -102,14 +101,17 @@ def _say(message: str, code: int) -> int:
     return code
 
 
-def _handle_sigterm() -> Any:
-    """Unwind on SIGTERM, so that temporary files are removed; training installs its own handler meanwhile."""
+def _handle_signals() -> dict[int, Any]:
+    """Unwind on a signal, so that temporary files are removed; training installs its own handlers meanwhile.
+
+    Returns:
+        The handlers that were there, none outside the main thread.
+    """
 
     def stop(signum: int, frame: FrameType | None) -> NoReturn:
-        del signum, frame
-        raise Terminated
+        del frame
+        raise Stopped(signum)
 
-    try:
-        return signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread
-        return None
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM)}

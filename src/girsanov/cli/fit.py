@@ -51,6 +51,7 @@ def fit(
         bool, typer.Option("--dequantise/--no-dequantise", help="Read lattice values as bins; else refuse them.")
     ] = True,
     lattice: Annotated[bool, typer.Option("--lattice/--no-lattice", help="Head for few discrete levels.")] = True,
+    flow: Annotated[bool, typer.Option("--flow/--no-flow", help="Let tables start from a spline flow.")] = True,
     drop: Annotated[list[str] | None, typer.Option(metavar="COL", help="Leave a column out; repeatable.")] = None,
     limit: Annotated[
         int | None, typer.Option(min=5, metavar="N", help="Use N rows of the data, chosen at random.")
@@ -78,6 +79,7 @@ def fit(
         "process": process,
         "conditional": conditional,
         "lattice": lattice,
+        "flow": flow,
         "steps": steps,
         "time_budget": time_budget,
         "seed": seed,
@@ -113,7 +115,7 @@ def _run(
     try:
         metrics = fit_run(chosen, out, config, how, progress=progress, note=note)
     except Interrupted as interrupted:
-        stderr_note(False)(f"girsanov: saved at step {_saved_step(out)}; run the same command again to go on")
+        stderr_note(False)(f"girsanov: saved at step {progress.step:,}; run the same command again to go on")
         return interrupted.exit_code
     if json:
         emit(as_json(metrics))
@@ -128,22 +130,23 @@ class _Announcing:
 
     def __init__(self, inner: "Progress", sentences: Sequence[str], note: Callable[[str], None]) -> None:
         self._inner, self._sentences, self._note = inner, sentences, note
-        self.advance, self.report, self.stop = inner.advance, inner.report, inner.stop
+        self.report, self.stop = inner.report, inner.stop
+        self.step = 0
 
     def start(self, step: int, total: int) -> None:
         """Print the sentences, and on a resume the step; then begin."""
         for sentence in self._sentences:
             self._note(sentence)
+        self._sentences = ()  # once, however many trainings a fit consists of
         if step:
             self._note(f"going on from step {step:,}")
+        self.step = step
         self._inner.start(step, total)
 
-
-def _saved_step(out: Path) -> int:
-    from girsanov.training import load_latest
-
-    found = load_latest(out / "checkpoints")
-    return 0 if found is None else found.step
+    def advance(self, step: int, total: int) -> None:
+        """Remember the step: it is called before every checkpoint."""
+        self.step = step
+        self._inner.advance(step, total)
 
 
 def _refuse_cuda(device: Devices) -> None:

@@ -74,18 +74,26 @@ class Density(nn.Module, ABC):
 
 
 class DensityScore(nn.Module):
-    """The exact score of a density under a linear process; ``reference`` is its moment-matched Gaussian."""
+    """The exact score of a density under a linear process, at every time, beyond the horizon too.
+
+    ``reference`` is the density's moment-matched Gaussian, ``log_snr_range`` the widest that likelihoods use.
+    """
+
+    log_snr_range = (-15.0, 15.0)
 
     def __init__(self, density: Density, process: Kernel) -> None:
         super().__init__()
         self.density = density
         self.process: Any = process
+        self._reference: Density | None = None
 
     @property
     def reference(self) -> "Density | None":
         """The Gaussian with the density's mean and covariance, where the density knows it."""
         match_moments = getattr(self.density, "moment_match", None)
-        return match_moments() if match_moments is not None else None
+        if self._reference is None and match_moments is not None:
+            self._reference = match_moments()
+        return self._reference
 
     def forward(self, t: Time, x: State, condition: Tensor | None = None) -> State:
         """Evaluate the score at times ``b`` (or one time for all) and rows ``b *d``."""

@@ -59,7 +59,8 @@ def elbo(
         x: rows ``n *d``.
         prior: law at the noise end; default ``process.prior(reference)``.
         reference: Gaussian whose squared error is the control variate; it never changes the expectation.
-            Default: the score's own ``reference``, if it has one.
+            Default: the decoder, else the score's own
+            ``reference``, if it has one.
         decoder: Gaussian whose posterior covariance the last decoder has; default isotropic. Where a reference
             is used too, both must be the same.
         samples: network evaluations per row, rounded down to a multiple of ``replicates``.
@@ -83,7 +84,7 @@ def elbo(
         >>> torch.allclose(estimate.value, law.log_prob(torch.zeros(1, 3)), atol=1e-4)
         True
     """
-    reference = gaussian_reference(score, reference)
+    reference = gaussian_reference(score, reference if reference is not None else decoder)
     prior = prior if prior is not None else process.prior(reference)
     if decoder is not None and reference is not None and decoder is not reference:
         raise InputError("decoder and reference must be the same Gaussian")
@@ -163,7 +164,9 @@ def density(
         True
     """
     law = _formula_reference(score, reference, x)
-    low, high = log_snr_range(score, process)
+    own = getattr(score, "log_snr_range", None)
+    # an exact score is known beyond the process's horizon too, and the formula is about the whole line
+    low, high = own if exact and own is not None else log_snr_range(score, process)
     proposal = proposal or _default_proposal(low, high, law, atom=False)
     baseline = _baseline(score, process, law, None)
     seed = seed_of(generator)

@@ -70,10 +70,10 @@ class ScoreModel(nn.Module):
         self.log_snr_range = log_snr_range or process.log_snr_range
 
     def forward(self, t: Time, x: State, condition: Tensor | None = None) -> State:
-        """The score at times ``b`` and rows ``b *d``."""
+        """The score at times ``b`` and rows ``b *d``; before the data end of the range, the score there."""
         times = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x))
-        level = self.process.log_snr(times)
-        alpha, sigma = self.process.marginal(times)
+        level = self.process.log_snr(times).clamp_max(self.log_snr_range[1])
+        alpha, sigma = self.process.marginal_at(level)
         scale = (alpha.square() + sigma.square()).sqrt()
         noise = self.noise(level, x / expand_as_rows(scale, x), condition)
         return -noise / expand_as_rows(sigma, x)

@@ -1,8 +1,8 @@
-"""Other density models, fitted to the same rows in the same space, so that a likelihood has something to stand beside.
+"""Other density models, fitted to the same rows, so that a likelihood has something to stand beside.
 
-Every peer gets the model's own transforms and dequantisation and is reported in data units; its choices are made
-on the validation rows, the test rows are not looked at. To add one, write ``fit(data, seconds) -> Peer`` and name
-it in ``PEERS``.
+Every peer gets standardised rows with the model's own dequantisation draws, nothing that our own model has learned, and
+is reported in data units; its choices are made on the validation rows, the test rows are not looked at. To add one,
+write ``fit(data, seconds) -> Peer`` and name it in ``PEERS``.
 """
 
 __all__ = ["PEERS", "Peer", "PeerData", "fit_gaussian", "fit_mixture", "fit_spline_flow"]

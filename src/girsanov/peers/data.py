@@ -1,9 +1,10 @@
-"""What every peer sees: the model's own space, with the same dequantisation, and the way back to data units."""
+"""What every peer sees: the same rows with the same dequantisation, standardised, and the way back to data units."""
 
 __all__ = ["Peer", "PeerData"]
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from girsanov.calculus import keyed_generators, keyed_uniform
 from girsanov.datasets import Splits
 from girsanov.density_model import DensityModel
+from girsanov.transforms import Compose, Dequantise, Standardise
 from girsanov.types import Estimate, Nats, State
 
 COPIES_OF = 20_000  # training rows that dequantised copies are made to reach
@@ -20,7 +22,7 @@ VALIDATION_DRAWS = 4
 TEST_DRAWS = 8  # the number of replicates of our own bound, whose draws these are
 CHUNK = 4096
 
-#: log-density of flat rows ``n d`` of the model's space, shape ``n``
+#: log-density of flat standardised rows ``n d``, shape ``n``
 LogProb = Callable[[Tensor], Nats]
 
 
@@ -31,7 +33,7 @@ class Peer:
     Attributes:
         name: ``gaussian``, ``mixture`` or ``spline_flow``.
         settings: what was chosen on the validation rows.
-        log_prob: log-density of flat rows of the model's space.
+        log_prob: log-density of flat standardised rows.
         validation: mean log-likelihood of the validation rows, nats in data units.
         seconds: what fitting took, all settings that were tried included.
     """
@@ -45,10 +47,10 @@ class Peer:
 
 @dataclass(frozen=True)
 class PeerData:
-    """Rows of the three parts, mapped to the model's space as the model maps them.
+    """Rows of the three parts, dequantised with the model's own draws and standardised: what a peer's user would do.
 
     Attributes:
-        model: whose transforms are used.
+        model: with which the peers are compared.
         x: encoded rows, shape ``n *event_shape``.
         splits: the model's own.
         seed: keys the noise; with the seed of the model's own bound, the dequantisation draws are the same.
@@ -59,6 +61,15 @@ class PeerData:
     splits: Splits
     seed: int = 0
 
+    @cached_property
+    def transforms(self) -> Compose:
+        """Dequantisation on the schema's lattice, and one mean and scale per column (one scale for images)."""
+        schema = self.model.schema
+        scale = Standardise.fit(self.x[self.splits.train], shared=schema.kind == "images")
+        if not self.dequantised:
+            return Compose([scale])
+        return Compose([Dequantise(schema.event_shape, schema.bin_width, schema.offset), scale])
+
     @property
     def dim(self) -> int:
         """Number of dimensions."""
@@ -67,19 +78,19 @@ class PeerData:
     @property
     def dequantised(self) -> bool:
         """Whether any column is."""
-        return self.model.measure != "density"
+        return self.model.schema.discrete
 
     def training(self) -> Tensor:
-        """Flat training rows in the model's space; where columns are dequantised, several copies, shape ``m d``."""
+        """Flat standardised training rows; where columns are dequantised, several copies, shape ``m d``."""
         rows = self.x[self.splits.train]
         copies = min(MAX_COPIES, max(1, COPIES_OF // len(rows))) if self.dequantised else 1
         generator = torch.Generator().manual_seed(self.seed)
         return torch.cat([self.spread(rows, generator) for _ in range(copies)])
 
     def spread(self, rows: State, generator: torch.Generator) -> Tensor:
-        """Flat rows in the model's space with fresh dequantisation noise."""
+        """Flat standardised rows with fresh dequantisation noise."""
         uniform = torch.rand(rows.shape, generator=generator, dtype=torch.float64)
-        return self.model.transforms(rows, uniform)[0].flatten(1)
+        return self.transforms(rows, uniform)[0].flatten(1)
 
     def validation(self, log_prob: LogProb) -> float:
         """Mean log-likelihood of the validation rows, nats in data units."""
@@ -110,7 +121,7 @@ class PeerData:
             uniform = keyed_uniform(generators, (draws, *block.shape[1:]), block)
             values = []
             for j in range(draws):
-                y, log_det = self.model.transforms(block, uniform[:, j])
+                y, log_det = self.transforms(block, uniform[:, j])
                 values.append(log_prob(y.flatten(1)).double() + log_det)
             parts.append(torch.stack(values))
         return torch.cat(parts, 1)

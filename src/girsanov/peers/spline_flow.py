@@ -40,10 +40,10 @@ def fit_spline_flow(data: PeerData, seconds: float) -> Peer:
 
     Args:
         data: the rows.
-        seconds: time for each of the two.
+        seconds: time for both together.
     """
     begun = time.monotonic()
-    fits = {name: _train(data, setting, seconds) for name, setting in SETTINGS.items()}
+    fits = {name: _train(data, setting, seconds / len(SETTINGS)) for name, setting in SETTINGS.items()}
     best = max(fits, key=lambda name: fits[name][0])
     value, steps, log_prob = fits[best]
     settings = {"size": best, "steps": steps, **asdict(SETTINGS[best])}

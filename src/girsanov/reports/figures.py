@@ -74,28 +74,26 @@ def _inline(svg: str, name: str) -> str:
     return re.sub(r'<svg ([^>]*?)height="[^"]*" ([^>]*?)width="([\d.]+)pt"', r'<svg \1\2data-width="\3"', svg, count=1)
 
 
-def learning(
-    history: Sequence[Mapping[str, float | None]], best_step: int | None, gaussian: float | None = None
-) -> str:
-    """Training loss and validation bound over steps; ``gaussian`` is the reference's value on the same rows."""
+def learning(history: Sequence[Mapping[str, float | None]], best_step: int | None) -> str:
+    """Training loss and validation bound over steps."""
     with _canvas("learning", 1, 2, width=9.0, height=3.0) as canvas:
         left, right = canvas.axes[0]
         steps, losses = _series(history, "loss")
         left.plot(steps, losses, color=OURS)
-        _level(left, 0.0)
-        left.set(xlabel="step", ylabel="nats per dimension", title="Training loss, the Gaussian's being 0")
+        _level(left, 0.0, "Gaussian reference")
+        left.set(xlabel="step", ylabel="nats per dimension", title="Training loss")
         steps, values = _series(history, "validation")
         errors = [record.get("validation_stderr") or 0.0 for record in history if record.get("validation") is not None]
         right.plot(steps, values, color=OURS, marker="o", markersize=3)
         right.fill_between(steps, values - np.array(errors), values + np.array(errors), color=OURS, alpha=0.25, lw=0)
-        if gaussian is not None:
-            _level(right, gaussian)
+        if len(steps) and steps[0] == 0:
+            _level(right, values[0], "before training")
         if best_step is not None:
             late = best_step > max(steps, default=0) / 2
             right.axvline(best_step, color=DATA, linewidth=1.0)
             right.annotate(
                 f"best, step {best_step}",
-                (best_step, 0.5),
+                (best_step, 0.2),
                 xycoords=("data", "axes fraction"),
                 xytext=(-4 if late else 4, 0),
                 textcoords="offset points",
@@ -113,7 +111,7 @@ def curve(values: Curve) -> str:
         left, right = canvas.axes[0]
         left.plot(levels, values.standard.numpy(), color=OTHER, linestyle=":", label="N(0, I) on its own data")
         left.plot(
-            levels, values.gaussian.numpy(), color=DATA, linestyle="--", label="Gaussian with the data's covariance"
+            levels, values.gaussian.numpy(), color=DATA, linestyle="--", label="Gaussian reference on its own data"
         )
         _band(left, levels, values.model.numpy(), values.stderr.numpy(), "this model on held-out rows")
         left.set(xlabel="log-SNR", ylabel="squared error per dimension", title="Error of the noise prediction")
@@ -121,7 +119,7 @@ def curve(values: Curve) -> str:
         _band(right, levels, values.gain.numpy(), values.gain_stderr.numpy(), None)
         right.fill_between(levels, 0.0, values.gain.numpy(), color=OURS, alpha=0.12, lw=0)
         right.axhline(0.0, color=OTHER, linestyle="--", linewidth=1.0)
-        right.set(xlabel="log-SNR", ylabel="gain per dimension", title="What the network adds to its Gaussian")
+        right.set(xlabel="log-SNR", ylabel="gain per dimension", title="Gain over the Gaussian reference")
     return canvas.svg
 
 
@@ -149,7 +147,7 @@ def intervals(differences: Mapping[str, Difference]) -> str:
             axis.plot([value.low, value.high], [height, height], color=OURS, linewidth=3, solid_capstyle="round")
             axis.plot([value.nats], [height], "o", color=OURS)
             axis.annotate(
-                f"{value.nats:+.2f}",
+                f"{value.nats:+.2f}".replace("-", "−"),
                 (value.nats, height),
                 xytext=(0, 7),
                 textcoords="offset points",
@@ -227,11 +225,11 @@ def _band(axis: Any, x: np.ndarray, y: np.ndarray, stderr: np.ndarray, label: st
     axis.fill_between(x, y - 2 * stderr, y + 2 * stderr, color=OURS, alpha=0.25, lw=0)
 
 
-def _level(axis: Any, value: float) -> None:
-    """A dashed line at the Gaussian's value."""
+def _level(axis: Any, value: float, text: str) -> None:
+    """A dashed line."""
     axis.axhline(value, color=OTHER, linestyle="--", linewidth=1.0)
     place = ("axes fraction", "data")
-    axis.annotate("Gaussian", (0.02, value), xycoords=place, xytext=(0, 3), textcoords="offset points", fontsize=9)
+    axis.annotate(text, (0.02, value), xycoords=place, xytext=(0, 3), textcoords="offset points", fontsize=9)
 
 
 def _series(history: Sequence[Mapping[str, float | None]], name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -30,8 +30,8 @@ th:first-child, td:first-child { text-align: left; padding-left: .2rem; }
 table.text td, table.text th { text-align: left; }
 table.text td:last-child { white-space: normal; overflow-wrap: anywhere; min-width: 14rem; }
 tr.ours td { font-weight: 600; color: var(--ours); }
-figure { margin: .8rem 0 1rem; }
-figure svg { display: block; width: 100%; height: auto; font-family: inherit; }
+figure { margin: .8rem 0 1rem; overflow-x: auto; }
+figure svg { display: block; width: 100%; min-width: 36rem; height: auto; font-family: inherit; }
 figure img { max-width: 100%; height: auto; image-rendering: pixelated; display: block; }
 figcaption { color: var(--soft); font-size: .88rem; margin-top: .4rem; max-width: 46rem; }
 .beside { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; }

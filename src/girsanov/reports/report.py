@@ -5,6 +5,7 @@ __all__ = ["Contents", "render", "samples_png"]
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -63,12 +64,14 @@ def render(contents: Contents) -> str:
     """The page as HTML text."""
     metrics = contents.metrics
     shape = " × ".join(map(str, contents.schema.event_shape))
-    noun = "images of" if contents.schema.kind == "images" else "columns:"
-    subtitle = f"A density model by girsanov {metrics['versions']['girsanov']}; {noun} {shape}"
+    what = f"images of {shape}" if contents.schema.kind == "images" else f"tables of {shape} columns"
+    subtitle = f"A density model of {what} by girsanov {metrics['versions']['girsanov']}, fitted to {contents.name}"
     builders = (_headline, _meaning, _differences, _learning, _curve, _samples, _extremes, _histogram, _facts)
     if not figures.available():
         builders = (_headline, _no_figures, _meaning, _differences, _samples, _extremes, _facts)
-    return page(contents.name, subtitle, filter(None, (build(contents) for build in builders)))
+    return page(
+        PurePath(contents.name).name or contents.name, subtitle, filter(None, (build(contents) for build in builders))
+    )
 
 
 def samples_png(samples: Tensor, schema: Schema, limits: tuple[float, float] | None = None) -> bytes | None:
@@ -148,18 +151,19 @@ def _meaning(contents: Contents) -> str:
             f"In bits per dimension, that is {entry['bits_per_dim']:.4f}, lower being better, with the bins that the "
             "data have."
         )
-    return section("What the number means", paragraph(" ".join([*text, *_gaussian(contents.metrics)])))
+    return section("What the number means", paragraph(" ".join([*text, *_beginning(contents)])))
 
 
-def _gaussian(metrics: Mapping[str, Any]) -> list[str]:
-    """What the model has over the Gaussian that it starts from."""
-    training = metrics.get("training", {})
-    if training.get("gaussian") is None or training.get("validation") is None:
+def _beginning(contents: Contents) -> list[str]:
+    """What training has added to the closed forms that it started from."""
+    first = next(iter(contents.history), {})
+    reached = contents.metrics.get("training", {}).get("validation")
+    if first.get("step") != 0 or first.get("validation") is None or reached is None:
         return []
-    reached, gaussian = (minus(f"{training[name]:.3f}") for name in ("validation", "gaussian"))
+    before, after = (minus(f"{value:.3f}") for value in (first["validation"], reached))
     return [
-        "The network corrects a Gaussian with the data's mean and covariance, and what counts is what it adds: on the "
-        f"validation rows that Gaussian has {gaussian} nats per row and this model {reached}."
+        "The network corrects what was fitted before it (a Gaussian and, where they pay, a mixture or a spline flow): "
+        f"on the validation rows the bound was {before} nats per row before the network was trained and {after} after."
     ]
 
 
@@ -188,11 +192,11 @@ def _learning(contents: Contents) -> str:
     if not contents.history:
         return ""
     training = contents.metrics.get("training", {})
-    svg = figures.learning(contents.history, training.get("best_step"), training.get("gaussian"))
+    svg = figures.learning(contents.history, training.get("best_step"))
     caption = (
-        "Left: the loss is an unbiased estimate of the negative gain in the bound over the Gaussian reference, "
-        "0 for the Gaussian. Right: the bound on validation rows with its estimator's standard error; the "
-        "weights of the best step are the model."
+        "Left: the loss is an unbiased estimate of the negative gain in the bound over the Gaussian reference in the "
+        "model's coordinates, 0 for that reference. Right: the bound on validation rows with its estimator's standard "
+        "error; the weights of the best step are the model."
     )
     return section("Learning", figure(svg, caption))
 
@@ -240,6 +244,7 @@ def _facts(contents: Contents) -> str:
     pairs = {
         "Splits": {name: f"{count:,} rows" for name, count in metrics["rows"].items()},
         "Training": metrics.get("training", {}),
+        "Starting points (validation rows, nats)": metrics.get("starting_points", {}),
         "Seconds": metrics.get("timing", {}),
         "Settings": metrics.get("settings", {}).get("config", {}),
         "Evaluation": metrics.get("settings", {}).get("evaluation", {}),

@@ -105,7 +105,7 @@ def fit_run(
     model.save_pretrained(folder.path)
     rows = _held_out(chosen, model)
     metrics = _measured(model, data, rows, folder, settings, note)
-    timing = {**metrics["timing"], "training": model.record["training"]["seconds"]}
+    timing = {**metrics["timing"], "training": model.record["training"]["fit_seconds"]}
     metrics = metrics | {"seconds": round(sum(timing.values()), 1), "timing": timing}
     folder.write_metrics(metrics)
     note(f"drawing samples and writing the report ({time.monotonic() - begun:.0f} s so far)")
@@ -138,11 +138,17 @@ def write_report(run: str | Path) -> Path:
 
 
 def _fitted(data: Data, folder: RunFolder, config: Config, progress: Progress | None) -> DensityModel:
+    created, begun = not folder.path.exists(), time.monotonic()
     try:
-        return fit(data, config=config, out=folder.path, progress=progress)
+        model = fit(data, config=config, out=folder.path, progress=progress)
     except InputError:
-        folder.discard_if_empty()
+        if created:
+            folder.discard_traces()
         raise
+    # what came before the network's training counts too; a resumed run only knows the training's own seconds
+    training = model.record["training"]
+    model.record["training"] = training | {"fit_seconds": max(_since(begun, time.monotonic()), training["seconds"])}
+    return model
 
 
 def _held_out(chosen: Selection, model: DensityModel) -> Rows:
@@ -164,7 +170,7 @@ def _measured(
     values = {"elbo": bound.value, "stderr": bound.stderr}
     peers = {}
     if evaluation.peers:
-        budget = evaluation.peer_seconds or max(PEER_SECONDS, model.record["training"]["seconds"])
+        budget = evaluation.peer_seconds or max(PEER_SECONDS, model.record["training"]["fit_seconds"])
         peers, found = _peers(model, data, rows, bound, budget, _seed(seed), note)
         values |= found
     folder.write_values(rows.index, values)
@@ -174,7 +180,8 @@ def _measured(
         "data": model.record["data"],
         "test": test,
         "peers": peers,
-        "training": model.record["training"] | {"gaussian": _gaussian(model, data, _seed(seed))},
+        "training": model.record["training"],
+        "starting_points": model.record.get("starting_points", {}),
         "timing": {"evaluation": _since(begun, evaluated), "peers": _since(evaluated, time.monotonic())},
         "rows": {name: splits[name] for name in ("train", "validation", "test")} | {"evaluated": len(rows.x)},
         "settings": settings,
@@ -189,7 +196,7 @@ def _own(model: DensityModel, rows: Rows, evaluation: EvaluationConfig, seed: in
         begun = time.monotonic()
         generator = torch.Generator().manual_seed(seed)
         estimate = evaluate(model, x, likelihood, samples=evaluation.samples, condition=condition, generator=generator)
-        seconds = {"fit_seconds": model.record["training"]["seconds"], "seconds": _since(begun, time.monotonic())}
+        seconds = {"fit_seconds": model.record["training"]["fit_seconds"], "seconds": _since(begun, time.monotonic())}
         return estimate, summary(estimate) | seconds
 
     bound, entry = measure(rows.x, "elbo")
@@ -222,13 +229,6 @@ def _peers(
         }
         values[name] = estimate.value
     return entries, values
-
-
-def _gaussian(model: DensityModel, data: Data, seed: int) -> float:
-    """Log-likelihood of the validation rows under the reference alone: the line that training has to leave."""
-    shape = model.schema.event_shape
-    peer_data = PeerData(model, data.x, Splits.from_json(model.record["splits"]), seed)
-    return peer_data.validation(lambda y: model.reference.log_prob(y.unflatten(1, shape)))
 
 
 def _report(folder: RunFolder, model: DensityModel, metrics: dict[str, Any], rows: Rows | None, missing: str) -> Path:

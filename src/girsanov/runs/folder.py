@@ -7,10 +7,10 @@ training; ``test.csv`` the held-out rows' values; ``metrics.json`` the results, 
 
 __all__ = ["RunFolder", "Source"]
 
-import contextlib
 import csv
 import io
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,8 +22,8 @@ from torch import Tensor
 from girsanov.training import parse_json, write_bytes_atomic, write_text_atomic
 from girsanov.types import InputError
 
-OURS = ("checkpoints", "config.json", "metrics.json", "train.jsonl")
-TRACES = (".lock", "train.jsonl")  # what a training that failed before its first checkpoint leaves
+OURS = ("checkpoints", "flow", "config.json", "metrics.json", "train.jsonl")
+TRACES = (".lock", "train.jsonl", "flow")  # what a training that failed before its first checkpoint leaves
 
 
 @dataclass(frozen=True)
@@ -137,14 +137,14 @@ class RunFolder:
         """Write any other file."""
         write_bytes_atomic(self.path / name, content.encode() if isinstance(content, str) else content)
 
-    def discard_if_empty(self) -> None:
-        """Remove the folder where training has failed before its first checkpoint."""
+    def discard_traces(self) -> None:
+        """Remove what a fit that was refused before its first checkpoint has left."""
         if not self.path.is_dir() or any(path.name not in TRACES for path in self.path.iterdir()):
             return
-        with contextlib.suppress(OSError):
-            for name in TRACES:
-                (self.path / name).unlink(missing_ok=True)
-            self.path.rmdir()
+        for name in TRACES:
+            path = self.path / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        self.path.rmdir()
 
 
 def _read(path: Path) -> bytes:

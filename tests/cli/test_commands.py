@@ -1,0 +1,252 @@
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import girsanov as gv
+
+COLUMNS = ["row", "value", "stderr", "kind", "model"]
+
+
+def test_evaluate_repeats_the_run_on_its_held_out_rows(complete, girsanov):
+    _, run, _ = complete
+    result = girsanov("evaluate", run, "--samples", "8", "--json")
+    entry, before = result.json["test"]["elbo"], json.loads((run / "metrics.json").read_text())["test"]["elbo"]
+    assert entry["nats"] == before["nats"]
+    assert entry["rows"] == 24
+    assert "held-out" in result.err
+
+
+def test_evaluate_counts_only_held_out_rows_of_the_training_data(complete, girsanov, tmp_path, write_table):
+    data, run, _ = complete
+    assert girsanov("evaluate", run, data, "--samples", "8", "--json").json["test"]["elbo"]["rows"] == 24
+    other = write_table(tmp_path / "other.csv", rows=50, seed=3)
+    assert girsanov("evaluate", run, other, "--samples", "8", "--json").json["test"]["elbo"]["rows"] == 50
+    assert girsanov("evaluate", run, other, "--limit", "7", "--json").json["test"]["elbo"]["rows"] == 7
+
+
+@pytest.mark.parametrize(("likelihood", "model"), [("elbo", "sde"), ("density", "sde"), ("ode", "ode")])
+def test_evaluate_says_of_which_model_the_likelihood_is(likelihood, model, complete, girsanov):
+    _, run, _ = complete
+    result = girsanov("evaluate", run, "--likelihood", likelihood, "--limit", "2")
+    assert result.code == 0
+    assert model.upper() in result.out or "density formula" in result.out
+
+
+def test_evaluate_needs_the_data_of_the_run(run_copy, girsanov):
+    run, data = run_copy
+    lines = data.read_text().splitlines()
+    original = "\n".join(lines) + "\n"
+    try:
+        data.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
+        result = girsanov("evaluate", run)
+    finally:
+        data.write_text(original)
+    assert result.code == 2
+    assert "has changed since the fit" in result.err
+
+
+def test_score_has_one_line_per_row(complete, girsanov):
+    data, run, _ = complete
+    result = girsanov("score", run, data, "--limit", "5", "--quiet")
+    rows = list(csv.DictReader(io.StringIO(result.out)))
+    assert list(rows[0]) == COLUMNS
+    assert [row["row"] for row in rows] == ["0", "1", "2", "3", "4"]
+    assert {(row["kind"], row["model"]) for row in rows} == {("lower_bound", "sde")}
+    assert result.err == ""
+
+
+def test_scores_are_those_of_the_library(complete, girsanov):
+    data, run, _ = complete
+    table = np.genfromtxt(data, delimiter=",", skip_header=1)[:5]
+    expected = gv.DensityModel.from_pretrained(run).elbo(table, generator=torch.Generator().manual_seed(4))
+    lines = girsanov("score", run, data, "--limit", "5", "--seed", "4", "--json").out.splitlines()
+    assert [json.loads(line)["value"] for line in lines] == pytest.approx(expected.value.tolist(), rel=1e-6)
+    assert [json.loads(line)["stderr"] for line in lines] == pytest.approx(expected.stderr.tolist(), rel=1e-4)
+
+
+def test_a_score_does_not_depend_on_the_other_rows(complete, girsanov):
+    data, run, _ = complete
+    few, many = (girsanov("score", run, data, "--limit", n, "--quiet").out.splitlines() for n in (2, 9))
+    assert few == many[:3]
+
+
+def test_an_unknown_standard_error_is_empty(complete, girsanov):
+    data, run, _ = complete
+    shown = girsanov("score", run, data, "--limit", "1", "--samples", "1", "--quiet").out.splitlines()[1]
+    assert shown.split(",")[2] == ""
+    told = girsanov("score", run, data, "--limit", "1", "--samples", "1", "--json").json
+    assert told["stderr"] is None
+
+
+def test_score_into_a_file(complete, tmp_path, girsanov):
+    data, run, _ = complete
+    result = girsanov("score", run, data, "--limit", "3", "--out", tmp_path / "scores.csv")
+    assert result.out == ""
+    assert (tmp_path / "scores.csv").read_text().count("\n") == 4
+    missing = girsanov("score", run, data, "--limit", "3", "--out", tmp_path / "absent" / "scores.csv")
+    assert missing.code == 2
+    assert "check that its folder exists" in missing.err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("height,width\n1.5,2.5\n", "lacks column"),
+        ("a,b,c,d\n1.5,2.5,3,4\n", "column"),
+        ('height,"<b>weight & $x$</b>",count\n1.5,2.5,0.5\n', "count"),
+        ('height,"<b>weight & $x$</b>",count\n1.5,,1\n', "missing"),
+        ('height,"<b>weight & $x$</b>",count\n1.5,tall,1\n', "tall"),
+    ],
+)
+def test_rows_that_do_not_fit_the_model(content, message, complete, tmp_path, girsanov):
+    _, run, _ = complete
+    (tmp_path / "rows.csv").write_text(content)
+    result = girsanov("score", run, tmp_path / "rows.csv")
+    assert result.code == 2
+    assert message in result.err
+    assert result.err.count("\n") == 1
+    assert result.out == ""
+
+
+def test_images_do_not_fit_a_table(complete, girsanov):
+    _, run, _ = complete
+    result = girsanov("score", run, "digits")
+    assert result.code == 2
+    assert "holds images, but the model was fitted to table" in result.err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sample", "report"])
+def test_a_run_that_is_not_there(command, tmp_path, girsanov):
+    result = girsanov(command, tmp_path / "absent")
+    assert result.code == 2
+    assert result.err.count("\n") == 1
+
+
+def test_a_damaged_run(run_copy, girsanov):
+    run, _ = run_copy
+    weights = bytearray((run / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (run / "model.safetensors").write_bytes(weights)
+    result = girsanov("evaluate", run)
+    assert result.code == 2
+    assert "damaged" in result.err
+
+
+def test_sample_prints_rows_as_the_data_have_them(complete, girsanov):
+    data, run, _ = complete
+    result = girsanov("sample", run, "-n", "7", "--steps", "4")
+    rows = list(csv.reader(io.StringIO(result.out)))
+    assert rows[0] == data.read_text().splitlines()[0].replace('"', "").split(",")
+    assert len(rows) == 8
+    assert all(float(row[2]) == int(row[2]) for row in rows[1:])
+    again = girsanov("sample", run, "-n", "7", "--steps", "4")
+    other = girsanov("sample", run, "-n", "7", "--steps", "4", "--seed", "1")
+    assert again.out == result.out != other.out
+
+
+def test_samples_can_be_scored(complete, tmp_path, girsanov):
+    _, run, _ = complete
+    assert girsanov("sample", run, "-n", "6", "--steps", "4", "--out", tmp_path / "s.csv").code == 0
+    result = girsanov("score", run, tmp_path / "s.csv", "--quiet")
+    assert result.code == 0, result.err
+    assert result.out.count("\n") == 7
+
+
+def test_sample_formats(complete, tmp_path, girsanov):
+    _, run, _ = complete
+    options = ["sample", run, "-n", "6", "--steps", "4"]
+    assert girsanov(*options, "--out", tmp_path / "s.npy").code == 0
+    assert np.load(tmp_path / "s.npy").shape == (6, 3)
+    assert girsanov(*options, "--out", tmp_path / "s.png").code == 0
+    lines = girsanov(*options, "--json").out.splitlines()
+    assert len(lines) == 6
+    assert set(json.loads(lines[0])) == {"height", "<b>weight & $x$</b>", "count"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--out", "samples.jpg"], ".png"),
+        (["--lmbd", "2"], "--lmbd"),
+        (["--lmbd=-inf"], "finite"),
+        (["--lmbd", "nan"], "--lmbd"),
+        (["-n", "0"], "--number"),
+        (["--class", "a"], "without --conditional"),
+    ],
+)
+def test_samples_that_cannot_be(options, message, complete, girsanov):
+    _, run, _ = complete
+    result = girsanov("sample", run, *options)
+    assert result.code == 2
+    assert message in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_report_is_written_again(run_copy, girsanov):
+    run, _ = run_copy
+    before = (run / "report.html").read_text()
+    (run / "report.html").unlink()
+    result = girsanov("report", run)
+    assert result.out == f"report: {run / 'report.html'}\n"
+    assert (run / "report.html").read_text() == before
+    (run / "metrics.json").unlink()
+    assert "run its girsanov fit command again" in girsanov("report", run).err
+
+
+def test_report_without_the_data_says_so(run_copy, girsanov):
+    run, data = run_copy
+    moved = data.with_suffix(".moved")
+    data.rename(moved)
+    try:
+        assert girsanov("report", run, "--json").json == {"report": str(run / "report.html")}
+    finally:
+        moved.rename(data)
+    page = (run / "report.html").read_text()
+    assert "could not be read again" in page
+    assert "Paired differences" in page
+
+
+def test_datasets_and_environment(girsanov):
+    listed = girsanov("datasets", "--json").json
+    assert listed[0] == {
+        "name": "digits",
+        "description": "handwritten digits, 8 x 8 pixels, 17 grey levels, 10 classes",
+        "rows": 1797,
+        "event_shape": [1, 8, 8],
+    }
+    assert "digits" in girsanov("datasets").out
+    assert girsanov("env", "--json").json["torch"] == torch.__version__
+    assert gv.__version__ in girsanov("--version").out
+
+
+@pytest.mark.parametrize("arguments", [["frobnicate"], ["--frob"], ["fit", "--out"], ["score"]])
+def test_wrong_commands(arguments, girsanov):
+    result = girsanov(*arguments)
+    assert result.code == 2
+    assert result.err.startswith("girsanov: ")
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["fit", "evaluate", "score", "sample", "report", "datasets", "env"])
+def test_every_command_explains_itself_with_an_example(command, girsanov):
+    result = girsanov(command, "--help")
+    assert result.code == 0
+    assert f"Example: girsanov {command}" in result.out
+
+
+def test_a_reader_that_goes_away(complete):
+    data, run, _ = complete
+    code = "import sys; from girsanov.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "score", str(run), str(data), "--quiet"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()  # before the first line is printed
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 0
+    assert errors == b""
