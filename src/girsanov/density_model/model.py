@@ -199,7 +199,7 @@ class DensityModel(nn.Module):
                 self.score,
                 self.score.process,
                 view.x[:, j],
-                prior=self.prior,
+                prior=self._law_at_horizon(),
                 reference=self.reference,
                 condition=condition,
                 generator=torch.Generator().manual_seed(seed),
@@ -253,6 +253,12 @@ class DensityModel(nn.Module):
             InputError: if the folder is missing, damaged, or written by a later format.
         """
         return storage.load(folder_or_hub_id, cls)
+
+    def _law_at_horizon(self) -> Density:
+        """Where the ODE ends: the end of the range, or N(0, I) where the process goes on to log-SNR -inf."""
+        process = self.score.process
+        end = process.log_snr(torch.tensor(process.horizon, dtype=torch.float64))
+        return self.prior if bool(end.isfinite()) else process.prior(self.reference)
 
     def _views(self, rows: State, replicates: int, seed: int, round_: int) -> View:
         """Dequantise each replicate afresh; continuous data are transformed once."""

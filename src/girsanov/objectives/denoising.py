@@ -47,6 +47,7 @@ class DenoisingObjective(nn.Module):
     """
 
     second_moment: Tensor
+    refreshed: Tensor
 
     def __init__(self, model: ScoreModel, transform: Transform, *, drop_condition: float = 0.0) -> None:
         super().__init__()
@@ -58,6 +59,8 @@ class DenoisingObjective(nn.Module):
         middle = torch.linspace(self.low, self.high, 2 * CELLS + 1, dtype=torch.float64)[1::2].contiguous()
         cell = torch.searchsorted(start.edges, middle).clamp(1, len(start.masses)) - 1
         self.register_buffer("second_moment", (start.masses[cell] * len(start.masses)).square())
+        # as they were at the last refresh: a resumed run goes on with the same density
+        self.register_buffer("refreshed", self.second_moment.clone())
         self._density: LogSNRDensity | None = None
 
     def forward(self, model: ScoreModel, batch: Batch, generator: torch.Generator, step: int) -> Tensor:
@@ -80,8 +83,10 @@ class DenoisingObjective(nn.Module):
 
     def _levels(self, count: int, generator: torch.Generator, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Low-discrepancy levels in random order, their weights, and their cells."""
+        if step % REFRESH == 0:
+            self.refreshed.copy_(self.second_moment)
         if self._density is None or step % REFRESH == 0:
-            sizes = self.second_moment.sqrt()
+            sizes = self.refreshed.sqrt()
             edges = torch.linspace(self.low, self.high, CELLS + 1, dtype=torch.float64)
             masses = (1.0 - FLOOR) * sizes / sizes.sum() + FLOOR / CELLS
             self._density = LogSNRDensity(edges, masses)

@@ -1,0 +1,148 @@
+r"""What the library costs beyond the network: training step, bound, import, command line.
+
+- a training step against a hand-written loop on the same network, batch, noise, clipping, average and optimiser;
+- an evaluation of the bound against its network evaluations alone, same rows and chunks;
+- ``import girsanov`` beyond ``import torch``, and ``girsanov --help``, in fresh processes.
+
+Ratios of interleaved repeats in one run.
+
+    python benchmarks/bench_overheads.py --threads 2
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from _record import record, spread
+
+from girsanov.calculus import expand_as_rows, sum_event
+from girsanov.datasets import load, split
+from girsanov.density_model import Config, prepare
+from girsanov.objectives import Batch, DenoisingObjective
+from girsanov.training import TrainingConfig, train
+
+REPEATS = 7
+
+
+def bare_loop(model, x, steps):
+    """What one would write by hand: noise, deviation, loss, clip, AdamW, average."""
+    score = model.score.train()
+    parameters = [p for p in score.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.1, fused=True)
+    average = [p.detach().clone() for p in parameters]
+    begun = time.perf_counter()
+    for _ in range(steps):
+        index = torch.randint(len(x), (512,))
+        y, _ = model.transforms(x[index], torch.rand(512, *x.shape[1:], dtype=x.dtype))
+        y = y.float()
+        levels = -10.0 + 25.0 * torch.rand(512, dtype=torch.float64)
+        eps = torch.randn_like(y)
+        z = expand_as_rows(torch.sigmoid(levels).sqrt(), y) * y + expand_as_rows(torch.sigmoid(-levels).sqrt(), y) * eps
+        target = eps - model.reference.noise(levels, z)
+        loss = sum_event((target - score.deviation(levels, z)).square()).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
+        optimizer.step()
+        torch._foreach_lerp_(average, [p.detach() for p in parameters], 0.002)
+    return (time.perf_counter() - begun) / steps
+
+
+def library_loop(model, x, steps):
+    """The same steps by the library."""
+    objective = DenoisingObjective(model.score, model.transforms)
+    config = TrainingConfig(steps=steps, batch_size=512, weight_decay=0.1)
+    begun = time.perf_counter()
+    train(model.score, objective, lambda step: Batch(x[torch.randint(len(x), (512,))]), config=config)
+    return (time.perf_counter() - begun) / steps
+
+
+def training(kind):
+    """Ratio per repeat for the network of one kind of data."""
+    data, config = tables()[kind]
+    model = prepare(data, split(len(data.x), seed=0), config)
+    steps = 12 if kind == "digits" else 60
+    library_loop(model, data.x, 3), bare_loop(model, data.x, 3)
+    pairs = [(library_loop(model, data.x, steps), bare_loop(model, data.x, steps)) for _ in range(REPEATS)]
+    return pairs
+
+
+def evaluation(kind):
+    """Bound against network evaluations alone."""
+    data, config = tables()[kind]
+    model = prepare(data, split(len(data.x), seed=0), config).eval()
+    x = data.x[:256]
+    z = torch.randn(512, *x.shape[1:])
+    levels = torch.linspace(-10.0, 15.0, 512, dtype=torch.float64)
+
+    def network():
+        begun = time.perf_counter()
+        with torch.no_grad():
+            for _ in range(256 * 32 // 512):
+                model.score.noise(levels, z)
+        return time.perf_counter() - begun
+
+    def bound():
+        begun = time.perf_counter()
+        model.encoded_elbo(x, samples=32)
+        return time.perf_counter() - begun
+
+    network(), bound()
+    return [(bound(), network()) for _ in range(REPEATS)]
+
+
+def tables():
+    """Digits with their defaults, and a table of ten columns with its own."""
+    from girsanov.datasets import continuous_table
+
+    x = torch.randn(4000, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return {
+        "digits": (load("digits"), Config()),
+        "table": (continuous_table(x.exp()), Config(gaussianise=False)),
+    }
+
+
+def fresh(code):
+    """Best of several fresh processes, in seconds of processor time."""
+    command = [sys.executable, "-c", code]
+    times = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        times.append(time.perf_counter() - begun)
+    return min(times)
+
+
+def main():
+    """Measure all four."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    torch.set_num_threads(parser.parse_args().threads)
+    rows = []
+    for kind in ("digits", "table"):
+        for name, measure in (("training step", training), ("bound", evaluation)):
+            pairs = measure(kind)
+            ratios = [a / b for a, b in pairs]
+            rows.append({"what": f"{name}, {kind}", "ratio": spread(ratios), "seconds": spread(a for a, _ in pairs)})
+            print(rows[-1]["what"], round(statistics.median(ratios), 3), flush=True)
+    torch_alone, with_us = fresh("import torch"), fresh("import torch, girsanov")
+    rows.append({"what": "import girsanov beyond torch, seconds", "value": with_us - torch_alone})
+    begun = [time.perf_counter()]
+    program = str(Path(sys.executable).with_name("girsanov"))
+    for _ in range(5):
+        subprocess.run([program, "--help"], check=True, capture_output=True)
+        begun.append(time.perf_counter())
+    rows.append(
+        {"what": "girsanov --help, seconds", "value": min(b - a for a, b in zip(begun, begun[1:], strict=False))}
+    )
+    for row in rows[-2:]:
+        print(row["what"], round(row["value"], 3))
+    record("overheads", rows)
+
+
+if __name__ == "__main__":
+    main()

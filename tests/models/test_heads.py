@@ -1,0 +1,100 @@
+"""Heads: an untrained expert is the reference, a calibrated one is the exact denoiser it stands for."""
+
+import math
+
+import pytest
+import torch
+
+from girsanov.calculus import sum_event
+from girsanov.densities import Gaussian, GaussianMixture
+from girsanov.models import Ensemble, Lattice, LatticeHead, MixtureHead, ScoreModel
+from girsanov.models.heads import truncated_moments
+from girsanov.processes import VariancePreserving
+
+
+def silent(outputs):
+    return lambda log_snr, features, condition: features.new_zeros(len(features), outputs, *features.shape[2:])
+
+
+def lattice_head(shape=(3,), cells=4):
+    """Uniform cells on [0, 4), reference with the same first two moments."""
+    reference = Gaussian(torch.full(shape, cells / 2.0), torch.full(shape, cells**2 / 12.0))
+    histogram = torch.full((*shape, cells), -math.log(cells))
+    return LatticeHead(reference, "v", Lattice(torch.zeros(shape), torch.ones(shape), histogram)), reference
+
+
+def mixture_head():
+    mixture = GaussianMixture(
+        torch.tensor([0.4, 0.6]), torch.tensor([[-2.0, 0.0], [1.5, 1.0]]), torch.tensor([[0.2, 0.5], [0.4, 0.1]])
+    )
+    return MixtureHead(mixture.moment_match(), "v", mixture), mixture
+
+
+@pytest.mark.parametrize("make", [lattice_head, mixture_head], ids=["lattice", "mixture"])
+def test_an_untrained_head_is_the_reference_exactly(make):
+    head, _ = make()
+    shape = head.reference.event_shape
+    model = ScoreModel(silent(head.outputs), VariancePreserving(), reference=head.reference, head=head).eval()
+    z = torch.randn(64, *shape)
+    assert not model.deviation(torch.linspace(-10.0, 15.0, 64, dtype=torch.float64), z).any()
+
+
+def test_a_calibrated_mixture_head_is_the_mixtures_denoiser():
+    head, mixture = mixture_head()
+    head.calibrate(mixture.sample(4000, generator=torch.Generator().manual_seed(0)), torch.Generator().manual_seed(1))
+    model = ScoreModel(silent(1), VariancePreserving(), reference=head.reference, head=head).double().eval()
+    level = torch.full((200,), 1.0, dtype=torch.float64)
+    x = mixture.sample(200, generator=torch.Generator().manual_seed(2))
+    eps = torch.randn(200, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    z = torch.sigmoid(level).sqrt()[:, None] * x + torch.sigmoid(-level).sqrt()[:, None] * eps
+    exact = sum_event((eps - mixture.noise(level, z)).square()).mean()
+    gaussian = sum_event((eps - head.reference.noise(level, z)).square()).mean()
+    with torch.no_grad():
+        ours = sum_event((eps - model.noise(level, z)).square()).mean()
+    assert float((ours - exact).abs()) < 0.03 * float(gaussian - exact)
+
+
+def test_the_lattice_expert_is_exact_for_independent_uniform_cells():
+    """With the right histogram and independent dimensions, the untrained expert at share 1 is E[eps | z]."""
+    head, reference = lattice_head(shape=(1,), cells=4)
+    with torch.no_grad():
+        head.share.fill_(1.0)
+        head.histogram.copy_(torch.tensor([0.1, 0.2, 0.3, 0.4]).log())
+    head.TRUST = 1.0 - 1e-7  # the histogram alone: one dimension has no neighbours to learn from
+    level = torch.full((50,), 4.0, dtype=torch.float64)
+    r = math.exp(-2.0)
+    y = torch.linspace(0.05, 3.95, 50, dtype=torch.float64)[:, None]
+    grid = torch.linspace(0.0, 4.0, 400_001, dtype=torch.float64)
+    prior = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)[grid.long().clamp_max(3)]
+    weight = prior * torch.exp(-0.5 * ((y - grid) / r).square())
+    exact = ((y - grid) / r * weight).sum(1) / weight.sum(1)
+    z = torch.sigmoid(level).sqrt()[:, None] * y
+    model = ScoreModel(silent(head.outputs), VariancePreserving(), reference=reference, head=head).eval()
+    torch.testing.assert_close(model.noise(level, z.float())[:, 0].double(), exact, atol=2e-3, rtol=0)
+
+
+def test_truncated_moments_against_quadrature_in_both_tails():
+    for u, s in ((0.3, 0.2), (-2.0, 0.5), (6.5, 0.7), (1.9, 2.0)):
+        log_mass, moment = truncated_moments(torch.tensor([[u]]).double(), torch.tensor([[s]]).double(), 4)
+        for k in range(4):
+            grid = torch.linspace(k, k + 1, 20_001, dtype=torch.float64)
+            bell = torch.exp(-0.5 * ((grid - u) / s).square()) / (s * math.sqrt(2.0 * math.pi))
+            mass = torch.trapezoid(bell, grid)
+            torch.testing.assert_close(log_mass[0, 0, k].exp(), mass, rtol=1e-5, atol=1e-12)
+            if float(mass) < 1e-30:  # beyond any weight: the nearest edge stands in
+                nearest = torch.tensor([(k - u) / s, (k + 1 - u) / s], dtype=torch.float64)
+                assert bool(torch.isclose(nearest, moment[0, 0, k]).any())
+                continue
+            mean = torch.trapezoid(bell * (grid - u) / s, grid) / mass
+            torch.testing.assert_close(moment[0, 0, k], mean, rtol=1e-4, atol=1e-6)
+
+
+def test_an_ensemble_averages_in_evaluation_and_shares_rows_in_training():
+    members = [torch.nn.Module() for _ in range(2)]
+    for value, member in zip((1.0, 3.0), members, strict=True):
+        member.forward = lambda log_snr, features, condition, value=value: torch.full_like(features, value)
+    reference = Gaussian(torch.zeros(2), 1.0)
+    model = ScoreModel(Ensemble(members), VariancePreserving(), "noise", reference=reference)
+    level, z = torch.zeros(4, dtype=torch.float64), torch.randn(4, 2)
+    assert torch.equal(model.eval().deviation(level, z), torch.full((4, 2), 2.0))
+    assert torch.equal(model.train().deviation(level, z)[:, 0], torch.tensor([1.0, 1.0, 3.0, 3.0]))

@@ -1,0 +1,39 @@
+"""The scikit-learn estimator: every common check, pipelines, grid search."""
+
+import numpy as np
+import pytest
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from girsanov import DensityEstimator
+
+TINY = {"max_steps": 5, "width": 16, "blocks": 1, "samples": 8}
+ROWS = np.random.default_rng(0).normal(size=(120, 3)) @ np.diag([1.0, 5.0, 0.1])
+
+
+@pytest.mark.filterwarnings("ignore")
+@parametrize_with_checks([DensityEstimator(**TINY)])
+def test_scikit_learns_common_checks(estimator, check):
+    check(estimator)
+
+
+def test_it_works_in_a_pipeline_and_counts_the_units_of_what_it_sees():
+    pipeline = make_pipeline(StandardScaler(), DensityEstimator(**TINY)).fit(ROWS)
+    plain = DensityEstimator(**TINY).fit(ROWS)
+    scale = np.log(pipeline[0].scale_).sum()
+    np.testing.assert_allclose(pipeline.score_samples(ROWS) - scale, plain.score_samples(ROWS), atol=0.3)
+
+
+def test_grid_search_compares_mean_scores():
+    search = GridSearchCV(DensityEstimator(**TINY), {"width": [8, 16]}, cv=2).fit(ROWS)
+    assert search.best_params_["width"] in (8, 16)
+    scores = search.best_estimator_.score_samples(ROWS)
+    assert search.best_estimator_.score(ROWS) == pytest.approx(scores.mean())
+
+
+def test_samples_come_in_the_units_of_the_rows():
+    x = DensityEstimator(**TINY).fit(ROWS).sample(500, random_state=1)
+    assert x.shape == (500, 3)
+    np.testing.assert_allclose(x.std(0), ROWS.std(0), rtol=0.35)

@@ -1,0 +1,122 @@
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+import girsanov as gv
+from girsanov.datasets import from_array, split
+from girsanov.density_model import prepare
+from girsanov.evaluation import LIKELIHOODS, denoising_curve, difference, evaluate, summary
+from girsanov.types import Estimate
+
+PLAIN = gv.Config(steps=1, network="mlp", width=8, blocks=1, gaussianise=False, flow=False)
+
+
+def untrained(x):
+    """The Gaussian model of rows: every gain is 0."""
+    data = from_array(x)
+    return prepare(data, split(len(x), seed=0), PLAIN).eval(), data.x
+
+
+@pytest.fixture(scope="module")
+def gaussian():
+    mixing = torch.tensor([[1.0, 0.0, 0.0], [0.8, 0.6, 0.0], [0.1, 0.2, 2.0]])
+    return untrained(torch.randn(400, 3, generator=torch.Generator().manual_seed(1)) @ mixing.T)
+
+
+@pytest.fixture(scope="module")
+def clusters():
+    """A trained model of two clusters, where a network gains on the Gaussian, and rows it has not seen."""
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(900, 2, generator=generator) * 0.3
+    x[:, 0] += 2.0 * torch.randint(0, 2, (900,), generator=generator)
+    config = gv.Config(steps=800, network="mlp", width=48, blocks=1, batch_size=128, gaussianise=False, flow=False)
+    return gv.fit(x[:600], config=config), x[600:].double()
+
+
+def test_each_likelihood_is_named_by_its_model(clusters):
+    model, x = clusters
+    for name, owner in LIKELIHOODS.items():
+        assert evaluate(model, x[:2], name, samples=8).model == owner
+    with pytest.raises(gv.InputError, match="choose one of elbo, density, ode"):
+        evaluate(model, x[:2], "likelihood")
+
+
+def test_evaluations_are_those_of_the_model(clusters):
+    model, x = clusters
+    seeded = [torch.Generator().manual_seed(5) for _ in range(2)]
+    assert torch.equal(
+        evaluate(model, x[:9], samples=16, generator=seeded[0]).value,
+        model.elbo(x[:9], samples=16, generator=seeded[1]).value,
+    )
+
+
+def test_probes_replace_the_exact_divergence_where_there_are_many_dimensions():
+    model, x = untrained(torch.randn(80, 14, generator=torch.Generator().manual_seed(0)))
+    estimate = evaluate(model, x[:2], "ode")
+    assert estimate.kind == "unbiased"
+    assert bool(torch.isfinite(estimate.stderr).all())
+
+
+def test_an_untrained_model_has_no_gain(gaussian):
+    model, x = gaussian
+    curve = denoising_curve(model, x[:50], levels=torch.linspace(-6, 6, 7))
+    assert torch.equal(curve.gain, torch.zeros(7, dtype=torch.float64))
+    assert curve.nats_per_dim() == 0.0
+
+
+def test_closed_forms_of_the_curve(gaussian):
+    model, x = gaussian
+    levels = torch.tensor([-3.0, 0.0, 4.0], dtype=torch.float64)
+    curve = denoising_curve(model, x, levels=levels)
+    covariance = model.reference.covariance
+    for i, level in enumerate(levels):
+        # the trace of the linear denoiser's error covariance, without the spectrum
+        alpha2, sigma2 = torch.sigmoid(level), torch.sigmoid(-level)
+        total = alpha2 * covariance + sigma2 * torch.eye(3, dtype=torch.float64)
+        error = torch.trace(torch.eye(3, dtype=torch.float64) - sigma2 * torch.linalg.inv(total)) / 3
+        assert curve.gaussian[i] == pytest.approx(error.item(), rel=1e-9)
+        assert curve.standard[i] == pytest.approx(alpha2.item())
+    # rows of the Gaussian's own law: one test in 15,000 fails by chance at each level
+    assert bool(((curve.model - curve.gaussian).abs() < 4 * curve.stderr + 0.02).all())
+
+
+def test_the_area_of_the_gain_is_the_gain_of_the_bound(clusters):
+    model, x = clusters
+    curve = denoising_curve(model, x)
+    y, log_det = model.transforms(x)
+    bound = model.encoded_elbo(x, samples=64)
+    gain = (bound.value - model.reference.log_prob(y) - log_det).mean() / 2
+    assert gain > 0.1
+    # the ends are not in the area; they are small, and the noise is the curve's and the bound's
+    assert curve.nats_per_dim() == pytest.approx(gain.item(), abs=0.04)
+
+
+def test_the_curve_does_not_depend_on_chunks(clusters, monkeypatch):
+    model, x = clusters
+    levels = torch.tensor([0.0, 2.0])
+    whole = denoising_curve(model, x[:30], levels=levels)
+    monkeypatch.setattr("girsanov.evaluation.CHUNK", 7)
+    parts = denoising_curve(model, x[:30], levels=levels)
+    assert torch.allclose(whole.gain, parts.gain, atol=1e-6)
+
+
+def test_the_interval_of_a_difference_is_students():
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.randn(25, generator=generator, dtype=torch.float64) for _ in range(2))
+    result = difference(ours, theirs)
+    expected = stats.ttest_rel(ours.numpy(), theirs.numpy()).confidence_interval(0.95)
+    assert (result.low, result.high) == pytest.approx((expected.low, expected.high))
+    with pytest.raises(gv.InputError, match="at least 2 rows"):
+        difference(ours[:1], theirs[:1])
+
+
+@pytest.mark.parametrize("measure", ["density", "mass", "mixed"])
+def test_bits_per_dimension_only_of_masses(measure):
+    value = torch.tensor([-2.0, -4.0], dtype=torch.float64)
+    estimate = Estimate(value, torch.full_like(value, math.nan), "lower_bound", "sde", 8, 2, measure=measure)
+    record = summary(estimate)
+    bits = record["bits_per_dim"]
+    assert bits == (pytest.approx(3.0 / (2 * math.log(2))) if measure == "mass" else None)
+    assert record["stderr"] is None  # unknown, and NaN is not JSON
