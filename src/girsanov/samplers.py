@@ -2,7 +2,8 @@ r"""Sampling the generative process: reverse SDE, probability-flow ODE, and the 
 
 The plug-in generator with parameter :math:`\lambda \le 1` has drift :math:`f - (1 - \lambda/2) g^2 s` and diffusion
 :math:`\sqrt{1 - \lambda}\, g` (note of paper 1, section 2.8): the reverse SDE at 0, the ODE at 1. In
-:math:`y = x_t / \alpha` with :math:`v = \sigma^2/\alpha^2` the Gaussian reference :math:`\mathcal{N}(m, S)` is integrated exactly over a step from v to v', and the network's correction of the denoised point is held fixed:
+:math:`y = x_t / \alpha` with :math:`v = \sigma^2/\alpha^2` the Gaussian reference :math:`\mathcal{N}(m, S)` is
+integrated exactly over a step from v to v', and the network's correction of the denoised point is held fixed:
 
 .. math::
     y' = m + \rho\, (y - m) + \Big(1 - (v'/v)^{1 - \lambda/2}\Big) \Delta\hat x
@@ -82,14 +83,15 @@ def sample(
     law = gaussian_reference(score, reference)
     prior = prior if prior is not None else process.prior(law)
     generator = generator or torch.Generator().manual_seed(0)
+    device, levels = _device(score), _levels(score, process, law, steps).to(_device(score))
     stepper = _Stepper(score, process, law, lmbd, generator)
     parts = []
     for start in range(0, n, CHUNK):
         count = min(CHUNK, n - start)
         given = condition if condition is None or len(condition) == 1 else condition[start : start + count]
         x_end = _draw_prior(prior, count, event_shape, generator)
-        x_end = x_end.to(working_dtype(score, x_end))
-        parts.append(stepper.run(x_end, _levels(score, process, law, steps), given, denoise=denoise))
+        x_end = x_end.to(device=device, dtype=working_dtype(score, x_end))
+        parts.append(stepper.run(x_end, levels, given, denoise=denoise))
     return torch.cat(parts)
 
 
@@ -159,6 +161,11 @@ def _levels(score: Score, process: LinearProcess, law: Gaussian | None, steps: i
     low, high = log_snr_range(score, process)
     variances = law.spectrum() if law is not None else torch.ones(1)
     return LogSNRDensity.from_spectrum(low, high, variances, floor=0.3).nodes(steps + 1)
+
+
+def _device(score: Score) -> torch.device:
+    tensor = next(score.buffers(), None) if isinstance(score, torch.nn.Module) else None
+    return tensor.device if tensor is not None else torch.device("cpu")
 
 
 def _draw_prior(prior: Density, n: int, event_shape: Sequence[int], generator: torch.Generator) -> State:

@@ -18,6 +18,7 @@ FLAGS = [
     "--disable-sync",
     "--hide-scrollbars",
     "--enable-logging=stderr",
+    "--host-resolver-rules=MAP * ~NOTFOUND",  # the browser's own errands stay at home too
 ]
 # The report itself has no script and forbids all; its copy gets this one instead of the policy.
 PROBE = """
@@ -34,7 +35,7 @@ addEventListener('load', () => {
     figures: boxes.map(box => [box.width, box.height]),
     scroll: document.documentElement.scrollWidth,
     window: innerWidth,
-    requests: performance.getEntriesByType('resource').map(entry => entry.name).filter(name => !name.startsWith('data:')),
+    requests: performance.getEntriesByType('resource').map(entry => entry.name).filter(name => !/^data:/.test(name)),
   });
 });
 </script>
@@ -78,12 +79,10 @@ def test_a_report_in_a_browser(kind, width, chromium, tmp_path, request):
 
 
 @pytest.mark.slow
-def test_the_report_itself_asks_for_nothing_and_shows_something(table_run, chromium, tmp_path):
-    log, shot = tmp_path / "net.json", tmp_path / "shot.png"
-    page = table_run.path / "report.html"
-    result = browse(chromium, tmp_path, page, "--window-size=1000,1400", f"--screenshot={shot}", f"--log-net-log={log}")
+def test_the_report_itself_breaks_no_policy_and_shows_something(table_run, chromium, tmp_path):
+    shot, page = tmp_path / "shot.png", table_run.path / "report.html"
+    result = browse(chromium, tmp_path, page, "--window-size=1000,1400", f"--screenshot={shot}")
     assert "Content Security Policy" not in result.stderr
-    addresses = set(re.findall(r'"url":"(https?://[^"]*)"', log.read_text()))
-    assert addresses == set()
-    colours = Image.open(shot).convert("RGB").getcolors(1 << 24)
-    assert len(colours) > 200
+    assert "CONSOLE" not in result.stderr
+    with Image.open(shot) as picture:
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 200

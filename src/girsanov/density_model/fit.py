@@ -44,6 +44,7 @@ def fit(
     labels: Any | None = None,
     out: str | Path | None = None,
     progress: Progress | None = None,
+    device: str | torch.device = "cpu",
 ) -> DensityModel:
     """Fit a diffusion density model.
 
@@ -55,6 +56,7 @@ def fit(
         labels: integer class of each row, for arrays and ``config.conditional``.
         out: folder for checkpoints and the log; a fit that was interrupted goes on from there.
         progress: what shows the progress.
+        device: where the networks are trained; noise is drawn on the CPU, so that it is the same everywhere.
 
     Returns:
         The fitted model, in evaluation mode. ``model.record["splits"]`` tells which rows were held out.
@@ -77,6 +79,8 @@ def fit(
     begun = time.monotonic()
     coordinates = fit_coordinates(data, splits, config, out=None if out is None else Path(out), progress=progress)
     model = prepare(data, splits, config, coordinates)
+    data = dataclasses.replace(data, x=data.x.to(device))
+    model = model.to(device)
     _calibrate(model, data.x[splits.validation], config.seed)
     if config.time_budget is not None:
         left = config.time_budget - (time.monotonic() - begun)
@@ -211,7 +215,7 @@ def _train(
     progress: Progress | None,
 ) -> TrainingResult:
     rows = x[splits.train]
-    given = None if labels is None else labels[splits.train]
+    given = None if labels is None else labels[splits.train].to(x.device)
     settings = _training_config(config, len(rows), model.record["network"]["members"])
     shuffled = ShuffledBatches(len(rows), settings.batch_size, mix(config.seed, 3))
 
@@ -225,10 +229,11 @@ def _train(
         del step
         assert isinstance(module, ScoreModel)
         candidate = DensityModel(model.transforms, module, model.schema, record=model.record)
-        condition = None if labels is None else labels[held]
+        condition = None if labels is None else labels[held].to(x.device)
         return candidate.encoded_elbo(x[held], samples=VALIDATION_SAMPLES, condition=condition).mean()
 
-    objective = DenoisingObjective(model.score, model.transforms, drop_condition=0.1 if config.conditional else 0.0)
+    hidden = 0.1 if config.conditional else 0.0
+    objective = DenoisingObjective(model.score, model.transforms, drop_condition=hidden).to(x.device)
     identity = f"{model.record['data']['fingerprint']} {config.to_json() | {'time_budget': None}}"
     return train(
         model.score,

@@ -246,7 +246,7 @@ def _size(
     at_end: bool,
 ) -> Tensor:
     """Root mean square of the sampled integrand at one level."""
-    levels = level.expand(len(x))
+    levels = level.to(x.device).expand(len(x))
     eps = torch.randn(x.shape, generator=noise, dtype=x.dtype).to(x.device)
     z = torch.sigmoid(level).sqrt().to(x.dtype) * x + torch.sigmoid(-level).sqrt().to(x.dtype) * eps
     mask = torch.full((len(x),), at_end, device=x.device)

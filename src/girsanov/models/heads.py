@@ -124,7 +124,7 @@ class ExpertHead(Head):
         """Set the share of the untrained expert by least squares at every knot, on clean rows ``n *d``."""
         for i, knot in enumerate(self.knots):
             level = knot.double().expand(len(x))
-            eps = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+            eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
             z = torch.sigmoid(knot).sqrt() * x + torch.sigmoid(-knot).sqrt() * eps
             full = self.blend(self._silent, level, z, torch.ones(()))
             energy = sum_event(full.square()).sum()

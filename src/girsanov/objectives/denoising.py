@@ -66,11 +66,11 @@ class DenoisingObjective(nn.Module):
     def forward(self, model: ScoreModel, batch: Batch, generator: torch.Generator, step: int) -> Tensor:
         """Loss of every row of ``batch``, shape ``b``."""
         with torch.no_grad():
-            uniform = torch.rand(batch.x.shape, generator=generator, dtype=batch.x.dtype)
+            uniform = torch.rand(batch.x.shape, generator=generator, dtype=batch.x.dtype).to(batch.x.device)
             x, _ = self.transform[0](batch.x, uniform)
             x = x.to(torch.get_default_dtype())
-            levels, weights, cell = self._levels(len(x), generator, step)
-            eps = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+            levels, weights, cell = (part.to(x.device) for part in self._levels(len(x), generator, step))
+            eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
             alpha, sigma = torch.sigmoid(levels).sqrt(), torch.sigmoid(-levels).sqrt()
             z = expand_as_rows(alpha, x) * x + expand_as_rows(sigma, x) * eps
             assert model.reference is not None
@@ -86,7 +86,7 @@ class DenoisingObjective(nn.Module):
         if step % REFRESH == 0:
             self.refreshed.copy_(self.second_moment)
         if self._density is None or step % REFRESH == 0:
-            sizes = self.refreshed.sqrt()
+            sizes = self.refreshed.sqrt().cpu()
             edges = torch.linspace(self.low, self.high, CELLS + 1, dtype=torch.float64)
             masses = (1.0 - FLOOR) * sizes / sizes.sum() + FLOOR / CELLS
             self._density = LogSNRDensity(edges, masses)
@@ -109,4 +109,4 @@ class DenoisingObjective(nn.Module):
         if condition is None or self.drop_condition == 0.0:
             return condition
         hidden = torch.rand(len(condition), generator=generator) < self.drop_condition
-        return torch.where(hidden, -1, condition)
+        return torch.where(hidden.to(condition.device), -1, condition)

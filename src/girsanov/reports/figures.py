@@ -229,7 +229,9 @@ def _level(axis: Any, value: float, text: str) -> None:
     """A dashed line."""
     axis.axhline(value, color=OTHER, linestyle="--", linewidth=1.0)
     place = ("axes fraction", "data")
-    axis.annotate(text, (0.02, value), xycoords=place, xytext=(0, 3), textcoords="offset points", fontsize=9)
+    axis.annotate(
+        text, (0.75, value), xycoords=place, xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9
+    )
 
 
 def _series(history: Sequence[Mapping[str, float | None]], name: str) -> tuple[np.ndarray, np.ndarray]:

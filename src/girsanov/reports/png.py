@@ -58,7 +58,7 @@ def image_grid(images: np.ndarray, *, low: float, high: float, columns: int | No
 
     Example:
         >>> image_grid(np.zeros((5, 1, 8, 8)), low=0.0, high=1.0, columns=5).shape
-        (48, 268, 4)
+        (48, 264, 4)
     """
     n, channels, height, width = images.shape
     across = min(n, columns or math.ceil(math.sqrt(n)))
