@@ -37,7 +37,7 @@ def uniform_times(process, low, high, count):
     """Uniform times over the range, their levels and rates -dl/dt."""
     ends = process.time(torch.tensor([high, low], dtype=torch.float64))
     t = ends[0] + (ends[1] - ends[0]) * torch.rand(count, dtype=torch.float64)
-    rate, g2 = process.rates(t)
+    _, g2 = process.rates(t)
     _, sigma = process.marginal(t)
     return process.log_snr(t), g2 / sigma.square() * (ends[1] - ends[0])
 

@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -67,8 +68,7 @@ def training(kind):
     model = prepare(data, split(len(data.x), seed=0), config)
     steps = 12 if kind == "digits" else 60
     library_loop(model, data.x, 3), bare_loop(model, data.x, 3)
-    pairs = [(library_loop(model, data.x, steps), bare_loop(model, data.x, steps)) for _ in range(REPEATS)]
-    return pairs
+    return [(library_loop(model, data.x, steps), bare_loop(model, data.x, steps)) for _ in range(REPEATS)]
 
 
 def evaluation(kind):
@@ -136,9 +136,7 @@ def main():
     for _ in range(5):
         subprocess.run([program, "--help"], check=True, capture_output=True)
         begun.append(time.perf_counter())
-    rows.append(
-        {"what": "girsanov --help, seconds", "value": min(b - a for a, b in zip(begun, begun[1:], strict=False))}
-    )
+    rows.append({"what": "girsanov --help, seconds", "value": min(b - a for a, b in pairwise(begun))})
     for row in rows[-2:]:
         print(row["what"], round(row["value"], 3))
     record("overheads", rows)

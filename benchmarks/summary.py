@@ -1,7 +1,7 @@
 """The README's figures, written from the committed results and by nobody's hand.
 
-    python benchmarks/summary.py            # print
-    python benchmarks/summary.py --write    # put between the README's markers
+python benchmarks/summary.py            # print
+python benchmarks/summary.py --write    # put between the README's markers
 """
 
 import argparse
@@ -51,8 +51,8 @@ def tables():
     names = list(dict.fromkeys(row["table"] for row in rows))
     lines = [
         "",
-        "**Tables** (UCI; held-out nats per row in data units, mean over splits, higher is better; the same seconds for "
-        "us and for the spline flow; [data](benchmarks/results)). The last column counts splits whose paired 95 % "
+        "**Tables** (UCI; held-out nats per row in data units, mean over splits, higher is better; the same seconds "
+        "for us and for the spline flow; [data](benchmarks/results)). The last column counts splits whose paired 95 % "
         "interval against the best peer is not wholly below 0.",
         "",
         "| table | splits | ours, bound | where ours started | spline flow | mixture | Gaussian | not worse |",
@@ -70,8 +70,8 @@ def tables():
         lines.append(f"| {name} | {len(mine)} | **{ours:.2f}** | {start:.2f} | {peers} | {fine}/{len(mine)} |")
     lines += [
         "",
-        "*Where ours started* is the better of mixture and spline flow in Gaussianised columns, on validation rows, before "
-        "the diffusion was trained: on several tables most of the gain is there.",
+        "*Where ours started* is the better of mixture and spline flow in Gaussianised columns, on validation rows, "
+        "before the diffusion was trained: on several tables most of the gain is there.",
     ]
     return lines
 

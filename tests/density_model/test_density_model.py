@@ -96,7 +96,7 @@ def test_a_damaged_model_is_refused(fitted, tmp_path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(gv.InputError, match="model.safetensors"):
+    with pytest.raises(gv.InputError, match=r"model\.safetensors"):
         gv.DensityModel.from_pretrained(tmp_path / "model")
     with pytest.raises(gv.InputError, match="no such folder"):
         gv.DensityModel.from_pretrained(tmp_path / "nowhere" / "deeper" / "still")

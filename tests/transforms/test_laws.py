@@ -99,7 +99,7 @@ def test_gaussianised_marginals_are_normal_and_densities_integrate_to_one():
         rows = torch.ones(len(grid), 3, dtype=torch.float64)
         at_one = transform(rows[:1])[0]
         rows[:, column] = grid
-        y, log_det = transform(rows)
+        y, _ = transform(rows)
         _, base = transform(torch.ones(1, 3, dtype=torch.float64))
         single = Gaussianise(1, transform.bins)
         single.load_state_dict({k: v[column : column + 1] for k, v in transform.state_dict().items()})

@@ -7,6 +7,7 @@ starting point: the mixture as the expert of its head, or the flow as the last t
 
 __all__ = ["Coordinates", "fit_coordinates", "spread"]
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.calculus import keyed_generators, keyed_uniform
-from girsanov.datasets import Data, Splits
+from girsanov.datasets import Data, Splits, fingerprint
 from girsanov.densities import GaussianMixture
 from girsanov.density_model.config import Config
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, mix, train
@@ -109,7 +110,10 @@ def _fit_mixture(columns: Compose, rows: State, held: State, seed: int) -> tuple
             break
         before = score
         for ridge in RIDGES:
-            fitted = Mixture(count, reg_covar=ridge, max_iter=60, random_state=seed % 2**31).fit(y)
+            fitted = Mixture(count, reg_covar=ridge, max_iter=60, random_state=seed % 2**31)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # unconverged fits are scored all the same
+                fitted.fit(y)
             value = float(fitted.score(other.numpy()))
             if value > score:
                 best, score = fitted, value
@@ -165,7 +169,7 @@ def _fit_flow(
         validate=validate,
         run=None if out is None else out / "flow",
         progress=progress,
-        identity=f"flow {len(rows)} {rows.shape[1]}",
+        identity=f"flow {fingerprint(rows)}",
     )
     assert isinstance(result.module, SplineFlow)
     assert result.best_value is not None

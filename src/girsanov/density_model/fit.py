@@ -20,7 +20,7 @@ from girsanov.densities import Gaussian
 from girsanov.density_model.config import PROCESSES, Config
 from girsanov.density_model.coordinates import Coordinates, fit_coordinates, spread
 from girsanov.density_model.model import DensityModel
-from girsanov.density_model.networks import build_network, choose_network
+from girsanov.density_model.networks import build_network, choose_network, require_network
 from girsanov.likelihoods import fit_proposal
 from girsanov.models import ExpertHead, Head, Lattice, LatticeHead, MixtureHead, ResidualHead, ScoreModel
 from girsanov.objectives import Batch, DenoisingObjective
@@ -76,6 +76,7 @@ def fit(
     data = _as_data(data, labels)
     splits = split(len(data.x), seed=config.seed, test=config.test, validation=config.validation, n_train=data.n_train)
     classes = _labels(data, config)
+    require_network(config, data.schema.event_shape)
     begun = time.monotonic()
     coordinates = fit_coordinates(data, splits, config, out=None if out is None else Path(out), progress=progress)
     model = prepare(data, splits, config, coordinates)

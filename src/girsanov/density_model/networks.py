@@ -1,6 +1,6 @@
 r"""Which network fits which data, and how it is rebuilt from its record."""
 
-__all__ = ["build_network", "choose_network"]
+__all__ = ["build_network", "choose_network", "require_network"]
 
 import math
 from collections.abc import Sequence
@@ -43,6 +43,21 @@ def choose_network(config: Config, event_shape: Sequence[int], rows: int, classe
     return {"name": name, "config": options, "members": members}
 
 
+def require_network(config: Config, event_shape: Sequence[int]) -> None:
+    """Refuse a network that cannot serve these data, before anything is fitted.
+
+    Raises:
+        InputError: if it needs images and these rows are none, or are too small or odd for it.
+    """
+    if config.network == "conv" and _default(event_shape) == "mlp":
+        raise InputError(
+            f"The conv network needs images (c, h, w) with even sides of 4 or more; these rows have shape "
+            f"{tuple(event_shape)}: leave the network out"
+        )
+    if config.network == "unet" and len(event_shape) != 3:
+        raise InputError(f"The unet network needs images (c, h, w); these rows have shape {tuple(event_shape)}")
+
+
 def _default(event_shape: Sequence[int]) -> str:
     if len(event_shape) != 3 or any(side % 2 for side in event_shape[1:]) or min(event_shape[1:]) < 4:
         return "mlp"
@@ -67,8 +82,6 @@ def _build_member(record: dict[str, Any], event_shape: Sequence[int], head: Head
         if head.inputs != 1:
             raise InputError("The two-layer network reads one map: set lattice=False (--no-lattice)")
         return TwoLayerNetwork(event_shape, **options)
-    if name in ("conv", "unet") and len(event_shape) != 3:
-        raise InputError(f"The {name} network needs images (c, h, w); these rows have shape {tuple(event_shape)}")
     if name not in NETWORKS or math.prod(event_shape) == 0:
         raise InputError(f"Unknown network {name!r}")
     return NETWORKS[name](event_shape, inputs=head.inputs, outputs=head.outputs, **options)

@@ -132,8 +132,11 @@ def load(folder_or_hub_id: str | Path, cls: type["DensityModel"]) -> "DensityMod
     description = parse_json(files["config.json"], f"{folder}/config.json")
     if description.get("format") != FORMAT:
         raise InputError(f"{folder}: has format {description.get('format')}, this version reads {FORMAT}; upgrade")
-    transforms, score, schema, proposal = build(description)
-    model = cls(transforms, score, schema, proposal=proposal, record=description["record"])
+    try:
+        transforms, score, schema, proposal = build(description)
+        model = cls(transforms, score, schema, proposal=proposal, record=description["record"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise InputError(f"{folder}/config.json does not describe a model ({error!r}); copy it again") from error
     _fill(model, parse_tensors(files["model.safetensors"], f"{folder}/model.safetensors"), folder)
     return model.eval()
 
