@@ -37,7 +37,7 @@ from girsanov.processes import LinearProcess
 from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
 from girsanov.types import Estimate, InputError, Nats, Score, State
 
-CHUNK = 128  # rows solved together, fixed so that results do not depend on their number
+CHUNK = 64  # rows solved together, fixed so that results do not depend on their number
 FEW = 16  # up to so many rows are padded to this only
 
 
