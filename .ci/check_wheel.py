@@ -66,9 +66,7 @@ def main(wheel: Path) -> None:
         environment = make_environment(Path(folder).resolve() / "environment", wheel)
         python, command = environment / "bin" / "python", environment / "bin" / "girsanov"
         subprocess.run([python, "-I", "-c", CHECK, environment, version], cwd=folder, check=True)
-        subprocess.run(
-            [command, "--help"], cwd=folder, env=outside, stdout=subprocess.DEVNULL, check=True
-        )
+        subprocess.run([command, "--help"], cwd=folder, env=outside, stdout=subprocess.DEVNULL, check=True)
 
 
 if __name__ == "__main__":

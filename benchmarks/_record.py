@@ -6,6 +6,7 @@ Times are recorded together with a calibration workload run on the same machine,
 __all__ = ["calibration_seconds", "record", "spread"]
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -46,8 +47,17 @@ def record(name: str, rows: list[dict], **facts: object) -> Path:
         "rows": rows,
     }
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(_plain(document), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return path
+
+
+def _plain(value: object) -> object:
+    """JSON has no infinities: they become null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:

@@ -30,7 +30,7 @@ class DensityEstimator(DensityMixin, BaseEstimator):
         random_state: seed, generator or ``None`` (seed 0) of splits, weights and noise.
         max_time: seconds for training; default none.
         max_steps: largest number of training steps; default chosen from the number of rows.
-        width: width of the network; default 256.
+        width: width of the network; default 128.
         blocks: residual blocks of the network; default 3.
         learning_rate: peak of the schedule.
         samples: network evaluations per scored row.

@@ -39,12 +39,23 @@ class MeanEstimate:
         stderr: standard error of the estimator: what more samples per row would remove.
         rows_stderr: standard error from the finite number of rows: what more data would remove.
         rows: number of rows.
+        degrees: degrees of freedom of ``stderr``; 0 where it is not estimated from replicates of the whole set.
     """
 
     value: float
     stderr: float
     rows_stderr: float
     rows: int
+    degrees: int = 0
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Interval of the mean over these rows: the estimator's error alone, by Student's t.
+
+        Args:
+            level: coverage, between 0 and 1.
+        """
+        half = student_quantile(level, self.degrees or 1_000_000) * self.stderr
+        return self.value - half, self.value + half
 
 
 def student_quantile(level: float, degrees: int) -> float:
@@ -121,12 +132,14 @@ class Estimate:
         """Mean over rows; its estimator error comes from whole replicates, so shared noise cannot hide in it."""
         rows = len(self.value)
         rows_stderr = float(self.value.std()) / math.sqrt(rows) if rows > 1 else math.nan
+        degrees = 0
         if self.replicates is not None and len(self.replicates) > 1:
             means = self.replicates.mean(1)
+            degrees = len(means) - 1
             stderr = float(means.std()) / math.sqrt(len(means))
         else:
             stderr = float(self.stderr.square().sum().sqrt()) / rows
-        return MeanEstimate(float(self.value.mean()), stderr, rows_stderr, rows)
+        return MeanEstimate(float(self.value.mean()), stderr, rows_stderr, rows, degrees)
 
     def bits_per_dim(self, bin_width: float | Tensor = 1.0) -> Tensor:
         r"""Bits per dimension, :math:`-(\log p + \sum_i \log h_i) / (d \log 2)`, shape ``n``.

@@ -74,6 +74,7 @@ def test_a_fit_never_falls_below_its_start_on_the_rows_that_chose_it(fitted):
     record = fitted.record["training"]
     assert 0 < record["steps"] <= 30
     assert record["best_step"] is not None
+    assert record["validation"] >= record["validation_before"]
     estimate = fitted.elbo(mixed_rows(100, seed=1))
     assert bool(estimate.value.isfinite().all())
     assert estimate.measure == "mixed"
@@ -144,6 +145,33 @@ def test_coordinates_choose_by_held_out_rows():
     assert set(found.held_out) == {"mixture", "flow"}
     flow_won = found.held_out["flow"] > found.held_out["mixture"]
     assert flow_won == (type(found.transforms.transforms[-1]).__name__ == "SplineFlow")
+
+
+def test_probes_of_the_ode_keep_their_replicates():
+    x = gaussian_rows(40)
+    model = gv.fit(gaussian_rows(), config=TINY)
+    estimate = model.log_prob(x, divergence=gv.Hutchinson(probes=3))
+    assert estimate.replicates is not None
+    assert estimate.replicates.shape == (3, 40)
+    assert estimate.kind == "unbiased"
+
+
+def test_a_condition_without_labels_and_broken_rows_are_refused(fitted):
+    with pytest.raises(gv.InputError, match="without labels"):
+        fitted.elbo(mixed_rows(3), condition=torch.zeros(3, dtype=torch.int64))
+    rows = torch.from_numpy(mixed_rows(3)).requires_grad_()
+    with pytest.raises(gv.InputError, match="x1"):
+        fitted.elbo(rows + torch.tensor([0.5, 0.0, 0.0]))
+    with pytest.raises(gv.InputError, match="Row 1"):
+        gv.elbo(fitted.score, fitted.score.process, torch.tensor([[0.0] * 3, [float("nan")] * 3]))
+
+
+def test_a_second_run_of_a_fit_that_ended_on_time_changes_nothing(tmp_path):
+    config = dataclasses.replace(TINY, steps=100_000, time_budget=3.0, patience=None)
+    first = gv.fit(gaussian_rows(), config=config, out=tmp_path / "run")
+    second = gv.fit(gaussian_rows(), config=config, out=tmp_path / "run")
+    assert first.record["training"]["steps"] == second.record["training"]["steps"]
+    assert torch.equal(first.elbo(gaussian_rows(5)).value, second.elbo(gaussian_rows(5)).value)
 
 
 def test_class_conditions_change_the_likelihood():

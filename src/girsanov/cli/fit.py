@@ -57,7 +57,7 @@ def fit(
         int | None, typer.Option(min=5, metavar="N", help="Use N rows of the data, chosen at random.")
     ] = None,
     samples: SamplesOption = 32,
-    ode_rows: Annotated[int, typer.Option(min=0, help="Held-out rows for the ODE's likelihood.")] = 64,
+    ode_rows: Annotated[int, typer.Option(min=0, help="Held-out rows for the ODE's likelihood.")] = 32,
     peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Fit other models to the same rows.")] = True,
     peer_budget: Annotated[
         float | None, typer.Option(metavar="S", help="Seconds for each peer.", show_default="as the training")

@@ -7,6 +7,7 @@ them the reference of every fitted model. Densities know no process; they take s
 
 __all__ = ["Density", "DensityScore"]
 
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +19,9 @@ from girsanov.types import Nats, State, Time
 
 if TYPE_CHECKING:
     from typing import Any
+
+
+LIMIT, TAIL = 15.0, 9.0  # log-SNR
 
 
 class Kernel(Protocol):
@@ -53,6 +57,10 @@ class Density(nn.Module, ABC):
     def diffused_score(self, alpha: Tensor, sigma: Tensor, x: State) -> State:
         """Score of :meth:`diffused` at rows ``x``, with one alpha and sigma per row (shape ``b``)."""
 
+    def variance_range(self) -> tuple[float, float]:
+        """Smallest and largest variance that the density shows along any direction; (1, 1) where unknown."""
+        return 1.0, 1.0
+
     def marginal(self, process: Kernel, t: float | Tensor) -> "Density":
         """Law of the process at time ``t`` when it starts from this density."""
         alpha_t, sigma_t = process.marginal(torch.as_tensor(t, dtype=torch.float64))
@@ -76,10 +84,9 @@ class Density(nn.Module, ABC):
 class DensityScore(nn.Module):
     """The exact score of a density under a linear process, at every time, beyond the horizon too.
 
-    ``reference`` is the density's moment-matched Gaussian, ``log_snr_range`` the widest that likelihoods use.
+    ``reference`` is the density's moment-matched Gaussian. ``log_snr_range`` is where likelihoods look: at least
+    (-15, 15), and as far as the smallest and largest variance of the density make its denoiser work.
     """
-
-    log_snr_range = (-15.0, 15.0)
 
     def __init__(self, density: Density, process: Kernel) -> None:
         super().__init__()
@@ -94,6 +101,12 @@ class DensityScore(nn.Module):
         if self._reference is None and match_moments is not None:
             self._reference = match_moments()
         return self._reference
+
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        """The range beyond which the exact denoiser is the reference's to about e^-9 per dimension."""
+        smallest, largest = self.density.variance_range()
+        return min(-LIMIT, -TAIL - math.log(largest)), max(LIMIT, TAIL - math.log(smallest))
 
     def forward(self, t: Time, x: State, condition: Tensor | None = None) -> State:
         """Evaluate the score at times ``b`` (or one time for all) and rows ``b *d``."""

@@ -124,6 +124,10 @@ class Gaussian(Density):
         """Covariance over the flattened event, ``(d, d)``."""
         return self.spectral(torch.eye(self.event_dim, dtype=self.mean.dtype), lambda v: v)
 
+    def variance_range(self) -> tuple[float, float]:
+        """Smallest and largest eigenvalue."""
+        return float(self.spectrum().min()), float(self.spectrum().max())
+
     def spectrum(self) -> Tensor:
         """All d variances, shape ``(d,)``."""
         rest = self.remainder.expand(self.event_dim - len(self.eigenvalues))

@@ -99,6 +99,10 @@ class GaussianMixture(Density):
             return -precise.sum(1).reshape(x.shape)
         return -torch.einsum("bkj,kij->bi", precise, self.bases.to(x.dtype)).reshape(x.shape)
 
+    def variance_range(self) -> tuple[float, float]:
+        """Smallest variance within a component, largest of the whole."""
+        return float(self.variances.min()), float(self.moment_match().spectrum().max())
+
     def moment_match(self) -> Gaussian:
         """The Gaussian with the mixture's mean and covariance."""
         means = self.means.flatten(1)

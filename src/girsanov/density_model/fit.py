@@ -7,6 +7,7 @@ at here. Every random choice follows from the seed.
 __all__ = ["fit", "prepare"]
 
 import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from girsanov.density_model.networks import build_network, choose_network, requi
 from girsanov.likelihoods import fit_proposal
 from girsanov.models import ExpertHead, Head, Lattice, LatticeHead, MixtureHead, ResidualHead, ScoreModel
 from girsanov.objectives import Batch, DenoisingObjective
-from girsanov.training import Progress, ShuffledBatches, TrainingConfig, TrainingResult, mix, train
+from girsanov.training import Progress, ShuffledBatches, TrainingConfig, TrainingResult, mix, train, write_text_atomic
 from girsanov.transforms import Dequantise, Standardise
 from girsanov.types import InputError, MeanEstimate, State
 
@@ -83,10 +84,8 @@ def fit(
     data = dataclasses.replace(data, x=data.x.to(device))
     model = model.to(device)
     _calibrate(model, data.x[splits.validation], config.seed)
-    if config.time_budget is not None:
-        left = config.time_budget - (time.monotonic() - begun)
-        config = dataclasses.replace(config, time_budget=max(left, 0.1 * config.time_budget))
-    result = _train(model, data.x, classes, splits, config, out, progress)
+    allowance = _allowance(config.time_budget, time.monotonic() - begun, out)
+    result = _train(model, data.x, classes, splits, dataclasses.replace(config, time_budget=allowance), out, progress)
     assert isinstance(result.module, ScoreModel)
     fitted = DensityModel(model.transforms, result.module, data.schema, record=model.record)
     fitted.record["training"] = {
@@ -95,11 +94,29 @@ def fit(
         "seconds": round(result.seconds, 1),
         "stopped": result.stopped,
         "validation": result.best_value,
+        "validation_before": next((r["validation"] for r in result.history if r["validation"] is not None), None),
         "validation_stderr": result.best_stderr,
         "best_step": result.best_step,
     }
     fitted.proposal = _proposal(fitted, data.x[splits.validation])
     return fitted.eval()
+
+
+def _allowance(time_budget: float | None, spent: float, out: str | Path | None) -> float | None:
+    """Seconds that are left for the network, decided once: a resumed run loads what the first one had to compute."""
+    if time_budget is None:
+        return None
+    left = max(time_budget - spent, 0.1 * time_budget)
+    if out is None:
+        return left
+    path = Path(out) / "allowance.json"
+    if path.exists():
+        record = json.loads(path.read_text())
+        if record.get("time_budget") == time_budget:
+            return float(record["network"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(path, json.dumps({"time_budget": time_budget, "network": left}) + "\n")
+    return left
 
 
 def prepare(data: Data, splits: Splits, config: Config, coordinates: Coordinates | None = None) -> DensityModel:

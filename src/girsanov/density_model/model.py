@@ -86,6 +86,7 @@ class DensityModel(nn.Module):
             InputError: for other columns or shapes, missing values, or rows off a discrete column's lattice.
         """
         if isinstance(x, Tensor) and x.requires_grad and tuple(x.shape[1:]) == self.schema.event_shape:
+            self.schema.encode(from_array(x.detach()))  # the checks, without cutting the graph
             return x.double()
         return self.schema.encode(from_array(x)).to(self.reference.mean.device)
 
@@ -109,6 +110,7 @@ class DensityModel(nn.Module):
 
     def encoded_elbo(self, x: State, **options: Any) -> Estimate:
         """:meth:`elbo` of rows that :meth:`encode` has returned."""
+        self._require_condition(options.get("condition"))
         return elbo(
             self.score,
             self.score.process,
@@ -146,6 +148,7 @@ class DensityModel(nn.Module):
 
     def encoded_density(self, x: State, **options: Any) -> Estimate:
         """:meth:`density` of rows that :meth:`encode` has returned."""
+        self._require_condition(options.get("condition"))
         return density(
             self.score,
             self.score.process,
@@ -191,6 +194,7 @@ class DensityModel(nn.Module):
         **options: Any,
     ) -> Estimate:
         """:meth:`log_prob` of rows that :meth:`encode` has returned."""
+        self._require_condition(condition)
         seed = seed_of(generator)
         draws = draws if self.measure != "density" else 1
         view = self._views(x, draws, seed, 0)
@@ -254,6 +258,10 @@ class DensityModel(nn.Module):
         """
         return storage.load(folder_or_hub_id, cls)
 
+    def _require_condition(self, condition: Tensor | None) -> None:
+        if condition is not None and not self.record.get("network", {}).get("config", {}).get("classes"):
+            raise InputError("This model was fitted without labels: leave condition out, or fit with conditional=True")
+
     def _law_at_horizon(self) -> Density:
         """Where the ODE ends: the end of the range, or N(0, I) where the process goes on to log-SNR -inf."""
         process = self.score.process
@@ -291,7 +299,7 @@ def compare(
     Raises:
         InputError: if the models are of different data.
     """
-    if a.schema.event_shape != b.schema.event_shape or a.measure != b.measure:
+    if a.schema.event_shape != b.schema.event_shape or not torch.equal(a.schema.bin_width, b.schema.bin_width):
         raise InputError("The two models were fitted to different columns: fit both to the same data")
     seed = seed_of(generator)
     first, second = (model.elbo(x, samples=samples, generator=torch.Generator().manual_seed(seed)) for model in (a, b))
@@ -322,4 +330,6 @@ def _merge(estimates: list[Estimate], log_det: Tensor, measure: Measure) -> Esti
     }
     if measure != "density":
         return Estimate.from_replicates(values, kind="lower_bound", **common)
+    if first.replicates is not None:  # probes: their spread is the error
+        return Estimate.from_replicates(first.replicates + log_det[:, 0], kind=first.kind, **common)
     return Estimate(values[0], first.stderr, kind=first.kind, **common)  # type: ignore[arg-type]

@@ -71,6 +71,9 @@ def elbo(
         views: randomised preprocessing, one draw per replicate (used for dequantisation).
         measure: what ``views`` make of the value.
 
+    Intervals are Student's t over replicates. At 256 evaluations they cover in 93-96 % on the oracles; where the
+    replicates are skewed, in one or two dimensions at the default 32, in about 90 %: take more samples there.
+
     Returns:
         Estimate of kind ``lower_bound``, model ``sde``, with terms ``prior``, ``diffusion`` and ``residual``.
 
@@ -90,6 +93,7 @@ def elbo(
         raise InputError("decoder and reference must be the same Gaussian")
     low, high = log_snr_range(score, process)
     proposal = proposal or _default_proposal(low, high, reference, atom=True)
+    _require_cover(proposal, low, high, atom=True)
     baseline = _baseline(score, process, reference, decoder)
 
     def closed_form(rows: State) -> dict[str, Nats]:
@@ -168,6 +172,7 @@ def density(
     # an exact score is known beyond the process's horizon too, and the formula is about the whole line
     low, high = own if exact and own is not None else log_snr_range(score, process)
     proposal = proposal or _default_proposal(low, high, law, atom=False)
+    _require_cover(proposal, low, high, atom=False)
     baseline = _baseline(score, process, law, None)
     seed = seed_of(generator)
 
@@ -233,7 +238,7 @@ def fit_proposal(
     grid = torch.linspace(low, high, levels, dtype=torch.float64)
     sizes = [_size(baseline, x, level, noise, condition, at_end=False) for level in grid]
     end = _size(baseline, x, grid[-1], noise, condition, at_end=True)
-    return LogSNRDensity.from_sizes(low, high, grid, torch.stack(sizes), end_size=float(end))
+    return LogSNRDensity.from_sizes(low, high, grid, torch.stack(sizes).cpu(), end_size=float(end))
 
 
 def _size(
@@ -267,6 +272,17 @@ def _default_proposal(low: float, high: float, reference: Gaussian | None, *, at
     if reference is None:
         return LogSNRDensity.from_spectrum(low, high, torch.ones(1), atom=atom, floor=0.3)
     return LogSNRDensity.from_spectrum(low, high, reference.spectrum(), atom=atom)
+
+
+def _require_cover(proposal: LogSNRDensity, low: float, high: float, *, atom: bool) -> None:
+    """A proposal that misses part of the integral, or the residual, would estimate another number."""
+    covered = float(proposal.edges[0]) == low and float(proposal.edges[-1]) == high
+    if not covered or (atom and not proposal.atom > 0.0):
+        raise InputError(
+            f"The proposal must span the log-SNR range [{low}, {high}]"
+            + (" and have an atom for the residual" if atom else "")
+            + ": fit it with fit_proposal to this score and process"
+        )
 
 
 def _baseline(score: Score, process: LinearProcess, reference: Gaussian | None, decoder: Gaussian | None) -> Baseline:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from girsanov.calculus import expand_as_rows, keyed_generators, keyed_normal, keyed_uniform
 from girsanov.likelihoods.baselines import Baseline
-from girsanov.models import working_dtype
+from girsanov.models import require_rows, working_dtype
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError, Nats, State
 
@@ -83,6 +83,7 @@ def replicate(
     Raises:
         InputError: for fewer than one evaluation, or a condition of another length.
     """
+    require_rows(x)
     if samples < 1:
         raise InputError(f"samples must be at least 1; got {samples}")
     if condition is not None and len(condition) not in (1, len(x)):

@@ -32,7 +32,7 @@ from girsanov.calculus import (
     seed_of,
 )
 from girsanov.densities import Density, Gaussian
-from girsanov.models import ResidualHead, ScoreModel, deviation, log_snr_range, working_dtype
+from girsanov.models import ResidualHead, ScoreModel, deviation, log_snr_range, require_rows, working_dtype
 from girsanov.processes import LinearProcess
 from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
 from girsanov.types import Estimate, InputError, Nats, Score, State
@@ -83,6 +83,7 @@ def ode_log_prob(
         >>> torch.allclose(estimate.value, law.log_prob(x), atol=1e-4)
         True
     """
+    require_rows(x)
     divergence = divergence or Exact()
     solver = solver or _default_solver(score, x)
     own = reference if reference is not None else getattr(score, "reference", None)

@@ -18,6 +18,7 @@ __all__ = [
     "gaussian_reference",
     "log_snr_range",
     "noise_prediction",
+    "require_rows",
     "to_noise",
     "working_dtype",
 ]
@@ -27,6 +28,7 @@ from girsanov.models.evaluation import (
     gaussian_reference,
     log_snr_range,
     noise_prediction,
+    require_rows,
     working_dtype,
 )
 from girsanov.models.heads import ExpertHead, Head, Lattice, LatticeHead, MixtureHead, ResidualHead

@@ -5,7 +5,7 @@ variance-preserving coordinates :math:`z = x_t / \sqrt{\alpha^2 + \sigma^2}`, wh
 times in float64 so that both ends of a schedule stay resolved.
 """
 
-__all__ = ["deviation", "gaussian_reference", "log_snr_range", "noise_prediction", "working_dtype"]
+__all__ = ["deviation", "gaussian_reference", "log_snr_range", "noise_prediction", "require_rows", "working_dtype"]
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,21 @@ from girsanov.calculus import expand_as_rows
 from girsanov.densities import Density, Gaussian
 from girsanov.models.score_model import ScoreModel
 from girsanov.processes import LinearProcess
-from girsanov.types import Score, State
+from girsanov.types import InputError, Score, State
+
+
+def require_rows(x: State) -> None:
+    """Refuse rows of which no likelihood can be computed.
+
+    Raises:
+        InputError: for no rows, or missing or infinite values.
+    """
+    if x.ndim < 2 or x.numel() == 0:
+        raise InputError(f"Rows of shape (n, *event) are needed, at least one; got shape {tuple(x.shape)}")
+    finite = x.detach().flatten(1).isfinite().all(1)
+    if not bool(finite.all()):
+        row = int((~finite).nonzero()[0])
+        raise InputError(f"Row {row} has missing or infinite values: impute them or leave the row out")
 
 
 def noise_prediction(

@@ -12,7 +12,7 @@ r"""From what a network returns to a deviation of the noise prediction from the 
 whose truncated-normal moments are closed form; only the weights :math:`\pi`, what the other coordinates say about
 the cell, need learning. They start from the reference's own leave-one-out prediction of x_i mixed with the
 column's histogram, and the network adds logits. A gate in log-SNR hands over from the residual to the lattice
-once the noise is comparable with a cell.
+while the noise still spans several cells.
 
 :class:`MixtureHead` has a Gaussian mixture's exact denoiser to correct instead of the Gaussian's alone.
 """
@@ -190,7 +190,7 @@ class LatticeHead(ExpertHead):
     scale: Tensor
 
     inputs = 3
-    GATE = (-1.5, 1.0)  # log of (cell width / noise)^2 between which the lattice takes over
+    GATE = (-6.0, -3.0)  # log of (cell width / noise)^2 between which the lattice takes over
     TRUST = 0.1  # weight of the histogram against the Gaussian's leave-one-out prediction
 
     def __init__(self, reference: Gaussian, predicts: str, lattice: Lattice) -> None:

@@ -19,6 +19,7 @@ from girsanov.types import Estimate, Nats, State
 COPIES_OF = 20_000  # training rows that dequantised copies are made to reach
 MAX_COPIES = 8
 VALIDATION_DRAWS = 4
+VALIDATION_ROWS = 2000  # as many as our own choices look at
 TEST_DRAWS = 8  # the number of replicates of our own bound, whose draws these are
 CHUNK = 4096
 
@@ -94,7 +95,7 @@ class PeerData:
 
     def validation(self, log_prob: LogProb) -> float:
         """Mean log-likelihood of the validation rows, nats in data units."""
-        rows = self.x[self.splits.validation]
+        rows = self.x[self.splits.validation][:VALIDATION_ROWS]
         return float(self._values(log_prob, rows, VALIDATION_DRAWS).mean())
 
     def estimate(self, peer: Peer, rows: State) -> Estimate:

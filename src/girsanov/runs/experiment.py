@@ -49,7 +49,7 @@ class EvaluationConfig:
     """
 
     samples: int = 32
-    ode_rows: int = 64
+    ode_rows: int = 32
     peers: bool = True
     peer_seconds: float | None = None
     sampler_steps: int = 128
