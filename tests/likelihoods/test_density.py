@@ -13,6 +13,7 @@ from girsanov.densities import Gaussian
 from girsanov.likelihoods import density, fit_proposal
 from girsanov.models import ScoreModel
 from girsanov.processes import VariancePreserving
+from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError
 from tests.laws import (
     DENSITIES,
@@ -210,7 +211,9 @@ def test_a_plain_score_is_measured_against_the_standard_normal():
 
 
 def test_a_fitted_proposal_keeps_the_mean_and_reduces_the_error():
-    case, process = DENSITIES["mixture-image"](), VariancePreserving()
+    case = DENSITIES["mixture-image"]()
+    whole = case.density.score(VariancePreserving()).log_snr_range
+    process = VariancePreserving(log_snr_range=whole)
     score, reference = case.density.score(process), reference_of(case)
     proposal = fit_proposal(score, process, case.rows(200, seed=5), reference=reference)
     x = case.rows(60)
@@ -230,3 +233,10 @@ def test_bad_arguments_are_named(options, message):
     case, process = note_mixture_2d(), VariancePreserving()
     with pytest.raises(InputError, match=message):
         density(case.density.score(process), process, case.rows(3), **options)
+
+
+def test_a_proposal_that_misses_part_of_the_range_is_refused():
+    case, process = DENSITIES["mixture-image"](), VariancePreserving()
+    short = LogSNRDensity.uniform(-2.0, 3.0)
+    with pytest.raises(InputError, match="must span the log-SNR range"):
+        evaluate(case, process, case.rows(2), proposal=short)

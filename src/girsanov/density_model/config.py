@@ -2,6 +2,7 @@ r"""What a fit is made of: one frozen record, saved with the model; a setting th
 
 __all__ = ["PROCESSES", "Config"]
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -90,6 +91,8 @@ class Config:
             raise InputError(f"Unknown process {self.process!r}: choose one of {', '.join(PROCESSES)}")
         if self.network not in (None, "conv", "mlp", "two-layer", "unet"):
             raise InputError(f"Unknown network {self.network!r}: choose conv, mlp, two-layer or unet")
+        if self.time_budget is not None and not (math.isfinite(self.time_budget) and self.time_budget > 0):
+            raise InputError(f"time_budget must be a positive number of seconds; got {self.time_budget}")
         if not (0.0 <= self.test < 1.0 and 0.0 < self.validation < 1.0):
             raise InputError(f"test and validation must be shares below 1; got {self.test} and {self.validation}")
 
