@@ -163,7 +163,7 @@ def _folder(folder_or_hub_id: str | Path) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise InputError(f"{folder}: no such folder; give a run's folder or a Hugging Face repository id")
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import snapshot_download  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
         raise InputError(f"{name}: install girsanov[diffusers] to download from Hugging Face") from error
     try:

@@ -49,7 +49,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         try:
-            from diffusers.models.unets.unet_2d import UNet2DModel
+            from diffusers.models.unets.unet_2d import UNet2DModel  # pyright: ignore[reportMissingImports]  # an extra
         except ImportError as error:
             raise InputError("The U-Net comes from diffusers: pip install 'girsanov[diffusers]'") from error
         c, height, breadth = event_shape
