@@ -107,3 +107,11 @@ def test_nothing_of_our_model_is_given_to_the_peers(clusters):
     _, data = clusters
     assert {type(part).__name__ for part in data.transforms.transforms} == {"Standardise"}
     assert {type(part).__name__ for part in data.model.transforms.transforms} == {"Gaussianise"}
+
+
+def test_a_column_with_one_frequent_value_is_scaled_with_its_bins():
+    x = torch.zeros(400, 2, dtype=torch.float64)
+    x[::100, 0] = 1.0
+    x[:, 1] = torch.arange(400) % 7
+    data = peer_data(x, gaussianise=False)
+    assert (data.training().std(0) - 1.0).abs().max() < 0.05  # not 5: the bin is ten times as wide as the values vary

@@ -65,11 +65,15 @@ class PeerData:
     @cached_property
     def transforms(self) -> Compose:
         """Dequantisation on the schema's lattice, and one mean and scale per column (one scale for images)."""
-        schema = self.model.schema
-        scale = Standardise.fit(self.x[self.splits.train], shared=schema.kind == "images")
+        schema, rows = self.model.schema, self.x[self.splits.train]
+        shared = schema.kind == "images"
         if not self.dequantised:
-            return Compose([scale])
-        return Compose([Dequantise(schema.event_shape, schema.bin_width, schema.offset), scale])
+            return Compose([Standardise.fit(rows, shared=shared)])
+        dequantise = Dequantise(schema.event_shape, schema.bin_width, schema.offset)
+        # of the dequantised rows: a column with one frequent value varies less than the width of its bins
+        generator = torch.Generator().manual_seed(self.seed)
+        spread, _ = dequantise(rows, torch.rand(rows.shape, generator=generator, dtype=torch.float64))
+        return Compose([dequantise, Standardise.fit(spread, shared=shared)])
 
     @property
     def dim(self) -> int:
