@@ -12,13 +12,17 @@ Example:
 
 __all__ = [
     "Adaptive",
+    "AncestralChain",
+    "Bracket",
     "BrownianMotion",
+    "Chain",
     "Config",
     "Cosine",
     "Density",
     "DensityEstimator",
     "DensityModel",
     "Estimate",
+    "EulerChain",
     "Exact",
     "FixedGrid",
     "Gaussian",
@@ -28,18 +32,25 @@ __all__ = [
     "InputError",
     "LinearProcess",
     "OrnsteinUhlenbeck",
+    "Pair",
     "Process",
     "ScoreModel",
+    "ScorePair",
     "StandardNormal",
     "StraightPath",
     "SubVariancePreserving",
     "VarianceExploding",
     "VariancePreserving",
+    "chain_bracket",
+    "chain_elbo",
     "compare",
     "density",
     "elbo",
+    "feynman_kac",
     "fit",
+    "importance_bound",
     "ode_log_prob",
+    "path_log_weight",
     "sample",
 ]
 
@@ -50,13 +61,17 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "Adaptive": "girsanov.solvers",
+    "AncestralChain": "girsanov.pairs",
+    "Bracket": "girsanov.likelihoods",
     "BrownianMotion": "girsanov.processes",
+    "Chain": "girsanov.pairs",
     "Config": "girsanov.density_model",
     "Cosine": "girsanov.processes",
     "Density": "girsanov.densities",
     "DensityEstimator": "girsanov.estimators",
     "DensityModel": "girsanov.density_model",
     "Estimate": "girsanov.types",
+    "EulerChain": "girsanov.pairs",
     "Exact": "girsanov.calculus",
     "FixedGrid": "girsanov.solvers",
     "Gaussian": "girsanov.densities",
@@ -66,18 +81,25 @@ _MODULES = {
     "InputError": "girsanov.types",
     "LinearProcess": "girsanov.processes",
     "OrnsteinUhlenbeck": "girsanov.processes",
+    "Pair": "girsanov.pairs",
     "Process": "girsanov.processes",
     "ScoreModel": "girsanov.models",
+    "ScorePair": "girsanov.pairs",
     "StandardNormal": "girsanov.densities",
     "StraightPath": "girsanov.processes",
     "SubVariancePreserving": "girsanov.processes",
     "VarianceExploding": "girsanov.processes",
     "VariancePreserving": "girsanov.processes",
+    "chain_bracket": "girsanov.likelihoods",
+    "chain_elbo": "girsanov.likelihoods",
     "compare": "girsanov.density_model",
     "density": "girsanov.likelihoods",
     "elbo": "girsanov.likelihoods",
+    "feynman_kac": "girsanov.likelihoods",
     "fit": "girsanov.density_model",
+    "importance_bound": "girsanov.likelihoods",
     "ode_log_prob": "girsanov.likelihoods",
+    "path_log_weight": "girsanov.likelihoods",
     "sample": "girsanov.samplers",
 }
 
@@ -86,8 +108,19 @@ if TYPE_CHECKING:
     from girsanov.densities import Density, Gaussian, GaussianMixture, StandardNormal
     from girsanov.density_model import Config, DensityModel, compare, fit
     from girsanov.estimators import DensityEstimator
-    from girsanov.likelihoods import density, elbo, ode_log_prob
+    from girsanov.likelihoods import (
+        Bracket,
+        chain_bracket,
+        chain_elbo,
+        density,
+        elbo,
+        feynman_kac,
+        importance_bound,
+        ode_log_prob,
+        path_log_weight,
+    )
     from girsanov.models import ScoreModel
+    from girsanov.pairs import AncestralChain, Chain, EulerChain, Pair, ScorePair
     from girsanov.processes import (
         BrownianMotion,
         Cosine,

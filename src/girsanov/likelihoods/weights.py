@@ -1,0 +1,351 @@
+r"""Log-likelihoods from simulated paths: Euler weights of the continuum, and the bounds of chains.
+
+For any pair of processes (note of paper 1, sections 2.2 to 2.5; note of paper 3, section 2.6):
+
+- :func:`path_log_weight` and :func:`feynman_kac` estimate the bound and the density of the SDE by Euler paths. They
+  have a discretisation error of either sign: kind ``estimate``.
+- :func:`chain_elbo` is a true bound on the log-density of the N-step sampler, at every N; :func:`importance_bound`
+  with K paths is a tighter one, increasing in K and consistent.
+- :func:`chain_bracket` certifies a chain from both sides. On data x that the chain itself made, the path that made x
+  is a draw from its posterior, so that with K - 1 fresh encoder paths beside it
+
+.. math::
+    E \log \tfrac1K \sum_k w_k(\text{encoder}) \;\le\; E \log p(x) \;\le\;
+    E \log \tfrac1K \Big( w_1(\text{posterior}) + \sum_{k \ge 2} w_k(\text{encoder}) \Big),
+
+and, the mean weight having the mean p(x) under encoder paths and 1/p(x) as the mean of its inverse with the posterior
+one, Markov's inequality bounds every single row.
+"""
+
+__all__ = ["Bracket", "chain_bracket", "chain_elbo", "feynman_kac", "importance_bound", "path_log_weight"]
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from girsanov.calculus import Divergence, Exact, keyed_generators, keyed_normal, seed_of
+from girsanov.models import require_rows
+from girsanov.pairs import Chain, EulerChain, Noise, Pair, feynman_kac_log_weights, girsanov_log_weights
+from girsanov.types import Estimate, InputError, MeanEstimate, Nats, State
+
+CHUNK = 2048  # paths simulated together, fixed so that results do not depend on the number of rows
+CHUNK_ELEMENTS = 2**21  # at most so many numbers together, for large events
+GROUPS = 4  # independent groups behind the standard error of an importance-weighted bound
+
+#: ``(rows, noise, condition) -> log-weights``, one path per row
+Weigh = Callable[[State, Noise, Tensor | None], Nats]
+
+
+def path_log_weight(
+    pair: Pair,
+    x: State,
+    *,
+    steps: int,
+    paths: int = 8,
+    divergence: Divergence | None = None,
+    condition: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Estimate:
+    r"""Mean Girsanov log-weight of Euler paths: the continuous-time bound of any pair, up to discretisation.
+
+    Args:
+        pair: the two processes.
+        x: rows ``n *d``.
+        steps: Euler steps.
+        paths: paths per row, whose spread is the standard error.
+        divergence: of the generative drift; default :class:`girsanov.Exact`.
+        condition: passed on to conditional drifts, leading dimension ``n`` or 1.
+        generator: read once for a seed; ``None`` means seed 0.
+
+    Returns:
+        Estimate of kind ``estimate`` and model ``sde``; ``replicates`` are the log-weights W of single paths, whose
+        exponentials estimate the density itself.
+
+    Example:
+        >>> from girsanov.densities import StandardNormal
+        >>> from girsanov.processes import OrnsteinUhlenbeck
+        >>> process = OrnsteinUhlenbeck(2.0)
+        >>> pair = Pair(process, lambda t, x: -process.drift(t, x), StandardNormal(), event_shape=(2,))
+        >>> estimate = path_log_weight(pair, torch.zeros(1, 2), steps=200)
+        >>> bool((estimate.value + math.log(2.0 * math.pi)).abs() < 4 * estimate.stderr), estimate.kind
+        (True, 'estimate')
+    """
+    rule = divergence or Exact()
+
+    def weigh(rows: State, noise: Noise, given: Tensor | None) -> Nats:
+        return girsanov_log_weights(pair, rows, noise, steps=steps, condition=given, divergence=rule)
+
+    weights = _simulate(weigh, x, paths, condition, generator)
+    cost = steps * rule.cost(x[0].numel()) * paths
+    return Estimate.from_replicates(weights, kind="estimate", model="sde", nfe=cost, event_dim=x[0].numel())
+
+
+def feynman_kac(
+    pair: Pair,
+    x: State,
+    *,
+    steps: int,
+    paths: int = 256,
+    divergence: Divergence | None = None,
+    condition: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Estimate:
+    r"""Logarithm of the Feynman-Kac density :math:`E[\pi(Y_T) \exp \int (\mathrm{div}\, v + \tfrac12 \mathrm{ddD})]`.
+
+    The paths follow the generative drift itself, so the variance is large in many dimensions; it needs no inference
+    process and is the yardstick of the others in few. Arguments as for :func:`path_log_weight`.
+
+    Returns:
+        Estimate of kind ``estimate``: the logarithm of a mean, with its standard error by the delta method over
+        groups of paths.
+    """
+    rule = divergence or Exact()
+
+    def weigh(rows: State, noise: Noise, given: Tensor | None) -> Nats:
+        return feynman_kac_log_weights(pair, rows, noise, steps=steps, condition=given, divergence=rule)
+
+    groups = _log_mean_groups(_simulate(weigh, x, paths, condition, generator), _groups(paths))
+    cost = steps * rule.cost(x[0].numel()) * paths
+    return Estimate.from_replicates(groups, kind="estimate", model="sde", nfe=cost, event_dim=x[0].numel())
+
+
+def chain_elbo(
+    pair: Pair | Chain,
+    x: State,
+    *,
+    steps: int | None = None,
+    paths: int = 8,
+    condition: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Estimate:
+    r"""Evidence lower bound of the N-step sampler: a true bound at every N.
+
+    Args:
+        pair: two processes, taken by Euler steps; or a chain, of which ``steps`` is already decided.
+        x: rows ``n *d``.
+        steps: number of steps of a pair.
+        paths: paths per row, whose spread is the standard error.
+        condition: leading dimension ``n`` or 1.
+        generator: read once for a seed; ``None`` means seed 0.
+
+    Returns:
+        Estimate of kind ``lower_bound`` and model ``chain``.
+
+    Raises:
+        InputError: for a pair without ``steps``, or a chain with another number of them.
+
+    Example:
+        >>> from girsanov.densities import Gaussian
+        >>> from girsanov.pairs import AncestralChain
+        >>> from girsanov.processes import VariancePreserving
+        >>> process, law = VariancePreserving(), Gaussian(torch.ones(2), torch.tensor([0.5, 2.0]))
+        >>> chain = AncestralChain(law.score(process), process, 16, prior=law.marginal(process, 1.0))
+        >>> estimate = chain_elbo(chain, torch.zeros(3, 2))
+        >>> torch.allclose(estimate.value, law.log_prob(torch.zeros(3, 2)), atol=1e-4), estimate.model
+        (True, 'chain')
+    """
+    chain = _chain(pair, steps)
+    weights = _simulate(_weigh(chain), x, paths, condition, generator)
+    return Estimate.from_replicates(
+        weights, kind="lower_bound", model="chain", nfe=chain.length * paths, event_dim=x[0].numel()
+    )
+
+
+def importance_bound(
+    pair: Pair | Chain,
+    x: State,
+    *,
+    paths: int,
+    steps: int | None = None,
+    groups: int = GROUPS,
+    condition: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Estimate:
+    r"""Importance-weighted bound :math:`E \log \frac1K \sum_k w_k` of the N-step sampler with K paths.
+
+    Args:
+        pair: as for :func:`chain_elbo`.
+        x: rows ``n *d``.
+        paths: K, the paths in each mean; the bound increases with it to the log-density of the chain.
+        steps: number of steps of a pair.
+        groups: independent means, whose spread is the standard error.
+        condition: leading dimension ``n`` or 1.
+        generator: read once for a seed; ``None`` means seed 0.
+
+    Returns:
+        Estimate of kind ``lower_bound`` and model ``chain``.
+
+    Raises:
+        InputError: as for :func:`chain_elbo`.
+    """
+    chain = _chain(pair, steps)
+    weights = _simulate(_weigh(chain), x, groups * paths, condition, generator)
+    return Estimate.from_replicates(
+        _log_mean_groups(weights, groups),
+        kind="lower_bound",
+        model="chain",
+        nfe=chain.length * groups * paths,
+        event_dim=x[0].numel(),
+    )
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """What a chain's log-density is between, on rows that the chain made.
+
+    Attributes:
+        x: the rows, ``n *d``.
+        lower: importance-weighted bounds from encoder paths.
+        upper: bounds that hold the posterior path of each row; kind ``upper_bound``.
+    """
+
+    x: State
+    lower: Estimate
+    upper: Estimate
+
+    @property
+    def width(self) -> MeanEstimate:
+        """Mean of upper minus lower over the rows; its standard error is that of independent rows."""
+        gap = self.upper.value - self.lower.value
+        stderr = float(gap.std()) / math.sqrt(len(gap))
+        return MeanEstimate(float(gap.mean()), stderr, stderr, len(gap), len(gap) - 1)
+
+    def mean_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Interval that holds the mean log-density of the chain's own data with at least this probability.
+
+        Args:
+            level: coverage, between 0 and 1; the two sides share what is left.
+        """
+        low, high = self.lower.value, self.upper.value
+        tail = 1.0 - (1.0 - level) / 2.0  # one-sided level of each end
+        from scipy.special import ndtri
+
+        z = float(ndtri(tail))
+        rows = math.sqrt(len(low))
+        return float(low.mean() - z * low.std() / rows), float(high.mean() + z * high.std() / rows)
+
+    def interval(self, level: float = 0.95) -> tuple[Nats, Nats]:
+        """Interval of each row's log-density by Markov's inequality: valid for any chain, wide by ``2 log(2/alpha)``.
+
+        Args:
+            level: coverage of each row, between 0 and 1.
+        """
+        slack = math.log(2.0 / (1.0 - level))
+        return self.lower.value - slack, self.upper.value + slack
+
+
+@torch.no_grad()
+def chain_bracket(
+    pair: Pair | Chain,
+    n: int,
+    *,
+    paths: int,
+    steps: int | None = None,
+    condition: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Bracket:
+    """Simulate ``n`` rows from a chain and bound its log-density at them from both sides.
+
+    Args:
+        pair: as for :func:`chain_elbo`.
+        n: number of rows.
+        paths: K, paths in each mean.
+        steps: number of steps of a pair.
+        condition: leading dimension ``n`` or 1.
+        generator: source of the rows; read once more for the seed of the encoder paths.
+
+    Raises:
+        InputError: as for :func:`chain_elbo`.
+
+    Example:
+        >>> from girsanov.densities import Gaussian
+        >>> from girsanov.pairs import AncestralChain
+        >>> from girsanov.processes import VariancePreserving
+        >>> process, law = VariancePreserving(), Gaussian(torch.ones(2), torch.tensor([0.5, 2.0]))
+        >>> chain = AncestralChain(law.score(process), process, 16, prior=law.marginal(process, 1.0))
+        >>> round(chain_bracket(chain, 50, paths=2).width.value, 6)
+        0.0
+    """
+    chain = _chain(pair, steps)
+    generator = generator or torch.Generator().manual_seed(0)
+    given = condition if condition is None or len(condition) == n else condition.expand(n, *condition.shape[1:])
+    x, own = chain.sample(n, generator=generator, condition=given)
+    weights = _simulate(_weigh(chain), x, 2 * paths - 1, condition, generator)
+    lower, others = weights[:paths], torch.cat([own.double()[None], weights[paths:]])
+    fields = {"model": "chain", "nfe": chain.length * paths, "event_dim": x[0].numel()}
+    return Bracket(
+        x,
+        Estimate(_log_mean(lower), torch.full_like(own, math.nan), kind="lower_bound", **fields),
+        Estimate(_log_mean(others), torch.full_like(own, math.nan), kind="upper_bound", **fields),
+    )
+
+
+def _chain(pair: Pair | Chain, steps: int | None) -> Chain:
+    if isinstance(pair, Chain):
+        if steps is not None and steps != pair.length:
+            raise InputError(f"This chain has {pair.length} steps: leave steps out, or pass the pair")
+        return pair
+    if steps is None:
+        raise InputError("steps= is needed: the bound of a pair is that of its sampler with so many steps")
+    return EulerChain(pair, steps)
+
+
+def _weigh(chain: Chain) -> Weigh:
+    def weigh(rows: State, noise: Noise, given: Tensor | None) -> Nats:
+        return chain.log_weights(rows, noise, condition=given)
+
+    return weigh
+
+
+def _simulate(
+    weigh: Weigh, x: State, paths: int, condition: Tensor | None, generator: torch.Generator | None
+) -> Tensor:
+    """Log-weights of ``paths`` paths of every row, shape ``paths n``; noise is keyed by the row."""
+    require_rows(x)
+    if paths < 1:
+        raise InputError(f"paths must be at least 1; got {paths}")
+    if condition is not None and len(condition) not in (1, len(x)):
+        raise InputError(f"condition must have leading dimension 1 or {len(x)}; got {len(condition)}")
+    seed = seed_of(generator)
+    rows = max(1, min(CHUNK, CHUNK_ELEMENTS // x[0].numel()) // paths)
+    parts = []
+    for start in range(0, len(x), rows):
+        index = torch.arange(start, start + rows, device=x.device).clamp_max(len(x) - 1)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
+            part = _simulate_chunk(weigh, x[index], paths, _rows_of(condition, index), seed)
+        parts.append(part[:, : len(x) - start])
+    return torch.cat(parts, 1)
+
+
+def _simulate_chunk(weigh: Weigh, x: State, paths: int, condition: Tensor | None, seed: int) -> Tensor:
+    generators = keyed_generators(seed, "paths", x)
+
+    def noise(count: int) -> Tensor:
+        block = keyed_normal(generators, (paths, count, *x.shape[1:]), x)  # n paths count *d
+        return block.flatten(0, 1).movedim(1, 0)
+
+    repeated = x.repeat_interleave(paths, 0)
+    given = condition if condition is None or len(condition) == 1 else condition.repeat_interleave(paths, 0)
+    return weigh(repeated, noise, given).reshape(len(x), paths).T
+
+
+def _rows_of(condition: Tensor | None, index: Tensor) -> Tensor | None:
+    return condition if condition is None or len(condition) == 1 else condition[index]
+
+
+def _groups(paths: int) -> int:
+    """Groups of a logarithm of a mean: at least 16 paths each, for the logarithm's own bias."""
+    return max(2, min(16, paths // 16))
+
+
+def _log_mean_groups(weights: Tensor, groups: int) -> Tensor:
+    """Log of the mean weight in each of ``groups`` groups, shape ``groups n``."""
+    usable = len(weights) // groups * groups
+    return _log_mean(weights[:usable].reshape(groups, -1, weights.shape[1]), 1)
+
+
+def _log_mean(weights: Tensor, dim: int = 0) -> Tensor:
+    return torch.logsumexp(weights.double(), dim) - math.log(weights.shape[dim])

@@ -1,0 +1,145 @@
+r"""The N-step sampler of a score as a chain: exact noising kernels up, Gaussian posterior steps down.
+
+In :math:`y = x_t/\alpha` with :math:`v = \sigma^2/\alpha^2 = e^{-l}` the encoder adds noise of variance
+:math:`v' - v`, exactly, whatever the number of steps. The decoder takes the Gaussian reference :math:`N(m, S)` through
+its own posterior and moves by the score's deviation from it; from v down to v', with :math:`D = S + v`,
+
+.. math::
+    y' = y + (\rho - 1)(y - m) + \Big(1 - (v'/v)^{1 - \lambda/2}\Big) \Delta\hat x
+         + \sqrt{D' (1 - (D'/D)^{1-\lambda})}\; \varepsilon,
+    \qquad \rho = (D'/D)^{1 - \lambda/2}.
+
+A model that equals its reference therefore has the reference's density at every N, with log-weights that do not vary.
+Without a reference (S to 0 around the denoised point) the step is DDPM's posterior at 0 and DDIM's at 1. The last step,
+to v' = 0, is the residual decoder (note of paper 1, sections 2.5 to 2.8; note of paper 3, section 2.6).
+"""
+
+__all__ = ["AncestralChain"]
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from girsanov.densities import Density, Gaussian, StandardNormal
+from girsanov.models import deviation, gaussian_reference, log_snr_range, noise_prediction, working_dtype
+from girsanov.pairs.chain import Chain, Kernel
+from girsanov.pairs.scales import IsotropicScale, Scale, SpectralScale
+from girsanov.processes import LinearProcess
+from girsanov.solvers import LogSNRDensity
+from girsanov.types import InputError, Nats, Score, State
+
+
+@final
+class AncestralChain(Chain):
+    """The sampler of a score in a finite number of steps, with the exact noising process as its encoder.
+
+    Args:
+        score: ``(t, x) -> grad log p_t(x)``.
+        process: the forward process.
+        steps: number of steps between the two ends of the log-SNR range; the residual decoder is one more.
+        prior: law at the noise end; default ``process.prior(reference)``.
+        reference: the Gaussian whose posterior is exact; default the score's own.
+        lmbd: member of the family of samplers, at most 1; the encoder fits ``lmbd = 0``.
+        event_shape: shape of one row, for sampling where neither prior nor reference has one.
+
+    Example:
+        >>> from girsanov.processes import VariancePreserving
+        >>> process, law = VariancePreserving(), Gaussian(torch.ones(2), torch.tensor([0.5, 2.0]))
+        >>> chain = AncestralChain(law.score(process), process, 4, prior=law.marginal(process, 1.0))
+        >>> x = torch.zeros(3, 2)
+        >>> torch.allclose(chain.log_weights(x, lambda count: torch.randn(count, 3, 2)), law.log_prob(x), atol=1e-4)
+        True
+    """
+
+    def __init__(
+        self,
+        score: Score,
+        process: LinearProcess,
+        steps: int,
+        *,
+        prior: Density | None = None,
+        reference: Gaussian | None = None,
+        lmbd: float = 0.0,
+        event_shape: Sequence[int] | None = None,
+    ) -> None:
+        if not lmbd <= 1.0:
+            raise InputError(f"lmbd must be at most 1, where the diffusion vanishes; got {lmbd}")
+        super().__init__(steps + 1)
+        self.score, self.process, self.lmbd = score, process, lmbd
+        self.reference = gaussian_reference(score, reference)
+        self.prior = prior if prior is not None else process.prior(self.reference)
+        shape = self.prior.event_shape or (self.reference.event_shape if self.reference is not None else ())
+        self.event_shape = torch.Size(event_shape if event_shape is not None else shape)
+        # from the data end to the noise end, by equal shares of the reference's denoising
+        low, high = log_snr_range(score, process)
+        variances = self.reference.spectrum() if self.reference is not None else torch.ones(1)
+        nodes = LogSNRDensity.from_spectrum(low, high, variances, floor=0.3).nodes(steps + 1)
+        self.register_buffer("levels", nodes.flip(0).contiguous())
+
+    def encode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
+        """Exact noising from v_k to v_{k+1}; v_0 = 0 are the data."""
+        del condition
+        added = (self._variance(k + 1) - self._variance(k)).sqrt()
+        return Kernel(torch.zeros_like(x), self._isotropic(added, x), self.encoder_log_variance[k])
+
+    def decode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
+        """The sampler's step from v_{k+1} to v_k."""
+        power, v, following = 1.0 - 0.5 * self.lmbd, self._variance(k + 1), self._variance(k)
+        share = (1.0 - (following / v) ** power).to(x.dtype)
+        correction, law = self._correction(k, x, condition), self.reference
+        if law is None:
+            spread = v if k == 0 else following * (1.0 - (following / v) ** (1.0 - self.lmbd))
+            return Kernel(share * correction, self._isotropic(spread.sqrt(), x), self.decoder_log_variance[k])
+        centred = x - law.mean.to(x.dtype)
+        pull = law.spectral(centred, lambda s: ((s + following) / (s + v)) ** power - 1.0)
+        return Kernel(pull + share * correction, self._posterior(law, v, following, k), self.decoder_log_variance[k])
+
+    def log_prior(self, x: State) -> Nats:
+        """Log-density of y at the noise end."""
+        alpha = self._alpha()
+        return self.prior.log_prob(alpha.to(x.dtype) * x) + x[0].numel() * alpha.log()
+
+    def sample_prior(self, n: int, generator: torch.Generator) -> State:
+        """Draw y at the noise end."""
+        if isinstance(self.prior, StandardNormal):
+            if not self.event_shape:
+                raise InputError("The shape of a row is not known here: pass event_shape=")
+            x = self.prior.sample(n, generator=generator, event_shape=self.event_shape)
+        else:
+            x = self.prior.sample(n, generator=generator)
+        x = x.to(device=self._levels.device, dtype=working_dtype(self.score, x))
+        return x / self._alpha().to(x.dtype)
+
+    @property
+    def _levels(self) -> Tensor:
+        return self.get_buffer("levels")
+
+    def _alpha(self) -> Tensor:
+        return self.process.marginal_at(self._levels[-1])[0]
+
+    def _variance(self, k: int) -> Tensor:
+        """v_k: no noise for the data, then e^{-l} of each level."""
+        levels = self._levels
+        return torch.exp(-levels[k - 1]) if k else levels.new_zeros(())
+
+    def _isotropic(self, value: Tensor, x: State) -> Scale:
+        return IsotropicScale(value.to(x.dtype).expand(len(x)))
+
+    def _posterior(self, law: Gaussian, v: Tensor, following: Tensor, k: int) -> Scale:
+        lmbd = 0.0 if k == 0 else self.lmbd  # the residual decoder is the reference's posterior in every member
+        return SpectralScale(
+            law, lambda s: ((s + following) * (1.0 - ((s + following) / (s + v)) ** (1.0 - lmbd))).sqrt()
+        )
+
+    def _correction(self, k: int, y: State, condition: Tensor | None) -> State:
+        """Denoised point minus y, or minus the reference's denoised point where there is a reference."""
+        level = self._levels[k].expand(len(y))
+        given = condition if condition is None else condition.expand(len(y), *condition.shape[1:])
+        r = torch.exp(-0.5 * level[0]).to(y.dtype)
+        z = torch.sigmoid(level[0]).sqrt().to(y.dtype) * y
+        if self.reference is None:
+            return -r * noise_prediction(self.score, self.process, level, z, given)
+        _, delta = deviation(self.score, self.process, self.reference, level, z, given)
+        return -r * delta
