@@ -4,9 +4,10 @@ r"""What the library costs beyond the network: training step, bound, import, com
 - an evaluation of the bound against its network evaluations alone, same rows and chunks;
 - ``import girsanov`` beyond ``import torch``, and ``girsanov --help``, in fresh processes.
 
-Ratios of interleaved repeats in one run.
+Ratios of interleaved repeats in one run; of processor time where one process is measured, so that other work on the
+machine weighs less. That time sums over threads: take one.
 
-    python benchmarks/bench_overheads.py --threads 2
+    python benchmarks/bench_overheads.py --threads 1
 """
 
 import argparse
@@ -35,7 +36,7 @@ def bare_loop(model, x, steps):
     parameters = [p for p in score.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.1, fused=True)
     average = [p.detach().clone() for p in parameters]
-    begun = time.perf_counter()
+    begun = time.process_time()
     for _ in range(steps):
         index = torch.randint(len(x), (512,))
         y, _ = model.transforms(x[index], torch.rand(512, *x.shape[1:], dtype=x.dtype))
@@ -50,16 +51,16 @@ def bare_loop(model, x, steps):
         torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
         optimizer.step()
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 0.002)
-    return (time.perf_counter() - begun) / steps
+    return (time.process_time() - begun) / steps
 
 
 def library_loop(model, x, steps):
     """The same steps by the library."""
     objective = DenoisingObjective(model.score, model.transforms)
     config = TrainingConfig(steps=steps, batch_size=512, weight_decay=0.1)
-    begun = time.perf_counter()
+    begun = time.process_time()
     train(model.score, objective, lambda step: Batch(x[torch.randint(len(x), (512,))]), config=config)
-    return (time.perf_counter() - begun) / steps
+    return (time.process_time() - begun) / steps
 
 
 def training(kind):
@@ -80,16 +81,16 @@ def evaluation(kind):
     levels = torch.linspace(-10.0, 15.0, 512, dtype=torch.float64)
 
     def network():
-        begun = time.perf_counter()
+        begun = time.process_time()
         with torch.no_grad():
             for _ in range(256 * 32 // 512):
                 model.score.noise(levels, z)
-        return time.perf_counter() - begun
+        return time.process_time() - begun
 
     def bound():
-        begun = time.perf_counter()
+        begun = time.process_time()
         model.encoded_elbo(x, samples=32)
-        return time.perf_counter() - begun
+        return time.process_time() - begun
 
     network(), bound()
     return [(bound(), network()) for _ in range(REPEATS)]
@@ -107,7 +108,7 @@ def tables():
 
 
 def fresh(code):
-    """Best of several fresh processes, in seconds of processor time."""
+    """Best of several fresh processes, in seconds."""
     command = [sys.executable, "-c", code]
     times = []
     for _ in range(5):
@@ -120,26 +121,38 @@ def fresh(code):
 def main():
     """Measure all four."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    torch.set_num_threads(parser.parse_args().threads)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", choices=("training step", "bound"), help="measure this alone, and no processes")
+    parser.add_argument("--name", default="overheads", help="file stem of the result")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     rows = []
     for kind in ("digits", "table"):
         for name, measure in (("training step", training), ("bound", evaluation)):
+            if options.only not in (None, name):
+                continue
             pairs = measure(kind)
             ratios = [a / b for a, b in pairs]
             rows.append({"what": f"{name}, {kind}", "ratio": spread(ratios), "seconds": spread(a for a, _ in pairs)})
             print(rows[-1]["what"], round(statistics.median(ratios), 3), flush=True)
+    if options.only is None:
+        rows += processes()
+    record(options.name, rows)
+
+
+def processes():
+    """Import and command line, in fresh processes."""
     torch_alone, with_us = fresh("import torch"), fresh("import torch, girsanov")
-    rows.append({"what": "import girsanov beyond torch, seconds", "value": with_us - torch_alone})
+    rows = [{"what": "import girsanov beyond torch, seconds", "value": with_us - torch_alone}]
     begun = [time.perf_counter()]
     program = str(Path(sys.executable).with_name("girsanov"))
     for _ in range(5):
         subprocess.run([program, "--help"], check=True, capture_output=True)
         begun.append(time.perf_counter())
     rows.append({"what": "girsanov --help, seconds", "value": min(b - a for a, b in pairwise(begun))})
-    for row in rows[-2:]:
+    for row in rows:
         print(row["what"], round(row["value"], 3))
-    record("overheads", rows)
+    return rows
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest
@@ -9,6 +10,7 @@ from scipy.stats import kstest
 from girsanov.calculus import (
     Exact,
     Hutchinson,
+    KeyedStreams,
     expand_as_rows,
     keyed_generators,
     keyed_normal,
@@ -185,3 +187,32 @@ def test_seed_of_reads_a_generator_once():
     assert seed == seed_of(second) != seed_of(second)
     assert 0 <= seed < 2**63
     assert seed_of(None) == 0
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "answer"),
+    [
+        ((0, 0, 0, 0), (0, 0), "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ((2**32 - 1,) * 4, (2**32 - 1,) * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            "d16cfe09 94fdcceb 5001e420 24126ea1",
+        ),
+    ],
+)
+def test_words_are_those_of_the_published_cipher(counter, key, answer):
+    """The known answers of Philox4x32-10 (Salmon et al., SC 2011)."""
+    keys = np.array([[*key, *counter[2:]]], dtype=np.uint64)
+    streams = KeyedStreams(keys, position=counter[0] + (counter[1] << 32))
+    assert " ".join(f"{word:08x}" for word in streams.words(4)[0]) == answer
+
+
+def test_successive_draws_of_a_stream_are_different_and_do_not_depend_on_how_many_rows_share_a_slab():
+    rows = torch.randn(40, 3)
+    streams = keyed_generators(0, "demo", rows)
+    first, second = streams.words(4001), streams.words(4001)
+    assert float((first == second).mean()) < 1e-3
+    alone = keyed_generators(0, "demo", rows[17:18])
+    assert (alone.words(4001)[0] == first[17]).all()
+    assert (alone.words(4001)[0] == second[17]).all()

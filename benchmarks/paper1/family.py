@@ -1,8 +1,8 @@
 """Paper 1: trajectories for lambda = 0 and 1, and the bound against lambda, on networks trained on two planar sets.
 
 A swiss roll (scikit-learn) and a mixture of eight Gaussians with a known density. For every member of the family: the
-bound of the Euler chain of the inference process u_lambda with the model's own score (a true bound of that sampler), the
-Girsanov weight of the same Euler paths (kind estimate: its step error is seen beside it), and the factor
+bound of the Euler chain of the inference process u_lambda with the model's own score (a true bound of that sampler),
+the Girsanov weight of the same Euler paths (kind estimate: its step error is seen beside it), and the factor
 (1 - lambda/2)^2 / (1 - lambda) by which the gap would grow if the inference score were exact; the ODE's log-density at
 lambda = 1. Draws the figure.
 
@@ -120,14 +120,14 @@ def main():
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--paths", type=int, default=4)
-    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--held", type=int, default=256)
     options = parser.parse_args()
     torch.set_num_threads(1)
     results, models, facts = [], {}, {}
     for name, make in {"swiss roll": swiss_roll, "ring": ring}.items():
         x, law = make(12_000)
         model = fit(x[:10_000], options.seconds)
-        held = x[10_000:][: options.rows]
+        held = x[10_000:][: options.held]
         truth = None if law is None else float(law.log_prob(held).mean())
         rows, facts[name] = bounds(model, held, options.steps, options.paths, truth)
         results += [{"data": name, **row} for row in rows]

@@ -6,12 +6,14 @@ vector-Jacobian products; Hutchinson's estimator is :math:`\mathrm{div} f \appro
 \partial_x f\, v_j` with Rademacher probes :math:`v_j`, whose variance is lower than with Gaussian ones.
 
 Keyed noise makes a row's draws a function of (seed, purpose, content of the row) alone: neither the batch
-it arrives in, nor its order, nor the chunking can change them.
+it arrives in, nor its order, nor the chunking can change them. A digest of the content keys a counter-based
+cipher, which is evaluated for all rows of a batch at once.
 """
 
 __all__ = [
     "Exact",
     "Hutchinson",
+    "KeyedStreams",
     "expand_as_rows",
     "keyed_generators",
     "keyed_normal",
@@ -22,6 +24,7 @@ __all__ = [
 ]
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, final
@@ -33,6 +36,8 @@ from torch import Tensor
 from girsanov.types import Nats, State
 
 Field = Callable[[State], State]
+
+SLAB = 2**14  # blocks of random words computed together: what stays in a processor's cache
 
 
 def expand_as_rows(t: Tensor, x: State) -> Tensor:
@@ -163,8 +168,70 @@ def seed_of(generator: torch.Generator | None) -> int:
     return int(torch.randint(high, (), generator=generator, device=generator.device))
 
 
-def keyed_generators(seed: int, purpose: str, rows: State, round_: int = 0) -> list[np.random.Generator]:
-    """One counter-based generator per row, keyed by (seed, purpose, content of the row, round).
+@final
+@dataclass
+class KeyedStreams:
+    """One counter-based random stream per row; each draw advances all of them by the same number of blocks.
+
+    Attributes:
+        keys: shape ``n 4``, 32-bit words in uint64: the cipher's key and the upper half of its counter.
+        position: blocks drawn so far.
+    """
+
+    keys: np.ndarray
+    position: int = 0
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def words(self, count: int) -> np.ndarray:
+        """The next ``count`` words of every stream, uint32 ``n count``."""
+        blocks = -(-count // 4)
+        counters = np.arange(self.position, self.position + blocks, dtype=np.uint64)
+        self.position += blocks
+        out = np.empty((len(self), 4 * blocks), dtype=np.uint32)
+        rows = max(1, SLAB // max(blocks, 1))
+        for start in range(0, len(self), rows):
+            out[start : start + rows] = _philox(self.keys[start : start + rows], counters)
+        return out[:, :count]
+
+    def uniforms(self, count: int) -> np.ndarray:
+        """Uniform draws on [0, 1) with 53 bits, float64 ``n count``."""
+        words = self.words(2 * count).reshape(len(self), count, 2)
+        return ((words[..., 0] >> 5) * 2.0**26 + (words[..., 1] >> 6)) * 2.0**-53
+
+    def normals(self, count: int, dtype: type) -> np.ndarray:
+        """Standard normal draws by the Box-Muller transform, ``n count``."""
+        half = (count + 1) // 2
+        if dtype == np.float64:
+            uniforms = 1.0 - self.uniforms(2 * half)
+        else:
+            uniforms = (self.words(2 * half).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-32)
+        radius = np.sqrt(-2.0 * np.log(uniforms[:, :half]))
+        angle = uniforms[:, half:] * dtype(2.0 * np.pi)
+        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], 1)[:, :count]
+
+
+def _philox(keys: np.ndarray, counters: np.ndarray) -> np.ndarray:
+    """Ten rounds of Philox4x32 (Salmon et al., SC 2011) over rows and counters, uint32 ``n 4m``."""
+    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    shape = (len(keys), len(counters))
+    x0, x1 = np.broadcast_to(counters & low, shape), np.broadcast_to(counters >> half, shape)
+    x2, x3 = (np.broadcast_to(keys[:, j, None], shape) for j in (2, 3))
+    k0, k1 = keys[:, 0, None], keys[:, 1, None]
+    for _ in range(10):
+        left, right = x0 * np.uint64(0xD2511F53), x2 * np.uint64(0xCD9E8D57)
+        x0, x2 = (right >> half) ^ x1 ^ k0, (left >> half) ^ x3 ^ k1
+        x1, x3 = right & low, left & low
+        k0, k1 = (k0 + np.uint64(0x9E3779B9)) & low, (k1 + np.uint64(0xBB67AE85)) & low
+    out = np.empty((*shape, 4), dtype=np.uint32)
+    for j, words in enumerate((x0, x1, x2, x3)):
+        out[..., j] = words
+    return out.reshape(len(keys), -1)
+
+
+def keyed_generators(seed: int, purpose: str, rows: State, round_: int = 0) -> KeyedStreams:
+    """One counter-based stream per row, keyed by (seed, purpose, content of the row, round).
 
     Args:
         seed: any integer.
@@ -173,20 +240,20 @@ def keyed_generators(seed: int, purpose: str, rows: State, round_: int = 0) -> l
         round_: successive rounds are independent; used to draw more replicates later.
     """
     content = np.ascontiguousarray(rows.detach().double().cpu().numpy().reshape(len(rows), -1)) + 0.0
-    salt = hashlib.blake2b(f"{seed}|{purpose}|{round_}".encode(), digest_size=32).digest()
-    generators = []
+    salted = hashlib.blake2b(f"{seed}|{purpose}|{round_}".encode(), digest_size=16)
+    digests = []
     for row in content:
-        digest = hashlib.blake2b(row.tobytes(), digest_size=16, key=salt).digest()
-        key = np.frombuffer(digest, dtype=np.uint64)
-        generators.append(np.random.Generator(np.random.Philox(key=key)))
-    return generators
+        digest = salted.copy()
+        digest.update(row)
+        digests.append(digest.digest())
+    return KeyedStreams(np.frombuffer(b"".join(digests), dtype="<u4").reshape(-1, 4).astype(np.uint64))
 
 
-def _numpy_dtype(dtype: torch.dtype) -> type:
-    return np.float64 if dtype == torch.float64 else np.float32
+def _drawn(values: np.ndarray, shape: Sequence[int], like: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).reshape(len(values), *shape).to(like.device)
 
 
-def keyed_normal(generators: Sequence[np.random.Generator], shape: Sequence[int], like: Tensor) -> Tensor:
+def keyed_normal(generators: KeyedStreams, shape: Sequence[int], like: Tensor) -> Tensor:
     """Standard normal draws, shape ``n *shape``, with dtype and device of ``like``.
 
     Example:
@@ -196,21 +263,16 @@ def keyed_normal(generators: Sequence[np.random.Generator], shape: Sequence[int]
         >>> torch.equal(alone[0], both[1])
         True
     """
-    out = np.empty((len(generators), *shape), dtype=_numpy_dtype(like.dtype))
-    for generator, row in zip(generators, out, strict=True):
-        generator.standard_normal(out=row, dtype=out.dtype.type)
-    return torch.from_numpy(out).to(device=like.device, dtype=like.dtype)
+    dtype = np.float64 if like.dtype == torch.float64 else np.float32
+    return _drawn(generators.normals(math.prod(shape), dtype), shape, like).to(like.dtype)
 
 
-def keyed_uniform(generators: Sequence[np.random.Generator], shape: Sequence[int], like: Tensor) -> Tensor:
+def keyed_uniform(generators: KeyedStreams, shape: Sequence[int], like: Tensor) -> Tensor:
     """Uniform draws on [0, 1) in float64, shape ``n *shape``, on the device of ``like``."""
-    out = np.empty((len(generators), *shape))
-    for generator, row in zip(generators, out, strict=True):
-        generator.random(out=row)
-    return torch.from_numpy(out).to(like.device)
+    return _drawn(generators.uniforms(math.prod(shape)), shape, like)
 
 
-def keyed_rademacher(generators: Sequence[np.random.Generator], shape: Sequence[int], like: Tensor) -> Tensor:
+def keyed_rademacher(generators: KeyedStreams, shape: Sequence[int], like: Tensor) -> Tensor:
     """Random signs, shape ``n *shape``, with dtype and device of ``like``."""
-    uniform = keyed_uniform(generators, shape, like)
-    return (2.0 * (uniform < 0.5).to(like.dtype)) - 1.0
+    signs = (generators.words(math.prod(shape)) >> 31).astype(np.float32) * 2.0 - 1.0
+    return _drawn(signs, shape, like).to(like.dtype)

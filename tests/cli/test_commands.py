@@ -233,7 +233,9 @@ def test_wrong_commands(arguments, girsanov):
     assert result.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["fit", "evaluate", "score", "sample", "report", "datasets", "env"])
+@pytest.mark.parametrize(
+    "command", ["fit", "evaluate", "score", "classify", "test", "sample", "report", "datasets", "env"]
+)
 def test_every_command_explains_itself_with_an_example(command, girsanov):
     result = girsanov(command, "--help")
     assert result.code == 0

@@ -158,3 +158,23 @@ def test_fit_says_what_it_cannot_do():
         Gaussian.fit(torch.zeros(1, 3))
     with pytest.raises(InputError, match="not positive definite: drop collinear columns"):
         Gaussian.fit(torch.cat([torch.randn(50, 1), torch.full((50, 1), 0.1)], 1))
+
+
+@each_gaussian
+def test_the_excess_is_the_squared_error_less_its_mean(make_case):
+    case = make_case()
+    law, x = case.density, case.rows(3)
+    levels = torch.tensor([-4.0, 0.5, 6.0]).expand(3, 3)
+    eps = torch.randn(3, 3, *case.shape)
+    wide = (..., *(None,) * len(case.shape))
+    z = torch.sigmoid(levels).sqrt()[wide] * x[:, None] + torch.sigmoid(-levels).sqrt()[wide] * eps
+    error = eps - law.noise(levels.flatten(), z.flatten(0, 1)).reshape(eps.shape)
+    squared = error.flatten(2).square().sum(2)
+    mean = torch.stack([law.squared_error(x, float(level)) for level in levels[0]], 1)
+    torch.testing.assert_close(law.squared_error_excess(x, levels, eps), squared - mean)
+
+
+def test_a_diagonal_gaussian_stores_no_basis():
+    law = Gaussian(torch.zeros(2, 16, 16), torch.rand(2, 16, 16) + 0.1)
+    assert law.basis is None
+    assert law.diffused(0.5, 0.5).basis is None

@@ -217,3 +217,10 @@ def test_bad_arguments_are_named():
         ode_log_prob(case.density.score(process), process, case.rows(3), condition=torch.zeros(2))
     with pytest.raises(InputError, match="did not converge in 3 adaptive steps"):
         ode_log_prob(case.density.score(process), process, case.rows(3), solver=Adaptive(max_steps=3))
+
+
+def test_a_trace_in_closed_form_costs_no_backward_pass():
+    network = TwoLayerNetwork((2, 2), width=8).double()
+    model = ScoreModel(network, VariancePreserving(), reference=Gaussian(torch.zeros(2, 2), 0.5))
+    estimate = ode_log_prob(model, model.process, torch.randn(3, 2, 2), solver=FixedGrid(4))
+    assert estimate.nfe == 4 * 4 + 1

@@ -22,6 +22,7 @@ METHODS = {
     "ode-adaptive": lambda *a, **k: ode_log_prob(*a, solver=Adaptive(1e-3, 1e-3), **k),
 }
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+each_bound = pytest.mark.parametrize("method", [elbo, density])
 each_sampled = pytest.mark.parametrize("method", SAMPLED.values(), ids=SAMPLED)
 
 
@@ -173,3 +174,34 @@ def test_rows_of_any_number_type_reach_a_network_in_its_own(dtype):
     for method in METHODS.values():
         assert method(model, model.process, x).value.dtype == torch.float64
     assert float(fit_proposal(model, model.process, x).masses.min()) > 0
+
+
+@each_bound
+def test_parameters_have_gradients_where_asked_for(method):
+    """Against finite differences of the same draws, in one weight of the network."""
+    model, x = double_model(), torch.randn(3, 2, 2, dtype=torch.float64)
+    weight = next(model.network.parameters())
+    value = method(model, model.process, x, samples=16, differentiable=True).value.sum()
+    (gradient,) = torch.autograd.grad(value, weight)
+    position = gradient.abs().argmax()
+    found = []
+    for h in (1e-5, -1e-5):
+        with torch.no_grad():
+            weight.view(-1)[position] += h
+            found.append(float(method(model, model.process, x, samples=16).value.sum()))
+            weight.view(-1)[position] -= h
+    assert (found[0] - found[1]) / 2e-5 == pytest.approx(float(gradient.view(-1)[position]), rel=1e-5)
+
+
+@each_bound
+def test_without_gradients_nothing_is_kept_whatever_asks_for_it(method):
+    model, x = double_model(), torch.randn(2, 2, 2, dtype=torch.float64, requires_grad=True)
+    with torch.no_grad():
+        assert not method(model, model.process, x, samples=8, differentiable=True).value.requires_grad
+
+
+def test_a_target_keeps_the_graph_of_its_second_stage():
+    model, x = double_model(), torch.randn(2, 2, 2, dtype=torch.float64, requires_grad=True)
+    estimate = density(model, model.process, x, samples=8, target_stderr=0.5, max_samples=64)
+    (gradient,) = torch.autograd.grad(estimate.value.sum(), x)
+    assert bool((gradient != 0).any())

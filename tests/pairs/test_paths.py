@@ -146,7 +146,7 @@ def test_any_inference_drift_has_the_density_as_its_mean_weight():
     n, x = 20_000, 1.2
     truth = float(oracle.marginal(torch.tensor(0.0)).log_prob(torch.tensor(x)))
     for weigh in (girsanov_log_weights, feynman_kac_log_weights):
-        weights = weigh(pair, torch.full((n, 1), x), noise(n, 1), steps=100) - truth
+        weights = weigh(pair, torch.full((n, 1), x), noise(n, 1), steps=100).detach() - truth
         ratio = weights.exp()
         assert abs(float(ratio.mean()) - 1.0) < 0.01 + 4 * float(ratio.std()) / math.sqrt(n)
 
@@ -222,7 +222,8 @@ def test_the_lambda_family_has_the_bounds_of_the_note(lmbd):
 
         return sum(float(mean_of_quadratic(weigh, x, steps + 1)) for x in rows) / 2
 
-    coarse, middle, fine = bound(150), bound(300), bound(600)
+    steps = 300 if lmbd < -2.0 else 150  # more noise, larger step errors
+    coarse, middle, fine = bound(steps), bound(2 * steps), bound(4 * steps)
     assert abs((8.0 * fine - 6.0 * middle + coarse) / 3.0 - TABLE[lmbd]) < 2e-3
 
 

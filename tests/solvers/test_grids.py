@@ -112,3 +112,12 @@ def test_sizes_of_zero_fall_back_to_the_uniform_density():
     density = LogSNRDensity.from_sizes(LOW, HIGH, LEVELS, torch.zeros(9), end_size=0.0)
     torch.testing.assert_close(density.masses, density.masses[:1].expand(len(density.masses)))
     assert float(density.masses.sum()) + density.atom == pytest.approx(1.0)
+
+
+def test_a_slope_is_interpolated_and_kept():
+    density = LogSNRDensity.from_sizes(LOW, HIGH, LEVELS, torch.ones(9), slope=0.1 * LEVELS)
+    levels = torch.tensor([[LOW, -1.3], [2.2, HIGH]])
+    torch.testing.assert_close(density.slope_at(levels), 0.1 * levels)
+    again = LogSNRDensity.from_json(json.loads(json.dumps(density.to_json())))
+    assert torch.equal(again.slope, density.slope)
+    assert not LogSNRDensity.uniform(LOW, HIGH).slope_at(levels).any()

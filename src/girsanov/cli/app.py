@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import typer
 
 from girsanov import __version__
-from girsanov.cli import evaluate, fit, inspect, sample
+from girsanov.cli import classify, evaluate, fit, inspect, sample, test
 from girsanov.cli.output import UsageError, emit
 
 BAD_INPUT = 2
@@ -33,6 +33,8 @@ app = typer.Typer(
 fit.register(app)
 evaluate.register(app)
 sample.register(app)
+classify.register(app)
+test.register(app)
 inspect.register(app)
 
 

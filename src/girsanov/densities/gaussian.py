@@ -1,8 +1,9 @@
 r"""Gaussians in spectral form, in any event shape, with full or low-rank covariance.
 
 The covariance is :math:`S = V \mathrm{diag}(\lambda) V^\top + \lambda_0 (I - V V^\top)` with orthonormal V of
-r columns; r = d is a full covariance, r = 0 an isotropic one. Everything a diffusion model asks of its
-Gaussian reference is a function of that spectrum. With :math:`p_i = \mathrm{sigmoid}(l + \log \lambda_i)`:
+r columns; r = d is a full covariance, r = 0 an isotropic one, and a diagonal one needs no V. Everything a diffusion
+model asks of its Gaussian reference is a function of that spectrum. With
+:math:`p_i = \mathrm{sigmoid}(l + \log \lambda_i)`:
 
 - whitened input :math:`w = V [V^\top (z - \alpha m) / \sqrt{\alpha^2 \lambda + \sigma^2}]`, unit covariance at every l;
 - exact noise prediction :math:`\hat\varepsilon_G = V [\sqrt{1 - p}\; V^\top w]`;
@@ -43,7 +44,7 @@ class Gaussian(Density):
     """
 
     mean: Tensor
-    basis: Tensor
+    basis: Tensor | None
     eigenvalues: Tensor
     remainder: Tensor
 
@@ -58,7 +59,7 @@ class Gaussian(Density):
             values, vectors = torch.linalg.eigh(covariance.double())
             basis, eigenvalues, remainder = vectors, values, mean.new_ones(())
         elif covariance.shape == mean.shape:
-            basis, eigenvalues, remainder = torch.eye(d), covariance.flatten(), mean.new_ones(())
+            basis, eigenvalues, remainder = None, covariance.flatten(), mean.new_ones(())
         else:
             raise InputError(
                 f"Expected covariance.shape ({d}, {d}), {tuple(mean.shape)} or (); got {tuple(covariance.shape)}"
@@ -67,9 +68,12 @@ class Gaussian(Density):
 
     @classmethod
     def from_spectrum(
-        cls, mean: Tensor, basis: Tensor, eigenvalues: Tensor, remainder: Tensor | float = 1.0
+        cls, mean: Tensor, basis: Tensor | None, eigenvalues: Tensor, remainder: Tensor | float = 1.0
     ) -> "Gaussian":
-        """Build from orthonormal ``basis`` ``(d, r)``, its variances ``(r,)`` and the variance of the complement."""
+        """Build from orthonormal ``basis`` ``(d, r)``, its variances ``(r,)`` and the variance of the complement.
+
+        Without a basis, ``None``, the variances are those of the d coordinates.
+        """
         gaussian = cls.__new__(cls)
         Density.__init__(gaussian)
         gaussian._set(mean, basis, eigenvalues, torch.as_tensor(remainder))
@@ -104,13 +108,13 @@ class Gaussian(Density):
             mean.reshape(x.shape[1:]), vectors[:, len(values) - keep :], values[len(values) - keep :], remainder
         )
 
-    def _set(self, mean: Tensor, basis: Tensor, eigenvalues: Tensor, remainder: Tensor) -> None:
+    def _set(self, mean: Tensor, basis: Tensor | None, eigenvalues: Tensor, remainder: Tensor) -> None:
         smallest = torch.cat([eigenvalues.flatten(), remainder.reshape(1).to(eigenvalues)]).min()
         if not smallest > 0:
             raise InputError("The covariance is not positive definite: drop collinear columns, or add noise")
         self.event_shape = mean.shape
         self.register_buffer("mean", mean.double())
-        self.register_buffer("basis", basis.double())
+        self.register_buffer("basis", None if basis is None else basis.double())
         self.register_buffer("eigenvalues", eigenvalues.double())
         self.register_buffer("remainder", remainder.double())
 
@@ -196,6 +200,40 @@ class Gaussian(Density):
         p = torch.sigmoid(log_snr + self.spectrum().log())
         return (p.square() + p * (1.0 - p) * y2 / self.spectrum()).sum(1)
 
+    def squared_error_excess(self, x: State, log_snr: Tensor, eps: State) -> Nats:
+        r""":math:`\|\varepsilon - \hat\varepsilon_G\|^2` minus its mean given x: zero on average over the noise.
+
+        With :math:`e = V^\top \varepsilon` it is :math:`\sum_i p_i^2 (e_i^2 - 1) - 2 p_i \sqrt{p_i (1 - p_i) /
+        \lambda_i}\, e_i y_i`.
+
+        Args:
+            x: rows ``b *d``.
+            log_snr: k levels of each row, ``b k``.
+            eps: their noise, ``b k *d``.
+
+        Returns:
+            Shape ``b k``.
+        """
+        noise, centred = eps.flatten(2), (x - self.mean.to(x.dtype)).flatten(1).to(eps.dtype)[:, None]
+        rest = torch.zeros((), dtype=torch.float64)
+        if self.basis is not None:
+            basis = self.basis.to(eps.dtype)
+            e, y = noise @ basis, centred @ basis
+            if self.basis.shape[1] < self.event_dim:
+                squares = (noise.square().sum(2) - e.square().sum(2)).double()
+                products = ((noise * centred).sum(2) - (e * y).sum(2)).double()
+                count = self.event_dim - self.basis.shape[1]
+                rest = self._excess(log_snr, squares - count, products, self.remainder)
+        else:
+            e, y = noise, centred
+        inside = self._excess(log_snr[..., None].to(eps.dtype), e.square() - 1.0, e * y, self.eigenvalues.to(eps.dtype))
+        return inside.sum(2, dtype=torch.float64) + rest
+
+    @staticmethod
+    def _excess(log_snr: Tensor, squares: Tensor, products: Tensor, variances: Tensor) -> Tensor:
+        p = torch.sigmoid(log_snr + variances.log())
+        return p.square() * squares - 2.0 * p * (p * (1.0 - p) / variances).sqrt() * products
+
     def squared_error_integral(self, x: State, low: float, high: float) -> Nats:
         r""":math:`\int E[\|\varepsilon - \hat\varepsilon_G\|^2 \mid x]\, dl` over [low, high], closed form per row.
 
@@ -227,12 +265,16 @@ class Gaussian(Density):
 
     def _diagonal(self, values: Tensor, rest: Tensor) -> Tensor:
         """Diagonal of the spectral function with ``values`` on the basis and ``rest`` on its complement."""
+        if self.basis is None:
+            return values
         inside = values @ self.basis.square().T
         return inside if len(self.eigenvalues) == self.event_dim else inside + rest * (1.0 - self.basis.square().sum(1))
 
     def _coordinates(self, y: Tensor) -> Tensor:
         """Coordinates in the eigenbasis, ``n d``; isotropic complement directions carry an arbitrary basis' squares."""
         flat = y.flatten(1)
+        if self.basis is None:
+            return flat
         inside = flat @ self.basis
         if inside.shape[1] == self.event_dim:
             return inside
@@ -244,6 +286,8 @@ class Gaussian(Density):
     def spectral(self, y: State, function: Callable[[Tensor], Tensor]) -> State:
         """Apply the spectral function f(S) to rows; ``function`` may return one value per row and eigenvalue."""
         flat = y.flatten(1)
+        if self.basis is None:
+            return (function(self.eigenvalues).to(y.dtype) * flat).reshape(y.shape)
         rank = len(self.eigenvalues)
         rest = function(self.remainder).to(y.dtype)
         if rank == 0:

@@ -1,7 +1,9 @@
 """Density models of real data: fit, evaluate, sample, save."""
 
-__all__ = ["Config", "DensityModel", "compare", "fit", "prepare"]
+__all__ = ["Config", "DensityModel", "certify", "compare", "fit", "prepare", "weighted_elbo", "weighted_log_prob"]
 
+from girsanov.density_model.certificate import certify
 from girsanov.density_model.config import Config
+from girsanov.density_model.dequantisation import weighted_elbo, weighted_log_prob
 from girsanov.density_model.fit import fit, prepare
 from girsanov.density_model.model import DensityModel, compare

@@ -1,6 +1,6 @@
 r"""What a fit is made of: one frozen record, saved with the model; a setting that is not used is not a field."""
 
-__all__ = ["PROCESSES", "Config"]
+__all__ = ["DEQUANTISERS", "PROCESSES", "Config"]
 
 import math
 from collections.abc import Callable
@@ -31,11 +31,17 @@ PROCESSES: dict[str, Callable[[], LinearProcess]] = {
 }
 
 
+#: ways in which discrete data enter a continuous model
+DEQUANTISERS = ("uniform", "truncated-normal", "variational", "categorical")
+
+
 @dataclass(frozen=True)
 class Config:
     """Settings of :func:`girsanov.fit`. ``None`` means: chosen from the data's kind and size.
 
     Attributes:
+        model: ``diffusion``, trained through its bound; or ``cnf``, the same network's ODE trained by maximum
+            likelihood: an ordinary continuous flow.
         network: ``conv`` (small images), ``mlp``, ``two-layer`` (closed-form divergence) or ``unet`` (diffusers).
         width: channels or units of the network.
         blocks: number of residual blocks.
@@ -47,7 +53,9 @@ class Config:
         gaussianise: whether the columns of tables are mapped to normal marginals first.
         flow: whether a spline flow may become the last transform of a table, where it pays on held-out rows.
         lattice: whether discrete data with few cells get the lattice head.
-        conditional: learn log p(x given label) too, where the data have labels.
+        dequantise: how discrete dimensions enter a continuous model: ``uniform`` noise, ``truncated-normal`` noise,
+            ``variational`` (learned) noise, or ``categorical``: no noise, the model's last step decodes cells.
+        conditional: learn log p(x given label) too, where the data have labels or continuous conditions.
         steps: largest number of training steps.
         batch_size: rows per step and member.
         learning_rate: peak of the schedule.
@@ -63,6 +71,7 @@ class Config:
         InputError: for a value that cannot work.
     """
 
+    model: str = "diffusion"
     network: str | None = None
     width: int | None = None
     blocks: int | None = None
@@ -74,6 +83,7 @@ class Config:
     gaussianise: bool = True
     flow: bool = True
     lattice: bool = True
+    dequantise: str = "uniform"
     conditional: bool = False
     steps: int | None = None
     batch_size: int = 256
@@ -91,6 +101,12 @@ class Config:
             raise InputError(f"Unknown process {self.process!r}: choose one of {', '.join(PROCESSES)}")
         if self.network not in (None, "conv", "mlp", "two-layer", "unet"):
             raise InputError(f"Unknown network {self.network!r}: choose conv, mlp, two-layer or unet")
+        if self.model not in ("diffusion", "cnf"):
+            raise InputError(f"Unknown model {self.model!r}: choose diffusion or cnf")
+        if self.model == "cnf" and self.dequantise == "categorical":
+            raise InputError("A continuous flow has no cells to decode: choose another dequantise than categorical")
+        if self.dequantise not in DEQUANTISERS:
+            raise InputError(f"Unknown dequantise {self.dequantise!r}: choose one of {', '.join(DEQUANTISERS)}")
         if self.time_budget is not None and not (math.isfinite(self.time_budget) and self.time_budget > 0):
             raise InputError(f"time_budget must be a positive number of seconds; got {self.time_budget}")
         if not (0.0 <= self.test < 1.0 and 0.0 < self.validation < 1.0):

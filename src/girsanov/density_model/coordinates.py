@@ -19,6 +19,7 @@ from girsanov.calculus import keyed_generators, keyed_uniform
 from girsanov.datasets import Data, Splits, fingerprint
 from girsanov.densities import GaussianMixture
 from girsanov.density_model.config import Config
+from girsanov.density_model.dequantisation import make_dequantiser
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, mix, train
 from girsanov.transforms import Compose, Dequantise, Gaussianise, SplineFlow, Standardise, Transform
 from girsanov.types import State
@@ -72,6 +73,8 @@ def fit_coordinates(
     columns = _columns(data, rows, held, config)
     if data.schema.kind == "images" or not config.gaussianise:
         return Coordinates(columns, None, {})
+    if config.model == "cnf":  # one flow, and nothing of another kind before it
+        return Coordinates(columns, None, {})
     found: dict[str, float] = {}
     if config.flow and rows.shape[1] <= FLOW_COLUMNS:
         flow, found["flow"] = _fit_flow(columns, rows, held, config, out, progress)
@@ -91,7 +94,7 @@ def _columns(data: Data, rows: State, held: State, config: Config) -> Compose:
     schema = data.schema
     members: list[Transform] = []
     if bool((schema.bin_width > 0).any()):
-        members.append(Dequantise(schema.event_shape, schema.bin_width, schema.offset))
+        members.append(make_dequantiser(schema, data.x, config))
     if schema.kind == "images" or not config.gaussianise:
         return Compose([*members, Standardise.fit(rows, shared=schema.kind == "images")])
     dequantised = Compose(members)

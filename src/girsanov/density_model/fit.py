@@ -13,18 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from girsanov.calculus import keyed_generators, keyed_uniform, seed_of
 from girsanov.datasets import Data, Splits, fingerprint, from_array, load, split
 from girsanov.densities import Gaussian
 from girsanov.density_model.config import PROCESSES, Config
 from girsanov.density_model.coordinates import Coordinates, fit_coordinates, spread
+from girsanov.density_model.dequantisation import (
+    fit_dequantiser,
+    lattice_points,
+    reference_transforms,
+    require_dequantisation,
+)
+from girsanov.density_model.flow import FlowObjective
 from girsanov.density_model.model import DensityModel
 from girsanov.density_model.networks import build_network, choose_network, require_network
 from girsanov.likelihoods import fit_proposal
-from girsanov.models import ExpertHead, Head, Lattice, LatticeHead, MixtureHead, ResidualHead, ScoreModel
+from girsanov.models import ConditionMap, ExpertHead, Head, Lattice, LatticeHead, MixtureHead, ResidualHead, ScoreModel
 from girsanov.objectives import Batch, DenoisingObjective
+from girsanov.solvers import FixedGrid
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, TrainingResult, mix, train, write_text_atomic
 from girsanov.transforms import Dequantise, Standardise
 from girsanov.types import InputError, MeanEstimate, State
@@ -35,6 +43,7 @@ VALIDATION_ROWS = 512
 VALIDATION_SAMPLES = 16
 PROPOSAL_ROWS = 512
 CALIBRATION_ROWS = 1024
+FLOW_STEPS, FLOW_ROWS = 8, 128  # of a continuous flow's validation: Runge-Kutta steps, and rows
 
 
 def fit(
@@ -42,6 +51,7 @@ def fit(
     *,
     config: Config | None = None,
     generator: torch.Generator | None = None,
+    model: str | None = None,
     labels: Any | None = None,
     out: str | Path | None = None,
     progress: Progress | None = None,
@@ -54,7 +64,9 @@ def fit(
             or rows as a tensor, array or data frame of shape ``n *d``.
         config: settings; every default suits real tables and small images.
         generator: read once for a seed that replaces ``config.seed``.
-        labels: integer class of each row, for arrays and ``config.conditional``.
+        model: ``diffusion`` or ``cnf``, in place of ``config.model``.
+        labels: what rows are conditioned on under ``config.conditional``, for arrays: an integer class of each row,
+            or continuous conditions (``n c``, or ``n`` numbers that are not all whole).
         out: folder for checkpoints and the log; a fit that was interrupted goes on from there.
         progress: what shows the progress.
         device: where the networks are trained; noise is drawn on the CPU, so that it is the same everywhere.
@@ -74,20 +86,23 @@ def fit(
     config = config or Config()
     if generator is not None:
         config = dataclasses.replace(config, seed=seed_of(generator))
+    if model is not None:
+        config = dataclasses.replace(config, model=model)
     data = _as_data(data, labels)
     splits = split(len(data.x), seed=config.seed, test=config.test, validation=config.validation, n_train=data.n_train)
     classes = _labels(data, config)
     require_network(config, data.schema.event_shape)
+    require_dequantisation(data, config)
     begun = time.monotonic()
     coordinates = fit_coordinates(data, splits, config, out=None if out is None else Path(out), progress=progress)
-    model = prepare(data, splits, config, coordinates)
+    start = prepare(data, splits, config, coordinates)
     data = dataclasses.replace(data, x=data.x.to(device))
-    model = model.to(device)
-    _calibrate(model, data.x[splits.validation], config.seed)
+    start = start.to(device)
+    _calibrate(start, data.x[splits.validation], config.seed)
     allowance = _allowance(config.time_budget, time.monotonic() - begun, out)
-    result = _train(model, data.x, classes, splits, dataclasses.replace(config, time_budget=allowance), out, progress)
+    result = _train(start, data.x, classes, splits, dataclasses.replace(config, time_budget=allowance), out, progress)
     assert isinstance(result.module, ScoreModel)
-    fitted = DensityModel(model.transforms, result.module, data.schema, record=model.record)
+    fitted = DensityModel(start.transforms, result.module, data.schema, record=start.record)
     fitted.record["training"] = {
         "steps": result.step,
         "planned_steps": result.planned_steps,
@@ -98,6 +113,8 @@ def fit(
         "validation_stderr": result.best_stderr,
         "best_step": result.best_step,
     }
+    rows, held = data.x[splits.train], data.x[splits.validation][:VALIDATION_ROWS]
+    fit_dequantiser(fitted.eval(), rows, held, out=None if out is None else Path(out), progress=progress)
     fitted.proposal = _proposal(fitted, data.x[splits.validation])
     return fitted.eval()
 
@@ -124,22 +141,28 @@ def prepare(data: Data, splits: Splits, config: Config, coordinates: Coordinates
     rows = data.x[splits.train]
     coordinates = coordinates or fit_coordinates(data, splits, dataclasses.replace(config, flow=False))
     transforms = coordinates.transforms
-    y, _ = spread(transforms, rows, config.seed)
+    y, _ = spread(reference_transforms(transforms), rows, config.seed)
     reference = Gaussian.fit(y, rank=config.rank)
     shape = data.schema.event_shape
-    classes = len(data.classes or ()) if config.conditional else 0
+    classes = len(_class_names(data)) if config.conditional else 0
     head = _choose_head(data, rows, coordinates, reference, config)
-    record = choose_network(config, shape, len(rows), classes)
+    conditions = _conditions(data, config)
+    record = choose_network(config, shape, len(rows), classes, 0 if conditions is None else conditions.shape[1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(config.seed, 1))
         network = build_network(record, shape, head)
-    process = PROCESSES[config.process]()
-    score = ScoreModel(network, process, config.predicts, reference=reference, head=head)
+    for module in network.modules():
+        if isinstance(module, ConditionMap) and conditions is not None:
+            module.standardise(conditions[splits.train])
+    process, lattice = PROCESSES[config.process](), lattice_points(transforms)
+    low, high = process.log_snr_range
+    span = (low, high if lattice is None else min(high, lattice.level_for()))
+    score = ScoreModel(network, process, config.predicts, reference=reference, head=head, log_snr_range=span)
     described = {
         "config": config.to_json(),
         "network": record,
         "data": {"name": data.name, "rows": len(data.x), "fingerprint": fingerprint(data.x)},
-        "classes": list(data.classes or ()),
+        "classes": list(_class_names(data)),
         "splits": splits.to_json(),
         "starting_points": coordinates.held_out,
     }
@@ -151,7 +174,24 @@ def _as_data(data: Any, labels: Any | None) -> Data:
         return data
     if isinstance(data, (str, Path)):
         return load(data)
-    return from_array(data, labels=labels)
+    conditions = continuous_conditions(labels)
+    if conditions is None:
+        return from_array(data, labels=labels)
+    found = from_array(data)
+    if len(conditions) != len(found.x) or not bool(conditions.isfinite().all()):
+        raise InputError(f"labels must be {len(found.x)} rows of finite numbers; got shape {tuple(conditions.shape)}")
+    return dataclasses.replace(found, labels=conditions)
+
+
+def continuous_conditions(labels: Any | None) -> Tensor | None:
+    """Labels as continuous conditions, float64 ``n c``; ``None`` where they are classes, or missing."""
+    if labels is None:
+        return None
+    values = torch.as_tensor(labels)
+    if values.ndim == 2:
+        return values.double()
+    fractional = values.dtype.is_floating_point and bool((values != values.round()).any())
+    return values.double()[:, None] if fractional and values.ndim == 1 else None
 
 
 def _labels(data: Data, config: Config) -> Tensor | None:
@@ -162,16 +202,30 @@ def _labels(data: Data, config: Config) -> Tensor | None:
     return data.labels
 
 
+def _class_names(data: Data) -> tuple[str, ...]:
+    """Names of the classes; their numbers, where labels came without names."""
+    if data.classes is not None or data.labels is None or data.labels.dtype.is_floating_point:
+        return tuple(data.classes or ())
+    return tuple(str(k) for k in range(int(data.labels.max()) + 1))
+
+
+def _conditions(data: Data, config: Config) -> Tensor | None:
+    """Continuous conditions, where the model is to have them."""
+    continuous = config.conditional and data.labels is not None and data.labels.dtype.is_floating_point
+    return data.labels if continuous else None
+
+
 def _choose_head(data: Data, rows: State, coordinates: Coordinates, reference: Gaussian, config: Config) -> Head:
     """The lattice head for discrete data with few cells, the mixture's where one was fitted, else the residual."""
     transforms = coordinates.transforms
-    if config.network == "two-layer":
+    if config.network == "two-layer" or config.model == "cnf":
         return ResidualHead(reference, config.predicts)
     if coordinates.mixture is not None:
         return MixtureHead(reference, config.predicts, coordinates.mixture)
     step = data.schema.bin_width
     affine = all(isinstance(member, (Dequantise, Standardise)) for member in transforms.transforms)
-    if not (config.lattice and affine and bool((step > 0).all())):
+    uniform = config.dequantise == "uniform"  # the head's exact moments are those of uniform cells
+    if not (config.lattice and uniform and affine and bool((step > 0).all())):
         return ResidualHead(reference, config.predicts)
     index = ((rows - data.schema.offset) / step).round().long()
     first = index.amin()
@@ -248,10 +302,12 @@ def _train(
         assert isinstance(module, ScoreModel)
         candidate = DensityModel(model.transforms, module, model.schema, record=model.record)
         condition = None if labels is None else labels[held].to(x.device)
+        if config.model == "cnf":
+            few, given = held[:FLOW_ROWS], None if condition is None else condition[:FLOW_ROWS]
+            return candidate.encoded_log_prob(x[few], condition=given, solver=FixedGrid(FLOW_STEPS)).mean()
         return candidate.encoded_elbo(x[held], samples=VALIDATION_SAMPLES, condition=condition).mean()
 
-    hidden = 0.1 if config.conditional else 0.0
-    objective = DenoisingObjective(model.score, model.transforms, drop_condition=hidden).to(x.device)
+    objective = _objective(model, config).to(x.device)
     identity = f"{model.record['data']['fingerprint']} {config.to_json() | {'time_budget': None}}"
     return train(
         model.score,
@@ -263,6 +319,13 @@ def _train(
         progress=progress,
         identity=identity,
     )
+
+
+def _objective(model: DensityModel, config: Config) -> nn.Module:
+    if config.model == "cnf":
+        return FlowObjective(model.score, model.transforms)
+    hidden = 0.1 if config.conditional else 0.0
+    return DenoisingObjective(model.score, model.transforms, drop_condition=hidden)
 
 
 @torch.no_grad()

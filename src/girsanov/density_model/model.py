@@ -7,6 +7,7 @@ its exact denoiser. An untrained model therefore is the Gaussian: every likeliho
 
 __all__ = ["DensityModel", "compare"]
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,24 @@ from girsanov.datasets import Schema
 from girsanov.datasets.raw import from_array
 from girsanov.densities import Density, Gaussian
 from girsanov.density_model import storage
+from girsanov.density_model.dequantisation import lattice_points
 from girsanov.likelihoods import density, elbo, ode_log_prob
+from girsanov.likelihoods.differences import (
+    Condition,
+    DifferenceCurve,
+    PointwiseInformation,
+    difference,
+    difference_curve,
+    pointwise_information,
+)
+from girsanov.likelihoods.discrete import LatticePoints, categorical_elbo
 from girsanov.likelihoods.integral import View
 from girsanov.models import ScoreModel
+from girsanov.processes import LinearProcess
 from girsanov.samplers import sample
 from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
+from girsanov.stein import ScoreTest, score_test
+from girsanov.stein.levels import LEVELS
 from girsanov.transforms import Compose
 from girsanov.types import Estimate, InputError, Measure, State
 
@@ -79,6 +93,17 @@ class DensityModel(nn.Module):
         low = torch.tensor(self.score.log_snr_range[0], dtype=torch.float64)
         return self.reference.diffused(*self.score.process.marginal_at(low))
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that a conditional model knows, in the order of their labels; else none."""
+        known = self.record.get("network", {}).get("config", {}).get("classes")
+        return tuple(self.record["classes"]) if known else ()
+
+    @property
+    def lattice(self) -> LatticePoints | None:
+        """The points that a model with the categorical decoder decodes; ``None`` for models of a density."""
+        return lattice_points(self.transforms)
+
     def encode(self, x: Any) -> Tensor:
         """Rows as the user has them to the model's columns, float64 ``n *event_shape``.
 
@@ -103,7 +128,7 @@ class DensityModel(nn.Module):
         Args:
             x: rows in data units.
             samples: network evaluations per row.
-            condition: labels ``n`` or 1 of a conditional model.
+            condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
             generator: read once for a seed.
         """
         return self.encoded_elbo(self.encode(x), samples=samples, condition=condition, generator=generator)
@@ -111,6 +136,10 @@ class DensityModel(nn.Module):
     def encoded_elbo(self, x: State, **options: Any) -> Estimate:
         """:meth:`elbo` of rows that :meth:`encode` has returned."""
         self._require_condition(options.get("condition"))
+        if self.lattice is not None:
+            fixed = {"lattice": self.lattice, "prior": self.prior, "reference": self.reference}
+            y, _ = self.transforms(x)
+            return categorical_elbo(self.score, self.score.process, y, **fixed, proposal=self.proposal, **options)
         return elbo(
             self.score,
             self.score.process,
@@ -139,7 +168,7 @@ class DensityModel(nn.Module):
             x: rows in data units.
             samples: network evaluations per row and round.
             target_stderr: keep drawing until every row's standard error is below this, in nats.
-            condition: labels ``n`` or 1 of a conditional model.
+            condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
             generator: read once for a seed.
         """
         return self.encoded_density(
@@ -148,6 +177,7 @@ class DensityModel(nn.Module):
 
     def encoded_density(self, x: State, **options: Any) -> Estimate:
         """:meth:`density` of rows that :meth:`encode` has returned."""
+        self._require_density()
         self._require_condition(options.get("condition"))
         return density(
             self.score,
@@ -178,7 +208,7 @@ class DensityModel(nn.Module):
                 log-mass, and two or more draws give its standard error.
             divergence: see :func:`girsanov.ode_log_prob`.
             solver: see :func:`girsanov.ode_log_prob`.
-            condition: labels ``n`` or 1 of a conditional model.
+            condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
             generator: read once for a seed.
         """
         options = {"divergence": divergence, "solver": solver}
@@ -194,6 +224,7 @@ class DensityModel(nn.Module):
         **options: Any,
     ) -> Estimate:
         """:meth:`log_prob` of rows that :meth:`encode` has returned."""
+        self._require_density()
         self._require_condition(condition)
         seed = seed_of(generator)
         draws = draws if self.measure != "density" else 1
@@ -213,6 +244,43 @@ class DensityModel(nn.Module):
         ]
         return _merge(estimates, view.log_det, self.measure)
 
+    def difference(
+        self, x: Any, c1: Condition, c2: Condition, *, samples: int = 32, generator: torch.Generator | None = None
+    ) -> Estimate:
+        """Estimate of ``log p(x | c1) - log p(x | c2)`` with everything random shared; bounds subtracted bound nothing.
+
+        Args:
+            x: rows in data units.
+            c1: labels ``n`` or 1, one label for all rows, or ``None`` for no label.
+            c2: the same.
+            samples: evaluation points per row; two evaluations each.
+            generator: read once for a seed.
+        """
+        options = self._sharing | {"samples": samples, "generator": generator}
+        return difference(*self._contrast(x, c1, c2), proposal=self.proposal, measure=self.measure, **options)
+
+    def pointwise_information(
+        self, x: Any, c: Condition, *, samples: int = 32, generator: torch.Generator | None = None
+    ) -> PointwiseInformation:
+        """What label ``c`` tells about each row and each dimension, in nats; arguments as :meth:`difference`."""
+        score, process, rows, condition, _ = self._contrast(x, c, None)
+        options = self._sharing | {"samples": samples, "generator": generator}
+        return pointwise_information(
+            score, process, rows, condition, proposal=self.proposal, measure=self.measure, **options
+        )
+
+    def difference_curve(
+        self,
+        x: Any,
+        c1: Condition,
+        c2: Condition,
+        *,
+        levels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> DifferenceCurve:
+        """Integrand of :meth:`difference` over log-SNR, at ``levels`` of shape ``k``."""
+        return difference_curve(*self._contrast(x, c1, c2), levels=levels, generator=generator, **self._sharing)
+
     def sample(
         self,
         n: int,
@@ -228,7 +296,7 @@ class DensityModel(nn.Module):
             n: number of rows.
             steps: steps of the sampler.
             lmbd: 0 the reverse SDE, 1 the probability-flow ODE; see :func:`girsanov.sample`.
-            condition: labels ``n`` or 1 of a conditional model.
+            condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
             generator: source of all draws.
         """
         y = sample(
@@ -245,6 +313,28 @@ class DensityModel(nn.Module):
         with torch.no_grad():
             return self.transforms.inverse(y.double())
 
+    def score_test(
+        self,
+        x: Any,
+        levels: Sequence[float] = LEVELS,
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> ScoreTest:
+        """Stein tests of the score against held-out rows, one per noise level; see :func:`girsanov.stein.score_test`.
+
+        Args:
+            x: rows in data units that the model was not fitted to.
+            levels: log-SNRs at which rows are noised and compared with the score.
+            condition: labels ``n`` or 1 of a conditional model.
+            generator: read once for a seed.
+        """
+        self._require_condition(condition)
+        seed = seed_of(generator)
+        y = self._views(self.encode(x), 1, seed, 0).x[:, 0].detach()
+        draws = torch.Generator().manual_seed(seed)
+        return score_test(self.score, self.score.process, y, levels, condition=condition, generator=draws)
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json``, ``model.safetensors`` and ``manifest.json``, atomically and without pickle."""
         storage.save(self, Path(folder))
@@ -258,9 +348,26 @@ class DensityModel(nn.Module):
         """
         return storage.load(folder_or_hub_id, cls)
 
-    def _require_condition(self, condition: Tensor | None) -> None:
-        if condition is not None and not self.record.get("network", {}).get("config", {}).get("classes"):
+    @property
+    def _sharing(self) -> dict[str, Any]:
+        """What every difference is taken with."""
+        return {"reference": self.reference, "views": self._views}
+
+    def _contrast(
+        self, x: Any, c1: Condition, c2: Condition
+    ) -> tuple[ScoreModel, LinearProcess, State, Condition, Condition]:
+        for condition in (c1, c2):
+            self._require_condition(condition)
+        return self.score, self.score.process, self.encode(x), c1, c2
+
+    def _require_condition(self, condition: Condition) -> None:
+        network = self.record.get("network", {}).get("config", {})
+        if condition is not None and not (network.get("classes") or network.get("condition_dim")):
             raise InputError("This model was fitted without labels: leave condition out, or fit with conditional=True")
+
+    def _require_density(self) -> None:
+        if self.lattice is not None:
+            raise InputError("This model decodes cells and has no density: use its elbo, or fit another dequantise")
 
     def _law_at_horizon(self) -> Density:
         """Where the ODE ends: the end of the range, or N(0, I) where the process goes on to log-SNR -inf."""

@@ -22,11 +22,14 @@ NETWORKS: dict[str, type[nn.Module]] = {
 SMALL_IMAGE = 16  # sides up to this get the two-level network with learned positions
 
 
-def choose_network(config: Config, event_shape: Sequence[int], rows: int, classes: int) -> dict[str, Any]:
+def choose_network(
+    config: Config, event_shape: Sequence[int], rows: int, classes: int, condition_dim: int = 0
+) -> dict[str, Any]:
     """Record of the network for ``rows`` training rows of ``event_shape``: its name and constructor arguments."""
     name = config.network or _default(event_shape)
     small_data = rows < 20_000
     options: dict[str, Any] = {"classes": classes} if classes else {}
+    options |= {"condition_dim": condition_dim} if condition_dim else {}
     if name == "conv":
         width = config.width or 32
         dropout = config.dropout if config.dropout is not None else (0.4 if small_data else 0.1)

@@ -42,6 +42,8 @@ FILES = ("config.json", "model.safetensors")
 
 def describe(model: "DensityModel") -> dict[str, Any]:
     """Everything but the tensors, as JSON."""
+    if "network" not in model.record or "config" not in model.record:
+        raise InputError("This model was not fitted here and has no settings to save: keep what it was loaded from")
     names = {kind: name for name, kind in TRANSFORMS.items()}
     members = [member for member in model.transforms.transforms if isinstance(member, Transform)]
     head = model.score.head

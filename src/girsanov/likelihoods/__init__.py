@@ -2,18 +2,27 @@
 
 __all__ = [
     "Bracket",
+    "categorical_elbo",
     "chain_bracket",
     "chain_elbo",
+    "ddpm_bound",
     "density",
+    "difference",
+    "difference_curve",
     "elbo",
     "feynman_kac",
     "fit_proposal",
     "importance_bound",
+    "importance_weighted",
     "ode_log_prob",
     "path_log_weight",
+    "pointwise_information",
 ]
 
 from girsanov.likelihoods.bounds import density, elbo, fit_proposal
+from girsanov.likelihoods.ddpm import ddpm_bound
+from girsanov.likelihoods.differences import difference, difference_curve, pointwise_information
+from girsanov.likelihoods.discrete import categorical_elbo, importance_weighted
 from girsanov.likelihoods.ode import ode_log_prob
 from girsanov.likelihoods.weights import (
     Bracket,

@@ -10,10 +10,14 @@ estimate becomes precise when a baseline :math:`b(\varepsilon, x, l)` with close
   difference is :math:`\tfrac12\, \delta \cdot (2 (\varepsilon - \hat\varepsilon_G) - \delta)`, exactly 0 for a model
   that equals its reference.
 
+A baseline's fluctuation about its mean is also a control variate, whose best coefficient depends on the score: where
+that is sharper than the Gaussian, the Gaussian's error explains less of what fluctuates. :meth:`Baseline.excess`
+is that fluctuation; its coefficient, level by level, is fitted on held-out rows.
+
 The residual term at the data end has the same form in the metric of the last decoder.
 """
 
-__all__ = ["Baseline", "GaussianBaseline", "NormBaseline"]
+__all__ = ["Baseline", "GaussianBaseline", "NormBaseline", "baseline_of"]
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -25,7 +29,7 @@ from torch.nn.functional import softplus
 
 from girsanov.calculus import sum_event
 from girsanov.densities import Gaussian
-from girsanov.models import deviation, noise_prediction
+from girsanov.models import ScoreModel, deviation, noise_prediction
 from girsanov.processes import LinearProcess
 from girsanov.types import Nats, Score, State
 
@@ -57,6 +61,10 @@ class Baseline(ABC):
     def end(self, x: State, high: float) -> Nats:
         """Mean of the baseline given ``x`` at the data end, in the decoder's metric."""
 
+    @abstractmethod
+    def excess(self, x: State, log_snr: Tensor, eps: State) -> Nats:
+        """A zero-mean function of the noise, for rows ``b *d``, levels ``b k`` and noise ``b k *d``: ``b k``."""
+
     def _precise(self, log_snr: Tensor, error: State, at_end: Tensor) -> State:
         """The decoder's metric applied to ``error`` at the end, the identity elsewhere."""
         if self.decoder is None or not bool(at_end.any()):
@@ -85,6 +93,10 @@ class NormBaseline(Baseline):
         share = torch.sigmoid(torch.tensor(high, dtype=torch.float64))
         return (x[0].numel() * share).to(x.device).expand(len(x))
 
+    def excess(self, x: State, log_snr: Tensor, eps: State) -> Nats:
+        """See :class:`Baseline`."""
+        return torch.sigmoid(log_snr) * (eps.flatten(2).square().sum(2, dtype=torch.float64) - x[0].numel())
+
 
 @final
 @dataclass(frozen=True)
@@ -111,3 +123,16 @@ class GaussianBaseline(Baseline):
         if self.decoder is not None:
             return self.reference.posterior_quadratic(high, x)
         return self.reference.squared_error(x, high)
+
+    def excess(self, x: State, log_snr: Tensor, eps: State) -> Nats:
+        """See :class:`Baseline`."""
+        return self.reference.squared_error_excess(x, log_snr, eps)
+
+
+def baseline_of(score: Score, process: LinearProcess, reference: Gaussian | None, decoder: Gaussian | None) -> Baseline:
+    """The Gaussian's where there is a reference, else the norm's."""
+    if isinstance(score, ScoreModel):
+        process = score.process
+    if reference is None:
+        return NormBaseline(score, process, decoder)
+    return GaussianBaseline(score, process, decoder, reference)

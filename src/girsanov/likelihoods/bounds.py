@@ -18,21 +18,26 @@ an equality for the exact score; over a finite range, the bound of the hybrid th
 
 __all__ = ["density", "elbo", "fit_proposal"]
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from girsanov.calculus import seed_of
 from girsanov.densities import Density, Gaussian
-from girsanov.likelihoods.baselines import Baseline, GaussianBaseline, NormBaseline
-from girsanov.likelihoods.integral import Views, identity_view, replicate
-from girsanov.models import ScoreModel, gaussian_reference, log_snr_range, working_dtype
+from girsanov.likelihoods.baselines import Baseline, baseline_of
+from girsanov.likelihoods.integral import Views, identity_view, replicate, require_arguments
+from girsanov.likelihoods.proposals import fit_proposal
+from girsanov.models import gaussian_reference, log_snr_range
 from girsanov.processes import LinearProcess
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import Estimate, InputError, Measure, Nats, Score, State
 
-REPLICATES = 8
+REPLICATES = 8  # at least, where there are as many samples
+_baseline = baseline_of
+POINTS = 16  # grid points of a replicate, beyond which more samples are more replicates
 
 
 def elbo(
@@ -44,12 +49,13 @@ def elbo(
     reference: Gaussian | None = None,
     decoder: Gaussian | None = None,
     samples: int = 32,
-    replicates: int = REPLICATES,
+    replicates: int | None = None,
     proposal: LogSNRDensity | None = None,
     condition: Tensor | None = None,
     generator: torch.Generator | None = None,
     views: Views = identity_view,
     measure: Measure = "density",
+    differentiable: bool = False,
 ) -> Estimate:
     r"""Lower bound on the log-density of the reverse-SDE model, per row, with its standard error.
 
@@ -64,15 +70,15 @@ def elbo(
         decoder: Gaussian whose posterior covariance the last decoder has; default isotropic. Where a reference
             is used too, both must be the same.
         samples: network evaluations per row, rounded down to a multiple of ``replicates``.
-        replicates: independent replicates among which the samples are divided.
+        replicates: independent replicates, each with its own dequantisation draw, among which the samples are
+            divided. Default ``max(8, samples // 16)``.
         proposal: density in log-SNR from which grids are drawn; default from the reference's spectrum.
         condition: passed on to the score, leading dimension ``n`` or 1.
         generator: read once for a seed; ``None`` means seed 0.
         views: randomised preprocessing, one draw per replicate (used for dequantisation).
         measure: what ``views`` make of the value.
-
-    Intervals are Student's t over replicates. At 256 evaluations they cover in 93-96 % on the oracles; where the
-    replicates are skewed, in one or two dimensions at the default 32, in about 90 %: take more samples there.
+        differentiable: keep the graph of everything that requires a gradient, the score's parameters included.
+            Without it a graph is kept for ``x`` alone, where ``x`` requires one; under ``no_grad``, never.
 
     Returns:
         Estimate of kind ``lower_bound``, model ``sde``, with terms ``prior``, ``diffusion`` and ``residual``.
@@ -94,12 +100,13 @@ def elbo(
     low, high = log_snr_range(score, process)
     proposal = proposal or _default_proposal(low, high, reference, atom=True)
     _require_cover(proposal, low, high, atom=True)
-    baseline = _baseline(score, process, reference, decoder)
+    baseline = baseline_of(score, process, reference, decoder)
 
     def closed_form(rows: State) -> dict[str, Nats]:
         return _elbo_terms(rows, baseline, process, prior, low, high)
 
-    with torch.set_grad_enabled(x.requires_grad):
+    replicates = replicates or default_replicates(samples)
+    with torch.set_grad_enabled(_keeps_graph(x, differentiable)):
         terms = replicate(
             baseline,
             x,
@@ -125,12 +132,13 @@ def density(
     samples: int = 32,
     target_stderr: float | None = None,
     max_samples: int = 4096,
-    replicates: int = REPLICATES,
+    replicates: int | None = None,
     proposal: LogSNRDensity | None = None,
     condition: Tensor | None = None,
     generator: torch.Generator | None = None,
     views: Views = identity_view,
     measure: Measure = "density",
+    differentiable: bool = False,
 ) -> Estimate:
     r"""Log-density by the score-based formula, with the reference's exact denoiser outside the score's range.
 
@@ -141,22 +149,26 @@ def density(
         reference: the Gaussian of the formula; default the score's own, else N(0, I) for a score that
             declares no ``log_snr_range``.
         exact: declare the score exact on the whole line: the kind is then ``unbiased``.
-        samples: network evaluations per row and round.
-        target_stderr: keep drawing rounds until every row's standard error is below this, in nats.
-        max_samples: evaluations per row after which drawing stops all the same.
+        samples: network evaluations per row; those of the pilot, where there is a target.
+        target_stderr: standard error to reach in every row, in nats. A pilot of ``samples`` evaluations decides how
+            many fresh draws each row needs, and the fresh draws alone are the estimate (Stein's two-stage procedure):
+            its ``stderr`` is the pilot's standard deviation over the root of the number of fresh replicates, and so
+            is independent of its ``value``. ``nfe`` is then the mean over rows, pilot included.
+        max_samples: evaluations of any row, pilot included.
         replicates: see :func:`elbo`.
         proposal: see :func:`elbo`.
         condition: see :func:`elbo`.
         generator: see :func:`elbo`.
         views: see :func:`elbo`.
         measure: see :func:`elbo`.
+        differentiable: see :func:`elbo`.
 
     Returns:
         Estimate of kind ``unbiased`` or ``lower_bound``, with terms ``reference`` and ``diffusion``. Rows whose
-        ``stderr`` still exceeds the target after ``max_samples`` are those that did not reach it.
+        ``stderr`` exceeds the target are those for which ``max_samples`` did not suffice.
 
     Raises:
-        InputError: for a score with a finite range and no reference.
+        InputError: for a score with a finite range and no reference, or a target that cannot be reached.
 
     Example:
         >>> from girsanov.densities import GaussianMixture
@@ -167,95 +179,75 @@ def density(
         >>> bool((estimate.value - mixture.log_prob(x)).abs() < 4 * estimate.stderr)
         True
     """
+    require_arguments(x, samples, condition)
     law = _formula_reference(score, reference, x)
     own = getattr(score, "log_snr_range", None)
     # an exact score is known beyond the process's horizon too, and the formula is about the whole line
     low, high = own if exact and own is not None else log_snr_range(score, process)
     proposal = proposal or _default_proposal(low, high, law, atom=False)
     _require_cover(proposal, low, high, atom=False)
-    baseline = _baseline(score, process, law, None)
+    baseline = baseline_of(score, process, law, None)
     seed = seed_of(generator)
 
     def closed_form(rows: State) -> dict[str, Nats]:
         return {"reference": law.log_prob(rows), "diffusion": rows.new_zeros(len(rows)).double()}
 
-    rounds: list[dict[str, Tensor]] = []
-    spent = 0
-    with torch.set_grad_enabled(x.requires_grad):
-        while True:
-            rounds.append(
-                replicate(
-                    baseline,
-                    x,
-                    proposal,
-                    closed_form,
-                    samples=samples,
-                    replicates=replicates,
-                    seed=seed,
-                    condition=condition,
-                    views=views,
-                    round_=len(rounds),
-                )
-            )
-            spent += _spent(samples, replicates)
-            terms = {name: torch.cat([part[name] for part in rounds]) for name in rounds[0]}
-            kind = "unbiased" if exact else "lower_bound"
-            estimate = _estimate(terms, x, spent, (low, high), kind=kind, measure=measure)
-            reached = target_stderr is None or bool((estimate.stderr <= target_stderr).all())
-            if reached or spent + samples > max_samples:
-                return estimate
+    count = min(replicates or default_replicates(samples), samples)
+
+    def draw(index: Tensor, repeats: int, round_: int) -> dict[str, Tensor]:
+        given = condition if condition is None or len(condition) == 1 else condition[index]
+        return replicate(
+            baseline,
+            x[index],
+            proposal,
+            closed_form,
+            samples=repeats * samples,
+            replicates=repeats * count,
+            seed=seed,
+            condition=given,
+            views=views,
+            round_=round_,
+        )
+
+    kind, spent = "unbiased" if exact else "lower_bound", _spent(samples, count)
+    with torch.set_grad_enabled(_keeps_graph(x, differentiable)):
+        terms = draw(torch.arange(len(x), device=x.device), 1, 0)
+        estimate = _estimate(terms, x, spent, (low, high), kind=kind, measure=measure)
+        if target_stderr is None:
+            return estimate
+        rounds = _rounds(estimate.stderr.detach(), target_stderr, max_samples // spent - 1)
+        terms = _second_stage(draw, terms, rounds)
+        nfe = math.ceil(spent * (1.0 + float(rounds.double().mean())))
+        final = _estimate(terms, x, nfe, (low, high), kind=kind, measure=measure)
+    return replace(final, stderr=estimate.stderr / rounds.sqrt())
 
 
-@torch.no_grad()
-def fit_proposal(
-    score: Score,
-    process: LinearProcess,
-    x: State,
-    *,
-    reference: Gaussian | None = None,
-    decoder: Gaussian | None = None,
-    condition: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    levels: int = 48,
-) -> LogSNRDensity:
-    """Fit the density in log-SNR to the size of the sampled integrand on held-out rows.
+def _rounds(stderr: Nats, target: float, most: int) -> Tensor:
+    """How many times the pilot's evaluations each row needs for the target, at least once and at most ``most``."""
+    if not target > 0.0 or not bool(stderr.isfinite().all()):
+        raise InputError("target_stderr must be positive, and needs samples of at least 2 for a first standard error")
+    if most < 1:
+        raise InputError("max_samples must be at least twice samples: those of the pilot and as many fresh ones")
+    return (stderr / target).square().ceil().clamp(1, most).long()
 
-    Args:
-        score: see :func:`elbo`.
-        process: see :func:`elbo`.
-        x: rows that will not be evaluated with the result, ``n *d``; some hundred suffice.
-        reference: see :func:`elbo`.
-        decoder: see :func:`elbo`.
-        condition: see :func:`elbo`.
-        generator: see :func:`elbo`.
-        levels: number of levels at which the integrand is measured, one evaluation per row each.
+
+def _second_stage(
+    draw: Callable[[Tensor, int, int], dict[str, Tensor]], pilot: dict[str, Tensor], rounds: Tensor
+) -> dict[str, Tensor]:
+    """Fresh replicates, as many as the pilot's, each the mean of a row's ``rounds`` fresh draws.
+
+    Rounds are drawn by the binary digits of their number, so that rows with a digit in common are evaluated together
+    and each row's draws are its own.
     """
-    reference = gaussian_reference(score, reference)
-    low, high = log_snr_range(score, process)
-    baseline = _baseline(score, process, reference, decoder)
-    noise = torch.Generator().manual_seed(seed_of(generator))
-    x = x.to(working_dtype(score, x))
-    grid = torch.linspace(low, high, levels, dtype=torch.float64)
-    sizes = [_size(baseline, x, level, noise, condition, at_end=False) for level in grid]
-    end = _size(baseline, x, grid[-1], noise, condition, at_end=True)
-    return LogSNRDensity.from_sizes(low, high, grid, torch.stack(sizes).cpu(), end_size=float(end))
-
-
-def _size(
-    baseline: Baseline,
-    x: State,
-    level: Tensor,
-    noise: torch.Generator,
-    condition: Tensor | None,
-    *,
-    at_end: bool,
-) -> Tensor:
-    """Root mean square of the sampled integrand at one level."""
-    levels = level.to(x.device).expand(len(x))
-    eps = torch.randn(x.shape, generator=noise, dtype=x.dtype).to(x.device)
-    z = torch.sigmoid(level).sqrt().to(x.dtype) * x + torch.sigmoid(-level).sqrt().to(x.dtype) * eps
-    mask = torch.full((len(x),), at_end, device=x.device)
-    return baseline.sampled(levels, z, eps, mask, condition).square().mean().sqrt()
+    totals = {name: torch.zeros_like(value) for name, value in pilot.items()}
+    for bit in range(int(rounds.max()).bit_length()):
+        index = ((rounds >> bit) & 1).nonzero()[:, 0]
+        if not len(index):
+            continue
+        for name, value in draw(index, 1 << bit, 1 + bit).items():
+            folded = value.unflatten(0, (1 << bit, -1)).sum(0)
+            totals[name] = totals[name].index_add(1, index, folded)
+    return {name: value / rounds for name, value in totals.items()}
 
 
 def _formula_reference(score: Score, reference: Gaussian | None, x: State) -> Gaussian:
@@ -283,14 +275,6 @@ def _require_cover(proposal: LogSNRDensity, low: float, high: float, *, atom: bo
             + (" and have an atom for the residual" if atom else "")
             + ": fit it with fit_proposal to this score and process"
         )
-
-
-def _baseline(score: Score, process: LinearProcess, reference: Gaussian | None, decoder: Gaussian | None) -> Baseline:
-    if isinstance(score, ScoreModel):
-        process = score.process
-    if reference is None:
-        return NormBaseline(score, process, decoder)
-    return GaussianBaseline(score, process, decoder, reference)
 
 
 def _elbo_terms(
@@ -330,6 +314,15 @@ def _sampled_prior(process: LinearProcess, prior: Density, low: float) -> Callab
         return prior.log_prob(ends.flatten(0, 1)).reshape(eps.shape[:2]).mean(1)
 
     return term
+
+
+def default_replicates(samples: int) -> int:
+    """Eight replicates give a usable standard error; beyond 16 points in each, more samples are more replicates."""
+    return max(REPLICATES, samples // POINTS)
+
+
+def _keeps_graph(x: State, differentiable: bool) -> bool:
+    return torch.is_grad_enabled() and (differentiable or x.requires_grad)
 
 
 def _spent(samples: int, replicates: int) -> int:

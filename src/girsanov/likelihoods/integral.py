@@ -1,22 +1,28 @@
-r"""Replicated randomised systematic grids: the one Monte-Carlo estimator behind every log-SNR integral.
+r"""Replicated randomised grids: the one Monte-Carlo estimator behind every log-SNR integral.
 
-Per row, R independent replicates of a K-point systematic grid in log-SNR. Neighbouring points of a grid take
-antithetic noise :math:`(\varepsilon, -\varepsilon)`, which cancels the odd part of the integrand. Replicates are
-unbiased and independent, so their spread is an honest standard error and Student's t covers.
+Per row, R independent replicates of a K-point systematic grid in log-SNR, each point with its own noise. Replicates
+are unbiased and independent, so their spread is an honest standard error and Student's t covers.
 
-Every draw is keyed by the content of its row, chunks have a fixed padded size, and sums are float64: a row's
-value does not depend on the rows that it is evaluated with.
+In up to four dimensions a handful of independent points would leave the replicates as skewed as the squares of
+their noise, and intervals short of their promise. There the noise of a replicate is a low-discrepancy sequence too,
+:math:`v_k = (k\, a + V) \bmod 1` with one uniform shift V and :math:`a_j = \phi^{-j}`, :math:`\phi^{d+1} = \phi + 1`,
+and is drawn wider than it must be, :math:`\varepsilon = s\, \Phi^{-1}(v)` with density ratio
+:math:`s^d \exp(-\tfrac12 (s^2 - 1) \|\Phi^{-1}(v)\|^2)`: what is summed is then bounded and falls off to both ends.
+
+Every draw is keyed by the content of its row, calls of the network have a fixed padded size, and sums are float64: a
+row's value does not depend on the rows that it is evaluated with.
 """
 
-__all__ = ["View", "Views", "identity_view", "replicate"]
+__all__ = ["View", "Views", "evaluation_noise", "identity_view", "replicate", "require_arguments"]
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows, keyed_generators, keyed_normal, keyed_uniform
+from girsanov.calculus import KeyedStreams, keyed_generators, keyed_normal, keyed_uniform
 from girsanov.likelihoods.baselines import Baseline
 from girsanov.models import require_rows, working_dtype
 from girsanov.solvers import LogSNRDensity
@@ -24,7 +30,11 @@ from girsanov.types import InputError, Nats, State
 
 CHUNK = 512  # network evaluations per call, fixed so that results do not depend on the number of rows
 CHUNK_ELEMENTS = 2**21  # at most so many numbers per call, for large events
+BLOCK = 8  # calls whose rows share the drawing of noise and the closed forms
+BLOCK_ELEMENTS = 2**22
 DRAWS = 16  # noise draws per replicate for a prior whose expected log-density is not closed form
+FEW_DIMENSIONS = 4  # up to so many, noise is a low-discrepancy sequence
+WIDTH = 1.5  # s^2, the variance of that noise
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,19 @@ def identity_view(rows: State, replicates: int, seed: int, round_: int) -> View:
     return View(rows[:, None].expand(-1, replicates, *rows.shape[1:]), rows.new_zeros(len(rows), replicates).double())
 
 
+def require_arguments(x: State, samples: int, condition: Tensor | None) -> None:
+    """Refuse rows, numbers of samples and conditions with which nothing can be evaluated.
+
+    Raises:
+        InputError: for rows that have no likelihood, fewer than one evaluation, or a condition of another length.
+    """
+    require_rows(x)
+    if samples < 1:
+        raise InputError(f"samples must be at least 1; got {samples}")
+    if condition is not None and len(condition) not in (1, len(x)):
+        raise InputError(f"condition must have leading dimension 1 or {len(x)}; got {len(condition)}")
+
+
 def replicate(
     baseline: Baseline,
     x: State,
@@ -69,7 +92,8 @@ def replicate(
     Args:
         baseline: what is sampled.
         x: raw rows ``n *e``.
-        proposal: density in log-SNR; its atom, if any, is the residual term.
+        proposal: density in log-SNR; its atom, if any, is the residual term, and its slope the coefficient of the
+            baseline's excess.
         closed_form: the terms known exactly given model-space rows; sampled parts are added to its
             ``diffusion`` and ``residual``.
         samples: network evaluations per row.
@@ -83,35 +107,68 @@ def replicate(
     Raises:
         InputError: for fewer than one evaluation, or a condition of another length.
     """
-    require_rows(x)
-    if samples < 1:
-        raise InputError(f"samples must be at least 1; got {samples}")
-    if condition is not None and len(condition) not in (1, len(x)):
-        raise InputError(f"condition must have leading dimension 1 or {len(x)}; got {len(condition)}")
+    require_arguments(x, samples, condition)
     replicates = min(replicates, samples)
-    points = samples // replicates
-    budget = min(CHUNK, max(CHUNK_ELEMENTS // max(x[0].numel(), 1), points * replicates))
-    rows = max(1, budget // (points * replicates))
+    points, elements = samples // replicates, max(x[0].numel(), 1)
+    call = max(1, min(CHUNK, CHUNK_ELEMENTS // elements))
+    evaluations = max(call, min(BLOCK * call, BLOCK_ELEMENTS // elements))
+    rows = max(1, evaluations // (points * replicates))
     parts = []
     for start in range(0, len(x), rows):
         index = torch.arange(start, start + rows, device=x.device).clamp_max(len(x) - 1)
         given = condition if condition is None or len(condition) == 1 else condition[index]
-        chunk = _Chunk(baseline, proposal, x[index], given, replicates, points, seed, round_)
-        part = chunk.evaluate(views, closed_form, sampled_prior)
-        parts.append({name: value[:, : len(x) - start] for name, value in part.items()})
+        count = min(rows, len(x) - start)
+        block = _Block(baseline, proposal, x[index], count, given, replicates, points, call, seed, round_)
+        part = block.evaluate(views, closed_form, sampled_prior)
+        parts.append({name: value[:, :count] for name, value in part.items()})
     return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
 
 
+def evaluation_noise(
+    generators: KeyedStreams, replicates: int, points: int, like: State
+) -> tuple[State, Tensor | None]:
+    """Noise of every evaluation, and its density ratios where it is not drawn from N(0, I) itself.
+
+    Args:
+        generators: one stream per row.
+        replicates: number R of replicates.
+        points: number K of points in each.
+        like: rows ``b *d``: event shape, dtype and device.
+
+    Returns:
+        Noise ``b r k *d``, and weights ``b r k`` in float64 or ``None`` for 1.
+    """
+    shape, d = like.shape[1:], like[0].numel()
+    if d > FEW_DIMENSIONS:
+        return keyed_normal(generators, (replicates, points, *shape), like), None
+    shift = keyed_uniform(generators, (replicates, 1, d), like)
+    k = torch.arange(points, dtype=torch.float64, device=like.device)[:, None]
+    v = (k * _generalised_golden_ratio(d).to(like.device) + shift) % 1.0
+    standard = torch.special.ndtri(v.clamp(1e-12, 1.0 - 1e-12))
+    ratio = WIDTH ** (0.5 * d) * torch.exp(-0.5 * (WIDTH - 1.0) * standard.square().sum(-1))
+    return (math.sqrt(WIDTH) * standard).to(like.dtype).unflatten(-1, shape), ratio
+
+
+def _generalised_golden_ratio(d: int) -> Tensor:
+    """Powers 1 ... d of 1/phi, where phi > 1 solves phi^(d + 1) = phi + 1."""
+    phi = 2.0
+    for _ in range(64):
+        phi = (1.0 + phi) ** (1.0 / (d + 1))
+    return torch.tensor([phi ** -(j + 1) for j in range(d)], dtype=torch.float64)
+
+
 @dataclass(frozen=True)
-class _Chunk:
-    """A fixed number of rows with all their replicates and grid points."""
+class _Block:
+    """A fixed number of rows, of which the first ``count`` are asked for, with all their replicates and grid points."""
 
     baseline: Baseline
     proposal: LogSNRDensity
     rows: State
+    count: int
     condition: Tensor | None
     replicates: int
     points: int
+    call: int
     seed: int
     round_: int
 
@@ -139,22 +196,41 @@ class _Chunk:
         return {name: value.T for name, value in wide.items()}
 
     def _sampled(self, x: State) -> tuple[Tensor, Tensor]:
-        """Sampled parts of the integral and of the residual, one per row and replicate."""
-        dtype = working_dtype(self.baseline.score, x)
-        generators = keyed_generators(self.seed, "log-snr", self.rows, self.round_)
+        """Sampled parts of the integral and of the residual, one per row and replicate; 0 for rows that only pad."""
+        asked = self.count * self.replicates
+        asked_x = x[:asked].to(working_dtype(self.baseline.score, x))
+        generators = keyed_generators(self.seed, "log-snr", self.rows[: self.count], self.round_)
         offset = keyed_uniform(generators, (self.replicates,), x).flatten()
-        pairs = (self.points + 1) // 2
-        half = keyed_normal(generators, (self.replicates, pairs, *x.shape[1:]), x.new_empty(0, dtype=dtype))
-        half = half.reshape(len(x), pairs, *x.shape[1:])
-        eps = torch.stack([half, -half], 2).flatten(1, 2)[:, : self.points].flatten(0, 1)
-        levels, weights, at_end = (grid.flatten() for grid in self.proposal.systematic(offset, self.points))
-        alpha, sigma = torch.sigmoid(levels).sqrt(), torch.sigmoid(-levels).sqrt()
-        clean = x.to(dtype)[:, None].expand(-1, self.points, *x.shape[1:]).flatten(0, 1)
-        z = expand_as_rows(alpha, clean) * clean + expand_as_rows(sigma, clean) * eps
-        values = weights * self.baseline.sampled(levels, z, eps, at_end, self._conditions(len(levels)))
-        inside = torch.where(at_end, 0.0, values).reshape(-1, self.points).sum(1)
-        end = torch.where(at_end, values, 0.0).reshape(-1, self.points).sum(1)
-        return inside, end
+        noise, ratio = evaluation_noise(generators, self.replicates, self.points, asked_x[:: self.replicates])
+        eps = noise.flatten(0, 1)
+        levels, weights, at_end = self.proposal.systematic(offset, self.points)
+        if ratio is not None:
+            weights = weights * ratio.flatten(0, 1)
+        values = self._values(asked_x, levels, eps, at_end)
+        if self.proposal.slope is not None:
+            slope = torch.where(at_end, 0.0, self.proposal.slope_at(levels))
+            index = torch.arange(len(x), device=x.device).clamp_max(asked - 1)  # products of matrices of one size
+            values = values - slope * self.baseline.excess(asked_x[index], levels[index], eps[index])[:asked]
+        values = weights * values
+        end = torch.where(at_end, values, 0.0).sum(1)
+        inside = torch.where(at_end, 0.0, values).sum(1)
+        padding = values.new_zeros(len(x) - asked)
+        return torch.cat([inside, padding]), torch.cat([end, padding])
+
+    def _values(self, x: State, levels: Tensor, eps: State, at_end: Tensor) -> Tensor:
+        """The sampled integrand, shape ``b k``, in network calls of one size."""
+        alpha, sigma = (torch.sigmoid(sign * levels).sqrt().to(x.dtype) for sign in (1.0, -1.0))
+        wide = (..., *(None,) * (x.ndim - 1))
+        z = (alpha[wide] * x[:, None] + sigma[wide] * eps).flatten(0, 1)
+        level, noise, end, condition = levels.flatten(), eps.flatten(0, 1), at_end.flatten(), self._conditions()
+        parts = []
+        for start in range(0, len(z), self.call):
+            part = slice(start, start + self.call)
+            if part.stop > len(z):  # the last call is as long as every other
+                part = torch.arange(part.start, part.stop, device=x.device).clamp_max(len(z) - 1)
+            given = condition if condition is None else condition[part]
+            parts.append(self.baseline.sampled(level[part], z[part], noise[part], end[part], given))
+        return torch.cat(parts)[: len(z)].reshape(levels.shape)
 
     def _prior_noise(self, x: State) -> State:
         """Antithetic draws, shape ``b DRAWS *d``, float64."""
@@ -163,9 +239,11 @@ class _Chunk:
         half = keyed_normal(generators, shape, x.new_empty(0, dtype=torch.float64)).flatten(0, 1)
         return torch.cat([half, -half], 1)
 
-    def _conditions(self, count: int) -> Tensor | None:
+    def _conditions(self) -> Tensor | None:
+        """One condition per evaluation."""
         if self.condition is None:
             return None
+        each = self.replicates * self.points
         if len(self.condition) == 1:
-            return self.condition.expand(count, *self.condition.shape[1:])
-        return self.condition.repeat_interleave(count // len(self.condition), 0)
+            return self.condition.expand(self.count * each, *self.condition.shape[1:])
+        return self.condition[: self.count].repeat_interleave(each, 0)

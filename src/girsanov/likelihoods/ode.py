@@ -52,6 +52,7 @@ def ode_log_prob(
     solver: Adaptive | FixedGrid | None = None,
     condition: Tensor | None = None,
     generator: torch.Generator | None = None,
+    differentiable: bool = False,
 ) -> Estimate:
     """Log-density of the probability-flow ODE model, per row.
 
@@ -66,10 +67,12 @@ def ode_log_prob(
             computes in float64, 1e-4 in float32.
         condition: passed on to the score, leading dimension ``n`` or 1.
         generator: read once for the seed of the probes.
+        differentiable: keep the graph of the score's parameters too; see :func:`elbo`. Take a :class:`FixedGrid` then.
 
     Returns:
         Estimate of model ``ode``: kind ``exact`` (up to the solver) with the exact divergence, ``unbiased`` with
-        probes. Its terms are ``prior``, ``divergence`` and ``reference``; ``nfe`` counts a backward pass as two.
+        probes. Its terms are ``prior``, ``divergence`` and ``reference``; ``nfe`` counts a backward pass as two, and
+        a trace in closed form as nothing beyond its evaluation.
 
     Raises:
         InputError: if the process does not forget the data and neither prior nor reference is given, or if a
@@ -92,7 +95,7 @@ def ode_log_prob(
     if condition is not None and len(condition) not in (1, len(x)):
         raise InputError(f"condition must have leading dimension 1 or {len(x)}; got {len(condition)}")
     seed, chunk, parts = seed_of(generator), FEW if len(x) <= FEW else CHUNK, []
-    with torch.set_grad_enabled(x.requires_grad):
+    with torch.set_grad_enabled(torch.is_grad_enabled() and (differentiable or x.requires_grad)):
         for start in range(0, len(x), chunk):
             index = torch.arange(start, start + chunk, device=x.device).clamp_max(len(x) - 1)
             given = condition if condition is None or len(condition) == 1 else condition[index]
@@ -126,6 +129,7 @@ class WhitenedFlow:
         self.process = score.process if isinstance(score, ScoreModel) else process
         self.divergence, self.condition = divergence, condition
         self.probes: Tensor | None = None
+        self.rows = self.spent = 0  # evaluations of rows so far, and what they cost
         self.log_snr_range = log_snr_range(score, process)
 
     def velocity(self, log_snr: Tensor, w: State, rows: Tensor) -> State:
@@ -141,6 +145,8 @@ class WhitenedFlow:
         assert self.divergence is not None
         probes = None if self.probes is None else self.probes[:, rows]
         closed_form = self._closed_form(log_snr, w, rows)
+        self.rows += len(w)
+        self.spent += len(w) * (1 if closed_form is not None else self.divergence.cost(w[0].numel()))
         if closed_form is not None:
             return closed_form
         return self.divergence(lambda state: self.velocity(log_snr, state, rows), w, probes)
@@ -209,6 +215,7 @@ def _solve(flow: WhitenedFlow, x: State, prior: Density, solver: Adaptive | Fixe
         "divergence": integral,
         "reference": -0.5 * law.spectrum().log().sum().expand(len(x)),
         "evaluations": solution.evaluations.double(),
+        "cost": solution.evaluations.new_full((len(x),), flow.spent / flow.rows, dtype=torch.float64),
         "error": solution.error,
     }
 
@@ -249,7 +256,7 @@ def _estimate(
     evaluations = int(terms["evaluations"].double().mean().ceil()) + 1
     fields = {
         "model": "ode",
-        "nfe": evaluations * divergence.cost(x[0].numel()),
+        "nfe": math.ceil(evaluations * float(terms["cost"].mean()) - 1e-9),
         "event_dim": x[0].numel(),
         "log_snr_range": log_snr_range,
         "terms": {

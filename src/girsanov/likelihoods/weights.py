@@ -266,8 +266,8 @@ def chain_bracket(
         >>> from girsanov.processes import VariancePreserving
         >>> process, law = VariancePreserving(), Gaussian(torch.ones(2), torch.tensor([0.5, 2.0]))
         >>> chain = AncestralChain(law.score(process), process, 16, prior=law.marginal(process, 1.0))
-        >>> round(chain_bracket(chain, 50, paths=2).width.value, 6)
-        0.0
+        >>> abs(chain_bracket(chain, 50, paths=2).width.value) < 1e-4  # the model is its reference
+        True
     """
     chain = _chain(pair, steps)
     generator = generator or torch.Generator().manual_seed(0)

@@ -2,6 +2,7 @@
 
 __all__ = [
     "PREDICTIONS",
+    "ConditionMap",
     "ConvNetwork",
     "Ensemble",
     "ExpertHead",
@@ -32,6 +33,6 @@ from girsanov.models.evaluation import (
     working_dtype,
 )
 from girsanov.models.heads import ExpertHead, Head, Lattice, LatticeHead, MixtureHead, ResidualHead
-from girsanov.models.networks import ConvNetwork, Ensemble, ResidualMLP, TwoLayerNetwork
+from girsanov.models.networks import ConditionMap, ConvNetwork, Ensemble, ResidualMLP, TwoLayerNetwork
 from girsanov.models.predictions import PREDICTIONS, from_noise, to_noise
 from girsanov.models.score_model import ScoreModel

@@ -3,9 +3,13 @@ r"""Networks conditioned on log-SNR: residual MLP, two-hidden-layer family with 
 All share one convention: ``network(log_snr, features, condition)`` maps f feature maps of the event, shape
 ``b f *event``, to o maps, shape ``b o *event``; the last layer starts at zero. Features arrive with unit scale
 at every log-SNR, so nothing here normalises or knows about noise.
+
+A class label enters twice: in the embedding that modulates every block, and as maps of its own that are added to the
+features and to the output. At low log-SNR the exact correction is the class's mean, a map that modulation alone would
+have to make out of nothing.
 """
 
-__all__ = ["ConvNetwork", "Embedding", "Ensemble", "ResidualMLP", "TwoLayerNetwork"]
+__all__ = ["ConditionMap", "ConvNetwork", "Embedding", "Ensemble", "LabelMaps", "ResidualMLP", "TwoLayerNetwork"]
 
 import math
 from collections.abc import Sequence
@@ -15,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 HALF_WIDTH = 15.0  # log-SNR at which the Fourier features complete half a period
+LABEL_SCALE = 0.1  # of labels' initial feature maps, a third of the common positions'
 
 
 class Embedding(nn.Module):
@@ -23,7 +28,7 @@ class Embedding(nn.Module):
     Args:
         width: length of the embedding.
         classes: number of class labels; conditions are then int64 labels of shape ``b``, with -1 for "no label".
-        condition_dim: length of a continuous condition, shape ``b c``.
+        condition_dim: length of a continuous condition, shape ``b c``; rows of NaN mean "no condition".
         frequencies: number of Fourier features of the log-SNR.
     """
 
@@ -34,7 +39,7 @@ class Embedding(nn.Module):
         self.register_buffer("frequency", torch.arange(frequencies) * (math.pi / 2.0), persistent=False)
         self.fourier = nn.Linear(2 * frequencies, width)
         self.labels = nn.Embedding(classes + 1, width) if classes else None
-        self.condition = nn.Linear(condition_dim, width) if condition_dim else None
+        self.condition = ConditionMap(condition_dim, width) if condition_dim else None
         self.out = nn.Linear(width, width)
 
     def forward(self, log_snr: Tensor, condition: Tensor | None) -> Tensor:
@@ -42,11 +47,78 @@ class Embedding(nn.Module):
         phase = (log_snr / HALF_WIDTH).to(self.fourier.weight.dtype)[:, None] * self.frequency
         h = self.fourier(torch.cat([phase.cos(), phase.sin()], 1))
         if self.labels is not None:
-            labels = torch.full_like(log_snr, -1, dtype=torch.int64) if condition is None else condition
-            h = h + self.labels(labels + 1)
-        elif self.condition is not None and condition is not None:
-            h = h + self.condition(condition.to(h.dtype))
+            h = h + self.labels(_label_index(log_snr, condition))
+        elif self.condition is not None:
+            h = h + self.condition(log_snr, condition)
         return silu(self.out(silu(h)))
+
+
+class ConditionMap(nn.Module):
+    """Linear map of a standardised continuous condition; a missing one has a vector of its own.
+
+    Args:
+        condition_dim: length c of a condition.
+        width: length of the result.
+
+    Example:
+        >>> encode = ConditionMap(2, 4)
+        >>> encode(torch.zeros(3), torch.tensor([[1.0, 2.0], [0.5, 1.0], [math.nan, math.nan]])).shape
+        torch.Size([3, 4])
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, condition_dim: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(condition_dim))
+        self.register_buffer("scale", torch.ones(condition_dim))
+        self.linear = nn.Linear(condition_dim, width)
+        self.absent = nn.Parameter(torch.zeros(width))
+
+    def standardise(self, condition: Tensor) -> None:
+        """Take mean and scale from conditions ``n c``."""
+        self.mean.copy_(condition.mean(0))
+        scale = condition.std(0)
+        self.scale.copy_(torch.where(scale > 0, scale, 1.0))
+
+    def forward(self, log_snr: Tensor, condition: Tensor | None) -> Tensor:
+        """Conditions ``b c`` or none to ``b width``."""
+        if condition is None:
+            return self.absent.expand(len(log_snr), -1)
+        known = condition.isfinite().all(1, keepdim=True)
+        standard = torch.where(known, (condition - self.mean) / self.scale, 0.0)
+        return torch.where(known, self.linear(standard.to(self.absent.dtype)), self.absent)
+
+
+def _label_index(log_snr: Tensor, condition: Tensor | None) -> Tensor:
+    """Rows of a table of labels whose first row is "no label"."""
+    return torch.zeros_like(log_snr, dtype=torch.int64) if condition is None else condition + 1
+
+
+class LabelMaps(nn.Module):
+    """One learned map per class label, and one for "no label"; nothing where there are no classes.
+
+    Args:
+        classes: number of class labels, 0 for none.
+        shape: shape of a map.
+        scale: standard deviation of the initial entries.
+
+    Example:
+        >>> maps = LabelMaps(3, (2, 4), scale=0.1)
+        >>> maps(torch.zeros(5), torch.tensor([0, 1, 2, 2, -1])).shape
+        torch.Size([5, 2, 4])
+        >>> LabelMaps(0, (2, 4), scale=0.1)(torch.zeros(5), None)
+        0.0
+    """
+
+    def __init__(self, classes: int, shape: Sequence[int], *, scale: float) -> None:
+        super().__init__()
+        self.maps = nn.Parameter(scale * torch.randn(classes + 1, *shape)) if classes else None
+
+    def forward(self, log_snr: Tensor, condition: Tensor | None) -> Tensor | float:
+        """Maps of the rows' labels, ``b *shape``, or 0."""
+        return 0.0 if self.maps is None else self.maps[_label_index(log_snr, condition)]
 
 
 class ChannelDropout(nn.Module):
@@ -133,19 +205,25 @@ class ResidualMLP(nn.Module):
         self.outputs = outputs
         self.embedding = Embedding(64, classes=classes, condition_dim=condition_dim)
         self.enter = nn.Linear(inputs * d, width)
+        self.enter_label = LabelMaps(classes, (width,), scale=LABEL_SCALE)
+        self.enter_condition = ConditionMap(condition_dim, width) if condition_dim else None
         self.blocks = nn.ModuleList(_Block(width, width, 64, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
         self.leave = nn.Linear(width, outputs * d)
+        self.leave_label = LabelMaps(classes, (outputs * d,), scale=0.0)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
     def forward(self, log_snr: Tensor, features: Tensor, condition: Tensor | None = None) -> Tensor:
         """Map ``b f *event`` to ``b o *event``."""
         embedding = self.embedding(log_snr, condition)
-        h = self.enter(features.flatten(1))
+        h = self.enter(features.flatten(1)) + self.enter_label(log_snr, condition)
+        if self.enter_condition is not None:
+            h = h + self.enter_condition(log_snr, condition)
         for block in self.blocks:
             h = block(h, embedding)
-        return self.leave(self.norm(h)).reshape(len(h), self.outputs, *features.shape[2:])
+        out = self.leave(self.norm(h)) + self.leave_label(log_snr, condition)
+        return out.reshape(len(h), self.outputs, *features.shape[2:])
 
 
 class TwoLayerNetwork(nn.Module):
@@ -280,15 +358,19 @@ class ConvNetwork(nn.Module):
         self.embedding = Embedding(64, classes=classes, condition_dim=condition_dim)
         self.enter = nn.Conv2d(inputs * c, width, 3, padding=1)
         self.position = nn.Parameter(0.3 * torch.randn(1, width, height, breadth))
+        self.label_position = LabelMaps(classes, (width, height, breadth), scale=LABEL_SCALE)
+        self.enter_condition = ConditionMap(condition_dim, width) if condition_dim else None
         self.before = nn.ModuleList(_ConvBlock(width, 64, dropout) for _ in range(blocks))
         self.down = nn.Conv2d(width, deep_width, 2, stride=2)
         self.deep_position = nn.Parameter(0.3 * torch.randn(1, deep_width, height // 2, breadth // 2))
+        self.deep_label_position = LabelMaps(classes, (deep_width, height // 2, breadth // 2), scale=LABEL_SCALE)
         self.deep = nn.ModuleList(_ConvBlock(deep_width, 64, dropout) for _ in range(deep_blocks))
         self.up = nn.ConvTranspose2d(deep_width, width, 2, stride=2)
         self.after = nn.ModuleList(_ConvBlock(width, 64, dropout) for _ in range(blocks))
         self.norm = nn.GroupNorm(1, width)
         self.leave = nn.Conv2d(width, outputs * c, 1)
         self.bias = nn.Parameter(torch.zeros(1, outputs * c, height, breadth))
+        self.label_bias = LabelMaps(classes, (outputs * c, height, breadth), scale=0.0)
         nn.init.zeros_(self.leave.weight)
         assert self.leave.bias is not None
         nn.init.zeros_(self.leave.bias)
@@ -296,14 +378,16 @@ class ConvNetwork(nn.Module):
     def forward(self, log_snr: Tensor, features: Tensor, condition: Tensor | None = None) -> Tensor:
         """Map ``b f c h w`` to ``b o c h w``."""
         embedding = self.embedding(log_snr, condition)
-        h = self.enter(features.flatten(1, 2)) + self.position
+        h = self.enter(features.flatten(1, 2)) + self.position + self.label_position(log_snr, condition)
+        if self.enter_condition is not None:
+            h = h + self.enter_condition(log_snr, condition)[:, :, None, None]
         for block in self.before:
             h = block(h, embedding)
-        deep = self.down(h) + self.deep_position
+        deep = self.down(h) + self.deep_position + self.deep_label_position(log_snr, condition)
         for block in self.deep:
             deep = block(deep, embedding)
         h = h + self.up(deep)
         for block in self.after:
             h = block(h, embedding)
-        out = self.leave(silu(self.norm(h))) + self.bias
+        out = self.leave(silu(self.norm(h))) + self.bias + self.label_bias(log_snr, condition)
         return out.unflatten(1, (self.outputs, features.shape[2]))

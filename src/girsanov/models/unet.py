@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from girsanov.models.networks import ConditionMap
 from girsanov.types import InputError
 
 TIME_SCALE = 1000.0 / 30.0  # diffusers' embeddings expect times up to about 1000; log-SNR spans about 30
@@ -30,6 +31,7 @@ class UNet(nn.Module):
         layers: residual layers per resolution.
         dropout: rate inside the residual layers.
         classes: number of class labels, with -1 for "no label".
+        condition_dim: length of a continuous condition, with NaN for "no condition".
 
     Raises:
         InputError: if diffusers is not installed.
@@ -46,6 +48,7 @@ class UNet(nn.Module):
         layers: int = 1,
         dropout: float = 0.0,
         classes: int = 0,
+        condition_dim: int = 0,
     ) -> None:
         super().__init__()
         try:
@@ -57,6 +60,7 @@ class UNet(nn.Module):
         stride = 2 ** (levels - 1)
         self.margin = (-breadth % stride, -height % stride)
         self.classes = classes
+        self.condition = ConditionMap(condition_dim, 4 * width) if condition_dim else None
         self.net = UNet2DModel(
             in_channels=inputs * c,
             out_channels=outputs * c,
@@ -68,6 +72,7 @@ class UNet(nn.Module):
             dropout=dropout,
             attention_head_dim=8,
             num_class_embeds=classes + 1 if classes else None,
+            class_embed_type="identity" if condition_dim else None,
         )
         for parameter in self.net.conv_out.parameters():
             nn.init.zeros_(parameter)
@@ -80,5 +85,7 @@ class UNet(nn.Module):
         if self.classes:
             labels = torch.full_like(log_snr, -1, dtype=torch.int64) if condition is None else condition
             labels = labels + 1
+        elif self.condition is not None:
+            labels = self.condition(log_snr, condition)
         y = self.net(x, (15.0 - log_snr) * TIME_SCALE, class_labels=labels).sample
         return y[..., :height, :breadth].unflatten(1, (self.outputs, features.shape[2]))

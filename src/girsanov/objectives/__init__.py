@@ -1,5 +1,38 @@
 """What training minimises."""
 
-__all__ = ["Batch", "DenoisingObjective"]
+__all__ = [
+    "Batch",
+    "ChainObjective",
+    "DebiasedTime",
+    "DenoisingObjective",
+    "DenoisingScoreMatching",
+    "ExplicitScoreMatching",
+    "ImplicitScoreMatching",
+    "Matching",
+    "PathObjective",
+    "ScoreMatchingObjective",
+    "SlicedScoreMatching",
+    "TimeLaw",
+    "UniformTime",
+    "fit_schedule",
+    "fit_times",
+    "gaussian_decoder",
+    "independent",
+    "low_discrepancy",
+    "reverse_drift",
+    "uniform_weight",
+]
 
+from girsanov.objectives.chain import ChainObjective
 from girsanov.objectives.denoising import Batch, DenoisingObjective
+from girsanov.objectives.objective import ScoreMatchingObjective, fit_times, uniform_weight
+from girsanov.objectives.path import PathObjective, gaussian_decoder, reverse_drift
+from girsanov.objectives.schedule import fit_schedule
+from girsanov.objectives.score_matching import (
+    DenoisingScoreMatching,
+    ExplicitScoreMatching,
+    ImplicitScoreMatching,
+    Matching,
+    SlicedScoreMatching,
+)
+from girsanov.objectives.times import DebiasedTime, TimeLaw, UniformTime, independent, low_discrepancy

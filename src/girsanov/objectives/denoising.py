@@ -12,6 +12,7 @@ the batch, and q follows the root mean square of the gain as training goes on (n
 
 __all__ = ["Batch", "DenoisingObjective"]
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.models import ScoreModel
+from girsanov.objectives.times import low_discrepancy
 from girsanov.solvers import LogSNRDensity
 from girsanov.transforms import Transform
 from girsanov.types import State
@@ -43,7 +45,7 @@ class DenoisingObjective(nn.Module):
     Args:
         model: a score model with a reference.
         transform: from data units to the model's space; dequantises afresh at every step.
-        drop_condition: probability of hiding a class label (classifier-free training).
+        drop_condition: probability of hiding a label or condition (classifier-free training).
     """
 
     second_moment: Tensor
@@ -90,10 +92,7 @@ class DenoisingObjective(nn.Module):
             edges = torch.linspace(self.low, self.high, CELLS + 1, dtype=torch.float64)
             masses = (1.0 - FLOOR) * sizes / sizes.sum() + FLOOR / CELLS
             self._density = LogSNRDensity(edges, masses)
-        offset = torch.rand(1, generator=generator, dtype=torch.float64)
-        order = torch.randperm(count, generator=generator)
-        levels, weights, _ = self._density.systematic(offset, count)
-        levels, weights = levels[0, order], count * weights[0, order]
+        levels, weights, _ = self._density.quantile(low_discrepancy(count, generator))
         cell = ((levels - self.low) / (self.high - self.low) * CELLS).long().clamp(0, CELLS - 1)
         return levels, weights, cell
 
@@ -108,5 +107,7 @@ class DenoisingObjective(nn.Module):
     def _condition(self, condition: Tensor | None, generator: torch.Generator) -> Tensor | None:
         if condition is None or self.drop_condition == 0.0:
             return condition
-        hidden = torch.rand(len(condition), generator=generator) < self.drop_condition
-        return torch.where(hidden.to(condition.device), -1, condition)
+        hidden = (torch.rand(len(condition), generator=generator) < self.drop_condition).to(condition.device)
+        if condition.dtype.is_floating_point:
+            return condition.masked_fill(hidden[:, None], math.nan)
+        return condition.masked_fill(hidden, -1)

@@ -2,11 +2,16 @@
 
 __all__ = [
     "BrownianMotion",
+    "ConditionalPath",
     "Cosine",
+    "EncodedPath",
     "HarmonicVP",
+    "LearnedSchedule",
     "LinearProcess",
     "OrnsteinUhlenbeck",
     "Process",
+    "ProcessPath",
+    "ScheduledPath",
     "StraightPath",
     "SubVariancePreserving",
     "VarianceExploding",
@@ -14,6 +19,8 @@ __all__ = [
 ]
 
 from girsanov.processes.base import LinearProcess, Process
+from girsanov.processes.conditional import ConditionalPath, EncodedPath, ProcessPath, ScheduledPath
+from girsanov.processes.learned import LearnedSchedule
 from girsanov.processes.linear import (
     BrownianMotion,
     Cosine,

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from girsanov.datasets import Schema
 from girsanov.evaluation import Curve
+from girsanov.likelihoods.certificate import Certificate
 from girsanov.reports import figures
+from girsanov.reports.certificate import certificate_section
 from girsanov.reports.examples import extremes, samples_beside_data
 from girsanov.reports.page import details, figure, headline, minus, page, paragraph, section, table
 from girsanov.reports.png import image_grid, png_bytes
@@ -45,6 +47,7 @@ class Contents:
         test: the encoded test rows, shape ``n *event_shape``.
         samples: rows drawn from the model, data units.
         curve: the denoising curve on held-out rows.
+        certificate: of DDPM training, on held-out rows.
         missing: why the data could not be read again.
     """
 
@@ -57,6 +60,7 @@ class Contents:
     test: Tensor | None = None
     samples: Tensor | None = None
     curve: Curve | None = None
+    certificate: Certificate | None = None
     missing: str = ""
 
 
@@ -66,9 +70,10 @@ def render(contents: Contents) -> str:
     shape = " × ".join(map(str, contents.schema.event_shape))
     what = f"images of {shape}" if contents.schema.kind == "images" else f"tables of {shape} columns"
     subtitle = f"A density model of {what} by girsanov {metrics['versions']['girsanov']}, fitted to {contents.name}"
-    builders = (_headline, _meaning, _differences, _learning, _curve, _samples, _extremes, _histogram, _facts)
+    builders = (_headline, _meaning, _differences, _learning, _curve, _certificate)
+    builders += (_samples, _extremes, _histogram, _facts)
     if not figures.available():
-        builders = (_headline, _no_figures, _meaning, _differences, _samples, _extremes, _facts)
+        builders = (_headline, _no_figures, _meaning, _differences, _certificate, _samples, _extremes, _facts)
     return page(
         PurePath(contents.name).name or contents.name, subtitle, filter(None, (build(contents) for build in builders))
     )
@@ -128,12 +133,13 @@ def _meaning(contents: Contents) -> str:
         "mass": "the log-probability of the data, all of whose columns are discrete",
         "mixed": "the joint log-density of the continuous and log-probability of the discrete columns",
     }[entry["measure"]]
-    margin = 1.96 * (entry["rows_stderr"] or 0.0)
+    error = entry["rows_stderr"]
+    margin = "one row has no spread: give more" if error is None else f"± {1.96 * error:.3f} at 95 % from the rows"
     equation = {"sde": "stochastic differential equation", "ode": "ordinary differential equation"}
     text = [
         f"{minus(format(entry['nats'], '.3f'))} nats per row {RELATIONS[entry['kind']]} {what}, as the generative "
         f"{equation.get(entry['model'], entry['model'])} of this model gives it, averaged over {entry['rows']:,} rows "
-        f"that took no part in the fit (± {margin:.3f} at 95 % from the rows)."
+        f"that took no part in the fit ({margin})."
     ]
     if entry["stderr"] is not None:
         text.append(
@@ -211,6 +217,10 @@ def _curve(contents: Contents) -> str:
         f"model's: {minus(format(curve.nats_per_dim(), '+.4f'))} nats per dimension on these rows."
     )
     return section("Where in log-SNR the model learned", figure(figures.curve(curve), caption))
+
+
+def _certificate(contents: Contents) -> str:
+    return "" if contents.certificate is None else certificate_section(contents.certificate)
 
 
 def _samples(contents: Contents) -> str:

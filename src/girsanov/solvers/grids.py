@@ -5,6 +5,9 @@ range) is one integral against a measure with an atom at b. A :class:`LogSNRDens
 piecewise-constant density and the atom a mass; K points of a systematic grid, :math:`l_k = Q^{-1}((k + u)/K)`
 with one uniform u, estimate it by :math:`\frac1K \sum_k f(l_k) / q(l_k)`, unbiased for every q > 0, and with
 the least variance for q proportional to the root mean square of f (note of paper 2, section 2.6).
+
+A fitted density may carry what else held-out rows taught about the integrand: the slope of its regression on a
+control variate, level by level.
 """
 
 __all__ = ["LogSNRDensity"]
@@ -29,6 +32,7 @@ class LogSNRDensity:
         edges: shape ``m + 1``, increasing, float64.
         masses: shape ``m``, summing to ``1 - atom``.
         atom: mass of the upper end point.
+        slope: coefficient of a control variate at the ``edges``, shape ``m + 1``, or ``None`` where none was fitted.
 
     Example:
         >>> density = LogSNRDensity.uniform(-10.0, 10.0)
@@ -40,6 +44,7 @@ class LogSNRDensity:
     edges: Tensor
     masses: Tensor
     atom: float = 0.0
+    slope: Tensor | None = None
 
     @classmethod
     def uniform(cls, low: float, high: float, *, atom: float = 0.0) -> "LogSNRDensity":
@@ -56,6 +61,7 @@ class LogSNRDensity:
         sizes: Tensor,
         *,
         end_size: float | None = None,
+        slope: Tensor | None = None,
         floor: float = FLOOR,
         cells: int = CELLS,
     ) -> "LogSNRDensity":
@@ -67,6 +73,7 @@ class LogSNRDensity:
             levels: shape ``j``, increasing.
             sizes: shape ``j``, non-negative: the root mean square of the integrand there.
             end_size: the same of the atom's integrand, or ``None`` where there is no atom.
+            slope: coefficient of a control variate at ``levels``, interpolated; ``None`` for none.
             floor: share of the uniform density.
             cells: number of cells.
         """
@@ -81,7 +88,7 @@ class LogSNRDensity:
         atom = 0.0 if end_size is None else max(ATOM, (1.0 - floor) * end / total)
         shape = masses / masses.sum()
         masses = (1.0 - atom) * ((1.0 - floor) * shape + floor / cells)
-        return cls(edges, masses, atom)
+        return cls(edges, masses, atom, None if slope is None else _interpolate(edges, levels.double(), slope.double()))
 
     @classmethod
     def from_spectrum(
@@ -138,15 +145,24 @@ class LogSNRDensity:
             reciprocal = torch.where(at_end, 1.0 / self.atom, reciprocal)
         return levels, reciprocal / count, at_end & (self.atom > 0.0)
 
+    def slope_at(self, levels: Tensor) -> Tensor:
+        """The slope at ``levels`` of any shape, piecewise linear; 0 where none was fitted."""
+        if self.slope is None:
+            return torch.zeros_like(levels)
+        return _interpolate(levels, self.edges.to(levels.device), self.slope.to(levels.device))
+
     def to_json(self) -> dict:
         """Plain lists, for a configuration file."""
-        return {"edges": self.edges.tolist(), "masses": self.masses.tolist(), "atom": self.atom}
+        plain = {"edges": self.edges.tolist(), "masses": self.masses.tolist(), "atom": self.atom}
+        return plain if self.slope is None else {**plain, "slope": self.slope.tolist()}
 
     @classmethod
     def from_json(cls, data: dict) -> "LogSNRDensity":
         """Inverse of :meth:`to_json`."""
         edges, masses = (torch.tensor(data[key], dtype=torch.float64) for key in ("edges", "masses"))
-        return cls(edges, masses, float(data["atom"]))
+        slope = data.get("slope")
+        slope = None if slope is None else torch.tensor(slope, dtype=torch.float64)
+        return cls(edges, masses, float(data["atom"]), slope)
 
 
 def _interpolate(at: Tensor, levels: Tensor, values: Tensor) -> Tensor:

@@ -1,0 +1,116 @@
+r"""Log-densities through diffusers' real schedulers, against the truth.
+
+For each scheduler a network whose prediction is known in closed form is saved with it as a pipeline, read back by
+``from_diffusers`` with the self-test on, and asked for the log-density of rows of its law: error and standard error in
+nats per dimension, by the density formula and by the strict bound, and the largest difference from the first
+scheduler's value when all of them are evaluated on a common log-SNR range under common noise. A second table says which
+networks the self-test refuses when they come with another scheduler than their own.
+
+    OMP_NUM_THREADS=1 python benchmarks/paper2/pretrained_diffusers.py
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the oracles are those of the tests
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from _record import record
+
+from girsanov.likelihoods import density, elbo
+from girsanov.models.diffusers import from_diffusers
+from girsanov.types import InputError
+from tests.models.diffusers.exact import SCHEDULERS, SHAPE, ExactNetwork, diffusers, law, rows
+
+COMMON = (-5.0, 7.0)
+DIMENSIONS = SHAPE[0] * SHAPE[1] * SHAPE[2]
+
+
+def main():
+    """All schedulers; with --quick few rows and samples, and nothing is recorded."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="16 rows, 256 evaluations; nothing is recorded")
+    quick = parser.parse_args().quick
+    n, samples = (16, 256) if quick else (256, 4096)
+    table, first = [], None
+    for name in SCHEDULERS:
+        row, common = measure(name, n, samples)
+        first = common if first is None else first
+        row["common_range_difference"] = float((common - first).abs().max())
+        table.append(row)
+        print(
+            f"{name:22s} error/d {row['density_error']:+.5f} ± {row['density_stderr']:.5f}  "
+            f"row stderr/d {row['density_row_stderr']:.4f}  bound/d {row['elbo_error']:+.5f}  "
+            f"difference {row['common_range_difference']:.1e}  {row['seconds']:.1f} s"
+        )
+    refusals = [refusal(told, true) for told in SCHEDULERS for true in SCHEDULERS if different(told, true)]
+    caught = sum(entry["refused_with_rows"] for entry in refusals)
+    blind = sum(entry["refused_without_rows"] for entry in refusals)
+    print(f"refused of {len(refusals)} wrong pairs: {caught} with 64 rows, {blind} without rows")
+    if not quick:
+        facts = {"rows_per_scheduler": n, "samples": samples, "event_shape": list(SHAPE), "common_range": list(COMMON)}
+        record("pretrained-diffusers", table, **facts, wrong_pairs=refusals)
+
+
+def measure(name, n, samples):
+    """One row of the table, and the values on the common range."""
+    scheduler, settings = SCHEDULERS[name]()
+    network = ExactNetwork(**settings)
+    with tempfile.TemporaryDirectory() as folder:
+        diffusers.DDPMPipeline(unet=network, scheduler=scheduler).save_pretrained(folder)
+        model = from_diffusers(folder, unet=network, check=rows(64, seed=1))
+    x, reference = rows(n, seed=2), law().moment_match()
+    truth, begun = law().log_prob(x), time.perf_counter()
+    row = {"scheduler": name, "network": settings, "log_snr_range": list(model.log_snr_range)}
+    for kind, estimate in (
+        ("density", density(model, model.process, x, reference=reference, samples=samples, replicates=32)),
+        ("elbo", elbo(model, model.process, x, reference=reference, samples=samples, replicates=32)),
+    ):
+        row[f"{kind}_error"] = float((estimate.value - truth).mean()) / DIMENSIONS
+        row[f"{kind}_stderr"] = estimate.mean().stderr / DIMENSIONS
+        row[f"{kind}_row_stderr"] = float(estimate.stderr.max()) / DIMENSIONS
+        row[f"{kind}_rms"] = float((estimate.value - truth).square().mean().sqrt()) / DIMENSIONS
+    row["seconds"] = round(time.perf_counter() - begun, 2)
+    limited = from_diffusers(ExactNetwork(**settings), SCHEDULERS[name]()[0], log_snr_range=COMMON)
+    return row, density(limited, limited.process, x[:16], reference=reference, samples=64).value
+
+
+def different(told, true):
+    """Whether a network of one entry is wrong under the scheduler of another."""
+    a, b = (convention(name) for name in (told, true))
+    return a != b
+
+
+def convention(name):
+    """What the network of an entry is, sampling details aside."""
+    settings = dict(SCHEDULERS[name]()[1])
+    settings.pop("variances", None)
+    defaults = {"family": "table", "predicts": "epsilon", "table": "linear", "sigma_data": 0.5}
+    settings = defaults | settings
+    if settings["family"] != "table":
+        settings.pop("table")
+    if settings["family"] != "edm":
+        settings.pop("sigma_data")
+    return settings
+
+
+def refusal(told, true):
+    """Whether the self-test refuses the network of ``true`` with the scheduler of ``told``."""
+    found = {"scheduler": told, "network_of": true}
+    for key, check in (("refused_with_rows", rows(64)), ("refused_without_rows", None)):
+        try:
+            from_diffusers(ExactNetwork(**SCHEDULERS[true]()[1]), SCHEDULERS[told]()[0], check=check)
+            found[key] = False
+        except InputError:
+            found[key] = True
+    return found
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()

@@ -1,0 +1,153 @@
+"""False alarms of the Stein tests: independent rows over 4,000 samples of each model, and chains.
+
+Every row is a share of p-values at or below 5 % among samples of the tested model itself, with its binomial standard
+error. Chains are first-order autoregressions with N(0, 1) marginals (note of paper 4, section 3.4): independent signs
+are wrong for them, signs that are a Markov chain are not. Run from the root of the repository:
+
+    OMP_NUM_THREADS=1 python benchmarks/paper4/bench_level.py
+"""
+
+__all__: list[str] = []
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from _record import record
+from torch import Tensor
+
+from girsanov.densities import GaussianMixture
+from girsanov.stein import (
+    FiniteSet,
+    IncompleteU,
+    InverseMultiquadric,
+    MarkovBootstrap,
+    WildBootstrap,
+    goodness_of_fit,
+)
+
+ALPHA, RESAMPLES = 0.05, 199
+MIXTURE = GaussianMixture(
+    torch.tensor([0.3, 0.7]), torch.tensor([[-2.0, 0.0], [1.5, 1.0]]), torch.tensor([[0.3, 0.6], [0.5, 0.4]])
+)
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator with this seed."""
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(n: int, generator: torch.Generator) -> Tensor:
+    """N(0, I) in five dimensions."""
+    return torch.randn(n, 5, generator=generator, dtype=torch.float64)
+
+
+def student(n: int, generator: torch.Generator) -> Tensor:
+    """Student's t with three degrees of freedom."""
+    z, v = (torch.randn(n, k, generator=generator, dtype=torch.float64) for k in (1, 3))
+    return z / (v.square().sum(1, keepdim=True) / 3.0).sqrt()
+
+
+def mixture_score(x: Tensor) -> Tensor:
+    """Of the mixture."""
+    return MIXTURE.diffused_score(x.new_ones(len(x)), x.new_zeros(len(x)), x)
+
+
+#: model -> how to draw, score, diffusion matrix
+MODELS: dict[str, tuple[Callable[..., Tensor], Callable[[Tensor], Tensor], object]] = {
+    "normal, d=5": (normal, lambda x: -x, None),
+    "mixture, d=2": (lambda n, generator: MIXTURE.sample(n, generator=generator), mixture_score, None),
+    "student 3": (student, lambda x: -4.0 * x / (3.0 + x.square()), None),
+    "student 3, m = 1 + x^2/3": (
+        student,
+        lambda x: -4.0 * x / (3.0 + x.square()),
+        lambda x: 1.0 + x[:, 0].square() / 3.0,
+    ),
+}
+#: test -> kernel, method
+TESTS = {
+    "wild, median": ("imq", WildBootstrap(RESAMPLES)),
+    "wild, ten bandwidths": (None, WildBootstrap(RESAMPLES)),
+    "markov, median": ("imq", MarkovBootstrap(RESAMPLES)),
+    "finite set": ("imq", FiniteSet(resamples=RESAMPLES)),
+    "finite set, optimised": ("imq", FiniteSet(optimise=True, steps=30, resamples=RESAMPLES)),
+    "incomplete, 100 diagonals": ("imq", IncompleteU(100, resamples=RESAMPLES)),
+}
+SLOW = {"finite set, optimised": 10, "incomplete, 100 diagonals": 4}  # so many times fewer samples
+
+
+def rate(count: int, repeats: int) -> dict[str, float]:
+    """A share and its standard error."""
+    share = count / repeats
+    return {"rate": share, "stderr": math.sqrt(max(share * (1 - share), 1e-9) / repeats), "repeats": repeats}
+
+
+def independent(model: str, test: str, n: int, repeats: int) -> dict[str, object]:
+    """False alarms on independent rows."""
+    draw, score, diffusion = MODELS[model]
+    kernel, method = TESTS[test]
+    count, start = 0, time.perf_counter()
+    for seed in range(repeats):
+        x, generator = draw(n, seeded(seed)), seeded(seed + 10**6)
+        options = {"kernel": kernel, "method": method, "diffusion": diffusion, "generator": generator}
+        count += goodness_of_fit(x, score, **options).pvalue <= ALPHA
+    return {"rows": "independent", "model": model, "test": test, "n": n, **rate(count, repeats),
+            "seconds": time.perf_counter() - start}  # fmt: skip
+
+
+def chains(rho: float, n: int, repeats: int) -> list[dict[str, object]]:
+    """False alarms on chains, by independent signs, and by Markov signs with a flip chosen or found."""
+    noise = torch.randn(n + 200, repeats, generator=seeded(round(1000 * rho)), dtype=torch.float64)
+    states = [noise[0]]
+    for step in noise[1:]:
+        states.append(rho * states[-1] + math.sqrt(1 - rho**2) * step)
+    x = torch.stack(states[200:])
+    published = {0.0: 0.5, 0.5: 0.1, 0.9: 0.02}[rho]
+    rows = []
+    methods = {"independent": WildBootstrap(300), "markov": MarkovBootstrap(300)}
+    methods["markov, published flip"] = MarkovBootstrap(300, flip=published)
+    for name, method in methods.items():
+        start, kernel = time.perf_counter(), InverseMultiquadric(1.0)
+        count = sum(
+            goodness_of_fit(
+                x[:, k : k + 1], lambda x: -x, kernel=kernel, method=method, generator=seeded(k)
+            ).pvalue <= ALPHA
+            for k in range(repeats)
+        )  # fmt: skip
+        rows.append({"rows": "chain", "rho": rho, "signs": name, "n": n, **rate(count, repeats),
+                     "seconds": time.perf_counter() - start})  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    """Measure, print and record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=4000, help="samples of each model")
+    parser.add_argument("--chains", type=int, default=1000, help="chains of each autocorrelation")
+    parser.add_argument("--quick", action="store_true", help="few samples, nothing recorded")
+    arguments = parser.parse_args()
+    repeats, chain_repeats = (40, 20) if arguments.quick else (arguments.repeats, arguments.chains)
+    torch.set_num_threads(1)
+    rows: list[dict[str, object]] = []
+    for model in MODELS:
+        for test in TESTS:
+            rows.append(independent(model, test, 200, max(1, repeats // SLOW.get(test, 1))))
+            print(rows[-1], flush=True)
+    for rho in (0.0, 0.5, 0.9):
+        rows += chains(rho, 500, chain_repeats)
+    if not arguments.quick:
+        rows += chains(0.9, 5000, max(1, chain_repeats // 5))
+    for row in rows[len(MODELS) * len(TESTS) :]:
+        print(row, flush=True)
+    if not arguments.quick:
+        print(f"wrote {record('paper4_level', rows, alpha=ALPHA).name}")
+
+
+if __name__ == "__main__":
+    main()

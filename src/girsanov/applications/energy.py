@@ -1,0 +1,221 @@
+r"""Energy-based models :math:`p(x) = e^{-E(x)} / Z`: trained by score matching, normalised by annealing.
+
+Training needs the score :math:`-\nabla E` alone (note of paper 4, section 2.2). With an estimate of log Z and its
+standard error the model has a log-density that stands beside a diffusion model's: its kind is *estimate*, since
+annealing that misses a mode is not noticed by its own error.
+"""
+
+__all__ = ["EnergyModel", "TiltedGaussian", "fit_energy"]
+
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from girsanov.applications.annealing import Annealing, LogNormaliser, log_normaliser
+from girsanov.calculus import Exact, Hutchinson, keyed_generators, keyed_rademacher
+from girsanov.densities import Gaussian
+from girsanov.stein.matrices import DiffusionLike
+from girsanov.stein.score_matching import Sliced, SquaredMatrix, pointwise_loss, squared_matrix
+from girsanov.training import ShuffledBatches, TrainingConfig, TrainingResult, mix, train
+from girsanov.types import Estimate, InputError, MeanEstimate, State
+
+HELD_OUT = 0.1
+WIDENING = 1.5  # of the annealing's starting variance over the data's
+DEFAULTS = TrainingConfig(
+    steps=2000, batch_size=256, learning_rate=3e-3, ema_decay=0.99, weight_decay=0.0, validate_every=100, patience=8
+)
+
+
+@final
+class TiltedGaussian(nn.Module):
+    r"""An energy that can be normalised by construction: a Gaussian's, plus a bounded network.
+
+    :math:`E(x) = -\log \mathcal{N}(x; m, S) + f(x)` with a network f of bounded features, zero before training.
+
+    Args:
+        reference: the Gaussian, such as ``Gaussian.fit(x)``.
+        width: units of the two hidden layers.
+        widening: factor of the Gaussian's variances, so that the tails can be heavier than its own.
+
+    Example:
+        >>> energy = TiltedGaussian(Gaussian(torch.zeros(2), 1.0), width=8)
+        >>> energy(torch.zeros(1, 2)).item()  # log(2 pi)
+        1.837...
+    """
+
+    def __init__(self, reference: Gaussian, *, width: int = 64, widening: float = 1.0) -> None:
+        super().__init__()
+        self.reference = reference if widening == 1.0 else _widened(reference, widening)
+        d = reference.event_dim
+        last = nn.Linear(width, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        layers = [nn.Linear(d, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), last]
+        self.network = nn.Sequential(*layers)
+
+    def forward(self, x: State) -> Tensor:
+        """Energies of rows ``n *d``, shape ``n``."""
+        weight = next(self.network.parameters())
+        white = self.reference.spectral(x - self.reference.mean.to(x), torch.rsqrt)
+        return -self.reference.log_prob(x) + self.network(white.flatten(1).to(weight.dtype))[:, 0]
+
+
+@final
+@dataclass(frozen=True)
+class EnergyModel:
+    """A trained energy.
+
+    Attributes:
+        energy: rows ``n *d`` to ``n``, without trainable parameters.
+        reference: a Gaussian fitted to the training rows: where annealing starts from.
+        training: facts of the training.
+        normaliser: the estimate of log Z, once :meth:`normalised`.
+    """
+
+    energy: nn.Module
+    reference: Gaussian
+    training: TrainingResult
+    normaliser: LogNormaliser | None = None
+
+    def score(self, x: State) -> State:
+        """The gradient of the log-density at rows ``n *d``: for Stein tests."""
+        return energy_score(self.energy, x)
+
+    def normalised(
+        self,
+        *,
+        annealing: Annealing = Annealing(),  # noqa: B008  (a frozen value)
+        generator: torch.Generator | None = None,
+    ) -> "EnergyModel":
+        """The model with an estimate of log Z.
+
+        Args:
+            annealing: effort.
+            generator: decides all draws; ``None`` means seed 0.
+
+        Raises:
+            InputError: if the energy is not finite where particles go.
+        """
+        wide = _widened(self.reference, WIDENING)
+        return replace(self, normaliser=log_normaliser(self.energy, wide, annealing=annealing, generator=generator))
+
+    @torch.no_grad()
+    def log_prob(self, x: State) -> Estimate:
+        """Log-density of rows ``n *d`` in nats; all rows share the error of log Z, and ``mean()`` knows it.
+
+        Raises:
+            InputError: before :meth:`normalised`.
+        """
+        if self.normaliser is None:
+            raise InputError("The energy has no normaliser yet: call model = model.normalised() first")
+        height = -self.energy(x).double()
+        replicates = height - self.normaliser.replicates.to(height)[:, None]
+        shift = torch.full_like(height, -self.normaliser.value)
+        return Estimate.from_replicates(
+            replicates,
+            kind="estimate",
+            model="density",
+            nfe=1,
+            event_dim=x[0].numel(),
+            terms={"energy": height, "normaliser": shift},
+        )
+
+
+def fit_energy(
+    energy: nn.Module,
+    x: State,
+    *,
+    diffusion: DiffusionLike = None,
+    divergence: Exact | Hutchinson | Sliced = Hutchinson(1),  # noqa: B008
+    config: TrainingConfig = DEFAULTS,
+) -> EnergyModel:
+    """Train an energy by score matching with a diffusion matrix.
+
+    A tenth of the rows is held out; its loss decides which weights are kept. The loss never sees the normalising
+    constant: far-apart modes get their shapes right and their proportions hardly at all.
+
+    Args:
+        energy: module from rows ``n *d`` to ``n``, twice differentiable (no ReLU): :class:`TiltedGaussian`, say.
+            Trained in place.
+        x: rows ``n *d``, cast to the dtype of the energy's parameters.
+        diffusion: a matrix, see :func:`girsanov.stein.as_diffusion`; ``"robust"`` bounds the influence of outliers, a
+            flow from :func:`girsanov.stein.fit_flow` is a near-best choice for heavy tails.
+        divergence: how the loss takes its derivative.
+        config: of the training loop.
+
+    Returns:
+        The model with averaged weights; ask it for ``normalised()`` before ``log_prob``.
+
+    Raises:
+        InputError: for fewer than 20 rows, or a matrix with trainable parameters.
+
+    Example:
+        >>> x = torch.randn(400, 2)
+        >>> config = TrainingConfig(steps=20, batch_size=64)
+        >>> model = fit_energy(TiltedGaussian(Gaussian.fit(x), width=8), x, config=config)
+        >>> estimate = model.normalised(annealing=Annealing(particles=64, levels=20)).log_prob(x[:3])
+        >>> estimate.kind, estimate.value.shape
+        ('estimate', torch.Size([3]))
+    """
+    if len(x) < 20:
+        raise InputError(f"An energy is fitted to 20 rows or more; got {len(x)}")
+    rows = x.detach().to(next(energy.parameters()).dtype)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(mix(config.seed, 11)))
+    held_out, chosen = order.split([max(1, int(HELD_OUT * len(rows))), len(rows) - max(1, int(HELD_OUT * len(rows)))])
+    values = squared_matrix(rows, diffusion)
+    fixed = _fixed_probes(rows[held_out], values, divergence, config.seed)
+    shuffled = ShuffledBatches(len(chosen), min(config.batch_size, len(chosen)), mix(config.seed, 12))
+
+    def loss(module: nn.Module, index: Tensor, generator: torch.Generator, step: int) -> Tensor:
+        probes = None
+        if not isinstance(divergence, Exact):
+            shape = (divergence.probes, len(index), values.columns)
+            draws = torch.randint(2, shape, generator=generator, device=generator.device)
+            probes = (2.0 * draws - 1.0).to(rows)
+        return _loss(module, rows[index], values.rows(index), divergence, probes) / rows[0].numel()
+
+    def validate(module: nn.Module, step: int) -> MeanEstimate:
+        with torch.no_grad():
+            found = _loss(module, rows[held_out], values.rows(held_out), divergence, fixed)
+        spread = float(found.std()) / len(found) ** 0.5 if len(found) > 1 else 0.0
+        return MeanEstimate(-float(found.mean()), spread, spread, len(found))
+
+    result = train(energy, loss, lambda step: chosen[shuffled(step)], config=config, validate=validate)
+    return EnergyModel(result.module, Gaussian.fit(rows[chosen]), result)
+
+
+def energy_score(energy: nn.Module, x: State) -> State:
+    """Minus the gradient of the energy, differentiable in rows and weights where gradients are on."""
+    keep = torch.is_grad_enabled()
+    with torch.enable_grad():
+        point = x if x.requires_grad else x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(energy(point).sum(), point, create_graph=keep)
+    return -gradient
+
+
+def _loss(
+    module: nn.Module,
+    rows: State,
+    values: SquaredMatrix,
+    divergence: Exact | Hutchinson | Sliced,
+    probes: Tensor | None,
+) -> Tensor:
+    return pointwise_loss(rows, lambda x: energy_score(module, x), values, divergence=divergence, probes=probes)
+
+
+def _fixed_probes(
+    rows: State, values: SquaredMatrix, divergence: Exact | Hutchinson | Sliced, seed: int
+) -> Tensor | None:
+    """The held-out rows' own signs, the same at every validation."""
+    if isinstance(divergence, Exact):
+        return None
+    generators = keyed_generators(seed, "energy validation", rows)
+    return keyed_rademacher(generators, (divergence.probes, values.columns), rows).transpose(0, 1)
+
+
+def _widened(reference: Gaussian, factor: float) -> Gaussian:
+    return Gaussian.from_spectrum(
+        reference.mean, reference.basis, factor * reference.eigenvalues, factor * reference.remainder
+    )

@@ -1,0 +1,172 @@
+r"""Evidence for classes: gains of a class-conditional score under levels and noise that all classes share.
+
+The unit is the antithetic pair of :mod:`girsanov.likelihoods.paired`. The pairs of one look are a systematic grid in
+log-SNR, each with a dequantisation draw of its own; all is keyed by the row's content, so that a row's evidence does
+not depend on the other rows.
+"""
+
+__all__ = ["ClassConditional", "Evidence", "Levels"]
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from girsanov.applications.level_weights import LevelWeights
+from girsanov.calculus import keyed_generators, keyed_uniform, sum_event
+from girsanov.densities import Gaussian
+from girsanov.likelihoods.paired import Draws, deviations, draw, gain
+from girsanov.models import gaussian_reference, log_snr_range, require_rows, working_dtype
+from girsanov.processes import LinearProcess
+from girsanov.solvers import LogSNRDensity
+from girsanov.types import InputError, Score, State
+
+EVALUATIONS = 1024  # network evaluations per call
+CALL_ELEMENTS = 2**21  # at most so many numbers per call, for large events
+HELD_ELEMENTS = 2**24  # at most so many numbers of predictions are held at once
+
+#: ``(rows n *e, uniform n *e) -> (states n *d, log-determinants n)``, the uniform draw for discrete columns
+Transforms = Callable[[State, Tensor], tuple[State, Tensor]]
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Which levels count and from which density they are drawn."""
+
+    weights: LevelWeights
+    proposal: LogSNRDensity
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one look found; entries of classes that were not asked for are 0.
+
+    Attributes:
+        values: evidence of every pair, ``w(l) g / q(l)``, whose mean over pairs is unbiased; shape ``n C P``, float64.
+        spread: mean over pairs of ``w / q`` times the squared distance to the leader's prediction, shape ``n C``.
+        levels: the pairs' log-SNR, shape ``n P``.
+        density: q there, shape ``n P``.
+    """
+
+    values: Tensor
+    spread: Tensor
+    levels: Tensor
+    density: Tensor
+
+
+@dataclass(frozen=True)
+class ClassConditional:
+    """What classification asks of a model.
+
+    Attributes:
+        score: ``(t, x, condition) -> grad log p_t(x | condition)``.
+        process: its linear process.
+        reference: Gaussian of the same space, or ``None``.
+        conditions: the classes as the score knows them, shape ``C *c``.
+        encode: rows as the user has them to a tensor ``n *e``, or an :class:`InputError`.
+        transforms: to the score's space, or ``None`` where rows are there already.
+    """
+
+    score: Score
+    process: LinearProcess
+    reference: Gaussian | None
+    conditions: Tensor
+    encode: Callable[[Any], State]
+    transforms: Transforms | None = None
+
+    @classmethod
+    def of(
+        cls, model: Any, process: LinearProcess | None, conditions: Tensor, reference: Gaussian | None
+    ) -> "ClassConditional":
+        """From a fitted density model, recognised by its ``score``, ``transforms`` and ``encode``; else from a score.
+
+        Raises:
+            InputError: if a plain score comes without its process.
+        """
+        if all(hasattr(model, name) for name in ("score", "transforms", "encode")):
+            score = model.score
+            return cls(score, score.process, score.reference, conditions, model.encode, model.transforms)
+        process = process or getattr(model, "process", None)
+        if process is None:
+            raise InputError("A plain score does not say its forward process: pass process=")
+        return cls(model, process, gaussian_reference(model, reference), conditions, _encode)
+
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        """Where the score is known."""
+        return log_snr_range(self.score, self.process)
+
+    @torch.no_grad()
+    def look(
+        self, rows: State, alive: Tensor, start: Tensor, levels: Levels, *, pairs: int, seed: int, round_: int
+    ) -> Evidence:
+        """Evaluate ``pairs`` antithetic pairs for every row and class in ``alive``.
+
+        Args:
+            rows: shape ``n *e``.
+            alive: shape ``n C``.
+            start: what is added to the sum of a class's pairs to find the leader, shape ``n C``.
+            levels: which levels count.
+            pairs: number P of new pairs.
+            seed: keys the draws together with each row.
+            round_: looks are independent.
+        """
+        size = max(1, HELD_ELEMENTS // max(1, alive.shape[1] * 2 * pairs * rows[0].numel()))
+        parts = []
+        for first in range(0, len(rows), size):
+            part = slice(first, first + size)
+            draws = self._draw(rows[part], levels.proposal, pairs, seed, round_)
+            parts.append(self._compare(draws, alive[part], start[part], levels, pairs))
+        return Evidence(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def _draw(self, rows: State, proposal: LogSNRDensity, pairs: int, seed: int, round_: int) -> Draws:
+        """Evaluation points, flattened from ``n P 2``; every pair has a dequantisation draw of its own."""
+        x = rows.repeat_interleave(pairs, 0)
+        if self.transforms is not None:
+            generators = keyed_generators(seed, "dequantise pairs", rows, round_)
+            x = self.transforms(x, keyed_uniform(generators, (pairs, *rows.shape[1:]), rows).flatten(0, 1))[0]
+        states = x.unflatten(0, (len(rows), 1, pairs))
+        return draw(rows, states, proposal, seed=seed, round_=round_, dtype=working_dtype(self.score, x))
+
+    def _compare(
+        self, draws: Draws, alive: Tensor, start: Tensor, levels: Levels, pairs: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The fields of :class:`Evidence`."""
+        row, label = alive.nonzero(as_tuple=True)
+        each = torch.arange(2 * pairs, device=row.device)
+        points = 2 * pairs * row[:, None] + each
+        at, reciprocal = (part.reshape(-1, pairs, 2)[..., 0] for part in (draws.levels, 2 * pairs * draws.weights))
+        scale = levels.weights(at) * reciprocal
+        error, delta = self._predict(draws, points, label)
+        values = alive.new_zeros((*alive.shape, pairs), dtype=torch.float64)
+        values[row, label] = scale[row] * gain(error, delta).reshape(-1, pairs, 2).mean(2)
+        leader = torch.where(alive, values.sum(2) + start, -torch.inf).argmax(1)
+        position = torch.zeros_like(alive, dtype=torch.int64)
+        position[row, label] = torch.arange(len(row), device=row.device)
+        delta = delta.unflatten(0, points.shape)
+        apart = delta - delta[position[row, leader[row]]]
+        distance = sum_event(apart.flatten(0, 1).square()).reshape(-1, pairs, 2).mean(2)
+        spread = torch.zeros_like(start)
+        spread[row, label] = (scale[row] * distance).mean(1)
+        return values, spread, at, 1.0 / reciprocal
+
+    def _predict(self, draws: Draws, points: Tensor, label: Tensor) -> tuple[State, State]:
+        """Errors of the reference and deviations at points ``k m`` for classes ``k``, both ``k*m *d``."""
+        size = max(1, min(EVALUATIONS, CALL_ELEMENTS // max(draws.z[0].numel(), 1)) // points.shape[1])
+        parts = []
+        for first in range(0, len(points), size):
+            part = slice(first, first + size)
+            condition = self.conditions.to(points.device)[label[part]].repeat_interleave(points.shape[1], 0)
+            chosen = draws.take(points[part].flatten())
+            parts.append(deviations(self.score, self.process, self.reference, chosen, condition))
+        errors, deltas = zip(*parts, strict=True)
+        return torch.cat(errors), torch.cat(deltas)
+
+
+def _encode(x: Any) -> State:
+    rows = torch.as_tensor(x)
+    rows = rows if rows.is_floating_point() else rows.double()
+    require_rows(rows)
+    return rows

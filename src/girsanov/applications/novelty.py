@@ -1,0 +1,276 @@
+r"""Novelty scores: is this row unlike the data? Raw log p answers badly, since simple rows score high.
+
+The squared error of the noise predictions splits a log-density into bands of log-SNR, coarse structure in some and fine
+in others. With the reference's exact denoiser in closed form and only the network's gain over it sampled,
+
+.. math::
+    e_b(x) = \tfrac12 \int_b E\|\varepsilon - \hat\varepsilon\|^2 dl, \qquad
+    \log p(x) = \log \mathcal{N}(y; m, S) + \log|\det| + \tfrac12 \sum_b \int_b (\mathrm{mse}_G - \mathrm{mse})\, dl ,
+
+so that one pass yields log p and all bands (note of paper 2, sections 2.4 and 5.1). A rule makes one number of them,
+larger where a row is more novel; rows held out from the fit calibrate it. Half of those set means and covariances,
+the other half makes conformal p-values: for a new row of the same law, :math:`P(\mathrm{pvalue} \le a) \le a`.
+"""
+
+__all__ = ["RULES", "BandErrors", "Novelty", "band_errors"]
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, final
+
+import torch
+from torch import Tensor
+
+from girsanov.calculus import expand_as_rows, keyed_generators, keyed_normal, keyed_uniform, seed_of
+from girsanov.densities import Gaussian
+from girsanov.likelihoods.baselines import GaussianBaseline
+from girsanov.models import ScoreModel, require_rows, working_dtype
+from girsanov.solvers import LogSNRDensity
+from girsanov.transforms import Transform
+from girsanov.types import InputError, Nats, State
+
+CHUNK = 2048  # network evaluations per call, fixed so that results do not depend on the number of rows
+
+
+class Fitted(Protocol):
+    """What is asked of a model: what a fitted density model has."""
+
+    score: ScoreModel
+    transforms: Transform
+
+    @property
+    def reference(self) -> Gaussian:
+        """The Gaussian reference in the model's space."""
+        ...
+
+    def encode(self, x: Any) -> Tensor:
+        """Rows as the user has them to float64 rows."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class BandErrors:
+    """What one pass over the rows yields.
+
+    Attributes:
+        log_prob: the density formula's value in nats, data units, shape ``n``.
+        errors: half the integrated squared error per band, shape ``n b``.
+        edges: of the bands in log-SNR, shape ``b + 1``.
+    """
+
+    log_prob: Nats
+    errors: Tensor
+    edges: Tensor
+
+
+@torch.no_grad()
+def band_errors(
+    model: Fitted,
+    x: Any,
+    *,
+    bands: int = 8,
+    samples: int = 64,
+    generator: torch.Generator | None = None,
+) -> BandErrors:
+    """Integrated squared errors per band of log-SNR, and the log-density that they add up to.
+
+    Args:
+        model: a fitted density model.
+        x: rows in data units; discrete columns are dequantised, one draw per row.
+        bands: number of bands, of equal shares of the reference's denoising.
+        samples: network evaluations per row, rounded down to a multiple of ``bands``.
+        generator: read once for a seed; the noise of a row is keyed by its content.
+
+    Raises:
+        InputError: for fewer samples than bands, or rows that the model cannot read.
+
+    Example:
+        >>> import girsanov as gv
+        >>> model = gv.fit(torch.randn(100, 2), config=gv.Config(steps=2, network="mlp", width=8, blocks=1))
+        >>> band_errors(model, torch.zeros(3, 2), bands=4, samples=8).errors.shape
+        torch.Size([3, 4])
+    """
+    if not 1 <= bands <= samples:
+        raise InputError(f"Give one band or more and at least as many samples; got {bands} bands, {samples} samples")
+    seed, rows = seed_of(generator), model.encode(x)
+    require_rows(rows)
+    uniform = keyed_uniform(keyed_generators(seed, "dequantise", rows), rows.shape[1:], rows)
+    y, log_det = model.transforms(rows, uniform)
+    reference, (low, high) = model.reference, model.score.log_snr_range
+    proposal = LogSNRDensity.from_spectrum(low, high, reference.spectrum())
+    edges = proposal.nodes(bands + 1)
+    count = samples // bands * bands
+    chunk = max(1, CHUNK // count)
+    gains = []
+    for start in range(0, len(y), chunk):
+        index = torch.arange(start, start + chunk, device=y.device).clamp_max(len(y) - 1)
+        gains.append(_gains(model, y[index], proposal, count, bands, seed)[: len(y) - start])
+    gain = torch.cat(gains)
+    pairs = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+    baseline = torch.stack([reference.squared_error_integral(y, *pair) for pair in pairs], 1)
+    return BandErrors(reference.log_prob(y) + log_det + gain.sum(1), 0.5 * baseline - gain, edges)
+
+
+def _gains(model: Fitted, y: State, proposal: LogSNRDensity, count: int, bands: int, seed: int) -> Tensor:
+    """Sampled gains over the reference, shape ``n b``; neighbouring levels take antithetic noise."""
+    dtype = working_dtype(model.score, y)
+    generators = keyed_generators(seed, "novelty", y)
+    offset = keyed_uniform(generators, (1,), y)[:, 0]
+    half = keyed_normal(generators, ((count + 1) // 2, *y.shape[1:]), y.new_empty(0, dtype=dtype))
+    eps = torch.stack([half, -half], 2).flatten(1, 2)[:, :count].flatten(0, 1)
+    levels, weights, at_end = (grid.flatten() for grid in proposal.systematic(offset, count))
+    clean = y.to(dtype).repeat_interleave(count, 0)
+    alpha, sigma = torch.sigmoid(levels).sqrt(), torch.sigmoid(-levels).sqrt()
+    z = expand_as_rows(alpha, clean) * clean + expand_as_rows(sigma, clean) * eps
+    baseline = GaussianBaseline(model.score, model.score.process, None, model.reference)
+    values = weights * baseline.sampled(levels, z, eps, at_end, None)
+    return values.reshape(len(y), bands, -1).sum(2)
+
+
+@final
+@dataclass(frozen=True)
+class Calibration:
+    """Moments on held-out rows.
+
+    Attributes:
+        log_prob: mean and standard deviation of log p, shape ``2``.
+        mean: of the bands, shape ``b``.
+        covariance: of the bands, shrunk (Ledoit-Wolf), shape ``b b``.
+    """
+
+    log_prob: Tensor
+    mean: Tensor
+    covariance: Tensor
+
+    @classmethod
+    def of(cls, found: BandErrors) -> "Calibration":
+        """Moments of these rows."""
+        law = Gaussian.fit(found.errors)
+        log_prob = torch.stack([found.log_prob.mean(), found.log_prob.std()])
+        return cls(log_prob, law.mean, law.covariance)
+
+    def z(self, found: BandErrors) -> Tensor:
+        """Bands in units of their held-out spread, shape ``n b``."""
+        return (found.errors - self.mean) / self.covariance.diagonal().sqrt()
+
+
+def _likelihood(calibration: Calibration, found: BandErrors) -> Tensor:
+    """Minus log p: the score that fails on rows simpler than the data."""
+    del calibration
+    return -found.log_prob
+
+
+def _typicality(calibration: Calibration, found: BandErrors) -> Tensor:
+    """Distance of log p from its held-out mean, on either side."""
+    mean, spread = calibration.log_prob
+    return (found.log_prob - mean).abs() / spread
+
+
+def _bands(calibration: Calibration, found: BandErrors) -> Tensor:
+    """Mahalanobis distance of all bands from their held-out mean."""
+    gap = found.errors - calibration.mean
+    return torch.einsum("nb,bn->n", gap, torch.linalg.solve(calibration.covariance, gap.T)).clamp_min(0.0).sqrt()
+
+
+def _largest_band(calibration: Calibration, found: BandErrors) -> Tensor:
+    """The band that is furthest from its held-out mean."""
+    return calibration.z(found).abs().amax(1)
+
+
+#: rules by name: from calibration and band errors to one score per row, larger where a row is more novel
+RULES: dict[str, Callable[[Calibration, BandErrors], Tensor]] = {
+    "likelihood": _likelihood,
+    "typicality": _typicality,
+    "bands": _bands,
+    "largest_band": _largest_band,
+}
+
+
+@final
+class Novelty:
+    """A novelty score, calibrated on rows that the model was not fitted to.
+
+    Args:
+        rule: one of :data:`RULES`.
+        bands: see :func:`band_errors`.
+        samples: see :func:`band_errors`.
+        generator: read once for a seed.
+
+    Raises:
+        InputError: for an unknown rule.
+
+    Example:
+        >>> import girsanov as gv
+        >>> x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+        >>> model = gv.fit(x[:100], config=gv.Config(steps=2, network="mlp", width=8, blocks=1))
+        >>> novelty = Novelty(samples=16).fit(model, x[100:])
+        >>> near, far = novelty.pvalue(torch.tensor([[0.0, 0.5], [9.0, -9.0]])).tolist()
+        >>> near > 0.1, round(far, 3)
+        (True, 0.02)
+    """
+
+    def __init__(
+        self,
+        rule: str = "bands",
+        *,
+        bands: int = 8,
+        samples: int = 64,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        if rule not in RULES:
+            raise InputError(f"Unknown rule {rule!r}: choose one of {', '.join(RULES)}")
+        self.rule = rule
+        self.bands = bands
+        self.samples = samples
+        self.seed = seed_of(generator)
+        self._model: Fitted | None = None
+
+    def fit(self, model: Fitted, held_out: Any) -> "Novelty":
+        """Calibrate on held-out rows, the first half for moments and the second for p-values; returns itself.
+
+        Args:
+            model: a fitted density model.
+            held_out: rows in data units and in random order, that took no part in the fit.
+
+        Raises:
+            InputError: for fewer than eight rows.
+        """
+        self._model = model
+        found = self._evaluate(held_out)
+        half = len(found.log_prob) // 2
+        if half < 4:
+            raise InputError("Calibration needs 8 or more held-out rows")
+        first, second = (
+            BandErrors(found.log_prob[part], found.errors[part], found.edges)
+            for part in (slice(None, half), slice(half, None))
+        )
+        self._calibration = Calibration.of(first)
+        self._reference_scores = RULES[self.rule](self._calibration, second).sort().values
+        return self
+
+    def score(self, x: Any) -> Tensor:
+        """Novelty of each row, shape ``n``: larger is more novel."""
+        return RULES[self.rule](self._calibrated(), self._evaluate(x))
+
+    def pvalue(self, x: Any) -> Tensor:
+        """Conformal p-value of each row, shape ``n``: the share of held-out scores as large, itself counted."""
+        scores, held = self.score(x), self._reference_scores
+        above = len(held) - torch.searchsorted(held, scores)
+        return (above + 1.0) / (len(held) + 1.0)
+
+    def curve(self, x: Any) -> tuple[Tensor, Tensor]:
+        """Edges of the bands ``b + 1`` and the rows' errors in units of the held-out spread ``n b``."""
+        found = self._evaluate(x)
+        return found.edges, self._calibrated().z(found)
+
+    def _evaluate(self, x: Any) -> BandErrors:
+        if self._model is None:
+            raise InputError("This novelty score has no model yet: call fit(model, held_out) first")
+        generator = torch.Generator().manual_seed(self.seed)
+        return band_errors(self._model, x, bands=self.bands, samples=self.samples, generator=generator)
+
+    def _calibrated(self) -> Calibration:
+        if self._model is None:
+            raise InputError("This novelty score has no model yet: call fit(model, held_out) first")
+        return self._calibration

@@ -1,0 +1,206 @@
+r"""A density model as a regulariser of a generator: losses whose gradient in x pulls samples to high density.
+
+Three gradients, by what the caller passes (note of paper 2, section 2.7):
+
+- by default, the likelihood's own: over the whole log-SNR range the value estimates :math:`-\log p(x)` without bias
+  and its gradient goes through the network; over a band it is :math:`\tfrac12 \int_{band} E\|\varepsilon -
+  \hat\varepsilon\|^2 dl`, the loss of SMaRt with the likelihood's weights;
+- with ``detach_jacobian`` (score distillation), that of :math:`-\log q_l(x_l)` averaged over the band,
+
+  .. math::
+      \frac{1}{|band|} \int_{band} E\Big[\frac{\alpha}{\sigma}\, \hat\varepsilon(z_l)\Big] dl
+      = \frac{1}{|band|} \int_{band} \Big( \frac{p}{\lambda} (x - m) + \frac{\alpha}{\sigma} E[\delta(z_l)] \Big) dl ,
+
+  where the reference's part is closed form and only the deviation :math:`\delta` is sampled;
+- with a fake score too (distribution matching), that of :math:`\log q^{fake}_l - \log q_l`: the reverse KL of noised
+  laws, whose entropy term keeps the diversity that the other two give up.
+
+In a GAN with optimal discriminator and weight w on :math:`E_G[-\log p]` the optimum is
+:math:`p_G = p\, c p^w / (1 - c p^w)`, c the normaliser: it sharpens modes (:func:`gan_optimum`).
+"""
+
+__all__ = ["density_regulariser", "gan_optimum"]
+
+from dataclasses import dataclass
+from typing import Protocol, final
+
+import torch
+from torch import Tensor
+
+from girsanov.calculus import expand_as_rows, sum_event
+from girsanov.densities import Gaussian
+from girsanov.likelihoods.baselines import GaussianBaseline
+from girsanov.models import ScoreModel, deviation, noise_prediction, working_dtype
+from girsanov.solvers import LogSNRDensity
+from girsanov.types import InputError, Nats, Score, State
+
+BISECTIONS = 200
+
+
+class Modelled(Protocol):
+    """What is asked of a model: what a fitted density model has."""
+
+    score: ScoreModel
+
+    @property
+    def reference(self) -> Gaussian:
+        """The Gaussian reference in the model's space."""
+        ...
+
+
+def density_regulariser(
+    model: Modelled,
+    x: State,
+    *,
+    log_snr_range: tuple[float, float] | None = None,
+    detach_jacobian: bool = False,
+    fake: Score | None = None,
+    samples: int = 4,
+    condition: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Nats:
+    """Loss of every row, shape ``n``, to be added to a generator's own with a weight.
+
+    Args:
+        model: a fitted density model, or anything with a ``score`` and its Gaussian ``reference``. Its parameters get
+            gradients too unless they are frozen: ``model.requires_grad_(False)``.
+        x: the generator's output in the model's space, ``n *d``; it carries the gradient.
+        log_snr_range: band of log-SNR; default the whole range of the score.
+        detach_jacobian: leave the network's Jacobian out of the gradient (score distillation). The value is then 0:
+            such a loss has a gradient and no value.
+        fake: score of the generator's current law, evaluated at the same noise and subtracted (distribution
+            matching); it implies ``detach_jacobian``.
+        samples: network evaluations per row, at low-discrepancy levels with antithetic noise.
+        condition: passed on to the score, leading dimension ``n`` or 1.
+        generator: source of levels and noise; pass the training loop's, so that every step draws afresh.
+
+    Raises:
+        InputError: for a band outside the score's range or fewer than one sample.
+
+    Example:
+        >>> import girsanov as gv
+        >>> model = gv.fit(torch.randn(100, 2), config=gv.Config(steps=2, network="mlp", width=8, blocks=1))
+        >>> x = torch.full((1, 2), 5.0, requires_grad=True)
+        >>> (gradient,) = torch.autograd.grad(density_regulariser(model, x).sum(), x)
+        >>> bool((gradient > 0).all())  # descent leads back to the data
+        True
+    """
+    low, high = model.score.log_snr_range
+    band = log_snr_range or (low, high)
+    if not low <= band[0] < band[1] <= high:
+        raise InputError(f"The band {band} must lie within the score's log-SNR range {(low, high)}")
+    if samples < 1:
+        raise InputError(f"samples must be at least 1; got {samples}")
+    draws = _Draws.of(model, x, band, samples, condition, generator or torch.Generator().manual_seed(0))
+    if detach_jacobian or fake is not None:
+        gradient = _distilled(model, x, draws, band, fake)
+        return sum_event((x - x.detach()) * gradient.to(x.dtype))
+    baseline = GaussianBaseline(model.score, model.score.process, None, model.reference)
+    at_end = torch.zeros_like(draws.levels, dtype=torch.bool)
+    gain = draws.mean(baseline.sampled(draws.levels, draws.z, draws.eps, at_end, draws.condition))
+    if log_snr_range is None:
+        return -model.reference.log_prob(x) - gain
+    return 0.5 * model.reference.squared_error_integral(x, *band) - gain
+
+
+@final
+@dataclass(frozen=True)
+class _Draws:
+    """Noised rows: ``samples`` of each, row after row."""
+
+    levels: Tensor
+    weights: Tensor
+    eps: State
+    z: State
+    condition: Tensor | None
+    samples: int
+
+    @classmethod
+    def of(
+        cls,
+        model: Modelled,
+        x: State,
+        band: tuple[float, float],
+        samples: int,
+        condition: Tensor | None,
+        generator: torch.Generator,
+    ) -> "_Draws":
+        proposal = LogSNRDensity.from_spectrum(*band, model.reference.spectrum())
+        offset = torch.rand(len(x), generator=generator, dtype=torch.float64).to(x.device)
+        levels, weights, _ = (grid.flatten() for grid in proposal.systematic(offset, samples))
+        dtype = working_dtype(model.score, x)
+        half = torch.randn(len(x), (samples + 1) // 2, *x.shape[1:], generator=generator, dtype=dtype).to(x.device)
+        eps = torch.stack([half, -half], 2).flatten(1, 2)[:, :samples].flatten(0, 1)
+        alpha, sigma = torch.sigmoid(levels).sqrt(), torch.sigmoid(-levels).sqrt()
+        clean = x.to(dtype).repeat_interleave(samples, 0)
+        z = expand_as_rows(alpha, clean) * clean + expand_as_rows(sigma, clean) * eps
+        given = condition
+        if condition is not None:
+            given = condition.expand(len(x), *condition.shape[1:]).repeat_interleave(samples, 0)
+        return cls(levels, weights, eps, z, given, samples)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Weighted sum over the samples of a row: the integral over the band; values ``m`` or ``m *d``."""
+        wide = expand_as_rows(self.weights, values) if values.ndim > 1 else self.weights
+        return (wide * values).unflatten(0, (-1, self.samples)).sum(1)
+
+
+@torch.no_grad()
+def _distilled(model: Modelled, x: State, draws: _Draws, band: tuple[float, float], fake: Score | None) -> State:
+    """Gradient of the band's mean of -log q_l(x_l), or of its difference to the fake law's."""
+    width = band[1] - band[0]
+    ratio = torch.exp(0.5 * draws.levels)
+    score, process, levels, z = model.score, model.score.process, draws.levels, draws.z
+    if fake is not None:
+        theirs = noise_prediction(fake, process, levels, z, draws.condition)
+        ours = noise_prediction(score, process, levels, z, draws.condition)
+        return draws.mean(expand_as_rows(ratio, z) * (ours - theirs)) / width
+    _, delta = deviation(score, process, model.reference, levels, z, draws.condition)
+    sampled = draws.mean(expand_as_rows(ratio, z) * delta).double() / width
+    low, high = band
+
+    def closed(variances: Tensor) -> Tensor:
+        shift = variances.log()
+        span = torch.nn.functional.softplus(high + shift) - torch.nn.functional.softplus(low + shift)
+        return span / (width * variances)
+
+    return sampled + model.reference.spectral(x.double() - model.reference.mean, closed)
+
+
+def gan_optimum(log_prob: Tensor, volume: Tensor | float, weight: float) -> Tensor:
+    """Closed-form optimum of a GAN with ``weight`` times E_G[-log p], on cells that cover the space.
+
+    Args:
+        log_prob: log-density of the data at the cells, in nats.
+        volume: of the cells, a scalar or of the shape of ``log_prob``.
+        weight: w >= 0; the data's own density at 0.
+
+    Returns:
+        Density of the optimum at the cells, float64; it sums to one with ``volume``.
+
+    Example:
+        >>> x = torch.linspace(-8.0, 8.0, 1001, dtype=torch.float64)
+        >>> log_p = -0.5 * x.square() - 0.918939
+        >>> p = gan_optimum(log_p, 0.016, 0.5)
+        >>> round(float((p * 0.016).sum()), 6), bool(p[500] > log_p[500].exp())
+        (1.0, True)
+    """
+    if weight < 0.0:
+        raise InputError(f"weight must not be negative; got {weight}")
+    log_p = log_prob.double()
+    # c p^w = r / (1 + r) of the densest cell, where r runs over all positive numbers: the mass grows with r
+    tilt = weight * (log_p - log_p.max())
+    low, high = log_p.new_tensor(-60.0), log_p.new_tensor(60.0)
+    for _ in range(BISECTIONS):
+        middle = 0.5 * (low + high)
+        mass = (_tilted(log_p, tilt, middle) * volume).sum()
+        low, high = (middle, high) if bool(mass < 1.0) else (low, middle)
+    return _tilted(log_p, tilt, 0.5 * (low + high))
+
+
+def _tilted(log_p: Tensor, tilt: Tensor, logit: Tensor) -> Tensor:
+    """The optimum p D / (1 - D), D = sigmoid(logit) exp(tilt) being the share of generated mass."""
+    share = torch.sigmoid(logit) * tilt.exp()
+    # at the densest cell 1 - D is sigmoid(-logit), without cancellation
+    rest = torch.sigmoid(-logit) - torch.sigmoid(logit) * torch.expm1(tilt)
+    return log_p.exp() * share / rest

@@ -1,0 +1,144 @@
+"""``girsanov classify``: the class of every row, its probability, and what finding out has cost."""
+
+__all__ = ["register"]
+
+import csv
+import io
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from girsanov.cli.options import (
+    DeviceOption,
+    Devices,
+    JsonOption,
+    LimitOption,
+    QuietOption,
+    RunArgument,
+    SeedOption,
+    ThreadsOption,
+    choose_device,
+    prepare_threads,
+)
+from girsanov.cli.output import UsageError, as_json, emit, stderr_note
+
+COLUMNS = ("row", "class", "probability", "evaluations", "decided")
+BLOCK = 1024  # rows that are classified before they are printed
+
+
+class Weightings(StrEnum):
+    """Which log-SNR levels count."""
+
+    likelihood = "likelihood"
+    uniform = "uniform"
+    fitted = "fitted"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("classify", epilog="Example: girsanov classify runs/digits digits --confidence 0.95")(classify)
+
+
+def classify(
+    run: RunArgument,
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Rows to classify: a name, file or folder.")],
+    out: Annotated[Path | None, typer.Option(help="CSV file to write instead of standard output.")] = None,
+    confidence: Annotated[
+        float | None, typer.Option(metavar="P", help="Eliminate classes with this confidence; all classes if left out.")
+    ] = None,
+    weights: Annotated[
+        Weightings | None, typer.Option(help="Which levels count.", show_default="fitted; likelihood if uncalibrated")
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate/--no-calibrate", help="Learn from the run's own validation rows first.")
+    ] = True,
+    samples: Annotated[int, typer.Option(min=2, help="Network evaluations per class without elimination.")] = 32,
+    max_samples: Annotated[int, typer.Option(min=2, help="The same at most with elimination.")] = 128,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    device: DeviceOption = Devices.auto,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Class of every row of DATA by a model fitted with --conditional: row, class, probability, evaluations, decided.
+
+    Probabilities are calibrated on the run's validation rows.
+    """
+    if weights is Weightings.fitted and not calibrate:
+        raise UsageError("fitted weights are learned by calibration: leave --no-calibrate out")
+    chosen = weights or (Weightings.fitted if calibrate else Weightings.likelihood)
+    prepare_threads(threads)
+    from girsanov.runs import all_rows
+
+    model, place = _model(run, device)
+    rows, note = all_rows(model, data).first(limit), stderr_note(quiet)
+    classifier = _classifier(model, chosen.value, samples, max_samples, seed)
+    if calibrate:
+        held_out = _validation(model)
+        note(f"calibrating on {len(held_out[0]):,} validation rows")
+        classifier.encoded_calibrate(held_out[0].to(place), held_out[1])
+    note(f"classifying {rows.described}: {len(rows.x):,}")
+    parts = [] if json else [",".join(COLUMNS) + "\n"]
+    if out is None and parts:
+        emit(parts[0], end="")
+    for start in range(0, len(rows.x), BLOCK):
+        found = classifier.encoded_classify(rows.x[start : start + BLOCK].to(place), confidence=confidence)
+        parts.append(_lines(found, classifier.classes_.tolist(), start, json))
+        if out is None:
+            emit(parts[-1], end="")
+    if out is not None:
+        from girsanov.cli.files import write_file
+
+        write_file(out, "".join(parts).encode())
+
+
+def _model(run: str, device: Devices) -> tuple[Any, Any]:
+    from girsanov.density_model import DensityModel
+
+    place = choose_device(device)
+    model = DensityModel.from_pretrained(run).to(place)
+    if len(model.classes) < 2:
+        raise UsageError(f"{run} was fitted without --conditional: it knows no classes")
+    return model, place
+
+
+def _classifier(model: Any, weights: str, samples: int, max_samples: int, seed: int) -> Any:
+    import torch
+
+    from girsanov.applications import DiffusionClassifier
+
+    generator = torch.Generator().manual_seed(seed)
+    return DiffusionClassifier(model, weights=weights, samples=samples, max_samples=max_samples, generator=generator)
+
+
+def _validation(model: Any) -> tuple[Any, Any]:
+    """Validation rows of the run, encoded, and the names of their classes."""
+    from girsanov.applications.classifier import class_names
+    from girsanov.datasets import Splits, fingerprint
+    from girsanov.runs import Source, all_rows, select
+
+    source = Source(**(model.record.get("source") or {"name": model.record["data"]["name"]}))
+    found = all_rows(model, source.name)
+    index = select(source).index
+    if found.labels is None or fingerprint(found.x[index]) != model.record["data"]["fingerprint"]:
+        raise UsageError(f"{source.name} has changed since the fit: give --no-calibrate, or bring it back")
+    chosen = index[Splits.from_json(model.record["splits"]).validation]
+    return found.x[chosen], class_names(model.classes)[found.labels[chosen].numpy()]
+
+
+def _lines(found: Any, classes: list[Any], start: int, json: bool) -> str:
+    """CSV lines or JSON lines; with JSON the probabilities of all classes too."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for i, probabilities in enumerate(found.probabilities.tolist()):
+        index, nfe, decided = int(found.index[i]), int(found.nfe[i]), bool(found.decided[i])
+        cells = (start + i, classes[index], probabilities[index], nfe, decided)
+        if json:
+            every = {"probabilities": dict(zip(map(str, classes), probabilities, strict=True))}
+            text.write(as_json(dict(zip(COLUMNS, cells, strict=True)) | every) + "\n")
+        else:
+            writer.writerow([*cells[:2], f"{cells[2]:.6g}", nfe, str(decided).lower()])
+    return text.getvalue()

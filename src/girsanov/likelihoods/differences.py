@@ -1,0 +1,385 @@
+r"""Differences between conditions, and what a condition tells about a row: with shared noise, and without constants.
+
+With the formula's draws shared by both conditions (note of paper 2, section 2.6, eq. (6)),
+
+.. math::
+    \log p(x \mid c_1) - \log p(x \mid c_2)
+      = \tfrac12 \int E[\|\varepsilon - \hat\varepsilon(x_l, c_2)\|^2
+                      - \|\varepsilon - \hat\varepsilon(x_l, c_1)\|^2]\, dl .
+
+Prior, reference and log-determinants are the same for both and drop out. For a learned score each side is the lower
+bound of its own hybrid model, and a difference of two bounds bounds nothing: the kind is ``estimate``. For the exact
+score both gaps are zero and the kind is ``unbiased``.
+
+With no condition for c_2 this is the pointwise mutual information i(x; c). It is a sum over dimensions, hence a map.
+Averaged over the joint law of x and c, and for the exact denoiser only, it equals
+
+.. math::
+    \tfrac12 \int E\|\hat\varepsilon(x_l) - \hat\varepsilon(x_l, c)\|^2\, dl \ge 0,
+
+which has the lower variance but is another number for every single row, and for a learned score in the mean too.
+"""
+
+__all__ = ["DifferenceCurve", "PointwiseInformation", "difference", "difference_curve", "pointwise_information"]
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from girsanov.calculus import expand_as_rows, keyed_generators, keyed_normal, seed_of, sum_event
+from girsanov.densities import Gaussian
+from girsanov.likelihoods.integral import Views, identity_view
+from girsanov.likelihoods.paired import Draws, deviations, draw, gain
+from girsanov.models import ScoreModel, gaussian_reference, log_snr_range, require_rows, working_dtype
+from girsanov.processes import LinearProcess
+from girsanov.solvers import LogSNRDensity
+from girsanov.types import Estimate, InputError, Kind, Measure, Nats, Score, State
+
+REPLICATES = 8
+CHUNK = 512  # evaluation points per call, fixed so that results do not depend on the number of rows
+CHUNK_ELEMENTS = 2**21  # at most so many numbers per call, for large events
+LEVELS = 49
+
+Condition = Tensor | int | None  #: labels or vectors with leading dimension n or 1; a label for all; or "none"
+
+
+@torch.no_grad()
+def difference(
+    score: Score,
+    process: LinearProcess,
+    x: State,
+    c1: Condition,
+    c2: Condition,
+    *,
+    reference: Gaussian | None = None,
+    exact: bool = False,
+    samples: int = 32,
+    replicates: int = REPLICATES,
+    proposal: LogSNRDensity | None = None,
+    generator: torch.Generator | None = None,
+    views: Views = identity_view,
+    measure: Measure = "density",
+) -> Estimate:
+    """Estimate of ``log p(x | c1) - log p(x | c2)`` per row, with noise, levels and dequantisation shared.
+
+    Args:
+        score: ``(t, x, condition) -> grad log p_t(x | condition)``, called without condition for ``None``.
+        process: the forward process.
+        x: rows ``n *d``.
+        c1: condition, leading dimension ``n`` or 1, a label common to all rows, or ``None`` for no condition.
+        c2: the other one.
+        reference: Gaussian whose spectrum says where in log-SNR to evaluate; it cancels in the value.
+        exact: declare the score exact: the kind is then ``unbiased``.
+        samples: evaluation points per row, two or more, in antithetic pairs that are rounded down to a multiple of
+            ``replicates``; both conditions are evaluated at each.
+        replicates: independent replicates among which the points are divided.
+        proposal: density in log-SNR from which grids are drawn.
+        generator: read once for a seed; ``None`` means seed 0.
+        views: randomised preprocessing, one draw per replicate (used for dequantisation).
+        measure: what ``views`` make of each side.
+
+    Returns:
+        Estimate of kind ``unbiased`` where ``exact``, else ``estimate``; positive where ``c1`` explains the row better.
+
+    Raises:
+        InputError: for rows or conditions that do not fit.
+
+    Example:
+        >>> from girsanov.processes import VariancePreserving
+        >>> laws = [Gaussian(torch.full((2,), m), 1.0).score(VariancePreserving()) for m in (0.0, 1.0)]
+        >>> def score(t, x, c):
+        ...     return torch.where(c[:, None] == 0, laws[0](t, x), laws[1](t, x))
+        >>> x = torch.zeros(1, 2, dtype=torch.float64)
+        >>> estimate = difference(score, VariancePreserving(), x, 0, 1, exact=True, samples=256)
+        >>> bool((estimate.value - 1.0).abs() < 4 * estimate.stderr), estimate.kind
+        (True, 'unbiased')
+    """
+    setup = _Setup.of(score, process, x, reference, exact, samples, replicates, proposal, seed_of(generator), views)
+
+    def contrast(draws: Draws, error: State, first: State, second: State) -> Tensor:
+        return setup.integrate(draws.weights * (gain(error, first) - gain(error, second)))
+
+    values = _gather(setup, x, c1, c2, contrast)
+    return setup.estimate(values, exact=exact, measure=measure)
+
+
+@dataclass(frozen=True)
+class PointwiseInformation:
+    """Pointwise mutual information of rows and their conditions, in nats, and where in each row it sits.
+
+    Attributes:
+        value: i(x; c) per row by eq. (6), with its standard error.
+        squared: the squared-difference form: equal in the mean over rows and conditions, for the exact denoiser only.
+        map: the part of every dimension in ``value``, shape ``n *d`` in the model's coordinates; sums to it.
+        map_stderr: standard errors of the parts.
+        squared_map: the part of every dimension in ``squared``, never negative.
+        squared_map_stderr: standard errors of the parts.
+    """
+
+    value: Estimate
+    squared: Estimate
+    map: State
+    map_stderr: State
+    squared_map: State
+    squared_map_stderr: State
+
+
+@torch.no_grad()
+def pointwise_information(
+    score: Score,
+    process: LinearProcess,
+    x: State,
+    condition: Condition,
+    *,
+    reference: Gaussian | None = None,
+    exact: bool = False,
+    samples: int = 32,
+    replicates: int = REPLICATES,
+    proposal: LogSNRDensity | None = None,
+    generator: torch.Generator | None = None,
+    views: Views = identity_view,
+    measure: Measure = "density",
+) -> PointwiseInformation:
+    """What ``condition`` tells about each row, ``log p(x | c) - log p(x)``, and about each of its dimensions.
+
+    Args:
+        score: called with and without condition: the unconditional score is its own when no condition is given.
+        process: see :func:`difference`.
+        x: see :func:`difference`.
+        condition: leading dimension ``n`` or 1, or a label common to all rows.
+        reference: see :func:`difference`.
+        exact: see :func:`difference`.
+        samples: see :func:`difference`.
+        replicates: see :func:`difference`.
+        proposal: see :func:`difference`.
+        generator: see :func:`difference`.
+        views: see :func:`difference`.
+        measure: see :func:`difference`.
+
+    Raises:
+        InputError: if no condition is given, or it does not fit.
+
+    Example:
+        >>> from girsanov.processes import VariancePreserving
+        >>> def score(t, x, c=None):  # a condition that tells nothing
+        ...     return Gaussian(torch.zeros(2), 1.0).score(VariancePreserving())(t, x)
+        >>> information = pointwise_information(score, VariancePreserving(), torch.ones(3, 2), 1)
+        >>> information.value.value, information.squared_map.shape
+        (tensor([0., 0., 0.], dtype=torch.float64), torch.Size([3, 2]))
+    """
+    if condition is None:
+        raise InputError("Pointwise information is about a condition: give one")
+    setup = _Setup.of(score, process, x, reference, exact, samples, replicates, proposal, seed_of(generator), views)
+
+    def maps(draws: Draws, error: State, first: State, second: State) -> Tensor:
+        delta, error = (first - second).double(), error.double()
+        plain = 0.5 * delta * (2.0 * error - first - second)
+        both = torch.stack([plain, 0.5 * delta.square()], 1)
+        return setup.integrate(expand_as_rows(draws.weights, both) * both)
+
+    values = _gather(setup, x, condition, None, maps)
+    map_, squared_map = (Estimate.from_replicates(part.flatten(1), **_MAP) for part in values.unbind(2))
+    shape = values.shape[1:2] + values.shape[3:]
+    return PointwiseInformation(
+        setup.estimate(values[:, :, 0].flatten(2).sum(2), exact=exact, measure=measure),
+        setup.estimate(values[:, :, 1].flatten(2).sum(2), exact=False, measure=measure),
+        *(part.reshape(shape) for part in (map_.value, map_.stderr, squared_map.value, squared_map.stderr)),
+    )
+
+
+_MAP = {"kind": "estimate", "model": "sde", "nfe": 0, "event_dim": 1}  # only value and stderr are read
+
+
+@dataclass(frozen=True)
+class DifferenceCurve:
+    """Where in log-SNR two conditions differ: integrands, whose integrals over the levels are the difference.
+
+    Attributes:
+        levels: log-SNR, shape ``k``.
+        difference: integrand of :func:`difference` per row, shape ``k n``.
+        squared: integrand of the squared-difference form per row, shape ``k n``.
+    """
+
+    levels: Tensor
+    difference: Tensor
+    squared: Tensor
+
+    def nats(self) -> Nats:
+        """Trapezoidal integral of the difference over the levels, shape ``n``."""
+        return torch.trapezoid(self.difference, self.levels, dim=0)
+
+
+@torch.no_grad()
+def difference_curve(
+    score: Score,
+    process: LinearProcess,
+    x: State,
+    c1: Condition,
+    c2: Condition,
+    *,
+    reference: Gaussian | None = None,
+    levels: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    views: Views = identity_view,
+) -> DifferenceCurve:
+    """Integrand of :func:`difference` at given levels, one antithetic pair of noise per row shared by all levels.
+
+    Args:
+        score: see :func:`difference`.
+        process: see :func:`difference`.
+        x: see :func:`difference`.
+        c1: see :func:`difference`.
+        c2: see :func:`difference`.
+        reference: see :func:`difference`.
+        levels: log-SNR, increasing, shape ``k``; default 49 levels over the score's range.
+        generator: see :func:`difference`.
+        views: see :func:`difference`.
+
+    Example:
+        >>> from girsanov.processes import VariancePreserving
+        >>> process = VariancePreserving()
+        >>> laws = [Gaussian(torch.full((1,), m), 1.0).score(process) for m in (0.0, 1.0)]
+        >>> def score(t, x, c):
+        ...     return torch.where(c[:, None] == 0, laws[0](t, x), laws[1](t, x))
+        >>> curve = difference_curve(score, process, torch.zeros(3, 1), 0, 1, levels=torch.zeros(1))
+        >>> curve.squared  # half of sigmoid(l) sigmoid(-l) times the squared distance
+        tensor([[0.1250, 0.1250, 0.1250]], dtype=torch.float64)
+    """
+    setup = _Setup.of(score, process, x, reference, False, 2, 1, None, seed_of(generator), views)
+    if levels is None:
+        levels = torch.linspace(*setup.log_snr_range, LEVELS, dtype=torch.float64)
+    levels = levels.double().to(x.device)
+    y = setup.views(x, 1, setup.seed, 0).x[:, 0].to(setup.dtype)
+    half = keyed_normal(keyed_generators(setup.seed, "curve", x), y.shape[1:], y.new_empty(0))
+    first, second = (_condition(c, x) for c in (c1, c2))
+    gaps, squares = [], []
+    for level in levels:
+        parts = [_at_level(setup, level, y, sign * half, first, second) for sign in (1.0, -1.0)]
+        gaps.append(0.5 * (parts[0][0] + parts[1][0]))
+        squares.append(0.5 * (parts[0][1] + parts[1][1]))
+    return DifferenceCurve(levels.cpu(), torch.stack(gaps).cpu(), torch.stack(squares).cpu())
+
+
+def _at_level(
+    setup: "_Setup", level: Tensor, y: State, eps: State, c1: Tensor | None, c2: Tensor | None
+) -> tuple[Nats, Nats]:
+    """Both integrands at one level under given noise, each of shape ``n``."""
+    gaps, squares = [], []
+    for start in range(0, len(y), CHUNK):
+        index = torch.arange(start, min(start + CHUNK, len(y)), device=y.device)
+        levels = level.expand(len(index))
+        alpha, sigma = torch.sigmoid(level).sqrt().to(y.dtype), torch.sigmoid(-level).sqrt().to(y.dtype)
+        draws = Draws(levels, torch.ones_like(levels), alpha * y[index] + sigma * eps[index], eps[index])
+        error, delta1 = setup.deviations(draws, _rows(c1, index, 1))
+        delta2 = setup.deviations(draws, _rows(c2, index, 1))[1]
+        gaps.append(gain(error, delta1) - gain(error, delta2))
+        squares.append(0.5 * sum_event((delta1 - delta2).square()))
+    return torch.cat(gaps), torch.cat(squares)
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What all differences of one call share."""
+
+    score: Score
+    process: LinearProcess
+    reference: Gaussian | None
+    proposal: LogSNRDensity
+    log_snr_range: tuple[float, float]
+    points: int
+    replicates: int
+    seed: int
+    views: Views
+    dtype: torch.dtype
+    event_dim: int
+
+    @classmethod
+    def of(
+        cls,
+        score: Score,
+        process: LinearProcess,
+        x: State,
+        reference: Gaussian | None,
+        exact: bool,
+        samples: int,
+        replicates: int,
+        proposal: LogSNRDensity | None,
+        seed: int,
+        views: Views,
+    ) -> "_Setup":
+        require_rows(x)
+        if samples < 2:
+            raise InputError(f"samples must be at least 2, one antithetic pair; got {samples}")
+        process = score.process if isinstance(score, ScoreModel) else process
+        reference = gaussian_reference(score, reference)
+        own = getattr(score, "log_snr_range", None)
+        low, high = own if exact and own is not None else log_snr_range(score, process)
+        spectrum = torch.ones(1) if reference is None else reference.spectrum()
+        proposal = proposal or LogSNRDensity.from_spectrum(low, high, spectrum)
+        replicates = min(replicates, samples // 2)
+        dtype, points = working_dtype(score, x), 2 * (samples // (2 * replicates))
+        event_dim = x[0].numel()
+        return cls(score, process, reference, proposal, (low, high), points, replicates, seed, views, dtype, event_dim)
+
+    def deviations(self, draws: Draws, condition: Tensor | None) -> tuple[State, State]:
+        return deviations(self.score, self.process, self.reference, draws, condition)
+
+    def integrate(self, values: Tensor) -> Tensor:
+        """Sum weighted values over the points of each replicate: ``b*r*k ... -> r b ...``."""
+        return values.unflatten(0, (-1, self.replicates, self.points)).sum(2).transpose(0, 1)
+
+    def estimate(self, replicates: Tensor, *, exact: bool, measure: Measure) -> Estimate:
+        kind: Kind = "unbiased" if exact else "estimate"
+        return Estimate.from_replicates(
+            replicates,
+            kind=kind,
+            model="sde",
+            nfe=2 * self.points * self.replicates,
+            event_dim=self.event_dim,
+            log_snr_range=self.log_snr_range,
+            measure=measure,
+        )
+
+
+def _gather(
+    setup: _Setup, x: State, c1: Condition, c2: Condition, reduce: Callable[[Draws, State, State, State], Tensor]
+) -> Tensor:
+    """``reduce`` of every chunk of rows, joined along its second axis."""
+    first, second = (_condition(c, x) for c in (c1, c2))
+    parts = []
+    for index, kept in _chunks(len(x), setup, x):
+        rows = x[index]
+        view = setup.views(rows, setup.replicates, setup.seed, 0).x[:, :, None]
+        states = view.expand(*view.shape[:2], setup.points // 2, *view.shape[3:])
+        draws = draw(rows, states, setup.proposal, seed=setup.seed, round_=0, dtype=setup.dtype)
+        repeats = setup.replicates * setup.points
+        error, delta1 = setup.deviations(draws, _rows(first, index, repeats))
+        delta2 = setup.deviations(draws, _rows(second, index, repeats))[1]
+        parts.append(reduce(draws, error, delta1, delta2)[:, :kept])
+    return torch.cat(parts, 1)
+
+
+def _chunks(n: int, setup: _Setup, x: State) -> Iterator[tuple[Tensor, int]]:
+    """Indices of rows, padded to a fixed number, and how many of them count."""
+    each = setup.points * setup.replicates
+    rows = max(1, min(CHUNK, CHUNK_ELEMENTS // max(setup.event_dim, 1)) // each)
+    for start in range(0, n, rows):
+        yield torch.arange(start, start + rows, device=x.device).clamp_max(n - 1), n - start
+
+
+def _condition(c: Condition, x: State) -> Tensor | None:
+    if isinstance(c, int):
+        return torch.tensor([c], device=x.device)
+    if c is not None and len(c) not in (1, len(x)):
+        raise InputError(f"A condition must have leading dimension 1 or {len(x)}; got {len(c)}")
+    return c
+
+
+def _rows(c: Tensor | None, index: Tensor, repeats: int) -> Tensor | None:
+    """The conditions of rows ``index``, each repeated for its evaluation points."""
+    if c is None:
+        return None
+    rows = c.expand(len(index), *c.shape[1:]) if len(c) == 1 else c[index]
+    return rows.repeat_interleave(repeats, 0)

@@ -1,0 +1,231 @@
+r"""A diffusers network behind our calling convention: ``(log_snr, z, condition) -> noise prediction``.
+
+The network is called with its own input scale and timestep and its output is read by the scheduler's convention;
+no method of the scheduler is used, since those are stateful or know only the timesteps of a sampling grid. What the
+network itself needs to be called is found by its class, settings and signature, or told by ``call``.
+"""
+
+__all__ = ["DiffusersNetwork", "PretrainedHead"]
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from girsanov.calculus import expand_as_rows
+from girsanov.models.diffusers.readings import Convention
+from girsanov.models.diffusers.schedule import Schedule
+from girsanov.models.heads import Head, NetworkCall
+from girsanov.types import InputError, State
+
+Call = Callable[[nn.Module, Tensor, Tensor, Tensor | None], Any]  #: ``(network, input, timestep, condition) -> output``
+
+HALF = (torch.float16, torch.bfloat16)
+CLASSES, STATES = "class_labels", "encoder_hidden_states"
+EXPECTED = (CLASSES, STATES, "sample", "hidden_states", "timestep", "self", "args", "kwargs")
+
+#: what the pipelines of some families do around their network, to be repeated in ``call``
+FAMILIES = {
+    "FluxTransformer2DModel": "its pipeline passes timestep / 1000",
+    "QwenImageTransformer2DModel": "its pipeline passes timestep / 1000",
+    "ChromaTransformer2DModel": "its pipeline passes timestep / 1000",
+    "LuminaNextDiT2DModel": "its pipeline passes 1 - timestep / 1000 and negates the output",
+    "Lumina2Transformer2DModel": "its pipeline passes 1 - timestep / 1000 and negates the output",
+    "ZImageTransformer2DModel": "its pipeline passes 1 - timestep / 1000 and negates the output",
+    "HiDreamImageTransformer2DModel": "its pipeline negates the output",
+    "NucleusMoEImageTransformer2DModel": "its pipeline negates the output",
+    "MochiTransformer3DModel": "its pipeline passes 1000 - timestep",
+}
+
+
+class DiffusersNetwork(nn.Module):
+    """Calls a diffusers network at a log-SNR and returns a noise prediction.
+
+    Args:
+        network: takes an input ``b c *s`` and timesteps ``b``.
+        convention: what goes in and what comes out.
+        call: how to call it, ``(network, input, timestep, condition) -> output``; default by its signature.
+        fractional: whether timesteps may lie between the training steps; else they are rounded, which stays a valid
+            model, with a somewhat looser bound. Default: unless its embedding is a table of integers.
+        null_class: the label that means "no label", for networks that were trained with one.
+
+    Raises:
+        InputError: if the network cannot be called like this, or is no score.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        convention: Convention,
+        *,
+        call: Call | None = None,
+        fractional: bool | None = None,
+        null_class: int | None = None,
+    ) -> None:
+        super().__init__()
+        _refuse_guided(network)
+        self.low_dtype = next((p.dtype for p in network.parameters() if p.dtype in HALF), None)
+        if self.low_dtype is not None:
+            # comes first, so that likelihoods work in single precision around the network
+            self.precision = nn.Parameter(torch.zeros(()), requires_grad=False)
+        self.network = network
+        self.convention = convention
+        self.call = call
+        self.slot = None if call else _condition_slot(network)
+        self.required = self.slot is not None and _required(network, self.slot)
+        self.state_name = None if call else _state_name(network)
+        self.fractional = _takes_fractions(network) if fractional is None else fractional
+        self.untested: str | None = None
+        self.scheduler: Any = None
+        self.null_class = null_class if null_class is not None else _null_class(network)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what is approximate or untested in how the network is used."""
+        rounded = "Timesteps are rounded to whole ones: the network's time embedding is a table."
+        return tuple(note for note in (None if self.fractional else rounded, self.untested) if note)
+
+    def forward(self, log_snr: Tensor, z: State, condition: Tensor | None = None) -> State:
+        """Noise prediction at variance-preserving ``z`` ``b c *s`` and levels ``b``."""
+        return self.convention.noise(log_snr.double(), z, self.output(log_snr, z, condition))
+
+    def output(
+        self, log_snr: Tensor, z: State, condition: Tensor | None = None, schedule: Schedule | None = None
+    ) -> State:
+        """What the network itself returns there, without variances; ``schedule`` may replace the convention's."""
+        schedule = schedule or self.convention.schedule
+        level = log_snr.double()
+        timestep = schedule.timestep(level)
+        # single precision at least: half precision does not resolve the timesteps
+        timestep = timestep.to(torch.promote_types(z.dtype, torch.float32)) if self.fractional else _whole(timestep)
+        network_input = expand_as_rows(schedule.input_scale(level), z) * z
+        output = self._called(network_input.to(self.low_dtype or z.dtype), timestep, condition).to(z.dtype)
+        if output.ndim == z.ndim and output.shape[1] == 2 * z.shape[1]:
+            output = output[:, : z.shape[1]]  # the rest are variances, which only a discrete chain uses
+        if output.shape != z.shape:
+            raise InputError(
+                f"The network returns shape {tuple(output.shape)} for an input of shape {tuple(z.shape)}: "
+                "give the rows the shape that it was trained on"
+            )
+        return output
+
+    def _called(self, x: Tensor, timestep: Tensor, condition: Tensor | None) -> Tensor:
+        if self.call is not None:
+            return _tensor(self.call(self.network, x, timestep, condition))
+        given = self._given(len(x), condition, x.device)
+        options: dict[str, Any] = {} if given is None else {str(self.slot): given}
+        return _tensor(self.network(**{str(self.state_name): x, "timestep": timestep}, **options))
+
+    def _given(self, n: int, condition: Tensor | None, device: torch.device) -> Tensor | None:
+        """The condition as the network takes it, one per row; labels below 0 mean "no label"."""
+        if condition is None and not self.required:
+            return None
+        if self.slot is None:
+            raise InputError("This network takes no condition: leave it out, or pass call= to say how it is used")
+        if condition is None:
+            if self.slot == STATES or self.null_class is None:
+                what = "labels" if self.slot == CLASSES else "embeddings (n or 1, tokens, dim)"
+                raise InputError(f"This network is conditional: pass condition= with its {what}, or null_class= once")
+            condition = torch.full((n,), self.null_class, device=device)
+        if self.slot == CLASSES and self.null_class is not None and not condition.is_floating_point():
+            condition = torch.where(condition < 0, self.null_class, condition)
+        if condition.is_floating_point() and self.low_dtype is not None:
+            condition = condition.to(self.low_dtype)
+        return condition.expand(n, *condition.shape[1:])
+
+
+class PretrainedHead(Head):
+    """Compares a network that predicts the noise itself with a Gaussian reference."""
+
+    inputs = 1
+    outputs = 1
+
+    def __init__(self, reference: nn.Module) -> None:
+        super().__init__()
+        self.reference: Any = reference
+
+    def deviation(self, network: NetworkCall, log_snr: Tensor, z: State) -> State:
+        """See :class:`girsanov.models.Head`."""
+        return network(z) - self.reference.noise(log_snr, z)
+
+
+def setting(network: nn.Module, name: str) -> Any:
+    """An entry of a network's configuration, ``None`` where it has none."""
+    config: Any = getattr(network, "config", None)
+    return config.get(name) if hasattr(config, "get") else getattr(config, name, None)
+
+
+def _whole(timestep: Tensor) -> Tensor:
+    return timestep.round().long()
+
+
+def _tensor(output: Any) -> Tensor:
+    if isinstance(output, Tensor):
+        return output
+    return output.sample if hasattr(output, "sample") else output[0]
+
+
+def _refuse_guided(network: nn.Module) -> None:
+    """Networks that were told a guidance scale predict no score."""
+    if setting(network, "guidance_embeds") or setting(network, "time_cond_proj_dim"):
+        name = type(network).__name__
+        raise InputError(f"This {name} was distilled with guidance, so it is no score: load the one it came from")
+
+
+def _parameters(network: nn.Module) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(network.forward).parameters)
+
+
+def _state_name(network: nn.Module) -> str:
+    """How the network calls its input; refuses what it needs beyond input, timestep and one condition."""
+    parameters = _parameters(network)
+    name = type(network).__name__
+    more = [p.name for p in parameters.values() if p.default is p.empty and p.name not in EXPECTED]
+    if setting(network, "addition_embed_type"):
+        more.append("added_cond_kwargs")
+    both = _has_classes(network) and STATES in parameters and parameters[STATES].default is inspect.Parameter.empty
+    if more or both or "timestep" not in parameters:
+        needs = ", ".join(more) or f"{CLASSES} and {STATES}"
+        hint = f" ({FAMILIES[name]})" if name in FAMILIES else ""
+        raise InputError(
+            f"{name} also needs {needs}{hint}: pass call=, a function of (network, input, timestep, condition)"
+        )
+    return next(p for p in parameters if p in ("sample", "hidden_states"))
+
+
+def _condition_slot(network: nn.Module) -> str | None:
+    """The argument that takes the condition."""
+    parameters = _parameters(network)
+    if _has_classes(network):
+        return CLASSES
+    if STATES in parameters and (
+        parameters[STATES].default is inspect.Parameter.empty
+        or setting(network, "cross_attention_dim")
+        or setting(network, "caption_channels")
+    ):
+        return STATES
+    known = hasattr(network, "class_embedding") or setting(network, "num_embeds_ada_norm") is not None
+    return CLASSES if CLASSES in parameters and not known and STATES not in parameters else None
+
+
+def _has_classes(network: nn.Module) -> bool:
+    """Whether the network has an embedding of class labels."""
+    if getattr(network, "class_embedding", None) is not None:
+        return True
+    return CLASSES in _parameters(network) and setting(network, "norm_type") == "ada_norm_zero"
+
+
+def _required(network: nn.Module, slot: str) -> bool:
+    return slot == STATES or _has_classes(network)
+
+
+def _null_class(network: nn.Module) -> int | None:
+    """DiT keeps one more label for "none"; other networks have no convention."""
+    return setting(network, "num_embeds_ada_norm") if setting(network, "norm_type") == "ada_norm_zero" else None
+
+
+def _takes_fractions(network: nn.Module) -> bool:
+    """Whether the time embedding is a function of a real number rather than a table."""
+    return setting(network, "time_embedding_type") != "learned" and setting(network, "norm_type") != "ada_norm"

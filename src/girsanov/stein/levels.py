@@ -1,0 +1,151 @@
+r"""Tests of a diffusion model's score, one noise level at a time.
+
+At a level with :math:`x_t = \alpha x + \sigma \varepsilon`, held-out rows noised this way are a sample of the true
+:math:`p_t`; a Stein test compares them with :math:`s(t, \cdot)` (note of paper 4, section 3.5). The denoising loss has
+a floor that nobody knows; this discrepancy has an absolute zero and a p-value, and needs evaluations of the score
+alone. With rows that a sampler drew, it is the sampler that is tested against the score which it followed.
+"""
+
+__all__ = ["LevelTest", "ScoreTest", "score_test"]
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from girsanov.calculus import keyed_generators, keyed_normal, seed_of
+from girsanov.processes import LinearProcess
+from girsanov.stein.goodness import GoodnessOfFitResult, goodness_of_fit
+from girsanov.stein.kernels import RadialKernel
+from girsanov.stein.nulls import Method, WildBootstrap
+from girsanov.types import InputError, Score, State
+
+#: log-SNR of the default test: from half noise to noise of a twentieth of the data's scale
+LEVELS = (0.0, 2.0, 4.0, 6.0)
+CHUNK = 512  # rows per call of the score
+
+
+@dataclass(frozen=True)
+class LevelTest:
+    """The test at one level.
+
+    Attributes:
+        log_snr: the level.
+        time: the process's time there.
+        result: the test.
+        corrected: its p-value, corrected for the number of levels (Holm).
+    """
+
+    log_snr: float
+    time: float
+    result: GoodnessOfFitResult
+    corrected: float
+
+
+@dataclass(frozen=True)
+class ScoreTest:
+    """Result of :func:`score_test`.
+
+    Attributes:
+        levels: one test per level, in the order asked for.
+        pvalue: of the hypothesis that the score is right at all levels: the smallest corrected p-value.
+    """
+
+    levels: tuple[LevelTest, ...]
+    pvalue: float
+
+
+@torch.no_grad()
+def score_test(
+    score: Score,
+    process: LinearProcess,
+    x: State,
+    levels: Sequence[float] = LEVELS,
+    *,
+    kernel: str | RadialKernel | Sequence[str | RadialKernel] | None = None,
+    method: Method | None = None,
+    condition: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> ScoreTest:
+    """Test a score at several noise levels on rows that it was not fitted to.
+
+    Args:
+        score: ``(t, x) -> grad log p_t(x)``, asked once per row and level.
+        process: the forward process, which gives alpha, sigma and time at a level.
+        x: clean rows ``n *d``, the more the better: mild errors need 10,000.
+        levels: log-SNR of each test.
+        kernel: see :func:`girsanov.stein.goodness_of_fit`.
+        method: see there; default the wild bootstrap, for independent rows.
+        condition: labels or other conditions of the rows, leading dimension ``n`` or 1.
+        generator: read once for a seed; each row's noise depends on its content alone.
+
+    Raises:
+        InputError: for no levels, levels at which the score is not known, and rows or scores that cannot be used.
+
+    Example:
+        >>> from girsanov.densities import Gaussian
+        >>> from girsanov.processes import VariancePreserving
+        >>> process, law = VariancePreserving(), Gaussian(torch.zeros(2), 1.0)
+        >>> x = law.sample(300, generator=torch.Generator().manual_seed(0)) + 0.5
+        >>> test = score_test(law.score(process), process, x, [0.0, 4.0])
+        >>> test.pvalue < 0.01, [level.log_snr for level in test.levels]
+        (True, [0.0, 4.0])
+    """
+    if not len(levels):
+        raise InputError("A score is tested at one noise level or more: give levels")
+    if condition is not None and len(condition) not in (1, len(x)):
+        raise InputError(f"condition must have leading dimension 1 or {len(x)}; got {len(condition)}")
+    low, high = getattr(score, "log_snr_range", process.log_snr_range)
+    if not all(low <= level <= high for level in levels):
+        raise InputError(f"The score is known for log-SNR from {low:.3g} to {high:.3g}: choose levels in between")
+    seed, method = seed_of(generator), method or WildBootstrap()
+    results, times = [], []
+    for round_, level in enumerate(levels):
+        time, noised = _noised(process, x, level, seed, round_)
+        noised = noised.to(_dtype(score, x))
+        source = torch.Generator().manual_seed(seed + round_)
+        scores = _scores(score, time, noised, condition)
+        results.append(goodness_of_fit(noised, scores, kernel=kernel, method=method, generator=source))
+        times.append(float(time))
+    corrected = _holm([result.pvalue for result in results])
+    members = map(LevelTest, map(float, levels), times, results, corrected)
+    return ScoreTest(tuple(members), min(corrected))
+
+
+def _noised(process: LinearProcess, x: State, level: float, seed: int, round_: int) -> tuple[Tensor, State]:
+    """Time of a level, and rows with their own noise there."""
+    at = torch.tensor(float(level), dtype=torch.float64)
+    alpha, sigma = process.marginal_at(at)
+    eps = keyed_normal(keyed_generators(seed, "score test", x, round_), x.shape[1:], x)
+    return process.time(at), alpha.to(x) * x + sigma.to(x) * eps
+
+
+def _scores(score: Score, time: Tensor, x: State, condition: Tensor | None) -> State:
+    """Scores of all rows at one time, in chunks."""
+    parts = []
+    for start in range(0, len(x), CHUNK):
+        rows = x[start : start + CHUNK]
+        t = time.to(x.device).expand(len(rows))
+        if condition is None:
+            parts.append(score(t, rows))
+        else:
+            given = condition.expand(len(x), *condition.shape[1:])[start : start + CHUNK]
+            parts.append(score(t, rows, given))
+    return torch.cat(parts)
+
+
+def _holm(pvalues: Sequence[float]) -> list[float]:
+    """Holm's step-down correction."""
+    order = sorted(range(len(pvalues)), key=pvalues.__getitem__)
+    corrected, largest = [0.0] * len(pvalues), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(pvalues) - rank) * pvalues[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def _dtype(score: Score, x: State) -> torch.dtype:
+    """Dtype of the score's parameters, else that of the rows."""
+    parameter = next(score.parameters(), None) if isinstance(score, nn.Module) else None
+    return x.dtype if parameter is None else parameter.dtype

@@ -1,0 +1,91 @@
+"""``girsanov test``: rows against a run's score."""
+
+import json
+
+import pytest
+import torch
+
+import girsanov as gv
+from girsanov.stein import score_test
+
+QUICK = ("--resamples", "99", "--level", "1", "--level", "4", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def gaussian(tmp_path_factory):
+    """A hardly trained model, rows that it drew, and the same rows shifted."""
+    folder = tmp_path_factory.mktemp("gaussian")
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(400, 2, generator=generator, dtype=torch.float64) * torch.tensor([1.0, 3.0]) + 5.0
+    model = gv.fit(rows, config=gv.Config(steps=1, network="mlp", width=8, blocks=1, flow=False))
+    model.save_pretrained(folder / "model")
+    drawn = model.sample(200, generator=generator)
+    for name, shift in (("good", 0.0), ("shifted", 0.6)):
+        table = "\n".join(",".join(f"{value!r}" for value in row) for row in (drawn + shift).tolist())
+        (folder / f"{name}.csv").write_text("a,b\n" + table + "\n")
+    return folder
+
+
+def test_rows_of_the_model_pass_and_shifted_rows_do_not(gaussian, girsanov):
+    good = girsanov("test", gaussian / "good.csv", gaussian / "model", *QUICK, "--json").json
+    shifted = girsanov("test", gaussian / "shifted.csv", gaussian / "model", *QUICK, "--json").json
+    assert good["pvalue"] > 0.02
+    assert shifted["pvalue"] == 0.02
+    assert [level["log_snr"] for level in good["levels"]] == [1.0, 4.0]
+    assert good["rows"] == 200
+    assert shifted["levels"][1]["effect_size"] > 5 * abs(good["levels"][1]["effect_size"])
+    assert len(good["blind_spots"]) == 4
+
+
+def test_the_table_says_what_it_does_not_see(gaussian, girsanov):
+    result = girsanov("test", gaussian / "good.csv", gaussian / "model", *QUICK, "--limit", "60")
+    lines = result.out.splitlines()
+    assert lines[0].split() == ["log-SNR", "noise", "discrepancy", "effect", "p", "corrected"]
+    assert len(lines[1].split()) == 6
+    assert "no difference found" in result.out
+    assert "What this test does not see" in result.out
+    assert result.err == ""
+    assert "differ from the model" in girsanov("test", gaussian / "shifted.csv", gaussian / "model", *QUICK).out
+
+
+def test_the_same_seed_gives_the_same_result(gaussian, girsanov):
+    options = ("test", gaussian / "good.csv", gaussian / "model", *QUICK, "--limit", "60", "--json")
+    first, again, other = (girsanov(*options, "--seed", seed).out for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_discrete_columns_and_held_out_rows(complete, girsanov):
+    data, run, _ = complete
+    result = girsanov("test", data, run, "--resamples", "19", "--level", "2", "--json")
+    assert result.json["rows"] == 24
+    assert "held-out" in result.err
+
+
+def test_the_command_is_the_function(gaussian, girsanov):
+    shown = girsanov("test", gaussian / "good.csv", gaussian / "model", "--level", "2", "--json", "--limit", "50").json
+    model = gv.DensityModel.from_pretrained(gaussian / "model")
+    from girsanov.runs import all_rows
+
+    x = all_rows(model, str(gaussian / "good.csv")).x[:50]
+    generator = torch.Generator().manual_seed(0)
+    expected = score_test(model.score, model.score.process, model.transforms(x)[0], [2.0], generator=generator)
+    assert shown["levels"][0]["discrepancy"] == expected.levels[0].result.discrepancy
+    assert json.dumps(shown["pvalue"]) == json.dumps(expected.pvalue)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--level", "99"], "log-SNR"), (["--resamples", "3"], "--resamples"), (["--limit", "1"], "two or more")],
+)
+def test_tests_that_cannot_be(options, message, gaussian, girsanov):
+    result = girsanov("test", gaussian / "good.csv", gaussian / "model", "--quiet", *options)
+    assert result.code == 2
+    assert message in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_the_command_explains_itself(girsanov):
+    result = girsanov("test", "--help")
+    assert result.code == 0
+    assert "Example: girsanov test" in result.out
+    assert "held-out rows" in " ".join(result.out.split())

@@ -1,0 +1,367 @@
+"""Pretrained models as scores: the truth through every real scheduler, item by item of the note's checklist.
+
+Statistics are at fixed seeds; each comparison with the truth has a false alarm of 0.5 % (Student's t, 31 degrees).
+"""
+
+import json
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+
+from girsanov.likelihoods import density, elbo, ode_log_prob
+from girsanov.models import ScoreModel, working_dtype
+from girsanov.models.diffusers import DiffusersNetwork, from_diffusers, is_diffusers_folder, loading
+from girsanov.models.diffusers.readings import convention_of
+from girsanov.types import InputError
+from tests.models.diffusers.exact import SCHEDULERS, SHAPE, ExactNetwork, diffusers, law, rows
+
+D = law().means[0].numel()
+each_scheduler = pytest.mark.parametrize("make", SCHEDULERS.values(), ids=SCHEDULERS)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """``saved(name)``: folder of a real pipeline with that scheduler, and the network that it cannot rebuild."""
+    base = tmp_path_factory.mktemp("pipelines")
+
+    def save(name):
+        scheduler, settings = SCHEDULERS[name]()
+        network = ExactNetwork(**settings)
+        folder = base / name
+        if not folder.exists():
+            diffusers.DDPMPipeline(unet=network, scheduler=scheduler).save_pretrained(folder)
+        return folder, network
+
+    return save
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A real ``UNet2DModel``, untrained, saved alone and in a pipeline."""
+    torch.manual_seed(0)
+    base, network = tmp_path_factory.mktemp("real"), small_unet()
+    network.save_pretrained(base / "unet")
+    diffusers.DDPMPipeline(unet=network, scheduler=diffusers.DDPMScheduler()).save_pretrained(base / "pipeline")
+    return base
+
+
+def small_unet(**settings):
+    sizes = {"block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1, "sample_size": 8}
+    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    return diffusers.UNet2DModel(**{"in_channels": 1, "out_channels": 1, **sizes, **blocks, **settings})
+
+
+def conditional_unet(**settings):
+    blocks = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
+    sizes = {"block_out_channels": (8,), "norm_num_groups": 4, "layers_per_block": 1, "sample_size": 8}
+    more = {"cross_attention_dim": 6, "attention_head_dim": 2, "in_channels": 1, "out_channels": 1}
+    return diffusers.UNet2DConditionModel(**{**blocks, **sizes, **more, **settings})
+
+
+def small_dit(**settings):
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 1, "sample_size": 8, "patch_size": 4}
+    return diffusers.DiTTransformer2DModel(**{"in_channels": 1, "out_channels": 2, **sizes, **settings})
+
+
+def untested(network, scheduler=None, **options):
+    """The adapter around an untrained network, which the self-test would refuse."""
+    return DiffusersNetwork(network, convention_of(scheduler or diffusers.DDPMScheduler()), **options).eval()
+
+
+# --- the truth
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_densities_of_a_saved_pipeline_are_the_truth(saved, name):
+    folder, network = saved(name)
+    model = from_diffusers(folder, unet=network, check=rows(64, seed=1))
+    x = rows(24, seed=2)
+    reference, truth = law().moment_match(), law().log_prob(x)
+    options = {"reference": reference, "samples": 768, "replicates": 32}
+    estimate = density(model, model.process, x, **options)
+    error, mean = estimate.value - truth, estimate.mean()
+    assert abs(float(error.mean())) < 3.0 * mean.stderr
+    assert float(estimate.stderr.max()) / D <= 0.02
+    bound = elbo(model, model.process, x, **options)
+    gap = truth - bound.value
+    # the exact score leaves a gap at both ends of the range alone
+    assert -3.0 * bound.mean().stderr < float(gap.mean()) < 0.02 * D
+
+
+def test_every_convention_gives_the_same_number():
+    x, reference = rows(8), law().moment_match()
+    values = {}
+    for name, make in SCHEDULERS.items():
+        scheduler, settings = make()
+        model = from_diffusers(ExactNetwork(**settings), scheduler, log_snr_range=(-5.0, 7.0))
+        values[name] = torch.stack(
+            [f(model, model.process, x, reference=reference, samples=64).value for f in (density, elbo)]
+        )
+    first = values.pop("DDPM-epsilon")
+    for name, value in values.items():
+        assert float((value - first).abs().max()) < 1e-5, name
+
+
+def test_a_reference_in_the_model_is_the_same_as_beside_it():
+    x, reference = rows(6), law().moment_match()
+    alone = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler())
+    within = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler(), reference=reference)
+    beside = density(alone, alone.process, x, reference=reference, samples=32)
+    torch.testing.assert_close(density(within, within.process, x, samples=32).value, beside.value)
+
+
+@pytest.mark.slow
+def test_the_odes_density_is_the_truth_too():
+    model = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler())
+    x = rows(4)
+    estimate = ode_log_prob(model, model.process, x, reference=law().moment_match())
+    torch.testing.assert_close(estimate.value, law().log_prob(x), rtol=0.0, atol=0.05)
+
+
+# --- the self-test
+
+
+@pytest.mark.parametrize("told", ["DDPM-epsilon", "DDPM-sample", "DDIM-v-zero-snr", "FlowMatchEuler", "EDMEuler"])
+@pytest.mark.parametrize("true", ["DDPM-epsilon", "DDPM-sample", "DDIM-v-zero-snr", "FlowMatchEuler", "EDMEuler-v"])
+def test_another_convention_is_refused(told, true):
+    if told == true:
+        return
+    with pytest.raises(InputError, match=r"^Self-test failed: read as \w+, the network .*: \w+"):
+        from_diffusers(ExactNetwork(**SCHEDULERS[true]()[1]), SCHEDULERS[told]()[0], check=rows(64))
+
+
+def test_another_schedule_is_refused():
+    for table, other in (("linear", "scaled_linear"), ("scaled_linear", "linear")):
+        betas = {"linear": {}, "scaled_linear": {"beta_start": 0.00085, "beta_end": 0.012}}[other]
+        scheduler = diffusers.DDPMScheduler(beta_schedule=other, **betas)
+        with pytest.raises(InputError, match="when it is told a log-SNR that is 1"):
+            from_diffusers(ExactNetwork(table=table), scheduler, check=rows(64))
+
+
+@pytest.mark.parametrize("scale", [(2.0, 0.0), (0.5, 0.0), (0.5, 0.5), (127.5, 127.5)])
+@pytest.mark.parametrize("name", ["DDPM-epsilon", "DDIM-v-zero-snr", "FlowMatchEuler", "EDMEuler"])
+def test_rows_of_another_scale_are_refused(name, scale):
+    scheduler, settings = SCHEDULERS[name]()
+    with pytest.raises(InputError, match="Self-test failed"):
+        from_diffusers(ExactNetwork(**settings), scheduler, check=scale[0] * rows(64) + scale[1])
+
+
+def test_a_flipped_sign_is_refused():
+    negated = lambda network, x, t, c: -network(x, t).sample  # noqa: E731
+    with pytest.raises(InputError, match="Self-test failed"):
+        from_diffusers(ExactNetwork(), diffusers.DDPMScheduler(), call=negated, check=rows(64))
+
+
+def test_without_rows_noise_must_be_recognised(real):
+    with pytest.raises(InputError, match=r"misses \d+% of pure noise at its noise end, so it is untrained"):
+        from_diffusers(real / "pipeline")
+    with pytest.raises(InputError, match="misses 1"):
+        from_diffusers(ExactNetwork(predicts="v"), diffusers.DDPMScheduler())
+    fine = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler())
+    assert fine.network.notes == ("The self-test saw no data: pass rows as check=.",)
+    assert from_diffusers(ExactNetwork(), diffusers.DDPMScheduler(), check=rows(8)).network.notes == ()
+
+
+def test_a_broken_network_is_refused():
+    def nothing(network, x, t, c):
+        return torch.full_like(x, torch.nan)
+
+    with pytest.raises(InputError, match="leaves nan of the noise"):
+        from_diffusers(ExactNetwork(), diffusers.DDPMScheduler(), call=nothing, check=rows(8))
+    broken = small_unet()
+    torch.nn.init.constant_(broken.conv_out.bias, torch.inf)
+    with pytest.raises(InputError, match="not finite"):
+        from_diffusers(broken, diffusers.DDPMScheduler())
+    with pytest.raises(InputError, match="at least 2 rows"):
+        from_diffusers(ExactNetwork(), diffusers.DDPMScheduler(), check=rows(1))
+
+
+# --- the checklist of the note, section 5.2, items that the truth above does not cover
+
+
+def test_item_1_a_prediction_may_be_told():
+    model = from_diffusers(ExactNetwork(predicts="v"), diffusers.DDPMScheduler(), prediction="v_prediction")
+    assert model.network.convention.reading == "v_prediction"
+    euler = convention_of(diffusers.EulerDiscreteScheduler(prediction_type="original_sample"))
+    assert euler.reading == "sample"
+
+
+def test_item_3_timesteps_are_fractional_unless_the_embedding_is_a_table():
+    network = ExactNetwork()
+    untested(network)(torch.tensor([0.123]), torch.zeros(1, *SHAPE))
+    told = network.seen[-1][0]
+    assert told.dtype == torch.float32
+    assert float(told) != round(float(told))
+    table = small_unet(time_embedding_type="learned", num_train_timesteps=1000)
+    rounded = untested(table)
+    assert not rounded.fractional
+    assert rounded.notes[0].startswith("Timesteps are rounded")
+    assert rounded(torch.tensor([0.123]), torch.zeros(1, 1, 8, 8)).shape == (1, 1, 8, 8)
+    assert untested(network, fractional=False).notes == rounded.notes
+
+
+def test_item_3_rounding_costs_little():
+    x, reference = rows(32), law().moment_match()
+    exact = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler())
+    rounded = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler(), fractional=False, check=rows(64))
+    options = {"reference": reference, "samples": 512}
+    loss = density(exact, exact.process, x, **options).value - density(rounded, rounded.process, x, **options).value
+    assert bool((loss != 0).all())
+    assert float(loss.mean().abs()) / D < 0.005
+
+
+def test_item_3_ncsn_divides_by_its_noise_scale():
+    network = small_unet(time_embedding_type="fourier")
+    with pytest.raises(InputError, match="divides its output by the timestep"):
+        from_diffusers(network, diffusers.DDPMScheduler())
+    assert untested(network, diffusers.ScoreSdeVeScheduler())(torch.zeros(1), torch.zeros(1, 1, 8, 8)).shape[1] == 1
+
+
+def test_item_4_no_method_of_the_scheduler_is_called(monkeypatch):
+    scheduler = diffusers.EulerDiscreteScheduler()
+    for name in ("scale_model_input", "add_noise", "set_timesteps", "step"):
+        monkeypatch.setattr(scheduler, name, lambda *_, **__: pytest.fail("the scheduler was used"))
+    before = dict(vars(scheduler))
+    model = from_diffusers(ExactNetwork(), scheduler)
+    elbo(model, model.process, rows(2), samples=8)
+    assert vars(scheduler) == before
+
+
+def test_item_5_other_channels_than_a_variance_are_an_error():
+    network = untested(small_unet(out_channels=3))
+    with pytest.raises(InputError, match=r"returns shape \(1, 3, 8, 8\) for an input of shape \(1, 1, 8, 8\)"):
+        network(torch.zeros(1), torch.zeros(1, 1, 8, 8))
+
+
+def test_item_7_labels_of_classes():
+    network = ExactNetwork(labels=True)
+    scheduler = diffusers.DDPMScheduler()
+    x, one = rows(4), torch.zeros(4, dtype=torch.int64)
+    model = from_diffusers(network, scheduler, check=rows(64), condition=torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(InputError, match="is conditional: pass condition= with its labels"):
+        elbo(model, model.process, x)
+    named = elbo(model, model.process, x, condition=one, samples=16).value
+    free = from_diffusers(network, scheduler, null_class=0)
+    torch.testing.assert_close(elbo(free, free.process, x, samples=16).value, named)
+    torch.testing.assert_close(elbo(free, free.process, x, condition=one - 1, samples=16).value, named)
+    plain = from_diffusers(small_unet_like_exact(), scheduler)
+    with pytest.raises(InputError, match="takes no condition"):
+        elbo(plain, plain.process, x, condition=one)
+
+
+def small_unet_like_exact():
+    """An exact network whose signature has no condition."""
+
+    class Plain(ExactNetwork):
+        def forward(self, sample, timestep):
+            return super().forward(sample, timestep)
+
+    return Plain()
+
+
+def test_item_7_a_real_network_of_classes_and_a_dit():
+    z, levels, labels = torch.randn(2, 1, 8, 8), torch.zeros(2), torch.tensor([1, 2])
+    classes = untested(small_unet(num_class_embeds=3))
+    assert not torch.equal(classes(levels, z, labels), classes(levels, z, labels.flip(0)))
+    dit = untested(small_dit(num_embeds_ada_norm=5))
+    assert dit.null_class == 5
+    assert dit(levels, z).shape == z.shape  # half of its channels are variances
+    assert torch.equal(dit(levels, z), dit(levels, z, torch.tensor([-1, 5])))
+
+
+def test_item_7_text_and_what_comes_with_it():
+    z, levels, text = torch.randn(2, 1, 8, 8), torch.zeros(2), torch.randn(1, 4, 6)
+    network = untested(conditional_unet())
+    assert network(levels, z, text).shape == z.shape
+    with pytest.raises(InputError, match=r"embeddings \(n or 1, tokens, dim\)"):
+        network(levels, z)
+    both = conditional_unet(num_class_embeds=3)
+    with pytest.raises(InputError, match="also needs class_labels and encoder_hidden_states: pass call="):
+        untested(both)
+    call = lambda net, x, t, c: net(x, t, c, class_labels=torch.ones(len(x), dtype=torch.int64))  # noqa: E731
+    assert untested(both, call=call)(levels, z, text.expand(2, 4, 6)).shape == z.shape
+
+
+def test_item_8_families_say_what_their_pipelines_do():
+    class Lumina2Transformer2DModel(torch.nn.Module):
+        def forward(self, hidden_states, timestep, encoder_hidden_states, encoder_attention_mask): ...
+
+    with pytest.raises(InputError, match=r"encoder_attention_mask \(its pipeline passes 1 - timestep / 1000 and neg"):
+        untested(Lumina2Transformer2DModel())
+
+
+def test_item_10_mode_precision_and_guidance():
+    network = small_unet(dropout=0.5).train()
+    assert not untested(network).network.training
+    with pytest.raises(InputError, match="distilled with guidance"):
+        untested(conditional_unet(time_cond_proj_dim=4))
+    half = untested(small_unet().to(torch.bfloat16))
+    z = torch.randn(2, 1, 8, 8)
+    model = ScoreModel(half, from_diffusers(ExactNetwork(), diffusers.DDPMScheduler()).process, "noise")
+    assert working_dtype(model, z) == torch.float32
+    assert half(torch.zeros(2), z).dtype == torch.float32
+
+
+def test_a_rows_value_does_not_depend_on_the_others():
+    model = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler())
+    x = rows(5)
+    together = elbo(model, model.process, x, samples=16).value
+    torch.testing.assert_close(elbo(model, model.process, x[2:3], samples=16).value, together[2:3])
+
+
+def test_gradients_reach_the_rows():
+    model = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler())
+    x = rows(2).requires_grad_()
+    elbo(model, model.process, x, samples=8).value.sum().backward()
+    assert bool(x.grad.isfinite().all())
+
+
+# --- pipelines, folders, pieces
+
+
+def test_a_real_network_comes_from_a_folder_as_it_was_saved(real):
+    parts = loading.find_parts(real / "pipeline")
+    alone = loading.find_parts(str(real / "unet"), real / "pipeline")
+    assert type(parts.network).__name__ == "UNet2DModel"
+    assert type(alone.scheduler).__name__ == "DDPMScheduler"
+    for a, b in zip(parts.network.parameters(), alone.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+    again = loading.find_parts(diffusers.DDPMPipeline(unet=parts.network, scheduler=parts.scheduler))
+    assert again.network is parts.network
+    assert is_diffusers_folder(real / "pipeline")
+    assert is_diffusers_folder(real / "unet")
+    assert not is_diffusers_folder(real)
+
+
+def test_what_is_missing_is_said(real, saved, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="pass the scheduler that it was trained with"):
+        from_diffusers(real / "unet")
+    with pytest.raises(InputError, match="pass the network as unet="):
+        from_diffusers(saved("DDPM-epsilon")[0])
+    with pytest.raises(InputError, match="no such folder"):
+        from_diffusers("no/such/folder")
+    with pytest.raises(InputError, match="Expected a network, a pipeline or a folder; got int"):
+        from_diffusers(3)
+    (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
+    with pytest.raises(InputError, match="cannot be loaded"):
+        from_diffusers(tmp_path, diffusers.DDPMScheduler())
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(InputError, match=r'pip install "girsanov\[diffusers\]"'):
+        from_diffusers(real / "unet")
+
+
+@pytest.mark.parametrize("name", ["import_module", "UNet2DOutput", "../UNet2DModel", 7, "DDPMScheduler"])
+def test_no_code_is_chosen_by_a_file(tmp_path, name):
+    """Only networks of diffusers are built by name, whatever a folder says."""
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": name}))
+    with pytest.raises(InputError, match="which diffusers does not have"):
+        from_diffusers(tmp_path, diffusers.DDPMScheduler())
+
+
+def test_pickled_weights_are_not_read(tmp_path):
+    small_unet().save_pretrained(tmp_path, safe_serialization=False)
+    with pytest.raises(InputError, match="cannot be loaded"):
+        from_diffusers(tmp_path, diffusers.DDPMScheduler())

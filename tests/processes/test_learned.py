@@ -1,0 +1,114 @@
+"""The learned schedule: exact ends, an SDE's laws for any parameters, and a bound that only its ends decide."""
+
+import pytest
+import torch
+
+from girsanov.likelihoods import elbo
+from girsanov.objectives import DenoisingScoreMatching, fit_schedule
+from girsanov.objectives.schedule import schedule_values
+from girsanov.processes import LearnedSchedule
+from tests.laws import mixture_case, note_mixture_2d, seeded
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+RANGE = (-6.0, 7.0)
+
+
+def bent(seed: int = 0) -> LearnedSchedule:
+    """A schedule with random parameters."""
+    schedule = LearnedSchedule(RANGE)
+    with torch.no_grad():
+        for parameter in schedule.parameters():
+            parameter += 0.7 * torch.randn(parameter.shape, generator=seeded(seed))
+    return schedule
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ends_are_exact_and_the_clock_runs_one_way(seed):
+    schedule = bent(seed)
+    levels = schedule.log_snr(torch.linspace(0.0, 1.0, 501)).detach()
+    torch.testing.assert_close(levels[[0, -1]], torch.tensor([7.0, -6.0]), rtol=0, atol=1e-12)
+    assert bool((levels.diff() < 0).all())
+    assert schedule.log_snr_range == RANGE
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kernel_rates_and_inverse_agree(seed):
+    schedule = bent(seed)
+    t = torch.linspace(0.02, 0.98, 25, requires_grad=True)
+    alpha, sigma = schedule.marginal(t)
+    torch.testing.assert_close(alpha.square() + sigma.square(), torch.ones(25))
+    rate, g2 = schedule.rates(t)
+    (alpha_slope,) = torch.autograd.grad(alpha.sum(), t, retain_graph=True)
+    (variance_slope,) = torch.autograd.grad(sigma.square().sum(), t)
+    torch.testing.assert_close(rate, alpha_slope / alpha, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(g2, variance_slope - 2 * rate * sigma.square(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(schedule.time(schedule.log_snr(t)), t, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(schedule.marginal_at(schedule.log_snr(t)), (alpha, sigma), rtol=1e-9, atol=1e-9)
+
+
+def test_the_inverse_has_the_gradient_of_the_implicit_function():
+    schedule, level, step = bent(), torch.tensor([0.7], requires_grad=True), 1e-5
+    time = schedule.time(level)
+    gradients = torch.autograd.grad(time.sum(), [level, schedule.slope])
+    finite = (schedule.time(level.detach() + step) - schedule.time(level.detach() - step)) / (2 * step)
+    torch.testing.assert_close(gradients[0], finite.detach(), rtol=1e-5, atol=1e-8)
+    moved = []
+    for sign in (1.0, -1.0):
+        with torch.no_grad():
+            schedule.slope.add_(sign * step)
+            moved.append(float(schedule.time(level.detach())))
+            schedule.slope.sub_(sign * step)
+    assert float(gradients[1]) == pytest.approx((moved[0] - moved[1]) / (2 * step), rel=1e-4)
+
+
+def test_the_bound_depends_on_the_schedule_through_its_ends_alone():
+    case = mixture_case((1, 2, 2))
+    x = case.rows(10)
+    values = [elbo(case.density.score(process), process, x, samples=64).value for process in map(bent, range(2))]
+    torch.testing.assert_close(values[0], values[1], rtol=1e-7, atol=1e-7)
+
+
+def moments(schedule, score, x):
+    """Mean and variance of one-draw estimates at uniform times, with their standard errors' scale."""
+    times = torch.rand(len(x), generator=seeded(11))
+    with torch.no_grad():
+        values = schedule_values(DenoisingScoreMatching(), score, schedule, x, times, seeded(12))
+    return values.mean(), values.var()
+
+
+def test_training_lowers_the_variance_leaves_the_mean_and_keeps_the_ends():
+    case = note_mixture_2d()
+    schedule = LearnedSchedule(RANGE)
+    with torch.no_grad():
+        schedule.heights[3] += 6.0  # most of the range in a fifth of the time
+    score, x = case.density.score(schedule), case.rows(20_000)
+    mean_before, variance_before = moments(schedule, score, x)
+    history = fit_schedule(schedule, score, x, steps=100, generator=seeded(0))
+    mean_after, variance_after = moments(schedule, score, x)
+    assert float(variance_after) < 0.7 * float(variance_before)
+    error = ((variance_before + variance_after) / len(x)).sqrt()
+    assert abs(float((mean_after - mean_before) / error)) < 4.0  # false alarm 6e-5
+    assert sum(history[-20:]) < 0.8 * sum(history[:20])
+    ends = schedule.log_snr(torch.tensor([0.0, 1.0])).detach()
+    torch.testing.assert_close(ends, torch.tensor([7.0, -6.0]), rtol=0, atol=1e-12)
+
+
+def test_the_gradient_of_the_squared_loss_is_that_of_the_variance():
+    """By finite differences of the second moment under common noise."""
+    case, schedule, step = note_mixture_2d(), bent(2), 1e-5
+    score, x = case.density.score(schedule), case.rows(500)
+    times = torch.rand(500, generator=seeded(1))
+
+    def second_moment() -> torch.Tensor:
+        return schedule_values(DenoisingScoreMatching(), score, schedule, x, times, seeded(2)).square().mean()
+
+    gradient = torch.autograd.grad(second_moment(), schedule.heights)[0]
+    for k in (0, 5, 12):
+        moved = []
+        for sign in (1.0, -1.0):
+            with torch.no_grad():
+                schedule.heights[k] += sign * step
+                moved.append(float(second_moment()))
+                schedule.heights[k] -= sign * step
+        assert float(gradient[k]) == pytest.approx((moved[0] - moved[1]) / (2 * step), rel=1e-4, abs=1e-7)

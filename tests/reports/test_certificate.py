@@ -1,0 +1,27 @@
+"""The report's section about DDPM training."""
+
+import dataclasses
+
+import torch
+
+from girsanov.densities import Gaussian
+from girsanov.likelihoods.certificate import certificate
+from girsanov.likelihoods.ddpm import SCHEDULES
+from girsanov.processes import VariancePreserving
+from girsanov.reports.certificate import certificate_section
+from tests.laws import seeded
+
+
+def test_the_section_shows_every_term_and_closes_its_elements():
+    process, law = VariancePreserving(), Gaussian(torch.zeros(2, dtype=torch.float64), 1.0)
+    found = certificate(
+        law.score(process), process, law.sample(4, generator=seeded(0)), schedule=SCHEDULES["linear"](50)
+    )
+    html = certificate_section(found)
+    assert html.startswith("<section>\n<h2>Certificate of DDPM training</h2>")
+    for name, value, *_ in found.table():
+        assert name.replace("'", "&#x27;") in html
+        assert f"{value:.4f}".replace("-", "−") in html
+    assert html.count("<tr") == html.count("</tr>") == 6 + 9 + 2
+    assert "trained" not in html
+    assert "trained" in certificate_section(dataclasses.replace(found, outside=3))

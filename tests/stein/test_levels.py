@@ -1,0 +1,97 @@
+"""Score tests by noise level: exact scores pass, wrong ones fail, rows keep their own noise."""
+
+import pytest
+import torch
+
+from girsanov.densities import Gaussian, GaussianMixture
+from girsanov.processes import BrownianMotion, VarianceExploding, VariancePreserving
+from girsanov.stein import WildBootstrap, score_test
+from girsanov.stein.levels import _holm, _noised
+from girsanov.types import InputError
+from tests.laws import seeded
+
+pytestmark = pytest.mark.usefixtures("float64")
+PROCESSES = {"vp": VariancePreserving(), "ve": VarianceExploding(), "brownian": BrownianMotion()}
+QUICK = WildBootstrap(99)
+
+
+def ring(modes=8, radius=2.0, skip=0):
+    """The ring of the note of paper 4, section 3.5, without its first ``skip`` modes."""
+    angle = 2 * torch.pi * torch.arange(skip, modes) / modes
+    means = radius * torch.stack([angle.cos(), angle.sin()], 1)
+    return GaussianMixture(torch.ones(len(means)), means, torch.full_like(means, 0.04))
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_an_exact_score_passes_and_a_missing_mode_does_not(name):
+    process, x = PROCESSES[name], ring().sample(400, generator=seeded(1))
+    right = score_test(ring().score(process), process, x, [1.0, 3.0, 5.0], method=QUICK)
+    wrong = score_test(ring(skip=1).score(process), process, x, [1.0, 3.0, 5.0], method=QUICK)
+    assert right.pvalue > 0.03
+    assert wrong.pvalue == pytest.approx(0.03)
+    assert [level.log_snr for level in right.levels] == [1.0, 3.0, 5.0]
+    for level in right.levels:
+        assert float(process.log_snr(torch.tensor(level.time))) == pytest.approx(level.log_snr, abs=1e-6)
+        assert level.corrected >= level.result.pvalue
+
+
+def test_images_and_conditions():
+    process, asked = VariancePreserving(), []
+    law = Gaussian(torch.zeros(1, 2, 2), 1.0)
+
+    def score(t, x, condition):
+        asked.append((len(x), condition.tolist()))
+        return law.score(process)(t, x)
+
+    x = law.sample(700, generator=seeded(0))
+    labels = torch.arange(700)
+    score_test(score, process, x, [2.0], condition=labels, method=QUICK)
+    assert [count for count, _ in asked] == [512, 188]
+    assert asked[1][1] == list(range(512, 700))
+    score_test(score, process, x[:5], [2.0], condition=labels[3:4], method=QUICK)
+    assert asked[-1] == (5, [3] * 5)
+
+
+def test_the_noise_of_a_row_depends_on_that_row_alone():
+    process, x = VariancePreserving(), torch.randn(6, 3, generator=seeded(0))
+    whole = _noised(process, x, 2.0, 7, 1)[1]
+    assert torch.equal(whole[2:4], _noised(process, x[2:4], 2.0, 7, 1)[1])
+    assert not torch.equal(whole, _noised(process, x, 2.0, 7, 2)[1])
+    assert not torch.equal(whole, _noised(process, x, 2.0, 8, 1)[1])
+
+
+def test_scores_are_evaluated_in_the_dtype_of_their_parameters():
+    seen = []
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1, dtype=torch.float32))
+
+        def forward(self, t, x):
+            seen.append((t.dtype, x.dtype))
+            return -self.weight * x
+
+    score_test(Network(), VariancePreserving(), torch.randn(40, 2), [0.0], method=QUICK)
+    assert seen == [(torch.float64, torch.float32)]
+
+
+def test_correction_is_holm():
+    assert _holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert _holm([0.5]) == [0.5]
+    assert _holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"levels": []}, "one noise level or more"),
+        ({"levels": [99.0]}, "choose levels in between"),
+        ({"levels": [float("nan")]}, "choose levels in between"),
+        ({"condition": torch.zeros(3)}, "leading dimension"),
+    ],
+)
+def test_levels_that_cannot_be(options, message):
+    process, x = VariancePreserving(), torch.randn(10, 2)
+    with pytest.raises(InputError, match=message):
+        score_test(lambda t, x: -x, process, x, **options)
