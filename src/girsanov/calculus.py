@@ -250,7 +250,8 @@ def keyed_generators(seed: int, purpose: str, rows: State, round_: int = 0) -> K
 
 
 def _drawn(values: np.ndarray, shape: Sequence[int], like: Tensor) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values)).reshape(len(values), *shape).to(like.device)
+    # cloned, since products of matrices round differently at addresses that only PyTorch's own memory aligns
+    return torch.from_numpy(np.ascontiguousarray(values)).clone().reshape(len(values), *shape).to(like.device)
 
 
 def keyed_normal(generators: KeyedStreams, shape: Sequence[int], like: Tensor) -> Tensor:

@@ -61,6 +61,9 @@ def density_regulariser(
 ) -> Nats:
     """Loss of every row, shape ``n``, to be added to a generator's own with a weight.
 
+    Densities of dequantised data vanish outside the range of their cells. For a model with a lattice head take a band
+    below the levels that resolve the cells, or fit with ``lattice=False``, and keep the generator within the range.
+
     Args:
         model: a fitted density model, or anything with a ``score`` and its Gaussian ``reference``. Its parameters get
             gradients too unless they are frozen: ``model.requires_grad_(False)``.

@@ -114,7 +114,8 @@ class Gaussian(Density):
             raise InputError("The covariance is not positive definite: drop collinear columns, or add noise")
         self.event_shape = mean.shape
         self.register_buffer("mean", mean.double())
-        self.register_buffer("basis", None if basis is None else basis.double())
+        # contiguous, as loading makes it: a saved and a fresh Gaussian then multiply to the same bits
+        self.register_buffer("basis", None if basis is None else basis.double().contiguous())
         self.register_buffer("eigenvalues", eigenvalues.double())
         self.register_buffer("remainder", remainder.double())
 
