@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -270,3 +271,29 @@ def test_thread_settings_are_made_before_torch(tmp_path):
 )
 def test_names_of_run_folders(data, name):
     assert _folder_name(data) == name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [("--model", "cnf"), ("--noise", "categorical", "--network", "mlp")])
+def test_other_models_and_noises_end_with_a_report(options, girsanov, tmp_path):
+    rows = torch.randint(0, 4, (120, 1, 2, 2), generator=torch.Generator().manual_seed(0))
+    np.save(tmp_path / "x.npy", rows.numpy().astype(np.uint8))
+    result = girsanov(
+        "fit",
+        tmp_path / "x.npy",
+        "--out",
+        tmp_path / "run",
+        "--steps",
+        "3",
+        "--width",
+        "8",
+        "--blocks",
+        "1",
+        "--no-peers",
+        *options,
+    )
+    assert result.code == 0, result.err
+    test = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
+    assert ("ode" in test) == ("cnf" in options)
+    if "cnf" in options:
+        assert test["ode"]["rows"] == test["elbo"]["rows"]

@@ -221,7 +221,7 @@ def test_the_lambda_family_has_the_bounds_of_the_note(lmbd):
         def weigh(x, draw):
             return girsanov_log_weights(pair, x, draw, steps=steps)
 
-        return sum(float(mean_of_quadratic(weigh, x, steps + 1)) for x in rows) / 2
+        return sum(float(mean_of_quadratic(weigh, x, steps + 1).detach()) for x in rows) / 2
 
     steps = 300 if lmbd < -2.0 else 150  # more noise, larger step errors
     coarse, middle, fine = bound(steps), bound(2 * steps), bound(4 * steps)

@@ -19,6 +19,7 @@ HEADINGS = [
     "Paired differences",
     "Learning",
     "Where in log-SNR the model learned",
+    "Certificate of DDPM training",
     "Samples",
     "Most and least likely rows",
     "Values of single rows",

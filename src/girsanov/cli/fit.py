@@ -40,6 +40,9 @@ def fit(
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/<name>")] = None,
     time_budget: Annotated[float | None, typer.Option(metavar="S", help="Seconds of training.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps at most.")] = None,
+    model: Annotated[
+        str, typer.Option(help="diffusion, or cnf: a continuous flow by maximum likelihood.")
+    ] = "diffusion",
     network: Annotated[str | None, typer.Option(help="conv, mlp, two-layer or unet; chosen by the data.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Channels or units of the network.")] = None,
     blocks: Annotated[int | None, typer.Option(min=1, help="Residual blocks of the network.")] = None,
@@ -50,6 +53,9 @@ def fit(
     dequantise: Annotated[
         bool, typer.Option("--dequantise/--no-dequantise", help="Read lattice values as bins; else refuse them.")
     ] = True,
+    noise: Annotated[
+        str, typer.Option(help="Of discrete columns: uniform, truncated-normal, variational or categorical.")
+    ] = "uniform",
     lattice: Annotated[bool, typer.Option("--lattice/--no-lattice", help="Head for few discrete levels.")] = True,
     flow: Annotated[bool, typer.Option("--flow/--no-flow", help="Let tables start from a spline flow.")] = True,
     drop: Annotated[list[str] | None, typer.Option(metavar="COL", help="Leave a column out; repeatable.")] = None,
@@ -73,6 +79,8 @@ def fit(
     The same command goes on where an earlier one was stopped.
     """
     settings = {
+        "model": model,
+        "dequantise": noise,
         "network": network,
         "width": width,
         "blocks": blocks,

@@ -1,6 +1,6 @@
 """The certificate of DDPM training for a fitted density model: rows in, table out."""
 
-__all__ = ["certify"]
+__all__ = ["certify", "encoded_certify"]
 
 from typing import Any
 
@@ -12,6 +12,7 @@ from girsanov.density_model.model import DensityModel
 from girsanov.likelihoods.certificate import Certificate, certificate
 from girsanov.likelihoods.ddpm import NoiseSchedule
 from girsanov.likelihoods.denoising import Noise
+from girsanov.types import State
 
 
 def certify(
@@ -44,7 +45,21 @@ def certify(
         >>> print(str(found).splitlines()[0])
         linear, 50: 8 rows of 2 dimensions, 100 nfe per row
     """
-    seed, rows = seed_of(generator), model.encode(data)
+    options: dict[str, Any] = {"schedule": schedule, "noise": noise, "condition": condition, "generator": generator}
+    return encoded_certify(model, model.encode(data), **options)
+
+
+def encoded_certify(
+    model: DensityModel,
+    rows: State,
+    *,
+    schedule: NoiseSchedule | None = None,
+    noise: Noise | None = None,
+    condition: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Certificate:
+    """:func:`certify` of rows that ``model.encode`` has returned."""
+    seed = seed_of(generator)
     uniform = keyed_uniform(keyed_generators(seed, "dequantise", rows), rows.shape[1:], rows)
     with torch.no_grad():
         y, log_det = model.transforms(rows, uniform)
