@@ -348,4 +348,6 @@ def _log_mean_groups(weights: Tensor, groups: int) -> Tensor:
 
 
 def _log_mean(weights: Tensor, dim: int = 0) -> Tensor:
-    return torch.logsumexp(weights.double(), dim) - math.log(weights.shape[dim])
+    """Log of the mean weight along an axis, reduced along contiguous memory: a row's bits are its own."""
+    rows = weights.double().movedim(dim, -1).contiguous()
+    return torch.logsumexp(rows, -1) - math.log(rows.shape[-1])
