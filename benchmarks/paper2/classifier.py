@@ -157,7 +157,7 @@ def main():
         if not options.trial:
             accuracies = [row["accuracy"] for row in rows if row.get("confidence") == CONFIDENCES[1]]
             settings = {"band": list(BAND), "seconds": options.seconds, "max_samples": options.max_samples}
-            record("paper2_classifier", rows, summary=summary, spread=spread(accuracies), settings=settings)
+            record("paper2-classifier", rows, summary=summary, spread=spread(accuracies), settings=settings)
 
 
 if __name__ == "__main__":

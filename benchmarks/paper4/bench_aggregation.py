@@ -161,7 +161,7 @@ def main() -> None:
     print(f"largest gap to a published rate: {max(gaps):.3f}")
     if not arguments.quick:
         facts = {"alpha": ALPHA, "resamples": arguments.resamples, "sweeps": arguments.sweeps}
-        print(f"wrote {record('paper4_aggregation', rows, **facts, largest_gap=max(gaps)).name}")
+        print(f"wrote {record('paper4-aggregation', rows, **facts, largest_gap=max(gaps)).name}")
 
 
 if __name__ == "__main__":

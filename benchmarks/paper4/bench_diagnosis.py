@@ -147,7 +147,7 @@ def main() -> None:
     if "digits" in arguments.problems:
         rows += digits(steps, held_out)
     if not arguments.quick:
-        print(f"wrote {record('paper4_diagnosis', rows, alpha=ALPHA, blind_spots=BLIND_SPOTS).name}")
+        print(f"wrote {record('paper4-diagnosis', rows, alpha=ALPHA, blind_spots=BLIND_SPOTS).name}")
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def main() -> None:
     repeats = 10 if arguments.quick else arguments.repeats
     rows += [errors(freedom, name, repeats) for freedom in (5, 1) for name in ESTIMATORS]
     if not arguments.quick:
-        print(f"wrote {record('paper4_efficiency', rows, largest_gap=gap).name}")
+        print(f"wrote {record('paper4-efficiency', rows, largest_gap=gap).name}")
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def main() -> None:
     repeats = 10 if arguments.quick else arguments.repeats
     rows = [rejection(sample, test, repeats) for sample in SAMPLES for test in TESTS]
     if not arguments.quick:
-        print(f"wrote {record('paper4_heavy_tails', rows, level=LEVEL, rows_per_sample=ROWS).name}")
+        print(f"wrote {record('paper4-heavy_tails', rows, level=LEVEL, rows_per_sample=ROWS).name}")
 
 
 if __name__ == "__main__":

@@ -163,7 +163,7 @@ def main() -> None:
         worst = max((row for row in rows if row["identity"] == identity), key=lambda row: row["error"])
         print(f"{identity:44s} {worst['error']:.1e}  ({worst['flow']}, d={worst['d']})")
     if not arguments.quick:
-        print(f"wrote {record('paper4_identities', rows).name}")
+        print(f"wrote {record('paper4-identities', rows).name}")
 
 
 if __name__ == "__main__":

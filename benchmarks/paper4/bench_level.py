@@ -146,7 +146,7 @@ def main() -> None:
     for row in rows[len(MODELS) * len(TESTS) :]:
         print(row, flush=True)
     if not arguments.quick:
-        print(f"wrote {record('paper4_level', rows, alpha=ALPHA).name}")
+        print(f"wrote {record('paper4-level', rows, alpha=ALPHA).name}")
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def main() -> None:
     repeats = 50 if arguments.quick else arguments.repeats
     rows = [measure(power, outliers, repeats) for power, outliers in NOTE]
     if not arguments.quick:
-        print(f"wrote {record('paper4_robustness', rows, repeats=repeats).name}")
+        print(f"wrote {record('paper4-robustness', rows, repeats=repeats).name}")
 
 
 if __name__ == "__main__":

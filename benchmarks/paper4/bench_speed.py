@@ -208,7 +208,7 @@ def main() -> None:
         print({key: value for key, value in row.items() if key != "all"}, flush=True)
     print(ratios(rows))
     if not arguments.quick:
-        print(f"wrote {record('paper4_speed', rows, ratios=ratios(rows)).name}")
+        print(f"wrote {record('paper4-speed', rows, ratios=ratios(rows)).name}")
 
 
 if __name__ == "__main__":
