@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import Divergence, keyed_generators, keyed_uniform, seed_of
+from girsanov.calculus import Divergence, seed_of
 from girsanov.datasets import Schema
 from girsanov.datasets.raw import from_array
 from girsanov.densities import Density, Gaussian
@@ -29,7 +29,7 @@ from girsanov.likelihoods.differences import (
     difference_curve,
     pointwise_information,
 )
-from girsanov.likelihoods.discrete import LatticePoints, categorical_elbo
+from girsanov.likelihoods.discrete import LatticePoints, categorical_elbo, transform_views
 from girsanov.likelihoods.integral import View
 from girsanov.models import ScoreModel
 from girsanov.processes import LinearProcess
@@ -381,10 +381,7 @@ class DensityModel(nn.Module):
             y, log_det = self.transforms(rows)
             wide = y[:, None].expand(-1, replicates, *y.shape[1:])
             return View(wide, log_det[:, None].expand(-1, replicates))
-        generators = keyed_generators(seed, "dequantise", rows, round_)
-        uniform = keyed_uniform(generators, (replicates, *rows.shape[1:]), rows).flatten(0, 1)
-        y, log_det = self.transforms(rows.repeat_interleave(replicates, 0), uniform)
-        return View(y.unflatten(0, (len(rows), replicates)), log_det.reshape(len(rows), replicates))
+        return transform_views(self.transforms)(rows, replicates, seed, round_)
 
 
 def compare(

@@ -28,7 +28,7 @@ from torch import Tensor
 from girsanov.calculus import seed_of
 from girsanov.densities import Density, Gaussian
 from girsanov.likelihoods.baselines import Baseline, baseline_of
-from girsanov.likelihoods.integral import Views, identity_view, replicate, require_arguments
+from girsanov.likelihoods.integral import Views, identity_view, keeps_graph, replicate, require_arguments
 from girsanov.likelihoods.proposals import fit_proposal
 from girsanov.models import gaussian_reference, log_snr_range
 from girsanov.processes import LinearProcess
@@ -36,7 +36,6 @@ from girsanov.solvers import LogSNRDensity
 from girsanov.types import Estimate, InputError, Measure, Nats, Score, State
 
 REPLICATES = 8  # at least, where there are as many samples
-_baseline = baseline_of
 POINTS = 16  # grid points of a replicate, beyond which more samples are more replicates
 
 
@@ -106,7 +105,7 @@ def elbo(
         return _elbo_terms(rows, baseline, process, prior, low, high)
 
     replicates = replicates or default_replicates(samples)
-    with torch.set_grad_enabled(_keeps_graph(x, differentiable)):
+    with torch.set_grad_enabled(keeps_graph(x, differentiable)):
         terms = replicate(
             baseline,
             x,
@@ -210,7 +209,7 @@ def density(
         )
 
     kind, spent = "unbiased" if exact else "lower_bound", _spent(samples, count)
-    with torch.set_grad_enabled(_keeps_graph(x, differentiable)):
+    with torch.set_grad_enabled(keeps_graph(x, differentiable)):
         terms = draw(torch.arange(len(x), device=x.device), 1, 0)
         estimate = _estimate(terms, x, spent, (low, high), kind=kind, measure=measure)
         if target_stderr is None:
@@ -319,10 +318,6 @@ def _sampled_prior(process: LinearProcess, prior: Density, low: float) -> Callab
 def default_replicates(samples: int) -> int:
     """Eight replicates give a usable standard error; beyond 16 points in each, more samples are more replicates."""
     return max(REPLICATES, samples // POINTS)
-
-
-def _keeps_graph(x: State, differentiable: bool) -> bool:
-    return torch.is_grad_enabled() and (differentiable or x.requires_grad)
 
 
 def _spent(samples: int, replicates: int) -> int:

@@ -32,9 +32,9 @@ from torch import Tensor
 
 from girsanov.calculus import keyed_generators, keyed_uniform, seed_of, sum_event
 from girsanov.densities import Density, Gaussian
+from girsanov.likelihoods.baselines import baseline_of
 from girsanov.likelihoods.bounds import (
     REPLICATES,
-    _baseline,
     _default_proposal,
     _estimate,
     _require_cover,
@@ -232,7 +232,7 @@ def categorical_elbo(
     low, high = log_snr_range(score, process)
     proposal = _without_atom(proposal) or _default_proposal(low, high, reference, atom=False)
     _require_cover(proposal, low, high, atom=False)
-    baseline = _baseline(score, process, reference, None)
+    baseline = baseline_of(score, process, reference, None)
     alpha, sigma = process.marginal_at(torch.tensor(low, dtype=torch.float64, device=x.device))
     entropy = 0.5 * x[0].numel() * (1.0 + math.log(2.0 * math.pi)) + x[0].numel() * float(sigma.log())
     drawn = _sampled_prior(process, prior, low)

@@ -13,7 +13,7 @@ Every draw is keyed by the content of its row, calls of the network have a fixed
 row's value does not depend on the rows that it is evaluated with.
 """
 
-__all__ = ["View", "Views", "evaluation_noise", "identity_view", "replicate", "require_arguments"]
+__all__ = ["View", "Views", "evaluation_noise", "identity_view", "keeps_graph", "replicate", "require_arguments"]
 
 import math
 from collections.abc import Callable
@@ -71,6 +71,11 @@ def require_arguments(x: State, samples: int, condition: Tensor | None) -> None:
         raise InputError(f"samples must be at least 1; got {samples}")
     if condition is not None and len(condition) not in (1, len(x)):
         raise InputError(f"condition must have leading dimension 1 or {len(x)}; got {len(condition)}")
+
+
+def keeps_graph(x: State, differentiable: bool = False) -> bool:
+    """Whether a likelihood records gradients: where they are on at all, and either asked for or wanted by the rows."""
+    return torch.is_grad_enabled() and (differentiable or x.requires_grad)
 
 
 def replicate(

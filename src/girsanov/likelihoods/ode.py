@@ -32,6 +32,7 @@ from girsanov.calculus import (
     seed_of,
 )
 from girsanov.densities import Density, Gaussian
+from girsanov.likelihoods.integral import keeps_graph
 from girsanov.models import ResidualHead, ScoreModel, deviation, log_snr_range, require_rows, working_dtype
 from girsanov.processes import LinearProcess
 from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
@@ -95,7 +96,7 @@ def ode_log_prob(
     if condition is not None and len(condition) not in (1, len(x)):
         raise InputError(f"condition must have leading dimension 1 or {len(x)}; got {len(condition)}")
     seed, chunk, parts = seed_of(generator), FEW if len(x) <= FEW else CHUNK, []
-    with torch.set_grad_enabled(torch.is_grad_enabled() and (differentiable or x.requires_grad)):
+    with torch.set_grad_enabled(keeps_graph(x, differentiable)):
         for start in range(0, len(x), chunk):
             index = torch.arange(start, start + chunk, device=x.device).clamp_max(len(x) - 1)
             given = condition if condition is None or len(condition) == 1 else condition[index]

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from girsanov.calculus import Divergence, Exact, keyed_generators, keyed_normal, seed_of
+from girsanov.likelihoods.integral import keeps_graph
 from girsanov.models import require_rows
 from girsanov.pairs import Chain, EulerChain, Noise, Pair, feynman_kac_log_weights, girsanov_log_weights
 from girsanov.types import Estimate, InputError, MeanEstimate, Nats, State
@@ -314,7 +315,7 @@ def _simulate(
     parts = []
     for start in range(0, len(x), rows):
         index = torch.arange(start, start + rows, device=x.device).clamp_max(len(x) - 1)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
+        with torch.set_grad_enabled(keeps_graph(x)):
             part = _simulate_chunk(weigh, x[index], paths, _rows_of(condition, index), seed)
         parts.append(part[:, : len(x) - start])
     return torch.cat(parts, 1)
