@@ -12,6 +12,7 @@ from scipy.stats import kstest, norm
 
 from girsanov.densities import Gaussian
 from girsanov.models import ScoreModel, TwoLayerNetwork
+from girsanov.pairs import AncestralChain
 from girsanov.processes import OrnsteinUhlenbeck, VariancePreserving
 from girsanov.samplers import sample, sample_with_log_prob
 from girsanov.types import InputError
@@ -67,6 +68,25 @@ def test_a_model_equal_to_its_reference_is_sampled_exactly_in_any_number_of_step
     options = {"event_shape": case.shape, "prior": prior, "steps": steps, "lmbd": lmbd}
     rows = sample(model, process, 4000, generator=seeded(3), **options)
     assert_law(rows, case)
+
+
+@pytest.mark.parametrize("lmbd", FAMILY)
+def test_the_last_step_is_the_decoders_in_every_member(lmbd):
+    """At a data end of log-SNR 1 half of the law is the decoder's: another mean than the posterior's would show."""
+    case, process = gaussian_case((1, 2, 2)), OrnsteinUhlenbeck(beta=2.0, log_snr_range=(-1.85, 1.0))
+    model = ScoreModel(lambda l, f, c: torch.zeros_like(f), process, reference=case.density)
+    prior = case.density.diffused(*process.marginal_at(torch.tensor(process.log_snr_range[0])))
+    options = {"event_shape": case.shape, "prior": prior, "steps": 2, "lmbd": lmbd}
+    assert_law(sample(model, process, 4000, generator=seeded(3), **options), case)
+
+
+@pytest.mark.parametrize("lmbd", [0.0, 0.5])
+def test_draws_are_those_of_the_chain_that_is_bounded(lmbd):
+    case, process = note_mixture_2d(), VariancePreserving()
+    score = case.density.score(process)
+    rows = sample(score, process, 50, event_shape=(2,), steps=6, lmbd=lmbd, generator=seeded(1))
+    chain = AncestralChain(score, process, 6, lmbd=lmbd, event_shape=(2,))
+    assert torch.equal(rows, chain.sample(50, generator=seeded(1))[0])
 
 
 def test_the_reference_cannot_make_up_for_the_prior():

@@ -317,6 +317,15 @@ def test_gradients_flow_along_the_path_and_checkpoints_change_nothing():
     assert abs(float(numeric - slopes["pair.inference.slope"])) < 1e-6
 
 
+def test_the_ode_s_sampler_has_no_weights():
+    case, process = mixture_case((2,), seed=1), gv.VariancePreserving()
+    chain = AncestralChain(case.density.score(process), process, 4, lmbd=1.0, event_shape=(2,))
+    with pytest.raises(gv.InputError, match="have no noise, so its paths have no weights: use ode_log_prob"):
+        chain.log_weights(torch.zeros(1, 2), lambda count: torch.zeros(count, 1, 2))
+    with pytest.raises(gv.InputError, match="use ode_log_prob"):
+        chain.sample(1)
+
+
 def test_a_chain_needs_a_step():
     with pytest.raises(gv.InputError, match="at least one step"):
         EulerChain(oracle_1(), 0)

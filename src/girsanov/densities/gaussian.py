@@ -11,7 +11,7 @@ model asks of its Gaussian reference is a function of that spectrum. With
   whose integral over log-SNR is closed form.
 """
 
-__all__ = ["Gaussian", "StandardNormal"]
+__all__ = ["Gaussian", "StandardNormal", "draw_rows"]
 
 import math
 from collections.abc import Callable, Sequence
@@ -330,3 +330,28 @@ class StandardNormal(Density):
     def diffused_score(self, alpha: Tensor, sigma: Tensor, x: State) -> State:
         """Score of alpha X + sigma eps at ``x``, one alpha and sigma per row."""
         return -x / expand_as_rows(alpha.square() + sigma.square(), x)
+
+
+def draw_rows(
+    law: Density, n: int, *, event_shape: Sequence[int] = (), generator: torch.Generator | None = None
+) -> State:
+    """Draw ``n`` rows of a law, or of N(0, I) in a given shape.
+
+    Args:
+        law: what is drawn from.
+        n: number of rows.
+        event_shape: shape of one row, where the law has none of its own.
+        generator: source of the draws.
+
+    Raises:
+        InputError: if nobody knows the shape of a row.
+
+    Example:
+        >>> draw_rows(StandardNormal(), 5, event_shape=(2,)).shape, draw_rows(Gaussian(torch.zeros(3), 1.0), 5).shape
+        (torch.Size([5, 2]), torch.Size([5, 3]))
+    """
+    if not isinstance(law, StandardNormal):
+        return law.sample(n, generator=generator)
+    if not event_shape:
+        raise InputError("The shape of a row is not known here: pass event_shape=")
+    return law.sample(n, generator=generator, event_shape=event_shape)

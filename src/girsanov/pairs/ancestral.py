@@ -11,7 +11,8 @@ its own posterior and moves by the score's deviation from it; from v down to v',
 
 A model that equals its reference therefore has the reference's density at every N, with log-weights that do not vary.
 Without a reference (S to 0 around the denoised point) the step is DDPM's posterior at 0 and DDIM's at 1. The last step,
-to v' = 0, is the residual decoder (note of paper 1, sections 2.5 to 2.8; note of paper 3, section 2.6).
+to v' = 0, is the residual decoder: the posterior, in every member of the family (note of paper 1, sections 2.5 to 2.8;
+note of paper 3, section 2.6).
 """
 
 __all__ = ["AncestralChain"]
@@ -20,11 +21,12 @@ from collections.abc import Sequence
 from typing import final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from girsanov.densities import Density, Gaussian, StandardNormal
+from girsanov.densities import Density, Gaussian, draw_rows
 from girsanov.models import deviation, gaussian_reference, log_snr_range, noise_prediction, working_dtype
 from girsanov.pairs.chain import Chain, Kernel
+from girsanov.pairs.paths import Noise
 from girsanov.pairs.scales import IsotropicScale, Scale, SpectralScale
 from girsanov.processes import LinearProcess
 from girsanov.solvers import LogSNRDensity
@@ -41,8 +43,12 @@ class AncestralChain(Chain):
         steps: number of steps between the two ends of the log-SNR range; the residual decoder is one more.
         prior: law at the noise end; default ``process.prior(reference)``.
         reference: the Gaussian whose posterior is exact; default the score's own.
-        lmbd: member of the family of samplers, at most 1; the encoder fits ``lmbd = 0``.
+        lmbd: member of the family of samplers, at most 1; the encoder fits ``lmbd = 0``, so that other members have
+            looser bounds, and 1, whose steps have no noise, none: take :func:`girsanov.ode_log_prob`.
         event_shape: shape of one row, for sampling where neither prior nor reference has one.
+
+    Raises:
+        InputError: for ``lmbd`` above 1.
 
     Example:
         >>> from girsanov.processes import VariancePreserving
@@ -76,65 +82,35 @@ class AncestralChain(Chain):
         low, high = log_snr_range(score, process)
         variances = self.reference.spectrum() if self.reference is not None else torch.ones(1)
         nodes = LogSNRDensity.from_spectrum(low, high, variances, floor=0.3).nodes(steps + 1)
-        self.register_buffer("levels", nodes.flip(0).contiguous())
+        self.register_buffer("levels", nodes.flip(0).contiguous().to(_device(score)))
 
     def encode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
         """Exact noising from v_k to v_{k+1}; v_0 = 0 are the data."""
         del condition
-        added = (self._variance(k + 1) - self._variance(k)).sqrt()
+        added = (self.variance(k + 1) - self.variance(k)).sqrt()
         return Kernel(torch.zeros_like(x), self._isotropic(added, x), self.encoder_log_variance[k])
 
     def decode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
         """The sampler's step from v_{k+1} to v_k."""
-        power, v, following = 1.0 - 0.5 * self.lmbd, self._variance(k + 1), self._variance(k)
-        share = (1.0 - (following / v) ** power).to(x.dtype)
-        correction, law = self._correction(k, x, condition), self.reference
+        return self.decode_along(k, x, self.correction(k, x, condition))
+
+    def decode_along(self, k: int, x: State, correction: State) -> Kernel:
+        """The sampler's step from v_{k+1} to v_k, given what :meth:`correction` returned there."""
+        lmbd = self.lmbd if k else 0.0
+        power, v, following = 1.0 - 0.5 * lmbd, self.variance(k + 1), self.variance(k)
+        share, law = (1.0 - (following / v) ** power).to(x.dtype), self.reference
         if law is None:
-            spread = v if k == 0 else following * (1.0 - (following / v) ** (1.0 - self.lmbd))
+            spread = v if k == 0 else following * (1.0 - (following / v) ** (1.0 - lmbd))
             return Kernel(share * correction, self._isotropic(spread.sqrt(), x), self.decoder_log_variance[k])
         centred = x - law.mean.to(x.dtype)
         pull = law.spectral(centred, lambda s: ((s + following) / (s + v)) ** power - 1.0)
-        return Kernel(pull + share * correction, self._posterior(law, v, following, k), self.decoder_log_variance[k])
-
-    def log_prior(self, x: State) -> Nats:
-        """Log-density of y at the noise end."""
-        alpha = self._alpha()
-        return self.prior.log_prob(alpha.to(x.dtype) * x) + x[0].numel() * alpha.log()
-
-    def sample_prior(self, n: int, generator: torch.Generator) -> State:
-        """Draw y at the noise end."""
-        if isinstance(self.prior, StandardNormal):
-            if not self.event_shape:
-                raise InputError("The shape of a row is not known here: pass event_shape=")
-            x = self.prior.sample(n, generator=generator, event_shape=self.event_shape)
-        else:
-            x = self.prior.sample(n, generator=generator)
-        x = x.to(device=self._levels.device, dtype=working_dtype(self.score, x))
-        return x / self._alpha().to(x.dtype)
-
-    @property
-    def _levels(self) -> Tensor:
-        return self.get_buffer("levels")
-
-    def _alpha(self) -> Tensor:
-        return self.process.marginal_at(self._levels[-1])[0]
-
-    def _variance(self, k: int) -> Tensor:
-        """v_k: no noise for the data, then e^{-l} of each level."""
-        levels = self._levels
-        return torch.exp(-levels[k - 1]) if k else levels.new_zeros(())
-
-    def _isotropic(self, value: Tensor, x: State) -> Scale:
-        return IsotropicScale(value.to(x.dtype).expand(len(x)))
-
-    def _posterior(self, law: Gaussian, v: Tensor, following: Tensor, k: int) -> Scale:
-        lmbd = 0.0 if k == 0 else self.lmbd  # the residual decoder is the reference's posterior in every member
-        return SpectralScale(
+        scale = SpectralScale(
             law, lambda s: ((s + following) * (1.0 - ((s + following) / (s + v)) ** (1.0 - lmbd))).sqrt()
         )
+        return Kernel(pull + share * correction, scale, self.decoder_log_variance[k])
 
-    def _correction(self, k: int, y: State, condition: Tensor | None) -> State:
-        """Denoised point minus y, or minus the reference's denoised point where there is a reference."""
+    def correction(self, k: int, y: State, condition: Tensor | None = None) -> State:
+        """Denoised point minus the reference's denoised point, or minus y where there is no reference, at v_{k+1}."""
         level = self._levels[k].expand(len(y))
         given = condition if condition is None else condition.expand(len(y), *condition.shape[1:])
         r = torch.exp(-0.5 * level[0]).to(y.dtype)
@@ -143,3 +119,62 @@ class AncestralChain(Chain):
             return -r * noise_prediction(self.score, self.process, level, z, given)
         _, delta = deviation(self.score, self.process, self.reference, level, z, given)
         return -r * delta
+
+    def log_weights(self, x: State, noise: Noise, *, condition: Tensor | None = None, checkpoint: bool = False) -> Nats:
+        """See :class:`Chain`.
+
+        Raises:
+            InputError: for the ODE's sampler, which has no density by its paths.
+        """
+        self._require_noise()
+        return super().log_weights(x, noise, condition=condition, checkpoint=checkpoint)
+
+    def sample(
+        self, n: int, *, generator: torch.Generator | None = None, condition: Tensor | None = None
+    ) -> tuple[State, Nats]:
+        """See :class:`Chain`; for draws alone, and of the ODE too, there is :func:`girsanov.sample`.
+
+        Raises:
+            InputError: for the ODE's sampler, which has no density by its paths.
+        """
+        self._require_noise()
+        return super().sample(n, generator=generator, condition=condition)
+
+    def log_prior(self, x: State) -> Nats:
+        """Log-density of y at the noise end."""
+        alpha = self._alpha()
+        return self.prior.log_prob(alpha.to(x.dtype) * x) + x[0].numel() * alpha.log()
+
+    def sample_prior(self, n: int, generator: torch.Generator) -> State:
+        """Draw y at the noise end.
+
+        Raises:
+            InputError: if neither prior nor reference knows the shape of a row, and none was given.
+        """
+        x = draw_rows(self.prior, n, event_shape=self.event_shape, generator=generator)
+        x = x.to(device=self._levels.device, dtype=working_dtype(self.score, x))
+        return x / self._alpha().to(x.dtype)
+
+    def variance(self, k: int) -> Tensor:
+        """v_k: no noise for the data, then e^{-l} of each level."""
+        levels = self._levels
+        return torch.exp(-levels[k - 1]) if k else levels.new_zeros(())
+
+    @property
+    def _levels(self) -> Tensor:
+        return self.get_buffer("levels")
+
+    def _alpha(self) -> Tensor:
+        return self.process.marginal_at(self._levels[-1])[0]
+
+    def _isotropic(self, value: Tensor, x: State) -> Scale:
+        return IsotropicScale(value.to(x.dtype).expand(len(x)))
+
+    def _require_noise(self) -> None:
+        if self.lmbd == 1.0:
+            raise InputError("The steps of lmbd = 1 have no noise, so its paths have no weights: use ode_log_prob")
+
+
+def _device(score: Score) -> torch.device:
+    tensor = next(score.buffers(), None) if isinstance(score, nn.Module) else None
+    return tensor.device if tensor is not None else torch.device("cpu")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.calculus import Divergence
-from girsanov.densities import Density, StandardNormal
+from girsanov.densities import Density, draw_rows
 from girsanov.pairs.matrix_calculus import diffusion_terms, squared
 from girsanov.pairs.scales import Scale, scale_of
 from girsanov.processes import Process
@@ -66,6 +66,7 @@ class Pair(nn.Module):
         InputError: if the two diffusion coefficients or horizons differ.
 
     Example:
+        >>> from girsanov.densities import StandardNormal
         >>> from girsanov.processes import OrnsteinUhlenbeck
         >>> process = OrnsteinUhlenbeck()
         >>> pair = Pair(process, lambda t, x: -process.drift(t, x), StandardNormal(), event_shape=(2,))
@@ -131,12 +132,7 @@ class Pair(nn.Module):
         Raises:
             InputError: if neither the prior nor the pair knows the shape of a row.
         """
-        if isinstance(self.prior, StandardNormal):
-            if not self.event_shape:
-                raise InputError("The shape of a row is not known here: pass event_shape= to the pair")
-            x = self.prior.sample(n, generator=generator, event_shape=self.event_shape)
-        else:
-            x = self.prior.sample(n, generator=generator)
+        x = draw_rows(self.prior, n, event_shape=self.event_shape, generator=generator)
         parameter = next(self.parameters(), None)
         return x if parameter is None else x.to(parameter)
 
