@@ -81,6 +81,7 @@ class Estimate:
         replicates: shape ``r n``: the independent randomised values whose mean is ``value``.
         measure: ``density``, ``mass`` (all columns dequantised: a log-probability) or ``mixed``.
         event_dim: number of dimensions d of one row, for bits per dimension.
+        met: whether each row reached the standard error that was asked for, shape ``n``; ``None`` where none was.
 
     Example:
         >>> replicates = torch.tensor([[-1.0, -2.0], [-1.2, -2.2]])
@@ -101,6 +102,7 @@ class Estimate:
     terms: Mapping[str, Nats] = field(default_factory=dict)
     replicates: Tensor | None = None
     measure: Measure = "density"
+    met: Tensor | None = None
 
     @classmethod
     def from_replicates(cls, replicates: Tensor, **fields: object) -> "Estimate":

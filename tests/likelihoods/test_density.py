@@ -183,6 +183,7 @@ def test_every_row_draws_until_it_reaches_the_target():
     x = case.rows(40)
     estimate = evaluate(case, process, x, samples=32, target_stderr=0.25)
     assert float(estimate.stderr.max()) <= 0.25
+    assert bool(estimate.met.all())
     assert 64 < estimate.nfe < 4096
     pilot = evaluate(case, process, x, samples=32)
     rounds = (pilot.stderr / 0.25).square().ceil().clamp_min(1.0)
@@ -209,7 +210,13 @@ def test_the_second_stage_is_fresh_and_stops_at_max_samples():
     estimate = evaluate(case, process, x, samples=32, target_stderr=1e-9, max_samples=130)
     assert estimate.nfe == 128
     assert bool((estimate.stderr > 1e-9).all())
+    assert not estimate.met.any()
     pilot = evaluate(case, process, x, samples=32)
+    assert pilot.met is None
+    middle = float(pilot.stderr.median())
+    mixed = evaluate(case, process, x, samples=32, target_stderr=middle, max_samples=64)
+    assert mixed.met.tolist() == (pilot.stderr <= middle).tolist()  # it says which rows did not get there
+    assert mixed.met.sum() == 3
     torch.testing.assert_close(estimate.stderr, pilot.stderr / 3**0.5)
     assert float((estimate.value - pilot.value).abs().min()) > 0.0
     for options in ({"target_stderr": 0.1, "max_samples": 40}, {"target_stderr": 0.0}):

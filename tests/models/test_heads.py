@@ -89,6 +89,46 @@ def test_truncated_moments_against_quadrature_in_both_tails():
             torch.testing.assert_close(moment[0, 0, k], mean, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_truncated_moments_outside_the_lattice_meet_those_inside(dtype):
+    """Both formulas where they meet, and far out the limit: all mass at the nearest edge, slope of a tail."""
+    s = torch.tensor([[0.3]], dtype=dtype)
+    near = torch.tensor([[-8.0 * 0.3 + 1e-3], [-8.0 * 0.3 - 1e-3]], dtype=dtype)
+    (inside, outside), moments = truncated_moments(near, s, 4)[0][:, 0, :1], truncated_moments(near, s, 4)[1][:, 0, :1]
+    slope = 2e-3 * 8.0 / 0.3
+    torch.testing.assert_close(outside, inside - slope, atol=1e-3, rtol=0)
+    torch.testing.assert_close(moments[1], moments[0] + 2e-3 / 0.3, atol=1e-3, rtol=0)
+    for u, edge in ((-1000.0, 1000.0), (1004.0, -1000.0)):
+        x = torch.tensor([[u]], dtype=dtype, requires_grad=True)
+        log_mass, moment = truncated_moments(x, s, 4)
+        weight = torch.softmax(log_mass, -1)
+        assert float(weight.detach().max()) == 1.0
+        mean = (weight * moment).sum()
+        (gradient,) = torch.autograd.grad(mean, x)
+        assert float(mean.detach()) == pytest.approx(edge / 0.3, rel=1e-5)
+        assert float(gradient) == pytest.approx(-1.0 / 0.3, rel=1e-3)
+
+
+def test_gradients_of_a_lattice_head_are_finite_and_lead_back_from_anywhere():
+    """Single precision, from the middle of the lattice to a thousand cells outside, at every noise level."""
+    head, reference = lattice_head(shape=(1,), cells=4)
+    with torch.no_grad():
+        head.share.fill_(1.0)
+    model = ScoreModel(silent(head.outputs), VariancePreserving(), reference=reference, head=head).eval()
+    for level in (-4.0, 2.0, 6.0, 10.0, 14.0):
+        r = math.exp(-0.5 * level)
+        y = torch.cat([torch.linspace(2.0, 4.0 + 14.0 * r, 400), torch.tensor([10.0, 100.0, 1000.0])])[:, None]
+        z = (math.sqrt(1.0 / (1.0 + r * r)) * y).requires_grad_()
+        noise = model.noise(torch.full((len(z),), level, dtype=torch.float64), z)
+        (gradient,) = torch.autograd.grad((1e3 * noise).sum(), z)
+        assert bool(gradient.isfinite().all())
+        outside = (y[:, 0] > 4.0 + 8.0 * r) & (level > 0.0)
+        # the clean point is the nearest edge at the latest, and noise is what lies between
+        expected = (y[outside, 0] - 4.0) / r
+        assert bool((noise.detach()[outside, 0] >= expected * (1.0 - 1e-4)).all())
+        assert bool((noise.detach()[outside, 0] <= expected + 0.2 + 0.5 / r).all())
+
+
 def test_an_ensemble_averages_in_evaluation_and_shares_rows_in_training():
     members = [torch.nn.Module() for _ in range(2)]
     for value, member in zip((1.0, 3.0), members, strict=True):

@@ -61,7 +61,8 @@ def density_regulariser(
 ) -> Nats:
     """Loss of every row, shape ``n``, to be added to a generator's own with a weight.
 
-    Densities of dequantised data vanish outside the range of their cells. For a model with a lattice head take a band
+    Densities of dequantised data vanish outside the range of their cells: with a lattice head, -log p then grows with
+    the squared distance over the finest noise, and its gradient, though finite, drowns a generator's own. Take a band
     below the levels that resolve the cells, or fit with ``lattice=False``, and keep the generator within the range.
 
     Args:

@@ -29,14 +29,21 @@ from girsanov.calculus import seed_of
 from girsanov.densities import Density, Gaussian
 from girsanov.likelihoods.baselines import Baseline, baseline_of
 from girsanov.likelihoods.integral import Views, identity_view, keeps_graph, replicate, require_arguments
+from girsanov.likelihoods.parts import (
+    default_proposal,
+    default_replicates,
+    estimate_of,
+    evaluations_spent,
+    require_cover,
+    sampled_prior,
+)
 from girsanov.likelihoods.proposals import fit_proposal
 from girsanov.models import gaussian_reference, log_snr_range
 from girsanov.processes import LinearProcess
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import Estimate, InputError, Measure, Nats, Score, State
 
-REPLICATES = 8  # at least, where there are as many samples
-POINTS = 16  # grid points of a replicate, beyond which more samples are more replicates
+ROUNDING = 1e-9  # relative, of a standard error that meets its target exactly
 
 
 def elbo(
@@ -64,8 +71,7 @@ def elbo(
         x: rows ``n *d``.
         prior: law at the noise end; default ``process.prior(reference)``.
         reference: Gaussian whose squared error is the control variate; it never changes the expectation.
-            Default: the decoder, else the score's own
-            ``reference``, if it has one.
+            Default: the decoder, else the score's own ``reference``, if it has one.
         decoder: Gaussian whose posterior covariance the last decoder has; default isotropic. Where a reference
             is used too, both must be the same.
         samples: network evaluations per row, rounded down to a multiple of ``replicates``.
@@ -97,8 +103,8 @@ def elbo(
     if decoder is not None and reference is not None and decoder is not reference:
         raise InputError("decoder and reference must be the same Gaussian")
     low, high = log_snr_range(score, process)
-    proposal = proposal or _default_proposal(low, high, reference, atom=True)
-    _require_cover(proposal, low, high, atom=True)
+    proposal = proposal or default_proposal(low, high, reference, atom=True)
+    require_cover(proposal, low, high, atom=True)
     baseline = baseline_of(score, process, reference, decoder)
 
     def closed_form(rows: State) -> dict[str, Nats]:
@@ -116,9 +122,10 @@ def elbo(
             seed=seed_of(generator),
             condition=condition,
             views=views,
-            sampled_prior=_sampled_prior(process, prior, low),
+            sampled_prior=sampled_prior(process, prior, low),
         )
-    return _estimate(terms, x, _spent(samples, replicates), (low, high), kind="lower_bound", measure=measure)
+    spent = evaluations_spent(samples, replicates)
+    return estimate_of(terms, x, spent, (low, high), kind="lower_bound", measure=measure)
 
 
 def density(
@@ -163,8 +170,8 @@ def density(
         differentiable: see :func:`elbo`.
 
     Returns:
-        Estimate of kind ``unbiased`` or ``lower_bound``, with terms ``reference`` and ``diffusion``. Rows whose
-        ``stderr`` exceeds the target are those for which ``max_samples`` did not suffice.
+        Estimate of kind ``unbiased`` or ``lower_bound``, with terms ``reference`` and ``diffusion``. Where a target
+        was asked for, ``met`` says which rows reached it; for the others ``max_samples`` did not suffice.
 
     Raises:
         InputError: for a score with a finite range and no reference, or a target that cannot be reached.
@@ -183,8 +190,8 @@ def density(
     own = getattr(score, "log_snr_range", None)
     # an exact score is known beyond the process's horizon too, and the formula is about the whole line
     low, high = own if exact and own is not None else log_snr_range(score, process)
-    proposal = proposal or _default_proposal(low, high, law, atom=False)
-    _require_cover(proposal, low, high, atom=False)
+    proposal = proposal or default_proposal(low, high, law, atom=False)
+    require_cover(proposal, low, high, atom=False)
     baseline = baseline_of(score, process, law, None)
     seed = seed_of(generator)
 
@@ -208,17 +215,18 @@ def density(
             round_=round_,
         )
 
-    kind, spent = "unbiased" if exact else "lower_bound", _spent(samples, count)
+    kind, spent = "unbiased" if exact else "lower_bound", evaluations_spent(samples, count)
     with torch.set_grad_enabled(keeps_graph(x, differentiable)):
         terms = draw(torch.arange(len(x), device=x.device), 1, 0)
-        estimate = _estimate(terms, x, spent, (low, high), kind=kind, measure=measure)
+        estimate = estimate_of(terms, x, spent, (low, high), kind=kind, measure=measure)
         if target_stderr is None:
             return estimate
         rounds = _rounds(estimate.stderr.detach(), target_stderr, max_samples // spent - 1)
         terms = _second_stage(draw, terms, rounds)
         nfe = math.ceil(spent * (1.0 + float(rounds.double().mean())))
-        final = _estimate(terms, x, nfe, (low, high), kind=kind, measure=measure)
-    return replace(final, stderr=estimate.stderr / rounds.sqrt())
+        final = estimate_of(terms, x, nfe, (low, high), kind=kind, measure=measure)
+    stderr = estimate.stderr / rounds.sqrt()
+    return replace(final, stderr=stderr, met=stderr.detach() <= target_stderr * (1.0 + ROUNDING))
 
 
 def _rounds(stderr: Nats, target: float, most: int) -> Tensor:
@@ -258,24 +266,6 @@ def _formula_reference(score: Score, reference: Gaussian | None, x: State) -> Ga
     return Gaussian(torch.zeros(x.shape[1:], dtype=torch.float64), 1.0).to(x.device)
 
 
-def _default_proposal(low: float, high: float, reference: Gaussian | None, *, atom: bool) -> LogSNRDensity:
-    """From the reference's spectrum; without one the spectrum is taken as 1, with more weight on the uniform floor."""
-    if reference is None:
-        return LogSNRDensity.from_spectrum(low, high, torch.ones(1), atom=atom, floor=0.3)
-    return LogSNRDensity.from_spectrum(low, high, reference.spectrum(), atom=atom)
-
-
-def _require_cover(proposal: LogSNRDensity, low: float, high: float, *, atom: bool) -> None:
-    """A proposal that misses part of the integral, or the residual, would estimate another number."""
-    covered = float(proposal.edges[0]) == low and float(proposal.edges[-1]) == high
-    if not covered or (atom and not proposal.atom > 0.0):
-        raise InputError(
-            f"The proposal must span the log-SNR range [{low}, {high}]"
-            + (" and have an atom for the residual" if atom else "")
-            + ": fit it with fit_proposal to this score and process"
-        )
-
-
 def _elbo_terms(
     x: State,
     baseline: Baseline,
@@ -300,42 +290,3 @@ def _elbo_terms(
         "diffusion": diffusion - 0.5 * baseline.integral(rows, low, high),
         "residual": residual - 0.5 * baseline.end(rows, high),
     }
-
-
-def _sampled_prior(process: LinearProcess, prior: Density, low: float) -> Callable[[State, State], Nats] | None:
-    """The prior term from draws, for priors whose expected log-density is not closed form."""
-    if hasattr(prior, "expected_log_prob"):
-        return None
-    alpha, sigma = process.marginal_at(torch.tensor(low, dtype=torch.float64))
-
-    def term(x: State, eps: State) -> Nats:
-        ends = alpha * x[:, None] + sigma * eps
-        return prior.log_prob(ends.flatten(0, 1)).reshape(eps.shape[:2]).mean(1)
-
-    return term
-
-
-def default_replicates(samples: int) -> int:
-    """Eight replicates give a usable standard error; beyond 16 points in each, more samples are more replicates."""
-    return max(REPLICATES, samples // POINTS)
-
-
-def _spent(samples: int, replicates: int) -> int:
-    """Evaluations per row that ``replicate`` makes of ``samples``: the same number in every replicate."""
-    count = min(replicates, samples)
-    return samples // count * count
-
-
-def _estimate(
-    terms: dict[str, Tensor], x: State, samples: int, log_snr_range: tuple[float, float], **fields: object
-) -> Estimate:
-    total = torch.stack(list(terms.values())).sum(0)
-    return Estimate.from_replicates(
-        total,
-        model="sde",
-        nfe=samples,
-        event_dim=x[0].numel(),
-        log_snr_range=log_snr_range,
-        terms={name: value.mean(0) for name, value in terms.items() if name != "log_det" or bool(value.any())},
-        **fields,
-    )

@@ -33,15 +33,15 @@ from torch import Tensor
 from girsanov.calculus import keyed_generators, keyed_uniform, seed_of, sum_event
 from girsanov.densities import Density, Gaussian
 from girsanov.likelihoods.baselines import baseline_of
-from girsanov.likelihoods.bounds import (
-    REPLICATES,
-    _default_proposal,
-    _estimate,
-    _require_cover,
-    _sampled_prior,
-    _spent,
-)
 from girsanov.likelihoods.integral import View, Views, replicate
+from girsanov.likelihoods.parts import (
+    REPLICATES,
+    default_proposal,
+    estimate_of,
+    evaluations_spent,
+    require_cover,
+    sampled_prior,
+)
 from girsanov.models import gaussian_reference, log_snr_range
 from girsanov.processes import LinearProcess
 from girsanov.solvers import LogSNRDensity
@@ -230,12 +230,12 @@ def categorical_elbo(
     reference = gaussian_reference(score, reference)
     prior = prior if prior is not None else process.prior(reference)
     low, high = log_snr_range(score, process)
-    proposal = _without_atom(proposal) or _default_proposal(low, high, reference, atom=False)
-    _require_cover(proposal, low, high, atom=False)
+    proposal = _without_atom(proposal) or default_proposal(low, high, reference, atom=False)
+    require_cover(proposal, low, high, atom=False)
     baseline = baseline_of(score, process, reference, None)
     alpha, sigma = process.marginal_at(torch.tensor(low, dtype=torch.float64, device=x.device))
     entropy = 0.5 * x[0].numel() * (1.0 + math.log(2.0 * math.pi)) + x[0].numel() * float(sigma.log())
-    drawn = _sampled_prior(process, prior, low)
+    drawn = sampled_prior(process, prior, low)
 
     def closed_form(rows: State) -> dict[str, Nats]:
         rows = rows.double()
@@ -258,8 +258,8 @@ def categorical_elbo(
             sampled_prior=None if drawn is None else lambda rows, eps: drawn(rows, eps) + entropy,
         )
     terms["residual"] = lattice.reconstruction(x.detach(), high).expand_as(terms["prior"])
-    spent = _spent(samples, replicates)
-    return _estimate(terms, x, spent, (low, high), kind="lower_bound", measure="mass")
+    spent = evaluations_spent(samples, replicates)
+    return estimate_of(terms, x, spent, (low, high), kind="lower_bound", measure="mass")
 
 
 def _without_atom(proposal: LogSNRDensity | None) -> LogSNRDensity | None:

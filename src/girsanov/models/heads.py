@@ -239,7 +239,7 @@ class LatticeHead(ExpertHead):
         """Unnormalised log weights of the cells before learning, and E[(x - y) / r] in each, ``b *d k``."""
         wide = expand_as_rows(r, noisy)
         s = (wide / self.step).clamp_max(math.exp(-0.5 * self.GATE[0]))
-        u = (noisy - self.lower) / self.step
+        u = torch.where(self.discrete, (noisy - self.lower) / self.step, 0.5 * self.cells)
         log_mass, moments = truncated_moments(u, s, self.cells)
         precision = self.reference.marginal_precision(r).to(noisy.dtype)
         variance = (1.0 / precision - wide.square()) / self.step.square()
@@ -252,8 +252,14 @@ class LatticeHead(ExpertHead):
         return prior + log_mass, moments
 
 
+OUTSIDE = 8.0  # standard deviations beyond the outermost cell from which masses are computed as ratios
+
+
 def truncated_moments(u: Tensor, s: Tensor, cells: int) -> tuple[Tensor, Tensor]:
     r"""Mass and first moment of :math:`\mathcal{N}(u, s^2)` on the cells [k, k+1), k = 0 ... cells - 1.
+
+    Far outside the lattice every mass is too small for its number format: there both come from scaled error functions,
+    so that the nearest cell still outweighs the others and gradients stay finite.
 
     Args:
         u: positions in units of the cell, shape ``b *d``.
@@ -263,6 +269,16 @@ def truncated_moments(u: Tensor, s: Tensor, cells: int) -> tuple[Tensor, Tensor]
     Returns:
         Log masses and standardised means :math:`E[(X - u)/s \mid X \in \text{cell}]`, each ``b *d cells``.
     """
+    far = torch.maximum(-u, u - cells) > OUTSIDE * s
+    if not bool(far.any()):
+        return _inside(u, s, cells)
+    log_mass, moment = _inside(torch.where(far, 0.5 * cells, u), s, cells)
+    index = far.nonzero(as_tuple=True)
+    tail = _outside(u[index].double(), s.expand(u.shape)[index].double(), cells)
+    return log_mass.index_put(index, tail[0].to(u.dtype)), moment.index_put(index, tail[1].to(u.dtype))
+
+
+def _inside(u: Tensor, s: Tensor, cells: int) -> tuple[Tensor, Tensor]:
     edges = (torch.arange(cells + 1, device=u.device, dtype=u.dtype) - u[..., None]) / s[..., None]
     left, right = edges[..., :-1], edges[..., 1:]
     # the lower tail is the accurate one: reflect cells above the position
@@ -272,3 +288,20 @@ def truncated_moments(u: Tensor, s: Tensor, cells: int) -> tuple[Tensor, Tensor]
     bell = torch.exp(-0.5 * edges.square()) / math.sqrt(2.0 * math.pi)
     moment = (bell[..., :-1] - bell[..., 1:]) / mass
     return mass.log(), torch.minimum(torch.maximum(moment, left), right)
+
+
+def _outside(u: Tensor, s: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+    r"""The same for positions ``k`` outside the lattice, results ``k cells``; in float64, since derivatives cancel.
+
+    With edges at distances a < b, :math:`\Phi(-a) - \Phi(-b) = \tfrac12 e^{-a^2/2} (X(a) - q X(b))`, where
+    :math:`X(a) = \mathrm{erfcx}(a / \sqrt 2)` and :math:`q = e^{-(b^2 - a^2)/2}`.
+    """
+    edges = (torch.arange(cells + 1, device=u.device, dtype=u.dtype) - u[:, None]) / s[:, None]
+    distance = edges.abs()
+    near = torch.minimum(distance[:, :-1], distance[:, 1:])
+    far = torch.maximum(distance[:, :-1], distance[:, 1:])
+    q = torch.exp(-0.5 * (far - near) * (far + near))
+    scaled = torch.special.erfcx(near * math.sqrt(0.5)) - q * torch.special.erfcx(far * math.sqrt(0.5))
+    moment = edges.sign()[:, :1] * math.sqrt(2.0 / math.pi) * (1.0 - q) / scaled
+    log_mass = scaled.log() - math.log(2.0) - 0.5 * near.square()
+    return log_mass, torch.minimum(torch.maximum(moment, edges[:, :-1]), edges[:, 1:])
