@@ -1,6 +1,6 @@
 r"""What a fit is made of: one frozen record, saved with the model; a setting that is not used is not a field."""
 
-__all__ = ["DEQUANTISERS", "PROCESSES", "Config"]
+__all__ = ["DEQUANTISERS", "PROCESSES", "SCHEDULES", "Config", "make_process"]
 
 import math
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from typing import Any
 from girsanov.processes import (
     Cosine,
     HarmonicVP,
+    LearnedSchedule,
     LinearProcess,
     OrnsteinUhlenbeck,
     StraightPath,
@@ -34,6 +35,14 @@ PROCESSES: dict[str, Callable[[], LinearProcess]] = {
 #: ways in which discrete data enter a continuous model
 DEQUANTISERS = ("uniform", "truncated-normal", "variational", "categorical")
 
+#: whether the forward process keeps its schedule or learns one
+SCHEDULES = ("fixed", "learned")
+
+
+def make_process(name: str, schedule: str, log_snr_range: tuple[float, float]) -> LinearProcess:
+    """The forward process of a model; a learned schedule has exact ends, so it must know its range."""
+    return PROCESSES[name]() if schedule == "fixed" else LearnedSchedule(log_snr_range).float()
+
 
 @dataclass(frozen=True)
 class Config:
@@ -48,6 +57,8 @@ class Config:
         members: networks whose predictions are averaged; each sees its own share of a batch in training.
         dropout: rate inside the blocks.
         process: name of the forward process.
+        schedule: ``fixed``, or ``learned``: a variance-preserving one with the ends of ``vp``, trained with the network
+            so that the bound's estimate at uniform times has the least variance; the bound does not change by it.
         predicts: what the network predicts.
         rank: principal components of the Gaussian reference; all by default.
         gaussianise: whether the columns of tables are mapped to normal marginals first.
@@ -78,6 +89,7 @@ class Config:
     members: int | None = None
     dropout: float | None = None
     process: str = "vp"
+    schedule: str = "fixed"
     predicts: str = "v"
     rank: int | None = None
     gaussianise: bool = True
@@ -99,6 +111,10 @@ class Config:
     def __post_init__(self) -> None:
         if self.process not in PROCESSES:
             raise InputError(f"Unknown process {self.process!r}: choose one of {', '.join(PROCESSES)}")
+        if self.schedule not in SCHEDULES:
+            raise InputError(f"Unknown schedule {self.schedule!r}: choose one of {', '.join(SCHEDULES)}")
+        if self.schedule == "learned" and (self.process != "vp" or self.model == "cnf"):
+            raise InputError("A learned schedule is a variance-preserving diffusion's: leave process and model out")
         if self.network not in (None, "conv", "mlp", "two-layer", "unet"):
             raise InputError(f"Unknown network {self.network!r}: choose conv, mlp, two-layer or unet")
         if self.model not in ("diffusion", "cnf"):

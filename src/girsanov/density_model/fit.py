@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from girsanov.calculus import keyed_generators, keyed_uniform, seed_of
 from girsanov.datasets import Data, Splits, fingerprint, from_array, load, split
 from girsanov.densities import Gaussian
-from girsanov.density_model.config import PROCESSES, Config
+from girsanov.density_model.config import PROCESSES, Config, make_process
 from girsanov.density_model.coordinates import Coordinates, fit_coordinates, spread
 from girsanov.density_model.dequantisation import (
     fit_dequantiser,
@@ -31,7 +31,7 @@ from girsanov.density_model.model import DensityModel
 from girsanov.density_model.networks import build_network, choose_network, require_network
 from girsanov.likelihoods import fit_proposal
 from girsanov.models import ConditionMap, ExpertHead, Head, Lattice, LatticeHead, MixtureHead, ResidualHead, ScoreModel
-from girsanov.objectives import Batch, DenoisingObjective
+from girsanov.objectives import Batch, DenoisingObjective, ScheduledObjective
 from girsanov.solvers import FixedGrid
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, TrainingResult, mix, train, write_text_atomic
 from girsanov.transforms import Dequantise, Standardise
@@ -43,6 +43,7 @@ VALIDATION_ROWS = 512
 VALIDATION_SAMPLES = 16
 PROPOSAL_ROWS = 512
 CALIBRATION_ROWS = 1024
+SETTLING_STEPS = 150  # of a learned schedule, after the network's training
 FLOW_STEPS, FLOW_ROWS = 8, 128  # of a continuous flow's validation: Runge-Kutta steps, and rows
 
 
@@ -113,6 +114,7 @@ def fit(
         "validation_stderr": result.best_stderr,
         "best_step": result.best_step,
     }
+    _settle(fitted, data.x, classes, splits, config)
     rows, held = data.x[splits.train], data.x[splits.validation][:VALIDATION_ROWS]
     fit_dequantiser(fitted.eval(), rows, held, out=None if out is None else Path(out), progress=progress)
     fitted.proposal = _proposal(fitted, data.x[splits.validation])
@@ -154,9 +156,10 @@ def prepare(data: Data, splits: Splits, config: Config, coordinates: Coordinates
     for module in network.modules():
         if isinstance(module, ConditionMap) and conditions is not None:
             module.standardise(conditions[splits.train])
-    process, lattice = PROCESSES[config.process](), lattice_points(transforms)
-    low, high = process.log_snr_range
+    lattice = lattice_points(transforms)
+    low, high = PROCESSES[config.process]().log_snr_range
     span = (low, high if lattice is None else min(high, lattice.level_for()))
+    process = make_process(config.process, config.schedule, span)
     score = ScoreModel(network, process, config.predicts, reference=reference, head=head, log_snr_range=span)
     described = {
         "config": config.to_json(),
@@ -325,7 +328,23 @@ def _objective(model: DensityModel, config: Config) -> nn.Module:
     if config.model == "cnf":
         return FlowObjective(model.score, model.transforms)
     hidden = 0.1 if config.conditional else 0.0
-    return DenoisingObjective(model.score, model.transforms, drop_condition=hidden)
+    kind = ScheduledObjective if config.schedule == "learned" else DenoisingObjective
+    return kind(model.score, model.transforms, drop_condition=hidden)
+
+
+def _settle(model: DensityModel, x: State, labels: Tensor | None, splits: Splits, config: Config) -> None:
+    """The last steps of a learned schedule, with the network that was chosen."""
+    if config.schedule != "learned":
+        return
+    shuffled = ShuffledBatches(len(splits.train), min(config.batch_size, len(splits.train)), mix(config.seed, 8))
+
+    def batch(step: int) -> Batch:
+        index = splits.train[shuffled(step)]
+        return Batch(x[index], None if labels is None else labels[index].to(x.device))
+
+    objective = ScheduledObjective(model.score, model.transforms)
+    generator = torch.Generator().manual_seed(mix(config.seed, 9))
+    objective.settle(model.score, batch, steps=min(SETTLING_STEPS, config.steps or SETTLING_STEPS), generator=generator)
 
 
 @torch.no_grad()

@@ -313,27 +313,36 @@ class DensityModel(nn.Module):
         with torch.no_grad():
             return self.transforms.inverse(y.double())
 
-    def score_test(
+    def score_test(self, x: Any, levels: Sequence[float] = LEVELS, **options: Any) -> ScoreTest:
+        """Stein tests of the score against held-out rows, one per noise level; see :func:`girsanov.stein.score_test`.
+
+        Args:
+            x: rows in data units that the model was not fitted to; rows that it drew test its sampler.
+            levels: log-SNRs at which rows are noised and compared with the score.
+            **options: ``kernel``, ``diffusion``, ``method``, ``condition`` and ``generator`` of that function.
+
+        Raises:
+            InputError: for a continuous flow, which has no such score, and what that function refuses.
+        """
+        return self.encoded_score_test(self.encode(x), levels, **options)
+
+    def encoded_score_test(
         self,
-        x: Any,
+        x: State,
         levels: Sequence[float] = LEVELS,
         *,
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
+        **options: Any,
     ) -> ScoreTest:
-        """Stein tests of the score against held-out rows, one per noise level; see :func:`girsanov.stein.score_test`.
-
-        Args:
-            x: rows in data units that the model was not fitted to.
-            levels: log-SNRs at which rows are noised and compared with the score.
-            condition: labels ``n`` or 1 of a conditional model.
-            generator: read once for a seed.
-        """
+        """:meth:`score_test` of rows that :meth:`encode` has returned."""
+        if self.record.get("config", {}).get("model") == "cnf":
+            raise InputError("A continuous flow has no score at noise levels to test: fit a diffusion model")
         self._require_condition(condition)
         seed = seed_of(generator)
-        y = self._views(self.encode(x), 1, seed, 0).x[:, 0].detach()
-        draws = torch.Generator().manual_seed(seed)
-        return score_test(self.score, self.score.process, y, levels, condition=condition, generator=draws)
+        y = self._views(x, 1, seed, 0).x[:, 0].detach()
+        options |= {"condition": condition, "generator": torch.Generator().manual_seed(seed)}
+        return score_test(self.score, self.score.process, y, levels, **options)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json``, ``model.safetensors`` and ``manifest.json``, atomically and without pickle."""

@@ -15,7 +15,7 @@ import torch
 
 from girsanov.datasets import Schema
 from girsanov.densities import Gaussian, GaussianMixture
-from girsanov.density_model.config import PROCESSES
+from girsanov.density_model.config import make_process
 from girsanov.density_model.networks import build_network
 from girsanov.models import Head, Lattice, LatticeHead, MixtureHead, ResidualHead, ScoreModel
 from girsanov.solvers import LogSNRDensity
@@ -54,6 +54,7 @@ def describe(model: "DensityModel") -> dict[str, Any]:
         "reference": {"event_shape": list(model.reference.event_shape), "rank": len(model.reference.eigenvalues)},
         "score": {
             "process": model.record["config"]["process"],
+            "schedule": model.record["config"].get("schedule", "fixed"),
             "predicts": model.score.predicts,
             "log_snr_range": list(model.score.log_snr_range),
             "head": _describe_head(head),
@@ -71,14 +72,16 @@ def build(description: dict[str, Any]) -> tuple[Compose, ScoreModel, Schema, Log
     d = math.prod(shape)
     reference = Gaussian.from_spectrum(torch.zeros(shape), torch.zeros(d, rank), torch.ones(rank))
     spec = description["score"]
+    low, high = spec["log_snr_range"]
+    span = (low, high)
     head = _build_head(spec["head"], reference, spec["predicts"])
     score = ScoreModel(
         build_network(spec["network"], shape, head),
-        PROCESSES[spec["process"]](),
+        make_process(spec["process"], spec.get("schedule", "fixed"), span),
         spec["predicts"],
         reference=reference,
         head=head,
-        log_snr_range=tuple(spec["log_snr_range"]),
+        log_snr_range=span,
     )
     proposal = description["proposal"]
     return (

@@ -10,6 +10,7 @@ __all__ = [
     "ImplicitScoreMatching",
     "Matching",
     "PathObjective",
+    "ScheduledObjective",
     "ScoreMatchingObjective",
     "SlicedScoreMatching",
     "TimeLaw",
@@ -27,7 +28,7 @@ from girsanov.objectives.chain import ChainObjective
 from girsanov.objectives.denoising import Batch, DenoisingObjective
 from girsanov.objectives.objective import ScoreMatchingObjective, fit_times, uniform_weight
 from girsanov.objectives.path import PathObjective, gaussian_decoder, reverse_drift
-from girsanov.objectives.schedule import fit_schedule
+from girsanov.objectives.schedule import ScheduledObjective, fit_schedule
 from girsanov.objectives.score_matching import (
     DenoisingScoreMatching,
     ExplicitScoreMatching,

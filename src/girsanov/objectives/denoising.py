@@ -10,7 +10,7 @@ dimension below the Gaussian. Levels are low-discrepancy, :math:`l_k = Q^{-1}((k
 the batch, and q follows the root mean square of the gain as training goes on (note of paper 2, section 2.6).
 """
 
-__all__ = ["Batch", "DenoisingObjective"]
+__all__ = ["Batch", "DenoisingObjective", "GainObjective"]
 
 import math
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from girsanov.models import ScoreModel
 from girsanov.objectives.times import low_discrepancy
 from girsanov.solvers import LogSNRDensity
 from girsanov.transforms import Transform
-from girsanov.types import State
+from girsanov.types import Nats, State
 
 CELLS = 48
 FLOOR = 0.15
@@ -39,8 +39,8 @@ class Batch:
     condition: Tensor | None = None
 
 
-class DenoisingObjective(nn.Module):
-    """The negative gain over the reference per dimension, ``loss(model, batch, generator, step) -> b``.
+class GainObjective(nn.Module):
+    """What objectives of the gain over the reference share; a subclass says at which levels it is evaluated.
 
     Args:
         model: a score model with a reference.
@@ -48,15 +48,57 @@ class DenoisingObjective(nn.Module):
         drop_condition: probability of hiding a label or condition (classifier-free training).
     """
 
-    second_moment: Tensor
-    refreshed: Tensor
-
     def __init__(self, model: ScoreModel, transform: Transform, *, drop_condition: float = 0.0) -> None:
         super().__init__()
         assert model.reference is not None
         self.transform = [transform]  # not a submodule: its tensors belong to the density model
         self.drop_condition = drop_condition
         self.low, self.high = model.log_snr_range
+
+    @torch.no_grad()
+    def _rows(self, batch: Batch, generator: torch.Generator) -> State:
+        uniform = torch.rand(batch.x.shape, generator=generator, dtype=batch.x.dtype).to(batch.x.device)
+        return self.transform[0](batch.x, uniform)[0].to(torch.get_default_dtype())
+
+    def _gain(
+        self, model: ScoreModel, x: State, levels: Tensor, condition: Tensor | None, generator: torch.Generator
+    ) -> Nats:
+        """One-draw gains at levels ``b``, in whose graph the levels are where they have one."""
+        assert model.reference is not None
+        with torch.set_grad_enabled(levels.requires_grad):
+            eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+            alpha, sigma = torch.sigmoid(levels).sqrt(), torch.sigmoid(-levels).sqrt()
+            z = expand_as_rows(alpha, x) * x + expand_as_rows(sigma, x) * eps
+            remainder = eps - model.reference.noise(levels, z)
+        delta = model.deviation(levels, z, self._condition(condition, generator))
+        return 0.5 * sum_event(delta * (2.0 * remainder - delta))
+
+    def _condition(self, condition: Tensor | None, generator: torch.Generator) -> Tensor | None:
+        if condition is None or self.drop_condition == 0.0:
+            return condition
+        hidden = (torch.rand(len(condition), generator=generator) < self.drop_condition).to(condition.device)
+        if condition.dtype.is_floating_point:
+            return condition.masked_fill(hidden[:, None], math.nan)
+        return condition.masked_fill(hidden, -1)
+
+
+class DenoisingObjective(GainObjective):
+    """The negative gain over the reference per dimension, ``loss(model, batch, generator, step) -> b``.
+
+    Levels come from a density that follows the root mean square of the gain.
+
+    Args:
+        model: see :class:`GainObjective`.
+        transform: see :class:`GainObjective`.
+        drop_condition: see :class:`GainObjective`.
+    """
+
+    second_moment: Tensor
+    refreshed: Tensor
+
+    def __init__(self, model: ScoreModel, transform: Transform, *, drop_condition: float = 0.0) -> None:
+        super().__init__(model, transform, drop_condition=drop_condition)
+        assert model.reference is not None
         start = LogSNRDensity.from_spectrum(self.low, self.high, model.reference.spectrum())
         middle = torch.linspace(self.low, self.high, 2 * CELLS + 1, dtype=torch.float64)[1::2].contiguous()
         cell = torch.searchsorted(start.edges, middle).clamp(1, len(start.masses)) - 1
@@ -67,18 +109,9 @@ class DenoisingObjective(nn.Module):
 
     def forward(self, model: ScoreModel, batch: Batch, generator: torch.Generator, step: int) -> Tensor:
         """Loss of every row of ``batch``, shape ``b``."""
-        with torch.no_grad():
-            uniform = torch.rand(batch.x.shape, generator=generator, dtype=batch.x.dtype).to(batch.x.device)
-            x, _ = self.transform[0](batch.x, uniform)
-            x = x.to(torch.get_default_dtype())
-            levels, weights, cell = (part.to(x.device) for part in self._levels(len(x), generator, step))
-            eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-            alpha, sigma = torch.sigmoid(levels).sqrt(), torch.sigmoid(-levels).sqrt()
-            z = expand_as_rows(alpha, x) * x + expand_as_rows(sigma, x) * eps
-            assert model.reference is not None
-            remainder = eps - model.reference.noise(levels, z)
-        delta = model.deviation(levels, z, self._condition(batch.condition, generator))
-        gain = 0.5 * sum_event(delta * (2.0 * remainder - delta))
+        x = self._rows(batch, generator)
+        levels, weights, cell = (part.to(x.device) for part in self._levels(len(x), generator, step))
+        gain = self._gain(model, x, levels, batch.condition, generator)
         if model.training:
             self._observe(cell, gain.detach())
         return -(weights * gain) / x[0].numel()
@@ -103,11 +136,3 @@ class DenoisingObjective(nn.Module):
         total = torch.zeros_like(self.second_moment).index_add_(0, cell, gain.square())
         share = 1.0 - (1.0 - RATE) ** count
         self.second_moment += share * (total / count.clamp_min(1.0) - self.second_moment)
-
-    def _condition(self, condition: Tensor | None, generator: torch.Generator) -> Tensor | None:
-        if condition is None or self.drop_condition == 0.0:
-            return condition
-        hidden = (torch.rand(len(condition), generator=generator) < self.drop_condition).to(condition.device)
-        if condition.dtype.is_floating_point:
-            return condition.masked_fill(hidden[:, None], math.nan)
-        return condition.masked_fill(hidden, -1)

@@ -2,20 +2,115 @@ r"""Learning a noise schedule by the variance of the bound's own estimate.
 
 With uniform t, the diffusion part of the bound is the mean of :math:`v(t) = -l'(t) J(l(t))` whatever the schedule; only
 its second moment depends on it. The gradient of :math:`E[v^2]` in the schedule's parameters is the gradient of the
-squared loss, which a training step has at hand (note of paper 1, section 2.9, after VDM).
+squared loss, which a training step has at hand: :math:`2 v\, \partial v` row by row, so that one backward pass serves
+the network by :math:`\partial v` and the schedule by its rescaled share (note of paper 1, section 2.9, after VDM).
 """
 
-__all__ = ["fit_schedule", "schedule_values"]
+__all__ = ["ScheduledObjective", "fit_schedule", "schedule_values"]
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from girsanov.calculus import expand_as_rows
-from girsanov.models import working_dtype
+from girsanov.models import ScoreModel, working_dtype
+from girsanov.objectives.denoising import Batch, GainObjective
 from girsanov.objectives.score_matching import DenoisingScoreMatching, Matching, Noised
 from girsanov.objectives.times import low_discrepancy
 from girsanov.processes import LearnedSchedule, LinearProcess
 from girsanov.types import Nats, Score, State
+
+
+class ScheduledObjective(GainObjective):
+    """The negative gain over the reference per dimension at uniform times of the model's own learned schedule.
+
+    The network gets the gradient of the bound; the schedule gets that of the logarithm of the batch's second moment,
+    so that its steps do not depend on the scale of the loss and leave the network's clipping alone.
+
+    Args:
+        model: a score model with a reference, whose process is a :class:`girsanov.LearnedSchedule` over its range.
+        transform: see :class:`GainObjective`.
+        drop_condition: see :class:`GainObjective`.
+
+    Example:
+        >>> from girsanov.densities import Gaussian
+        >>> from girsanov.transforms import Compose
+        >>> process = LearnedSchedule((-5.0, 5.0), units=4)
+        >>> network = lambda log_snr, features, condition: 0.1 * features
+        >>> model = ScoreModel(network, process, reference=Gaussian(torch.zeros(2), 1.0))
+        >>> objective, generator = ScheduledObjective(model, Compose()), torch.Generator().manual_seed(0)
+        >>> objective(model, Batch(torch.ones(8, 2)), generator, 0).mean().backward()
+        >>> process.heights.grad.shape
+        torch.Size([4])
+    """
+
+    def forward(self, model: ScoreModel, batch: Batch, generator: torch.Generator, step: int) -> Tensor:
+        """Loss of every row of ``batch``, shape ``b``."""
+        del step
+        x, factor = self._rows(batch, generator), []
+        t = low_discrepancy(len(x), generator).to(x.device)
+        levels, speed = (_Rescaled.apply(part, factor) for part in _levels_and_speed(model.process, t))
+        loss = -speed * self._gain(model, x, levels, batch.condition, generator) / x[0].numel()
+        values = loss.detach()
+        factor.append(2.0 * values / values.square().mean().clamp_min(torch.finfo(values.dtype).tiny))
+        return loss
+
+    def settle(
+        self,
+        model: ScoreModel,
+        batches: Callable[[int], Batch],
+        *,
+        steps: int = 150,
+        learning_rate: float = 0.03,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Train the schedule alone, with steps of its own size: those that suit a network leave it far behind.
+
+        Args:
+            model: as in training; its network is held fixed.
+            batches: the batch of step 0, 1, ...
+            steps: Adam steps.
+            learning_rate: Adam's, of the first step; the last one's is a tenth.
+            generator: source of the noise.
+        """
+        generator, parameters = generator or torch.Generator().manual_seed(0), list(model.process.parameters())
+        trainable = [parameter.requires_grad for parameter in parameters]
+        model.process.requires_grad_(True)
+        optimizer = torch.optim.Adam(parameters, learning_rate)
+        decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1 ** (1.0 / max(steps, 1)))
+        for step in range(steps):
+            loss = self(model, batches(step), generator, step).mean()
+            for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+            decay.step()
+        for parameter, before in zip(parameters, trainable, strict=True):
+            parameter.grad = None
+            parameter.requires_grad_(before)
+
+
+class _Rescaled(torch.autograd.Function):
+    """The identity, whose backward pass multiplies each row's gradient by a factor known only then."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, factor: list[Tensor]) -> Tensor:
+        """Remember where the factor will be."""
+        ctx.factor = factor
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Rescale."""
+        return gradients[0] * ctx.factor[0], None
+
+
+def _levels_and_speed(process: LinearProcess, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-SNR at times ``b``, and minus its derivative."""
+    _, g2 = process.rates(t)
+    _, sigma = process.marginal(t)
+    return process.log_snr(t), g2 / sigma.square()
 
 
 def schedule_values(
@@ -32,14 +127,12 @@ def schedule_values(
         generator: source of the noise.
     """
     x = x.to(working_dtype(score, x))
-    level = process.log_snr(t)
-    _, g2 = process.rates(t)
-    _, sigma = process.marginal(t)
+    level, speed = _levels_and_speed(process, t)
     eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
     alpha_z, sigma_z = torch.sigmoid(level).sqrt(), torch.sigmoid(-level).sqrt()
     z = expand_as_rows(alpha_z, x) * x + expand_as_rows(sigma_z, x) * eps
     at = Noised(process, level, z, eps)
-    return g2 / sigma.square() * (matching.loss(score, at) + matching.constant(at))
+    return speed * (matching.loss(score, at) + matching.constant(at))
 
 
 def fit_schedule(

@@ -28,7 +28,7 @@ class LearnedSchedule(LinearProcess):
 
     At t = 0 it stands at the data end of its range, with the noise :math:`\sigma^2 = \mathrm{sigmoid}(-l_e)` that the
     last decoder takes away again. Untrained, l is nearly straight. Train it by
-    :func:`girsanov.objectives.fit_schedule`.
+    :func:`girsanov.fit_schedule` for a given score, or together with the network by ``Config(schedule="learned")``.
 
     Args:
         log_snr_range: the exact end points ``(l_T, l_e)``, at t = 1 and t = 0.
@@ -51,10 +51,12 @@ class LearnedSchedule(LinearProcess):
 
     def _rise(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The increasing function n and its derivative."""
-        scale, weight = self.steepness.exp(), self.heights.exp()
-        gate = torch.sigmoid(scale * t[..., None] + self.shifts)
-        value = self.slope.exp() * t + (weight * gate).sum(-1)
-        return value, self.slope.exp() + (weight * scale * gate * (1.0 - gate)).sum(-1)
+        parameters = (self.slope, self.steepness, self.heights, self.shifts)
+        slope, scale, weight, shift = (parameter.to(t) for parameter in parameters)
+        scale, weight, slope = scale.exp(), weight.exp(), slope.exp()
+        gate = torch.sigmoid(scale * t[..., None] + shift)
+        value = slope * t + (weight * gate).sum(-1)
+        return value, slope + (weight * scale * gate * (1.0 - gate)).sum(-1)
 
     def _level(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The log-SNR and its derivative in time; at the ends the range to the last bit."""
