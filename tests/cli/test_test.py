@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import girsanov as gv
-from girsanov.stein import score_test
+from girsanov.runs import rows_of
 
 QUICK = ("--resamples", "99", "--level", "1", "--level", "4", "--quiet")
 
@@ -61,16 +61,22 @@ def test_discrete_columns_and_held_out_rows(complete, girsanov):
     assert "held-out" in result.err
 
 
-def test_the_command_is_the_function(gaussian, girsanov):
-    shown = girsanov("test", gaussian / "good.csv", gaussian / "model", "--level", "2", "--json", "--limit", "50").json
-    model = gv.DensityModel.from_pretrained(gaussian / "model")
-    from girsanov.runs import all_rows
+def test_the_command_is_the_method(gaussian, complete, girsanov):
+    """Continuous rows, and rows with a discrete column: one dequantisation for both."""
+    for data, run in ((gaussian / "good.csv", gaussian / "model"), (complete[0], complete[1])):
+        shown = girsanov("test", data, run, "--level", "2", "--json", "--limit", "50", "--seed", "3").json
+        model = gv.DensityModel.from_pretrained(run)
+        x = rows_of(model, str(data)).first(50).x
+        expected = model.score_test(x, [2.0], generator=torch.Generator().manual_seed(3))
+        assert shown["levels"][0]["discrepancy"] == expected.levels[0].result.discrepancy
+        assert json.dumps(shown["pvalue"]) == json.dumps(expected.pvalue)
 
-    x = all_rows(model, str(gaussian / "good.csv")).x[:50]
-    generator = torch.Generator().manual_seed(0)
-    expected = score_test(model.score, model.score.process, model.transforms(x)[0], [2.0], generator=generator)
-    assert shown["levels"][0]["discrepancy"] == expected.levels[0].result.discrepancy
-    assert json.dumps(shown["pvalue"]) == json.dumps(expected.pvalue)
+
+def test_a_diffusion_matrix_by_name(gaussian, girsanov):
+    options = ("test", gaussian / "good.csv", gaussian / "model", *QUICK, "--limit", "60", "--json")
+    plain, heavy = girsanov(*options).json, girsanov(*options, "--diffusion", "heavy_tailed").json
+    assert plain["levels"][0]["discrepancy"] != heavy["levels"][0]["discrepancy"]
+    assert "robust" in girsanov(*options, "--diffusion", "cosy").err
 
 
 @pytest.mark.parametrize(

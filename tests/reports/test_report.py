@@ -19,6 +19,7 @@ HEADINGS = [
     "Paired differences",
     "Learning",
     "Where in log-SNR the model learned",
+    "Tests of the score",
     "Certificate of DDPM training",
     "Samples",
     "Most and least likely rows",

@@ -6,7 +6,7 @@ import torch
 from girsanov.densities import Gaussian, GaussianMixture
 from girsanov.processes import BrownianMotion, VarianceExploding, VariancePreserving
 from girsanov.stein import WildBootstrap, score_test
-from girsanov.stein.levels import _holm, _noised
+from girsanov.stein.levels import _holm, _noised, _rows_for
 from girsanov.types import InputError
 from tests.laws import seeded
 
@@ -33,6 +33,36 @@ def test_an_exact_score_passes_and_a_missing_mode_does_not(name):
     for level in right.levels:
         assert float(process.log_snr(torch.tensor(level.time))) == pytest.approx(level.log_snr, abs=1e-6)
         assert level.corrected >= level.result.pvalue
+
+
+def test_the_statement_says_where_and_how_much_or_what_cannot_be_seen():
+    process, x = VariancePreserving(), ring().sample(500, generator=seeded(1))
+    right = score_test(ring().score(process), process, x, [1.0, 4.0], method=QUICK)
+    assert "no difference found" in right.statement()
+    assert "Effects below 0.01 would hardly show in 500 rows" in right.statement()
+    wrong = score_test(ring().score(process), process, x + 0.4, [1.0, 4.0], method=QUICK)
+    worst = wrong.worst
+    assert worst.corrected == wrong.pvalue == 0.02
+    assert worst.result.effect_size == max(level.result.effect_size for level in wrong.levels)
+    assert f"most clearly at log-SNR {worst.log_snr:g}" in wrong.statement()
+    effect = worst.result.effect_size
+    assert f"an effect of {effect:.2g}, which shows in some {_rows_for(effect)} rows" in wrong.statement()
+    assert wrong.n == 500
+
+
+@pytest.mark.parametrize(("effect", "rows"), [(0.0031, "1,600"), (0.034, "150"), (0.5, "10"), (1.0, "5")])
+def test_rows_for_an_effect(effect, rows):
+    assert _rows_for(effect) == rows
+
+
+def test_a_matrix_may_be_named():
+    process, x = VariancePreserving(), ring().sample(100, generator=seeded(1))
+    options = {"kernel": "imq", "method": QUICK}
+    plain, heavy = (
+        score_test(ring().score(process), process, x, [4.0], diffusion=name, **options).levels[0].result.discrepancy
+        for name in (None, "heavy_tailed")
+    )
+    assert plain != heavy
 
 
 def test_images_and_conditions():

@@ -1,6 +1,6 @@
 """The figures of a report, by matplotlib, as SVG whose text and axes take the colour of the page around them."""
 
-__all__ = ["available", "curve", "histogram", "intervals", "learning", "marginals", "pairs"]
+__all__ = ["available", "curve", "effects", "histogram", "intervals", "learning", "marginals", "pairs"]
 
 import importlib.util
 import io
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from girsanov.evaluation import Curve, Difference
+from girsanov.stein import ScoreTest
 
 INK = "#010203"  # a colour that nothing else has: the page's own takes its place
 OURS, DATA, OTHER = "#2f81c7", "#d9822b", "#8a8f98"
@@ -120,6 +121,21 @@ def curve(values: Curve) -> str:
         right.fill_between(levels, 0.0, values.gain.numpy(), color=OURS, alpha=0.12, lw=0)
         right.axhline(0.0, color=OTHER, linestyle="--", linewidth=1.0)
         right.set(xlabel="log-SNR", ylabel="gain per dimension", title="Gain over the Gaussian reference")
+    return canvas.svg
+
+
+def effects(tests: Mapping[str, ScoreTest]) -> str:
+    """Effect sizes of score tests over log-SNR, with what so many rows can hardly tell from 0."""
+    with _canvas("effects", width=9.0, height=3.0) as canvas:
+        (axis,) = canvas.axes[0]
+        for colour, (name, test) in zip((OURS, DATA), tests.items(), strict=False):
+            levels = sorted(test.levels, key=lambda level: level.log_snr)
+            x, y = [level.log_snr for level in levels], [level.result.effect_size for level in levels]
+            axis.plot(x, y, color=colour, marker="o", markersize=4, label=f"{name}, n = {test.n:,}")
+            axis.fill_between(x, 0.0, 5.0 / test.n, color=colour, alpha=0.12, lw=0)
+        axis.axhline(0.0, color=OTHER, linestyle="--", linewidth=1.0)
+        axis.set(xlabel="log-SNR", ylabel="effect")
+        axis.legend(fontsize=8)
     return canvas.svg
 
 

@@ -1,6 +1,6 @@
 """Pieces of a self-contained HTML page: every text is escaped here, nothing is loaded from anywhere."""
 
-__all__ = ["details", "figure", "headline", "minus", "page", "paragraph", "picture", "section", "table"]
+__all__ = ["bullets", "details", "figure", "headline", "minus", "page", "paragraph", "picture", "section", "table"]
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -95,6 +95,11 @@ def headline(number: str, rest: str) -> str:
 def paragraph(text: str) -> str:
     """Plain text."""
     return f"<p>{escape(text)}</p>"
+
+
+def bullets(title: str, items: Iterable[str]) -> str:
+    """A list of sentences under a heading."""
+    return f"<h3>{escape(title)}</h3>\n<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
 
 
 def table(

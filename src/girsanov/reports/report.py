@@ -19,6 +19,7 @@ from girsanov.reports.certificate import certificate_section
 from girsanov.reports.examples import extremes, samples_beside_data
 from girsanov.reports.page import details, figure, headline, minus, page, paragraph, section, table
 from girsanov.reports.png import image_grid, png_bytes
+from girsanov.reports.score_tests import ScoreTests, score_tests_section
 from girsanov.reports.tables import KINDS, NAMES, differences, sections
 
 RELATIONS = {
@@ -48,6 +49,7 @@ class Contents:
         samples: rows drawn from the model, data units.
         curve: the denoising curve on held-out rows.
         certificate: of DDPM training, on held-out rows.
+        score_tests: of held-out rows and of the samples.
         missing: why the data could not be read again.
     """
 
@@ -61,6 +63,7 @@ class Contents:
     samples: Tensor | None = None
     curve: Curve | None = None
     certificate: Certificate | None = None
+    score_tests: ScoreTests | None = None
     missing: str = ""
 
 
@@ -70,10 +73,11 @@ def render(contents: Contents) -> str:
     shape = " × ".join(map(str, contents.schema.event_shape))
     what = f"images of {shape}" if contents.schema.kind == "images" else f"tables of {shape} columns"
     subtitle = f"A density model of {what} by girsanov {metrics['versions']['girsanov']}, fitted to {contents.name}"
-    builders = (_headline, _meaning, _differences, _learning, _curve, _certificate)
+    builders = (_headline, _meaning, _differences, _learning, _curve, _score_tests, _certificate)
     builders += (_samples, _extremes, _histogram, _facts)
     if not figures.available():
-        builders = (_headline, _no_figures, _meaning, _differences, _certificate, _samples, _extremes, _facts)
+        builders = (_headline, _no_figures, _meaning, _differences, _score_tests, _certificate)
+        builders += (_samples, _extremes, _facts)
     return page(
         PurePath(contents.name).name or contents.name, subtitle, filter(None, (build(contents) for build in builders))
     )
@@ -217,6 +221,10 @@ def _curve(contents: Contents) -> str:
         f"model's: {minus(format(curve.nats_per_dim(), '+.4f'))} nats per dimension on these rows."
     )
     return section("Where in log-SNR the model learned", figure(figures.curve(curve), caption))
+
+
+def _score_tests(contents: Contents) -> str:
+    return "" if contents.score_tests is None else score_tests_section(contents.score_tests)
 
 
 def _certificate(contents: Contents) -> str:

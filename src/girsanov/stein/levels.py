@@ -8,6 +8,7 @@ alone. With rows that a sampler drew, it is the sampler that is tested against t
 
 __all__ = ["LevelTest", "ScoreTest", "score_test"]
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,12 +19,14 @@ from girsanov.calculus import keyed_generators, keyed_normal, seed_of
 from girsanov.processes import LinearProcess
 from girsanov.stein.goodness import GoodnessOfFitResult, goodness_of_fit
 from girsanov.stein.kernels import RadialKernel
+from girsanov.stein.matrices import DiffusionLike
 from girsanov.stein.nulls import Method, WildBootstrap
 from girsanov.types import InputError, Score, State
 
 #: log-SNR of the default test: from half noise to noise of a twentieth of the data's scale
 LEVELS = (0.0, 2.0, 4.0, 6.0)
 CHUNK = 512  # rows per call of the score
+ALPHA = 0.05  # at which sentences speak of a difference
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,39 @@ class ScoreTest:
     levels: tuple[LevelTest, ...]
     pvalue: float
 
+    @property
+    def n(self) -> int:
+        """Rows tested at every level."""
+        return self.levels[0].result.n
+
+    @property
+    def worst(self) -> LevelTest:
+        """The level with the smallest corrected p-value, and of equal ones that with the largest effect."""
+        return min(self.levels, key=lambda level: (level.corrected, -level.result.effect_size))
+
+    def statement(self) -> str:
+        """What the p-value and the effect sizes say, and how large an effect so many rows could show.
+
+        Example:
+            >>> from girsanov.densities import Gaussian
+            >>> from girsanov.processes import VariancePreserving
+            >>> process, law = VariancePreserving(), Gaussian(torch.zeros(2), 1.0)
+            >>> x = law.sample(200, generator=torch.Generator().manual_seed(0))
+            >>> print(score_test(law.score(process), process, x, [2.0]).statement())  # doctest: +ELLIPSIS
+            p = ... over all levels: no difference found. Effects below 0.025 would hardly show in 200 rows.
+        """
+        worst, least = self.worst, 5.0 / self.n
+        if self.pvalue > ALPHA:
+            return (
+                f"p = {self.pvalue:.2g} over all levels: no difference found. "
+                f"Effects below {least:.2g} would hardly show in {self.n:,} rows."
+            )
+        effect = worst.result.effect_size
+        return (
+            f"p = {self.pvalue:.2g} over all levels: the rows differ from the model, most clearly at log-SNR "
+            f"{worst.log_snr:g}, by an effect of {effect:.2g}, which shows in some {_rows_for(effect)} rows."
+        )
+
 
 @torch.no_grad()
 def score_test(
@@ -64,6 +100,7 @@ def score_test(
     levels: Sequence[float] = LEVELS,
     *,
     kernel: str | RadialKernel | Sequence[str | RadialKernel] | None = None,
+    diffusion: DiffusionLike = None,
     method: Method | None = None,
     condition: Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -76,6 +113,7 @@ def score_test(
         x: clean rows ``n *d``, the more the better: mild errors need 10,000.
         levels: log-SNR of each test.
         kernel: see :func:`girsanov.stein.goodness_of_fit`.
+        diffusion: see there; a name is fitted to the noised rows of each level.
         method: see there; default the wild bootstrap, for independent rows.
         condition: labels or other conditions of the rows, leading dimension ``n`` or 1.
         generator: read once for a seed; each row's noise depends on its content alone.
@@ -106,11 +144,18 @@ def score_test(
         noised = noised.to(_dtype(score, x))
         source = torch.Generator().manual_seed(seed + round_)
         scores = _scores(score, time, noised, condition)
-        results.append(goodness_of_fit(noised, scores, kernel=kernel, method=method, generator=source))
+        options = {"kernel": kernel, "diffusion": diffusion, "method": method}
+        results.append(goodness_of_fit(noised, scores, **options, generator=source))
         times.append(float(time))
     corrected = _holm([result.pvalue for result in results])
     members = map(LevelTest, map(float, levels), times, results, corrected)
     return ScoreTest(tuple(members), min(corrected))
+
+
+def _rows_for(effect: float) -> str:
+    """In how many rows an effect shows, to two digits."""
+    rows = 5.0 / max(effect, 1e-12)
+    return f"{round(rows, 1 - math.floor(math.log10(rows))):,.0f}" if rows > 2 else "2"
 
 
 def _noised(process: LinearProcess, x: State, level: float, seed: int, round_: int) -> tuple[Tensor, State]:

@@ -1,0 +1,44 @@
+"""The report's section of Stein tests."""
+
+import pytest
+import torch
+
+from girsanov.densities import Gaussian
+from girsanov.processes import VariancePreserving
+from girsanov.reports import figures
+from girsanov.reports.score_tests import ScoreTests, score_tests_section
+from girsanov.stein import BLIND_SPOTS, WildBootstrap, score_test
+from tests.laws import seeded
+
+PROCESS, LAW = VariancePreserving(), Gaussian(torch.zeros(2, dtype=torch.float64), 1.0)
+
+
+def outcome(shift, n):
+    x = LAW.sample(n, generator=seeded(0)) + shift
+    return score_test(LAW.score(PROCESS), PROCESS, x, [0.0, 4.0], method=WildBootstrap(19))
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_every_effect_and_every_blind_spot_is_shown(drawn, monkeypatch):
+    monkeypatch.setattr(figures, "available", lambda: drawn)
+    held_out, own = outcome(1.0, 60), outcome(0.0, 40)
+    html = score_tests_section(ScoreTests(held_out, own))
+    assert html.startswith("<section>\n<h2>Tests of the score</h2>")
+    for test in (held_out, own):
+        assert test.statement().replace("-", "−") in html
+        for level in test.levels:
+            assert f"<td>{level.result.effect_size:.4f}</td>".replace("-", "−") in html
+            assert f"<td>{level.corrected:.3g}</td>" in html
+    assert "Held-out rows: the model (60 rows)" in html
+    assert "own samples: the sampler (40 rows)" in html
+    assert html.count("<li>") == len(BLIND_SPOTS)
+    assert html.count("<tr") == html.count("</tr>") == 2 * 3
+    assert ("<svg" in html) == drawn
+
+
+def test_what_could_not_be_tested_says_why():
+    html = score_tests_section(ScoreTests("the data are <gone>", "not tested. All points are equal."))
+    assert "Held-out rows: the model: the data are &lt;gone&gt;" in html
+    assert "All points are equal" in html
+    assert "<svg" not in html
+    assert "<table" not in html
