@@ -9,6 +9,7 @@ __all__ = [
     "ExplicitScoreMatching",
     "ImplicitScoreMatching",
     "Matching",
+    "PairObjective",
     "PathObjective",
     "ScheduledObjective",
     "ScoreMatchingObjective",
@@ -27,6 +28,7 @@ __all__ = [
 from girsanov.objectives.chain import ChainObjective
 from girsanov.objectives.denoising import Batch, DenoisingObjective
 from girsanov.objectives.objective import ScoreMatchingObjective, fit_times, uniform_weight
+from girsanov.objectives.pair import PairObjective
 from girsanov.objectives.path import PathObjective, gaussian_decoder, reverse_drift
 from girsanov.objectives.schedule import ScheduledObjective, fit_schedule
 from girsanov.objectives.score_matching import (
