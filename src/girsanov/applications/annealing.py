@@ -119,7 +119,7 @@ class _Path:
         """Step sizes of every level (chosen on the way where not given), log-weights ``particles``, acceptance."""
         z = self._normal(particles)
         betas = torch.linspace(0.0, 1.0, self.annealing.levels + 1, dtype=torch.float64) ** 2  # finer near the start
-        log_weights, size, chosen, accepted = torch.zeros(particles, dtype=torch.float64), 0.5, [], 0.0
+        log_weights, size, chosen, accepted = z.new_zeros(particles), 0.5, [], 0.0
         gap, gradient = self._gap(z)
         for k in range(self.annealing.levels):
             beta, after = float(betas[k]), float(betas[k + 1])
@@ -159,11 +159,12 @@ class _Path:
             velocity = velocity + 0.5 * size * slope
         after = beta * value - 0.5 * sum_event(point.square()) - 0.5 * sum_event(velocity.square())
         chance = (after - before).clamp_max(0.0).exp()
-        uniform = torch.rand(len(z), dtype=torch.float64, generator=self.source)
+        uniform = torch.rand(len(z), dtype=torch.float64, generator=self.source).to(z.device)
         take = uniform < chance
         rows = take.reshape(-1, *(1,) * (z.ndim - 1))
         kept = torch.where(rows, point, z), torch.where(take, value, gap), torch.where(rows, new_gradient, gradient)
         return *kept, float(chance.mean())
 
     def _normal(self, particles: int) -> State:
-        return torch.randn(particles, *self.reference.event_shape, dtype=torch.float64, generator=self.source)
+        draws = torch.randn(particles, *self.reference.event_shape, dtype=torch.float64, generator=self.source)
+        return draws.to(self.reference.mean.device)

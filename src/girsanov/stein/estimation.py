@@ -115,17 +115,17 @@ class BFGS:
         from scipy.optimize import minimize
 
         def evaluate(theta: np.ndarray) -> tuple[float, np.ndarray]:
-            value, gradient = criterion.gradient(torch.from_numpy(theta))
-            return value, gradient.numpy()
+            value, gradient = criterion.gradient(torch.from_numpy(theta).to(start.device))
+            return value, gradient.cpu().numpy()
 
         options = {"maxiter": self.max_steps, "gtol": self.tolerance}
-        result = minimize(evaluate, start.double().numpy(), jac=True, method="BFGS", options=options)
+        result = minimize(evaluate, start.double().cpu().numpy(), jac=True, method="BFGS", options=options)
         # a line search that runs out of digits at the minimum is no failure
         if not np.isfinite(result.fun) or np.abs(result.jac).max() > 1e3 * self.tolerance * (1.0 + abs(result.fun)):
             raise InputError(
                 f"The minimum was not found ({result.message}): start closer to it, or scale the parameters"
             )
-        return torch.from_numpy(result.x), int(result.nit)
+        return torch.from_numpy(result.x).to(start.device), int(result.nit)
 
 
 @final

@@ -66,14 +66,13 @@ def fit_flow(
     if x.ndim != 2 or len(x) < 100:
         raise InputError(f"A flow is fitted to 100 rows of shape (d,) or more; got shape {tuple(x.shape)}")
     seed = seed_of(generator)
-    seed = seed_of(generator)
     rows = x.detach().double()[_permutation(len(x), seed)]
     held_out, training = rows.split([int(HELD_OUT * len(x)), len(x) - int(HELD_OUT * len(x))])
     if x.shape[1] == 1 or transforms == 0:
         return FlowMatrix(JohnsonFlow.fit(rows))
     columns = JohnsonFlow.fit(training)
     inner, outer = columns(training), columns(held_out)
-    flow = _autoregressive(x.shape[1], transforms, width, seed)
+    flow = _autoregressive(x.shape[1], transforms, width, seed).to(rows)
     alone = float(torch.distributions.Normal(0.0, 1.0).log_prob(outer).sum(1).mean())
     if _train(flow, inner, outer, steps, learning_rate, seed) <= alone:
         return FlowMatrix(JohnsonFlow.fit(rows))
@@ -174,7 +173,7 @@ def _tunable(rows: State, seed: int) -> _Chain:
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter.mul_(0.1)
-    return _Chain(JohnsonFlow.fit(rows), flow)
+    return _Chain(JohnsonFlow.fit(rows), flow.to(rows))
 
 
 def _train(flow: nn.Module, training: Tensor, held_out: Tensor, steps: int, learning_rate: float, seed: int) -> float:

@@ -143,21 +143,33 @@ class IncompleteU(Method):
         if not 1 <= self.diagonals < n:
             raise InputError(f"An incomplete statistic of {n} rows has 1 to {n - 1} diagonals; got {self.diagonals}")
         signs = random_signs(n, self.resamples, problem.generator).to(points.x.device)
-        total, squares = (points.x.new_zeros(len(kernels), dtype=torch.float64) for _ in range(2))
-        forms = total.new_zeros(len(kernels), self.resamples)
+        rows, squares = (points.x.new_zeros(len(kernels), k, dtype=torch.float64) for k in (n, 1))
+        forms = rows.new_zeros(len(kernels), self.resamples)
         for offset in range(1, self.diagonals + 1):
             for start in range(0, n - offset, CHUNK):
                 stop = min(start + CHUNK, n - offset)
                 left, right = slice(start, stop), slice(start + offset, stop + offset)
                 values = paired(points[left], points[right], kernels)
-                total += values.sum(1)
-                squares += values.square().sum(1)
+                rows[:, left] += values
+                rows[:, right] += values
+                squares += values.square().sum(1, keepdim=True)
                 forms += (values.to(points.x) @ (signs[left] * signs[right]).to(points.x)).double()
         pairs = sum(n - offset for offset in range(1, self.diagonals + 1))
-        mean = total / pairs
-        deviation = (squares / pairs - mean.square()).clamp_min(0.0).sqrt()
-        effects = mean / (squares / pairs).sqrt()
-        return Outcome(mean, forms / pairs, effects, deviation / math.sqrt(n), float(n), n)
+        mean = 0.5 * rows.sum(1) / pairs
+        effects = mean / (squares[:, 0] / pairs).sqrt()
+        return Outcome(mean, forms / pairs, effects, self._stderr(rows, squares[:, 0], mean, pairs), float(n), n)
+
+    def _stderr(self, rows: Tensor, squares: Tensor, mean: Tensor, pairs: int) -> Tensor:
+        r"""Standard error of a mean over pairs, by the covariances of pairs that share a row.
+
+        With h centred, these sum up to :math:`\sum_i (\sum_j h_{ij})^2 - \sum_{i<j} h_{ij}^2`, where pairs on their
+        own have :math:`\sum_{i<j} h_{ij}^2`; shared rows add to it, so it is never less.
+        """
+        index = torch.arange(rows.shape[1], device=rows.device)
+        partners = index.clamp_max(self.diagonals) + index.flip(0).clamp_max(self.diagonals)
+        alone = squares - pairs * mean.square()
+        shared = (rows - mean[:, None] * partners).square().sum(1) - alone
+        return torch.maximum(shared, alone).sqrt() / pairs
 
 
 def _feature_outcome(
