@@ -1,9 +1,11 @@
-"""Identities of the flow theorem and of its continuous and stochastic limits: the largest error of each.
+"""Identities of paper 4, each with its largest error: closed forms, the flow theorem, its limits in time and noise.
 
-Affine, spline, continuous, elementwise and composed flows in d = 1, 2 and 5, one model that is neither Gaussian nor
-radial: pushed scores, losses and their gradients, Fisher divergences, the Riemannian form, the entries of the Stein
-kernel with value and gradient; the ODE of the change along a continuous flow; the entropy rate of geometric Brownian
-motion (note of paper 4, sections 2.3 to 2.6). Errors are absolute. Run from the root of the repository:
+The Stein kernel in tiles against its definition by nested autodiff, for every kernel and kind of matrix, wide ones too
+(relative to the largest entry). Affine, spline, continuous, elementwise and composed flows in d = 1, 2 and 5, one model
+that is neither Gaussian nor radial: pushed scores, losses and their gradients, Fisher divergences, the Riemannian form,
+the entries of the Stein kernel with value and gradient. The ODE of the change along a continuous flow; the entropy rate
+of geometric Brownian motion, and its integral (note of paper 4, sections 2.3 to 2.6). Errors are absolute but for the
+first. Run from the root of the repository:
 
     OMP_NUM_THREADS=1 python benchmarks/paper4/bench_identities.py
 """
@@ -22,6 +24,7 @@ import numpy as np
 import torch
 from _record import record
 from torch import Tensor
+from torch.func import vmap
 
 from girsanov.stein import (
     ContinuousFlow,
@@ -37,10 +40,12 @@ from girsanov.stein import (
     score_matching,
     transport,
 )
+from girsanov.stein.gram import dense_gram
 from girsanov.stein.points import SteinPoints
 from tests.stein.registry import DIMENSIONS, FLOWS, potential, score_of
 from tests.stein.test_drifts import VOLATILITY, divergence, log_normal, log_normal_score
 from tests.stein.test_flows import velocity
+from tests.stein.test_gram import KERNELS, MATRICES, definition, points_of
 
 ROWS = 6
 
@@ -48,6 +53,18 @@ ROWS = 6
 def largest(a: Tensor, b: Tensor) -> float:
     """The largest absolute difference."""
     return float((a.detach() - b.detach()).abs().max())
+
+
+def closed_forms(d: int) -> float:
+    """The largest error of a Stein kernel's entry over kernels and matrices, relative to the largest entry."""
+    errors, (i, j) = [], (~torch.eye(ROWS, dtype=torch.bool)).nonzero(as_tuple=True)
+    for name, (_, field) in MATRICES.items():
+        x, points = points_of(name, n=ROWS, d=d)
+        for kernel, profile in KERNELS.values():
+            expected = vmap(lambda x, y, p=profile, m=field: definition(p, m, x, y))(x[i], x[j])
+            gram = dense_gram(points, kernel)
+            errors.append(largest(gram[i, j], expected) / float(gram.abs().max()))
+    return max(errors)
 
 
 def flow_identities(name: str, d: int) -> dict[str, float]:
@@ -129,18 +146,32 @@ def change_identities(d: int) -> dict[str, float]:
     }
 
 
-def entropy_identity(q: tuple[float, float], p: tuple[float, float], t: float) -> float:
-    """The entropy rate by quadrature against the closed-form derivative of KL, for geometric Brownian motion."""
+Law = tuple[float, float]  #: mean and variance of the logarithm at time 0
+
+
+def entropy_rate_at(q: Law, p: Law, t: float) -> float:
+    """Minus the change of KL in time, by quadrature of the diffusion score matching with G = 0.6 x."""
     points, weights = (torch.tensor(a) for a in np.polynomial.hermite_e.hermegauss(80))
     q_t, p_t = log_normal(*q, t), log_normal(*p, t)
     x = (q_t[0] + math.sqrt(q_t[1]) * points).exp()[:, None]
     scores = log_normal_score(*p_t), log_normal_score(*q_t)
-    rate = -weights / weights.sum() @ entropy_rate(torch.full((len(x),), t), x, *scores, lambda t, x: VOLATILITY * x)
+    rows = entropy_rate(torch.full((len(x),), t), x, *scores, lambda t, x: VOLATILITY * x)
+    return float(weights / weights.sum() @ rows)
+
+
+def entropy_identities(q: Law, p: Law, t: float) -> dict[str, float]:
+    """The rate against the closed-form derivative of KL, and its integral from 0 to t against the change of KL."""
+    q_t, p_t = log_normal(*q, t), log_normal(*p, t)
     # both laws' log-variances grow by the squared volatility and their means by the same drift
     gap, rise = q_t[0] - p_t[0], VOLATILITY**2
     slope = 0.5 * rise * (1.0 / p_t[1] - q_t[1] / p_t[1] ** 2 - 1.0 / q_t[1] + 1.0 / p_t[1] - gap**2 / p_t[1] ** 2)
-    assert divergence(q_t, p_t) > 0.0
-    return abs(float(rate) - slope)
+    nodes, lengths = np.polynomial.legendre.leggauss(30)
+    times = 0.5 * t * (1.0 + nodes)
+    drop = 0.5 * t * sum(w * entropy_rate_at(q, p, float(s)) for s, w in zip(times, lengths, strict=True))
+    return {
+        "entropy rate": abs(entropy_rate_at(q, p, t) + slope),
+        "integral of the entropy rate": abs(drop - divergence(q, p) + divergence(q_t, p_t)),
+    }
 
 
 def main() -> None:
@@ -152,13 +183,13 @@ def main() -> None:
     torch.set_default_dtype(torch.float64)
     dimensions, rows = DIMENSIONS[:2] if arguments.quick else DIMENSIONS, []
     for d in dimensions:
+        rows.append({"flow": "none", "d": d, "identity": "closed form is the definition", "error": closed_forms(d)})
         for name in FLOWS:
             found = flow_identities(name, d)
             rows += [{"flow": name, "d": d, "identity": key, "error": value} for key, value in found.items()]
         rows += [{"flow": "ode", "d": d, "identity": key, "error": e} for key, e in change_identities(d).items()]
     for case in (((0.2, 0.3), (-0.1, 0.6), 0.5), ((0.2, 0.5), (-0.3, 0.9), 0.7)):
-        error = entropy_identity(*case)
-        rows.append({"flow": "brownian", "d": 1, "identity": "entropy rate", "error": error})
+        rows += [{"flow": "brownian", "d": 1, "identity": k, "error": e} for k, e in entropy_identities(*case).items()]
     for identity in dict.fromkeys(row["identity"] for row in rows):
         worst = max((row for row in rows if row["identity"] == identity), key=lambda row: row["error"])
         print(f"{identity:44s} {worst['error']:.1e}  ({worst['flow']}, d={worst['d']})")
