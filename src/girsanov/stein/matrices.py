@@ -36,8 +36,8 @@ from girsanov.types import InputError, State
 DiffusionLike: TypeAlias = DiffusionMatrix | Tensor | str | Callable[..., Any] | None
 
 
-#: name -> a matrix chosen by looking at the rows (note of paper 4, sections 3.1 to 3.3): ``gaussianise`` is near-best for
-#: clean heavy-tailed rows and follows outliers; ``robust`` bounds their influence
+#: name -> a matrix chosen by looking at the rows (note of paper 4, sections 3.1 to 3.3). ``gaussianise`` is near-best
+#: for clean heavy-tailed rows and follows outliers, whose influence ``robust`` bounds.
 DIFFUSIONS: dict[str, Callable[[State], DiffusionMatrix]] = {
     "identity": lambda x: Identity(),
     "robust": partial(Radial.fit, power=-0.5),
