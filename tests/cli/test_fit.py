@@ -297,3 +297,23 @@ def test_other_models_and_noises_end_with_a_report(options, girsanov, tmp_path):
     assert ("ode" in test) == ("cnf" in options)
     if "cnf" in options:
         assert test["ode"]["rows"] == test["elbo"]["rows"]
+
+
+def test_a_device_that_is_missing_is_named_before_anything_is_read(tmp_path, girsanov, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    result = girsanov("fit", tmp_path / "no such file", "--out", tmp_path / "run", "--device", "cuda")
+    assert result.code == 2
+    assert "PyTorch finds no CUDA device here: leave --device out, or give --device cpu" in result.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "present", "expected"), [("cuda", True, "cuda"), ("auto", True, "cuda"), ("cpu", True, "cpu")]
+)
+def test_the_device_reaches_the_fit(tmp_path, girsanov, monkeypatch, option, present, expected):
+    seen = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: present)
+    monkeypatch.setattr("girsanov.runs.fit_run", lambda *_, device, **__: seen.append(device.type) or {})
+    monkeypatch.setattr("girsanov.cli.fit.print_result", lambda metrics: None)
+    girsanov("fit", "iris", "--out", tmp_path / "run", "--device", option, "--quiet")
+    assert seen == [expected]

@@ -20,7 +20,7 @@ from girsanov.cli.options import (
     choose_device,
     prepare_threads,
 )
-from girsanov.cli.output import UsageError, as_json, emit, print_result, stderr_note
+from girsanov.cli.output import as_json, emit, print_result, stderr_note
 
 if TYPE_CHECKING:
     from girsanov.training import Progress
@@ -97,10 +97,12 @@ def fit(
     if batch_size is not None:
         settings["batch_size"] = batch_size
     prepare_threads(threads)
-    _refuse_cuda(device)
+    place = choose_device(device)
     reading = {"categorical": categorical, "dequantise": dequantise, "drop": drop or ()}
     evaluation = {"samples": samples, "ode_rows": ode_rows, "peers": peers, "peer_seconds": peer_budget}
-    return _run(data, out or Path("runs") / _folder_name(data), limit, settings, reading, evaluation, json, quiet)
+    return _run(
+        data, out or Path("runs") / _folder_name(data), limit, settings, reading, evaluation, place, json, quiet
+    )
 
 
 def _run(
@@ -110,6 +112,7 @@ def _run(
     settings: dict[str, Any],
     reading: dict[str, Any],
     evaluation: dict[str, Any],
+    place: Any,
     json: bool,
     quiet: bool,
 ) -> int:
@@ -123,7 +126,7 @@ def _run(
     read = (f"{data}: {len(chosen.data.x):,} rows of shape {tuple(chosen.data.schema.event_shape)}",)
     progress = _Announcing(default_progress(quiet=quiet), [*read, *chosen.data.schema.notes], note)
     try:
-        metrics = fit_run(chosen, out, config, how, progress=progress, note=note)
+        metrics = fit_run(chosen, out, config, how, progress=progress, note=note, device=place)
     except Interrupted as interrupted:
         stderr_note(False)(f"girsanov: saved at step {progress.step:,}; run the same command again to go on")
         return interrupted.exit_code
@@ -157,12 +160,6 @@ class _Announcing:
         """Remember the step: it is called before every checkpoint."""
         self.step = step
         self._inner.advance(step, total)
-
-
-def _refuse_cuda(device: Devices) -> None:
-    if device is Devices.cuda:
-        choose_device(device)
-        raise UsageError("fit computes on the processor in this version: leave --device out")
 
 
 def _folder_name(data: str) -> str:

@@ -117,7 +117,7 @@ class Gaussian(Density):
         # contiguous, as loading makes it: a saved and a fresh Gaussian then multiply to the same bits
         self.register_buffer("basis", None if basis is None else basis.double().contiguous())
         self.register_buffer("eigenvalues", eigenvalues.double())
-        self.register_buffer("remainder", remainder.double())
+        self.register_buffer("remainder", remainder.double().to(mean.device))
 
     @property
     def event_dim(self) -> int:

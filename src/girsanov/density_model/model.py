@@ -80,6 +80,11 @@ class DensityModel(nn.Module):
         return self.score.reference
 
     @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.reference.mean.device
+
+    @property
     def measure(self) -> Measure:
         """Whether values are log-densities, log-masses (all columns discrete) or mixed."""
         discrete = self.schema.bin_width > 0
@@ -112,8 +117,8 @@ class DensityModel(nn.Module):
         """
         if isinstance(x, Tensor) and x.requires_grad and tuple(x.shape[1:]) == self.schema.event_shape:
             self.schema.encode(from_array(x.detach()))  # the checks, without cutting the graph
-            return x.double()
-        return self.schema.encode(from_array(x)).to(self.reference.mean.device)
+            return x.double().to(self.device)
+        return self.schema.encode(from_array(x)).to(self.device)
 
     def elbo(
         self,

@@ -75,6 +75,7 @@ def fit_run(
     *,
     progress: Progress | None = None,
     note: Note | None = None,
+    device: str | torch.device = "cpu",
 ) -> dict[str, Any]:
     """Fit a model, evaluate it, fit the peers and write the folder of the run; goes on where an earlier call stopped.
 
@@ -85,6 +86,7 @@ def fit_run(
         evaluation: settings of the evaluation.
         progress: what shows the training.
         note: receives a sentence at each stage.
+        device: where the model is trained and evaluated; the peers stay on the CPU.
 
     Returns:
         The content of ``metrics.json``.
@@ -105,7 +107,7 @@ def fit_run(
             write_report(folder.path)
         return known
     begun = time.monotonic()
-    model = _fitted(data, folder, config, progress)
+    model = _fitted(data, folder, config, progress, device)
     model.record["source"] = chosen.source.to_json()
     model.save_pretrained(folder.path)
     rows = _held_out(chosen, model)
@@ -142,10 +144,12 @@ def write_report(run: str | Path) -> Path:
     return _report(folder, model, metrics, rows, missing)
 
 
-def _fitted(data: Data, folder: RunFolder, config: Config, progress: Progress | None) -> DensityModel:
+def _fitted(
+    data: Data, folder: RunFolder, config: Config, progress: Progress | None, device: str | torch.device
+) -> DensityModel:
     created, begun = not folder.path.exists(), time.monotonic()
     try:
-        model = fit(data, config=config, out=folder.path, progress=progress)
+        model = fit(data, config=config, out=folder.path, progress=progress, device=device)
     except InputError:
         if created:
             folder.discard_traces()
@@ -172,11 +176,11 @@ def _measured(
     note(f"evaluating {len(rows.x):,} held-out rows")
     bound, test = _own(model, rows, evaluation, seed)
     evaluated = time.monotonic()
-    values = {"elbo": bound.value, "stderr": bound.stderr}
+    values = {"elbo": bound.value.cpu(), "stderr": bound.stderr.cpu()}
     peers = {}
     if evaluation.peers:
         budget = evaluation.peer_seconds or max(PEER_SECONDS, model.record["training"]["fit_seconds"])
-        peers, found = _peers(model, data, rows, bound, budget, _seed(seed), note)
+        peers, found = _peers(model, data, rows, values["elbo"], budget, _seed(seed), note)
         values |= found
     folder.write_values(rows.index, values)
     splits = model.record["splits"]
@@ -200,23 +204,25 @@ def _own(model: DensityModel, rows: Rows, evaluation: EvaluationConfig, seed: in
     def measure(x: torch.Tensor, likelihood: str, condition: torch.Tensor | None = None) -> tuple[Estimate, Any]:
         begun = time.monotonic()
         generator = torch.Generator().manual_seed(seed)
-        estimate = evaluate(model, x, likelihood, samples=evaluation.samples, condition=condition, generator=generator)
+        options = {"samples": evaluation.samples, "condition": condition, "generator": generator}
+        estimate = evaluate(model, x, likelihood, **options)
         seconds = {"fit_seconds": model.record["training"]["fit_seconds"], "seconds": _since(begun, time.monotonic())}
         return estimate, summary(estimate) | seconds
 
-    bound, entry = measure(rows.x, "elbo")
+    x = rows.x.to(model.device)
+    bound, entry = measure(x, "elbo")
     test = {"elbo": entry}
     if model.record["config"]["conditional"] and rows.labels is not None:
-        test["elbo_given_class"] = measure(rows.x, "elbo", rows.labels)[1]
+        test["elbo_given_class"] = measure(x, "elbo", rows.labels.to(x.device))[1]
     flow = model.record["config"].get("model") == "cnf"  # whose own likelihood it is: of every row
     count = len(rows.x) if flow else evaluation.ode_rows
     if count and model.lattice is None:
-        test["ode"] = measure(rows.x[:count], "ode")[1]
+        test["ode"] = measure(x[:count], "ode")[1]
     return bound, test
 
 
 def _peers(
-    model: DensityModel, data: Data, rows: Rows, bound: Estimate, budget: float, seed: int, note: Note
+    model: DensityModel, data: Data, rows: Rows, ours: torch.Tensor, budget: float, seed: int, note: Note
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Entries and per-row values of all peers, fitted to the same rows."""
     peer_data = PeerData(model, data.x, Splits.from_json(model.record["splits"]), seed)
@@ -226,7 +232,7 @@ def _peers(
         peer = fit_peer(peer_data, budget)
         begun = time.monotonic()
         estimate = peer_data.estimate(peer, rows.x)
-        gap = asdict(difference(bound.value, estimate.value)) if len(rows.x) > 1 else None
+        gap = asdict(difference(ours, estimate.value)) if len(rows.x) > 1 else None
         entries[name] = summary(estimate) | {
             "fit_seconds": round(peer.seconds, 1),
             "seconds": _since(begun, time.monotonic()),
@@ -243,11 +249,12 @@ def _report(folder: RunFolder, model: DensityModel, metrics: dict[str, Any], row
     images = model.schema.kind == "images"
     steps = metrics["settings"]["evaluation"]["sampler_steps"]
     generator = torch.Generator().manual_seed(metrics["settings"]["config"]["seed"])
-    samples = model.sample(DRAWN_IMAGES if images else DRAWN, steps=steps, generator=generator)
+    samples = model.sample(DRAWN_IMAGES if images else DRAWN, steps=steps, generator=generator).cpu()
     kept = folder.values()
     index, values = kept if kept is not None else (None, {})
     if rows is not None and index is not None:
         rows = rows.first(len(index))
+    x = None if rows is None else rows.x.to(model.device)
     contents = Contents(
         name=str(metrics["data"]["name"]),
         metrics=metrics,
@@ -257,9 +264,9 @@ def _report(folder: RunFolder, model: DensityModel, metrics: dict[str, Any], row
         rows=index,
         test=None if rows is None else rows.x,
         samples=samples,
-        curve=None if rows is None or len(rows.x) < 2 else denoising_curve(model, rows.x[:CURVE_ROWS]),
-        score_tests=_score_tests(model, missing if rows is None else rows.x, samples),
-        certificate=None if rows is None or len(rows.x) < 2 else encoded_certify(model, rows.x[:CERTIFIED_ROWS]),
+        curve=None if x is None or len(x) < 2 else denoising_curve(model, x[:CURVE_ROWS]),
+        score_tests=_score_tests(model, missing if x is None else x, samples),
+        certificate=None if x is None or len(x) < 2 else encoded_certify(model, x[:CERTIFIED_ROWS]),
         missing=missing,
     )
     picture = samples_png(samples[:DRAWN_IMAGES], model.schema)

@@ -95,21 +95,22 @@ class ShuffledBatches:
 
 @final
 class StepRandomness:
-    """The generator of a step, and the global one (dropout), both keyed by (seed, step).
+    """The generator of a step, and the global ones (dropout), all keyed by (seed, step).
 
-    Seeding costs two microseconds; copying generator states every step would cost as much again, and
-    ``torch.manual_seed``, which asks for every backend, sixty times more.
+    The step's generator draws on the CPU whatever the device of the module, so that its noise is the same everywhere:
+    a loss moves what it draws. Seeding costs two microseconds; copying generator states every step would cost as much
+    again, and ``torch.manual_seed``, which asks for every backend, sixty times more.
 
     Args:
         seed: keys the streams.
-        device: where the generator draws.
+        device: of the module, where dropout draws.
         rank: of the process, so that each draws noise of its own.
     """
 
     def __init__(self, seed: int, device: torch.device, rank: int = 0) -> None:
         self._seed = seed
         self._rank = rank
-        self.generator = torch.Generator(device)
+        self.generator = torch.Generator()
         self._globals = [torch.default_generator]
         if device.type == "cuda":
             index = torch.cuda.current_device() if device.index is None else device.index

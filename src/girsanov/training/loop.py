@@ -89,8 +89,9 @@ def train(
     With ``run``, the folder gets ``train.jsonl`` and ``checkpoints/``; if it has a checkpoint,
     training goes on from it, and a run that had ended returns its result at once. Draw noise from
     the generator that the loss is given (or from the global one, as dropout does): both are keyed
-    by the step. Under ``torchrun`` every rank makes the same call on a file system they share, each
-    takes its rows of the batch, and rank 0 writes.
+    by the step, and the given one is the CPU's, on whatever device the module is. Under ``torchrun``
+    every rank makes the same call on a file system they share, each takes its rows of the batch, and
+    rank 0 writes.
 
     Args:
         module: trained in place; afterwards it holds the last weights, the result the averaged

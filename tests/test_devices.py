@@ -1,0 +1,152 @@
+"""Everything that computes on a device computes there alone, and gives what it gives here: see tests/elsewhere.py."""
+
+import pytest
+import torch
+
+import girsanov as gv
+from girsanov.density_model.certificate import encoded_certify
+from girsanov.evaluation import denoising_curve
+from girsanov.likelihoods.ddpm import SCHEDULES
+from girsanov.runs import EvaluationConfig, Source, fit_run, select
+from tests.elsewhere import DEVICE, Remote, accelerator
+
+TINY = {"steps": 2, "width": 8, "blocks": 1, "members": 1, "batch_size": 16}
+
+
+def images(n=40):
+    return torch.randint(0, 5, (n, 1, 4, 4), generator=torch.Generator().manual_seed(0))
+
+
+def table(n=60):
+    x = torch.randn(n, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.cat([x[:20] + 4.0, x[20:]])
+
+
+PLAIN = {"network": "mlp", "gaussianise": False}
+#: name -> settings, rows, labels
+FITS = {
+    "spline flow and mixture": ({"network": "mlp"}, table(), None),
+    "learned schedule, conditions": (
+        PLAIN | {"schedule": "learned", "conditional": True},
+        table(),
+        torch.linspace(0.0, 1.0, 60),
+    ),
+    "continuous flow": (PLAIN | {"model": "cnf"}, table(), None),
+    "lattice and classes": (PLAIN | {"conditional": True}, images(), torch.arange(40) % 3),
+    "variational noise": (PLAIN | {"dequantise": "variational"}, images(), None),
+    "cells, convolutions": (PLAIN | {"network": "conv", "dequantise": "categorical"}, images(), None),
+}
+
+
+def likelihoods(model, rows):
+    """Values of all likelihoods that the model has, and its draws."""
+    given = None
+    if model.record["config"]["conditional"]:
+        given = torch.tensor([1]) if model.classes else torch.tensor([[0.5]])
+        given = given.to(model.reference.mean.device)
+    found = {"elbo": model.elbo(rows, samples=4, condition=given), "draws": model.sample(2, steps=2, condition=given)}
+    if model.lattice is None:
+        found["density"] = model.density(rows, samples=4, condition=given)
+        found["ode"] = model.log_prob(rows, solver=gv.FixedGrid(1), condition=given)
+    if model.measure == "mass" and model.lattice is None:
+        found["weighted"] = gv.weighted_elbo(model, rows, draws=2, condition=given)
+    return {name: value if isinstance(value, torch.Tensor) else value.value for name, value in found.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FITS)
+def test_a_fit_elsewhere_has_the_bits_of_a_fit_here(name):
+    settings, x, labels = FITS[name]
+    config = gv.Config(**TINY | settings)
+    expected = likelihoods(gv.fit(x, config=config, labels=labels), x[:2])
+    with accelerator():
+        found = likelihoods(gv.fit(x, config=config, labels=labels, device=DEVICE), x[:2])
+    for likelihood, value in expected.items():
+        assert isinstance(found[likelihood], Remote), likelihood
+        assert torch.equal(found[likelihood].inner, value), likelihood
+
+
+def score_and_process():
+    law = gv.GaussianMixture(torch.ones(2), torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), torch.full((2, 2), 0.2))
+    process = gv.VariancePreserving()
+    return law.score(process), process
+
+
+PATHS = {
+    "elbo": lambda s, p, x: gv.elbo(s, p, x, samples=8).value,
+    "density": lambda s, p, x: gv.density(s, p, x, samples=8).value,
+    "ode": lambda s, p, x: gv.ode_log_prob(s, p, x, solver=gv.FixedGrid(4)).value,
+    "ode, probes": lambda s, p, x: gv.ode_log_prob(s, p, x, solver=gv.FixedGrid(4), divergence=gv.Hutchinson(2)).value,
+    "path weight": lambda s, p, x: gv.path_log_weight(gv.ScorePair(s, p, lmbd=0.5), x, steps=4, paths=2).value,
+    "chain of a pair": lambda s, p, x: gv.chain_elbo(gv.ScorePair(s, p, lmbd=0.5), x, steps=4, paths=2).value,
+    "chain": lambda s, p, x: gv.chain_elbo(gv.AncestralChain(s, p, 4), x, paths=2).value,
+    "importance": lambda s, p, x: gv.importance_bound(gv.AncestralChain(s, p, 4), x, paths=2).value,
+    "bracket": lambda s, p, x: gv.chain_bracket(gv.AncestralChain(s, p, 4), 3, paths=2).upper.value,
+    "sample": lambda s, p, x: gv.sample(s, p, 3, event_shape=(2,), steps=4, lmbd=0.5),
+    "sample with density": lambda s, p, x: gv.sample_with_log_prob(s, p, 3, event_shape=(2,), steps=4)[1].value,
+    "loss": lambda s, p, x: gv.ScoreMatchingObjective(p).bound(s, x, samples=8).value,
+    "sliced loss": lambda s, p, x: gv.ScoreMatchingObjective(p, gv.SlicedScoreMatching()).bound(s, x, samples=8).value,
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_likelihood_elsewhere_has_the_bits_of_the_one_here(name):
+    score, process = score_and_process()
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expected = PATHS[name](score, process, x)
+    with accelerator():
+        found = PATHS[name](score.to(DEVICE), process.to(DEVICE), x.to(DEVICE))
+    assert isinstance(found, Remote)
+    assert torch.equal(found.inner, expected)
+
+
+@pytest.mark.slow
+def test_what_a_report_shows_is_computed_there_too():
+    x = images()
+    config = gv.Config(**PLAIN, **TINY)
+    with accelerator():
+        model = gv.fit(x, config=config, device=DEVICE)
+        rows = model.encode(x[:3])
+        assert bool(denoising_curve(model, rows, levels=torch.tensor([0.0])).model.isfinite().all())
+        assert "rows of 16 dimensions" in str(encoded_certify(model, rows, schedule=SCHEDULES["linear"](50)))
+        assert model.score_test(x[:40], levels=(0.0,)).n == 40
+
+
+@pytest.mark.slow
+def test_a_whole_run_elsewhere_writes_what_a_run_here_writes(tmp_path):
+    """Fit, bound, peers, report: the held-out values are the same bits."""
+    config, evaluation = (
+        gv.Config(**PLAIN, **TINY),
+        EvaluationConfig(samples=4, ode_rows=0, peers=False, sampler_steps=2),
+    )
+    chosen = select(Source("iris", limit=40))
+    fit_run(chosen, tmp_path / "here", config, evaluation)
+    with accelerator():
+        fit_run(chosen, tmp_path / "there", config, evaluation, device=DEVICE)
+    assert (tmp_path / "there" / "test.csv").read_text() == (tmp_path / "here" / "test.csv").read_text()
+    assert (tmp_path / "there" / "report.html").exists()
+
+
+def test_a_model_goes_there_and_comes_back_through_its_folder(tmp_path):
+    x = table()
+    model = gv.fit(x, config=gv.Config(**PLAIN, **TINY))
+    expected = model.elbo(x[:3]).value
+    with accelerator():
+        model.to(DEVICE).save_pretrained(tmp_path / "model")
+        again = gv.DensityModel.from_pretrained(tmp_path / "model").to(DEVICE)
+        assert torch.equal(again.elbo(x[:3]).value.inner, expected)
+
+
+def test_the_simulation_refuses_what_an_accelerator_refuses():
+    with accelerator():
+        there = torch.ones(3).to(DEVICE)
+        with pytest.raises(RuntimeError, match="same device"):
+            there + torch.ones(3)
+        with pytest.raises(RuntimeError, match="same device"):
+            torch.ones(3)[torch.zeros(1, dtype=torch.long).to(DEVICE)]
+        with pytest.raises(RuntimeError, match="generator elsewhere"):
+            torch.randn(3, generator=torch.Generator(), device=DEVICE)
+        with pytest.raises(TypeError, match="copy it here first"):
+            there.numpy()
+        assert float((2.0 * there + torch.tensor(1.0)).sum()) == 9.0
+        assert there[torch.tensor([0, 2])].device == DEVICE
