@@ -23,7 +23,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from _record import record
-from family import ring
+from family import TRAINED, fit, ring
 
 import girsanov as gv
 
@@ -112,18 +112,17 @@ def draw(rows, limit):
 def main():
     """Fit, bound at every depth, draw, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=45.0)
+    parser.add_argument("--trained", type=int, default=TRAINED, help="training steps")
     parser.add_argument("--depths", type=int, nargs="*", default=[4, 8, 16, 32, 64, 128, 256, 512])
     parser.add_argument("--held", type=int, default=128)
     parser.add_argument("--paths", type=int, default=16)
     options = parser.parse_args()
     torch.set_num_threads(1)
     x, law = ring(12_000)
-    config = gv.Config(network="mlp", width=96, blocks=3, gaussianise=False, time_budget=options.seconds, steps=20_000)
-    model = gv.fit(x[:10_000], config=config)
+    model = fit(x[:10_000], options.trained)
     held = x[10_000:][: options.held]
     y, log_det = model.transforms(held)
-    train = model.transforms(x[:2000])[0].float()
+    train = model.transforms(x[:4000])[0].float()
     limit = model.elbo(held, samples=1024).mean()
     rows = []
     for steps in options.depths:

@@ -209,6 +209,17 @@ def test_the_table_of_learned_variances(steps, tied, fitted):
     assert abs(loss() - fitted) < 0.01
 
 
+def test_the_error_of_fitted_variances_is_shrunk():
+    """Where no step needs an offset, fitting 100 of them to 200 rows costs 100 / 400 nats: a third is left."""
+    law, process = gv.Gaussian(torch.zeros(2), torch.tensor([0.5, 2.0])), gv.VariancePreserving()
+    chain = AncestralChain(law.score(process), process, 100, prior=law.marginal(process, 1.0))
+    x = law.sample(4000, generator=torch.Generator().manual_seed(0))
+    before = chain.log_weights(x, noise(4000, (2,))).mean()
+    chain.fit_variances(law.sample(200, generator=torch.Generator().manual_seed(1)))
+    cost = float(before - chain.log_weights(x, noise(4000, (2,))).mean())
+    assert 0.0 < cost < 0.6 * 100 / 400
+
+
 def test_variances_per_dimension():
     """Each dimension gets its own mean square residual; the bound cannot fall by it."""
     chain, _, _ = random_linear_pair(2, 3, 2)
