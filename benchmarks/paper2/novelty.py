@@ -95,9 +95,11 @@ def main():
     parser.add_argument("--data", type=Path, help="folder with mnist/ and uci/; without it digits alone")
     parser.add_argument("--quick", action="store_true", help="short fits, few rows; nothing is recorded")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of training per data set")
     options = parser.parse_args()
     generator = torch.Generator().manual_seed(options.seed)
-    config = Config(seed=options.seed, test=0.4, flow=not options.quick, **(QUICK if options.quick else {}))
+    settings = QUICK if options.quick else {"time_budget": options.seconds}
+    config = Config(seed=options.seed, test=0.4, flow=not options.quick, **settings)
     limit = 100 if options.quick else 1000
     jobs = [("digits", "digits", lambda x: digit_variants(x, generator, options.data))]
     for table in () if options.data is None else TABLES[: 1 if options.quick else None]:
@@ -109,7 +111,9 @@ def main():
             scores = " ".join(f"{rule} {row[rule]:.3f}" for rule in RULES)
             print(f"{name:12s} {row['foreign']:20s} {scores}  log p gap {row['log_prob_gap']:+.1f}", flush=True)
     if not options.quick:
-        print(f"wrote {record('paper2-novelty', rows, samples=SAMPLES, seed=options.seed).name}")
+        print(
+            f"wrote {record('paper2-novelty', rows, samples=SAMPLES, seed=options.seed, seconds=options.seconds).name}"
+        )
 
 
 if __name__ == "__main__":

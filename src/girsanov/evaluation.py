@@ -46,6 +46,7 @@ def evaluate(
     likelihood: str = "elbo",
     *,
     samples: int = 32,
+    target_stderr: float | None = None,
     condition: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Estimate:
@@ -56,11 +57,12 @@ def evaluate(
         x: rows that ``model.encode`` has returned, shape ``n *event_shape``.
         likelihood: ``elbo``, ``density`` or ``ode``.
         samples: network evaluations per row; the solver of ``ode`` chooses its own.
-        condition: labels of a conditional model, shape ``n`` or 1.
+        target_stderr: of ``density`` alone: the standard error that every row is to reach, in nats.
+        condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
         generator: read once for a seed.
 
     Raises:
-        InputError: for an unknown likelihood.
+        InputError: for an unknown likelihood, or a target for another one than ``density``.
 
     Example:
         >>> import girsanov as gv
@@ -70,11 +72,13 @@ def evaluate(
     """
     if likelihood not in LIKELIHOODS:
         raise InputError(f"Unknown likelihood {likelihood!r}: choose one of {', '.join(LIKELIHOODS)}")
+    if target_stderr is not None and likelihood != "density":
+        raise InputError(f"A target for the standard error is one of the density formula's; got {likelihood}")
     common: dict[str, Any] = {"condition": condition, "generator": generator}
     if likelihood == "elbo":
         return model.encoded_elbo(x, samples=samples, **common)
     if likelihood == "density":
-        return model.encoded_density(x, samples=samples, **common)
+        return model.encoded_density(x, samples=samples, target_stderr=target_stderr, **common)
     if hasattr(model.score.network, "with_trace") or x[0].numel() <= EXACT_DIVERGENCE:
         return model.encoded_log_prob(x, draws=ODE_DRAWS, divergence=Exact(), **common)
     # where dequantisation draws give the standard error, one probe in each is enough

@@ -5,6 +5,7 @@ __all__ = [
     "Classification",
     "DiffusionClassifier",
     "EnergyModel",
+    "GaussianScreen",
     "LogNormaliser",
     "Novelty",
     "TiltedGaussian",
@@ -23,4 +24,5 @@ from girsanov.applications.classifier import Classification, DiffusionClassifier
 from girsanov.applications.energy import EnergyModel, TiltedGaussian, fit_energy
 from girsanov.applications.novelty import Novelty
 from girsanov.applications.regulariser import density_regulariser, gan_optimum
+from girsanov.applications.screen import GaussianScreen
 from girsanov.applications.tokens import TokenEstimates, TokenModel, fit_tokens, token_log_prob

@@ -3,13 +3,14 @@ r"""Classification by a class-conditional diffusion model, with as few network e
 Bayes' rule on the density formula (note of paper 2, sections 2.6 and 2.7):
 :math:`p(c \mid x) = \mathrm{softmax}_c(\log p(c) + D_c)`, where differences of the evidence
 :math:`D_c = \int w(l)\, E[g_c]\, dl` are log-likelihood ratios for :math:`w = 1`. All classes see the same levels and
-noise, so that differences have little variance; classes that fall behind with confidence cost nothing more.
+noise, so that differences have little variance; classes that fall behind with confidence cost nothing more. A screen
+leaves most classes out before the network is asked at all.
 """
 
 __all__ = ["Classification", "DiffusionClassifier", "class_names"]
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from girsanov.applications.level_weights import (
     fit_temperature,
     spectral_sizes,
 )
+from girsanov.applications.screen import Screen, Screened
 from girsanov.calculus import seed_of
 from girsanov.densities import Gaussian
 from girsanov.processes import LinearProcess
@@ -42,7 +44,7 @@ class Classification:
     Attributes:
         index: position of the chosen class in ``classes_``, shape ``n``.
         log_odds: calibrated evidence relative to the chosen class, log-prior included, shape ``n C``; of a class that
-            was eliminated, as of when it left.
+            was eliminated, as of when it left, and of one that was never evaluated, by the screen.
         probabilities: their softmax, shape ``n C``.
         nfe: network evaluations spent, shape ``n``.
         decided: whether one class alone remained, shape ``n``; always true where no confidence was asked for.
@@ -69,6 +71,8 @@ class DiffusionClassifier:
             time), ``fitted`` (by :meth:`calibrate`) or a function of log-SNR ``k -> k``.
         samples: network evaluations per class without elimination, an even number.
         max_samples: network evaluations per class after which elimination gives up.
+        screen: cheap log-scores ``rows n *e -> n C`` of encoded rows, such as a :class:`GaussianScreen`. With it,
+            elimination leaves out the classes that lag too far, never the best two; :meth:`calibrate` learns how far.
         generator: read once for a seed.
 
     Attributes:
@@ -100,6 +104,7 @@ class DiffusionClassifier:
         weights: str | Callable[[Tensor], Tensor] = "likelihood",
         samples: int = 32,
         max_samples: int = 128,
+        screen: Screen | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         self.classes_ = class_names(classes if classes is not None else getattr(model, "classes", ()))
@@ -113,8 +118,10 @@ class DiffusionClassifier:
         self.weights = weights
         self.samples, self.max_samples = samples, max_samples
         self.seed = seed_of(generator)
+        self.screen = screen
         self._log_prior = _log_prior(prior, count)
         self._noise = NoiseModel()
+        self._screened: Screened | None = None
         self._levels = None if weights == "fitted" else self._named(weights)
 
     @property
@@ -132,10 +139,11 @@ class DiffusionClassifier:
         Args:
             x: rows as the model takes them, ``n *d``.
             confidence: eliminate classes one after the other, and with this probability or more return what unlimited
-                evaluations would (where :meth:`classify` says ``decided``). Default: ``samples`` for every class.
+                evaluations would (where :meth:`classify` says ``decided``). Default: ``samples`` for every class. Of
+                the error, a screen takes one half, for rows of the calibration rows' law, and elimination the other.
 
         Raises:
-            InputError: for rows that do not fit, or a confidence outside (0, 1).
+            InputError: for rows that do not fit, a confidence outside (0, 1), or a screen without calibration.
         """
         return self.classes_[self.classify(x, confidence=confidence).index.cpu().numpy()]
 
@@ -156,6 +164,8 @@ class DiffusionClassifier:
         if confidence is not None and not 0.0 < confidence < 1.0:
             raise InputError(f"confidence must lie between 0 and 1; got {confidence}")
         levels = self._known_levels()
+        if self.screen is not None and self._screened is None:
+            raise InputError("A screen needs held-out rows to be trusted: call calibrate(x, y) first")
         parts = [self._block(rows[first : first + BLOCK], levels, confidence) for first in range(0, len(rows), BLOCK)]
         return Classification(*(torch.cat([getattr(p, field.name) for p in parts]) for field in fields(Classification)))
 
@@ -192,12 +202,20 @@ class DiffusionClassifier:
         factor = fit_temperature(checked.values.mean(2), label, self._log_prior)
         self._noise = _noise(checked)
         self._levels = Levels(LevelWeights(weights.edges, factor * weights.values), levels.proposal)
+        if self.screen is not None:
+            winner = (factor * checked.values.mean(2) + self._log_prior.to(rows.device)).argmax(1)
+            self._screened = Screened.of(self._scores(rows).cpu(), winner.cpu(), label, self._log_prior)
         return self
 
     def _block(self, rows: State, levels: Levels, confidence: float | None) -> Classification:
         """Classify some rows: looks at growing numbers of pairs, until every row has one class left."""
         schedule, errors = self._schedule(confidence)
         alive = torch.ones(len(rows), len(self.classes_), dtype=torch.bool, device=rows.device)
+        screened = None
+        if self.screen is not None and self._screened is not None and confidence is not None:
+            scores = self._scores(rows)
+            screened = self._screened.factor * scores
+            alive = self._screened.kept(scores, 0.5 * (1.0 - confidence))
         values = torch.zeros(*alive.shape, 0, dtype=torch.float64, device=rows.device)
         seen = torch.zeros_like(alive, dtype=torch.int64)
         for k, pairs in enumerate(schedule):
@@ -213,7 +231,8 @@ class DiffusionClassifier:
                 alive = torch.where(
                     open_[:, None], survivors(evidence, found.spread, asked, self._noise, errors[k]), alive
                 )
-        return _summarise(values, seen, alive, self._log_prior.to(values), complete=confidence is None)
+        found = _summarise(values, seen, alive, self._log_prior.to(values), complete=confidence is None)
+        return found if screened is None else _with_screen(found, screened + self._log_prior.to(values), seen == 0)
 
     def _look(
         self, rows: State, open_: Tensor, asked: Tensor, values: Tensor, levels: Levels, new: int, round_: int
@@ -234,8 +253,16 @@ class DiffusionClassifier:
             return [self.samples // 2], [0.0]
         first = 1 if self._noise.degrees > 0 else UNCALIBRATED_PAIRS
         schedule = looks(first, self.max_samples // 2)
-        each = (1.0 - confidence) / max(len(self.classes_) - 1, 1)
+        left = 1.0 if self.screen is None else 0.5
+        each = left * (1.0 - confidence) / max(len(self.classes_) - 1, 1)
         return schedule, [each * share for share in spending(len(schedule))]
+
+    def _scores(self, rows: State) -> Tensor:
+        assert self.screen is not None
+        scores = self.screen(rows).double()
+        if scores.shape != (len(rows), len(self.classes_)) or bool(scores.isnan().any()):
+            raise InputError(f"The screen must return {len(self.classes_)} numbers for every row")
+        return scores
 
     def _everything(self, rows: State, levels: Levels, pairs: int, round_: int) -> Evidence:
         """All classes of all rows."""
@@ -265,6 +292,13 @@ class DiffusionClassifier:
         if unknown:
             raise InputError(f"Unknown class {unknown[0]!r}: the classes are {', '.join(map(str, self.classes_))}")
         return torch.tensor([position[name] for name in names], dtype=torch.int64)
+
+
+def _with_screen(found: Classification, evidence: Tensor, unseen: Tensor) -> Classification:
+    """Log-odds of classes that were never evaluated are the screen's."""
+    chosen = evidence.gather(1, found.index[:, None])
+    log_odds = torch.where(unseen, evidence - chosen, found.log_odds)
+    return replace(found, log_odds=log_odds, probabilities=log_odds.softmax(1))
 
 
 def _summarise(values: Tensor, seen: Tensor, alive: Tensor, log_prior: Tensor, *, complete: bool) -> Classification:

@@ -10,18 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from girsanov.cli.options import (
-    DeviceOption,
-    Devices,
-    JsonOption,
-    LimitOption,
-    QuietOption,
-    RunArgument,
-    SeedOption,
-    ThreadsOption,
-    choose_device,
-    prepare_threads,
-)
+from girsanov.cli.options import Common, Devices, RunArgument, choose_device, prepare_threads, spread
 from girsanov.cli.output import UsageError, as_json, emit, stderr_note
 
 COLUMNS = ("row", "class", "probability", "evaluations", "decided")
@@ -38,7 +27,9 @@ class Weightings(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("classify", epilog="Example: girsanov classify runs/digits digits --confidence 0.95")(classify)
+    app.command("classify", epilog="Example: girsanov classify runs/digits digits --confidence 0.95 --screen")(
+        spread(classify)
+    )
 
 
 def classify(
@@ -56,12 +47,11 @@ def classify(
     ] = True,
     samples: Annotated[int, typer.Option(min=2, help="Network evaluations per class without elimination.")] = 32,
     max_samples: Annotated[int, typer.Option(min=2, help="The same at most with elimination.")] = 128,
-    limit: LimitOption = None,
-    seed: SeedOption = 0,
-    threads: ThreadsOption = None,
-    device: DeviceOption = Devices.auto,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    screen: Annotated[
+        bool, typer.Option("--screen", help="Let one Gaussian per class leave out classes before the network is asked.")
+    ] = False,
+    *,
+    common: Common,
 ) -> None:
     """Class of every row of DATA by a model fitted with --conditional: row, class, probability, evaluations, decided.
 
@@ -69,24 +59,28 @@ def classify(
     """
     if weights is Weightings.fitted and not calibrate:
         raise UsageError("fitted weights are learned by calibration: leave --no-calibrate out")
+    if screen and (confidence is None or not calibrate):
+        raise UsageError("a screen serves elimination and needs calibration: give --confidence, not --no-calibrate")
     chosen = weights or (Weightings.fitted if calibrate else Weightings.likelihood)
-    prepare_threads(threads)
+    prepare_threads(common.threads)
     from girsanov.runs import all_rows
 
-    model, place = _model(run, device)
-    rows, note = all_rows(model, data).first(limit), stderr_note(quiet)
-    classifier = _classifier(model, chosen.value, samples, max_samples, seed)
+    model, place = _model(run, common.device)
+    rows, note = all_rows(model, data).first(common.limit), stderr_note(common.quiet)
+    classifier = _classifier(model, chosen.value, samples, max_samples, common.seed)
+    if screen:
+        classifier.screen = _screen(model)
     if calibrate:
-        held_out = _validation(model)
+        held_out = _part(model, "validation")
         note(f"calibrating on {len(held_out[0]):,} validation rows")
         classifier.encoded_calibrate(held_out[0].to(place), held_out[1])
     note(f"classifying {rows.described}: {len(rows.x):,}")
-    parts = [] if json else [",".join(COLUMNS) + "\n"]
+    parts = [] if common.json else [",".join(COLUMNS) + "\n"]
     if out is None and parts:
         emit(parts[0], end="")
     for start in range(0, len(rows.x), BLOCK):
         found = classifier.encoded_classify(rows.x[start : start + BLOCK].to(place), confidence=confidence)
-        parts.append(_lines(found, classifier.classes_.tolist(), start, json))
+        parts.append(_lines(found, classifier.classes_.tolist(), start, common.json))
         if out is None:
             emit(parts[-1], end="")
     if out is not None:
@@ -114,8 +108,19 @@ def _classifier(model: Any, weights: str, samples: int, max_samples: int, seed: 
     return DiffusionClassifier(model, weights=weights, samples=samples, max_samples=max_samples, generator=generator)
 
 
-def _validation(model: Any) -> tuple[Any, Any]:
-    """Validation rows of the run, encoded, and the names of their classes."""
+def _screen(model: Any) -> Any:
+    from girsanov.applications import GaussianScreen
+    from girsanov.applications.classifier import class_names
+
+    rows, names = _part(model, "train")
+    position = {name: k for k, name in enumerate(class_names(model.classes).tolist())}
+    import torch
+
+    return GaussianScreen.fit(rows, torch.tensor([position[name] for name in names.tolist()]))
+
+
+def _part(model: Any, part: str) -> tuple[Any, Any]:
+    """Rows of a part of the run's data, encoded, and the names of their classes."""
     from girsanov.applications.classifier import class_names
     from girsanov.datasets import Splits, fingerprint
     from girsanov.runs import Source, all_rows, select
@@ -125,7 +130,7 @@ def _validation(model: Any) -> tuple[Any, Any]:
     index = select(source).index
     if found.labels is None or fingerprint(found.x[index]) != model.record["data"]["fingerprint"]:
         raise UsageError(f"{source.name} has changed since the fit: give --no-calibrate, or bring it back")
-    chosen = index[Splits.from_json(model.record["splits"]).validation]
+    chosen = index[getattr(Splits.from_json(model.record["splits"]), part)]
     return found.x[chosen], class_names(model.classes)[found.labels[chosen].numpy()]
 
 

@@ -14,25 +14,25 @@ from typing import Annotated, Any
 import typer
 
 from girsanov.cli.options import (
-    DeviceOption,
+    Common,
     Devices,
-    JsonOption,
     LikelihoodOption,
     Likelihoods,
-    LimitOption,
-    QuietOption,
     RunArgument,
     SamplesOption,
-    SeedOption,
-    ThreadsOption,
     choose_device,
     prepare_threads,
+    spread,
 )
 from girsanov.cli.output import UsageError, as_json, emit, print_result, stderr_note
 
 COLUMNS = ("row", "value", "stderr", "kind", "model")
 BLOCK = 4096  # rows that are evaluated before they are printed
 
+TargetOption = Annotated[
+    float | None,
+    typer.Option(metavar="NATS", help="With --likelihood density: draw until every row's standard error is below."),
+]
 DataRangeOption = Annotated[
     str | None,
     typer.Option(
@@ -46,106 +46,30 @@ LevelsOption = Annotated[
         min=0, metavar="N", help="Grey levels 0 to N - 1 of the images; 0: continuous values inside --data-range."
     ),
 ]
-CheckOption = Annotated[
-    bool, typer.Option("--check/--no-check", help="Test a diffusers network on 16 rows: is it what it claims?")
-]
 SchedulerOption = Annotated[
     str | None, typer.Option(metavar="FOLDER", help="Scheduler of a diffusers network that is saved without one.")
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command(
-        "evaluate",
-        epilog="Example: girsanov evaluate runs/digits --likelihood density, "
-        "or girsanov evaluate ddpm-cifar10-32 images --data-range=-1,1",
-    )(evaluate)
-    app.command("score", epilog="Example: girsanov score runs/data new.csv --out scores.csv")(score)
-
-
-def evaluate(
-    run: RunArgument,
-    data: Annotated[
-        str | None, typer.Argument(metavar="DATA", help="Other rows; the run's own held-out ones if left out.")
-    ] = None,
-    likelihood: LikelihoodOption = Likelihoods.elbo,
-    samples: SamplesOption = 32,
-    data_range: DataRangeOption = None,
-    levels: LevelsOption = 256,
-    scheduler: SchedulerOption = None,
-    check: CheckOption = True,
-    limit: LimitOption = None,
-    seed: SeedOption = 0,
-    threads: ThreadsOption = None,
-    device: DeviceOption = Devices.auto,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Mean log-likelihood of held-out rows, or of the rows of DATA.
-
-    Where DATA are what the model was fitted to, only their held-out rows count.
-    """
-    prepare_threads(threads)
-    from girsanov.runs import rows_of, tested_rows
-
-    model, place = _model(run, device, _Pretrained(data_range, levels, scheduler))
-    rows = (tested_rows(model) if data is None else rows_of(model, data)).first(limit)
-    _check(model, rows, check, quiet)
-    stderr_note(quiet)(f"evaluating {rows.described}: {len(rows.x):,}")
-    entry = _measure(model, rows.x.to(place), likelihood.value, samples, seed)
-    metrics = {"test": {likelihood.value: entry}}
-    if json:
-        emit(as_json(metrics))
-    else:
-        print_result(metrics)
-
-
-def score(
-    run: RunArgument,
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Rows to score: a name, file or folder.")],
-    out: Annotated[Path | None, typer.Option(help="CSV file to write instead of standard output.")] = None,
-    likelihood: LikelihoodOption = Likelihoods.elbo,
-    samples: SamplesOption = 32,
-    data_range: DataRangeOption = None,
-    levels: LevelsOption = 256,
-    scheduler: SchedulerOption = None,
-    check: CheckOption = True,
-    limit: LimitOption = None,
-    seed: SeedOption = 0,
-    threads: ThreadsOption = None,
-    device: DeviceOption = Devices.auto,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Log-likelihood of every row of DATA, in nats: row, value, stderr, kind, model."""
-    prepare_threads(threads)
-    from girsanov.runs import all_rows
-
-    model, place = _model(run, device, _Pretrained(data_range, levels, scheduler))
-    rows = all_rows(model, data).first(limit)
-    _check(model, rows, check, quiet)
-    stderr_note(quiet)(f"scoring {rows.described}: {len(rows.x):,}")
-    parts = [] if json else [",".join(COLUMNS) + "\n"]
-    if out is None and parts:
-        emit(parts[0], end="")
-    for start in range(0, len(rows.x), BLOCK):
-        estimate = _estimate(model, rows.x[start : start + BLOCK].to(place), likelihood.value, samples, seed)
-        text = _lines(estimate, start, json)
-        parts.append(text)
-        if out is None:
-            emit(text, end="")
-    if out is not None:
-        _write(out, "".join(parts))
+CheckOption = Annotated[
+    bool, typer.Option("--check/--no-check", help="Test a diffusers network on 16 rows: is it what it claims?")
+]
+ClassOption = Annotated[
+    str | None, typer.Option("--class", metavar="NAME", help="Likelihood given this class; a number for diffusers.")
+]
+OwnClassOption = Annotated[bool, typer.Option("--own-class", help="Likelihood of every row given its own class.")]
+ConditionOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.npy", help="Likelihood given numbers, one condition for every row or one for all."),
+]
 
 
 @dataclass(frozen=True)
-class _Pretrained:
+class Pretrained:
     """What must be said of a folder of diffusers."""
 
-    data_range: str | None
-    levels: int
-    scheduler: str | None
+    data_range: DataRangeOption = None
+    levels: LevelsOption = 256
+    scheduler: SchedulerOption = None
+    check: CheckOption = True
 
     def limits(self) -> tuple[float, float]:
         """The data's range as numbers."""
@@ -157,7 +81,106 @@ class _Pretrained:
         return low, high
 
 
-def _model(run: str, device: Devices, pretrained: _Pretrained) -> tuple[Any, Any]:
+@dataclass(frozen=True)
+class Given:
+    """What likelihoods are conditioned on."""
+
+    label: ClassOption = None
+    own_class: OwnClassOption = False
+    condition: ConditionOption = None
+
+    def described(self) -> str | None:
+        """For results; ``None`` without a condition."""
+        if self.label is not None:
+            return f"class {self.label}"
+        return "own class" if self.own_class else None if self.condition is None else str(self.condition)
+
+
+@dataclass(frozen=True)
+class Method:
+    """Which likelihood, and how much is spent on it."""
+
+    likelihood: LikelihoodOption = Likelihoods.elbo
+    samples: SamplesOption = 32
+    target_stderr: TargetOption = None
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(
+        "evaluate",
+        epilog="Example: girsanov evaluate runs/digits --likelihood density, "
+        "or girsanov evaluate ddpm-cifar10-32 images --data-range=-1,1",
+    )(spread(evaluate))
+    app.command("score", epilog="Example: girsanov score runs/data new.csv --out scores.csv")(spread(score))
+
+
+def evaluate(
+    run: RunArgument,
+    data: Annotated[
+        str | None, typer.Argument(metavar="DATA", help="Other rows; the run's own held-out ones if left out.")
+    ] = None,
+    *,
+    method: Method,
+    given: Given,
+    pretrained: Pretrained,
+    common: Common,
+) -> None:
+    """Mean log-likelihood of held-out rows, or of the rows of DATA.
+
+    Where DATA are what the model was fitted to, only their held-out rows count.
+    """
+    prepare_threads(common.threads)
+    from girsanov.runs import rows_of, tested_rows
+
+    model, place = _model(run, common.device, pretrained)
+    found = tested_rows(model) if data is None else rows_of(model, data)
+    rows, condition = _conditioned(model, found, given, common)
+    _check(model, rows, condition, pretrained, common.quiet)
+    stderr_note(common.quiet)(f"evaluating {rows.described}: {len(rows.x):,}")
+    entry = _measure(model, rows.x.to(place), condition, method, common)
+    if given.described() is not None:
+        entry["given"] = given.described()
+    metrics = {"test": {method.likelihood.value: entry}}
+    if common.json:
+        emit(as_json(metrics))
+    else:
+        print_result(metrics)
+
+
+def score(
+    run: RunArgument,
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Rows to score: a name, file or folder.")],
+    out: Annotated[Path | None, typer.Option(help="CSV file to write instead of standard output.")] = None,
+    *,
+    method: Method,
+    given: Given,
+    pretrained: Pretrained,
+    common: Common,
+) -> None:
+    """Log-likelihood of every row of DATA, in nats: row, value, stderr, kind, model."""
+    prepare_threads(common.threads)
+    from girsanov.runs import all_rows
+
+    model, place = _model(run, common.device, pretrained)
+    rows, condition = _conditioned(model, all_rows(model, data), given, common)
+    _check(model, rows, condition, pretrained, common.quiet)
+    stderr_note(common.quiet)(f"scoring {rows.described}: {len(rows.x):,}")
+    parts = [] if common.json else [",".join(COLUMNS) + "\n"]
+    if out is None and parts:
+        emit(parts[0], end="")
+    for start in range(0, len(rows.x), BLOCK):
+        block = rows.x[start : start + BLOCK].to(place)
+        each = condition if condition is None or len(condition) == 1 else condition[start : start + BLOCK]
+        text = _lines(_estimate(model, block, each, method, common), start, common.json)
+        parts.append(text)
+        if out is None:
+            emit(text, end="")
+    if out is not None:
+        _write(out, "".join(parts))
+
+
+def _model(run: str, device: Devices, pretrained: Pretrained) -> tuple[Any, Any]:
     from girsanov.models.diffusers import is_diffusers_folder
 
     place = choose_device(device)
@@ -175,37 +198,58 @@ def _model(run: str, device: Devices, pretrained: _Pretrained) -> tuple[Any, Any
     return DensityModel.from_pretrained(run).to(place), place
 
 
-def _check(model: Any, rows: Any, wanted: bool, quiet: bool) -> None:
+def _conditioned(model: Any, rows: Any, given: Given, common: Common) -> tuple[Any, Any]:
+    """The rows asked for and their condition, on the model's device."""
+    from girsanov.models.diffusers import DiffusersNetwork
+    from girsanov.runs import condition_of
+
+    network = model.score.network
+    needs = isinstance(network, DiffusersNetwork) and network.required and network.null_class is None
+    if needs and given.described() is None:
+        raise UsageError("this network is conditional: give --class, --own-class or --condition")
+    condition = condition_of(model, rows, label=given.label, own_class=given.own_class, file=given.condition)
+    if condition is not None:
+        condition = condition[: common.limit].to(model.reference.mean.device)
+    return rows.first(common.limit), condition
+
+
+def _check(model: Any, rows: Any, condition: Any, pretrained: Pretrained, quiet: bool) -> None:
     """The self-test of a network of diffusers on the rows at hand, and what else is to be known of it."""
     from girsanov.models.diffusers import DiffusersNetwork
 
     if not isinstance(model.score.network, DiffusersNetwork):
         return
-    if wanted and len(rows.x) > 1:
+    if pretrained.check and len(rows.x) > 1:
         from girsanov.density_model.diffusers import check_density
 
         stderr_note(quiet)("testing the network on the first rows")
-        check_density(model, rows.x)
+        check_density(model, rows.x, condition=condition)
     for note in model.score.network.notes:
         stderr_note(quiet)(note)
 
 
-def _estimate(model: Any, x: Any, likelihood: str, samples: int, seed: int) -> Any:
+def _estimate(model: Any, x: Any, condition: Any, method: Method, common: Common) -> Any:
     import torch
 
     from girsanov.evaluation import evaluate as evaluate_rows
 
-    generator = torch.Generator().manual_seed(seed)
-    return evaluate_rows(model, x, likelihood, samples=samples, generator=generator)
+    generator = torch.Generator().manual_seed(common.seed)
+    options = {"samples": method.samples, "target_stderr": method.target_stderr, "generator": generator}
+    estimate = evaluate_rows(model, x, method.likelihood.value, condition=condition, **options)
+    if estimate.met is not None and not bool(estimate.met.all()):
+        missed = int((~estimate.met).sum())
+        target = f"a standard error of {method.target_stderr:g} nats"
+        stderr_note(common.quiet)(f"{missed:,} of {len(x):,} rows did not reach {target}: see their stderr")
+    return estimate
 
 
-def _measure(model: Any, x: Any, likelihood: str, samples: int, seed: int) -> dict[str, Any]:
+def _measure(model: Any, x: Any, condition: Any, method: Method, common: Common) -> dict[str, Any]:
     import time
 
     from girsanov.evaluation import summary
 
     begun = time.monotonic()
-    entry = summary(_estimate(model, x, likelihood, samples, seed))
+    entry = summary(_estimate(model, x, condition, method, common))
     return entry | {"seconds": round(time.monotonic() - begun, 2)}
 
 

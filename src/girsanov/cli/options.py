@@ -1,6 +1,7 @@
 """Options that several commands share, declared once, and the set-up that they ask for."""
 
 __all__ = [
+    "Common",
     "DeviceOption",
     "Devices",
     "JsonOption",
@@ -13,10 +14,15 @@ __all__ = [
     "ThreadsOption",
     "choose_device",
     "prepare_threads",
+    "spread",
 ]
 
+import inspect
 import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
+from functools import wraps
 from typing import Annotated, Any
 
 import typer
@@ -51,6 +57,48 @@ SeedOption = Annotated[int, typer.Option(min=0, max=2**63 - 1, metavar="N", help
 DeviceOption = Annotated[Devices, typer.Option(help="Where to compute.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Results as JSON on standard output, all else elsewhere.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+
+
+@dataclass(frozen=True)
+class Common:
+    """What every command that evaluates a model can be told."""
+
+    limit: LimitOption = None
+    seed: SeedOption = 0
+    threads: ThreadsOption = None
+    device: DeviceOption = Devices.auto
+    json: JsonOption = False
+    quiet: QuietOption = False
+
+
+def spread(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command whose parameters that are dataclasses of options stand for those options, one by one.
+
+    Example:
+        >>> def command(run: RunArgument, common: Common) -> None: ...
+        >>> list(inspect.signature(spread(command)).parameters)
+        ['run', 'limit', 'seed', 'threads', 'device', 'json', 'quiet']
+    """
+    parameters, groups = [], {}
+    for parameter in inspect.signature(command).parameters.values():
+        if not is_dataclass(parameter.annotation):
+            parameters.append(parameter)
+            continue
+        groups[parameter.name] = parameter.annotation
+        parameters += [
+            inspect.Parameter(f.name, parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
+            for f in fields(parameter.annotation)
+        ]
+
+    @wraps(command)
+    def gathered(**values: Any) -> Any:
+        for name, group in groups.items():
+            values[name] = group(**{f.name: values.pop(f.name) for f in fields(group)})
+        return command(**values)
+
+    gathered.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    gathered.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return gathered
 
 
 def prepare_threads(threads: int | None) -> None:

@@ -7,18 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from girsanov.cli.options import (
-    DeviceOption,
-    Devices,
-    JsonOption,
-    LimitOption,
-    QuietOption,
-    RunArgument,
-    SeedOption,
-    ThreadsOption,
-    choose_device,
-    prepare_threads,
-)
+from girsanov.cli.options import Common, RunArgument, choose_device, prepare_threads, spread
 from girsanov.cli.output import as_json, emit, stderr_note
 
 ROW = "{:>9}  {:>9}  {:>11}  {:>11}  {:>10}  {:>10}"
@@ -27,7 +16,7 @@ HEADER = ("log-SNR", "noise", "discrepancy", "effect", "p", "corrected")
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("test", epilog="Example: girsanov test samples.npy runs/digits --limit 2000")(run_test)
+    app.command("test", epilog="Example: girsanov test samples.npy runs/digits --limit 2000")(spread(run_test))
 
 
 def run_test(
@@ -42,21 +31,18 @@ def run_test(
         typer.Option(metavar="NAME", help="Diffusion matrix: robust, heavy_tailed, moments or gaussianise."),
     ] = None,
     resamples: Annotated[int, typer.Option(min=19, metavar="B", help="Replicates of the null distribution.")] = 999,
-    limit: LimitOption = None,
-    seed: SeedOption = 0,
-    threads: ThreadsOption = None,
-    device: DeviceOption = Devices.auto,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    *,
+    common: Common,
 ) -> None:
     """Test rows against a run's score: held-out rows test the model, generated ones the sampler.
 
-    SAMPLES go to the model's coordinates, get noise of each level, and are compared with the score of that level by
-    kernel Stein discrepancies over ten bandwidths. The effect is 0 for the model's own samples and 1 at most; an
-    effect e shows in some 5/e rows. The p-value holds for rows that the model was not fitted to; of the run's own data,
-    only held-out rows are used.
+    SAMPLES go to the model's coordinates, get noise of each level, and are compared with the score there by kernel
+    Stein discrepancies over ten bandwidths. Noise is its standard deviation relative to the scaled data.
+
+    The effect is 0 for the model's own samples and 1 at most; an effect e shows in some 5/e rows. The p-value holds for
+    rows that the model was not fitted to; of the run's own data, only held-out rows are used.
     """
-    prepare_threads(threads)
+    prepare_threads(common.threads)
     import torch
 
     from girsanov.density_model import DensityModel
@@ -64,18 +50,18 @@ def run_test(
     from girsanov.stein import WildBootstrap
     from girsanov.stein.levels import LEVELS
 
-    place = choose_device(device)
+    place = choose_device(common.device)
     model = DensityModel.from_pretrained(run).to(place)
-    rows = rows_of(model, samples).first(limit)
-    stderr_note(quiet)(f"testing {rows.described}: {len(rows.x):,}")
+    rows = rows_of(model, samples).first(common.limit)
+    stderr_note(common.quiet)(f"testing {rows.described}: {len(rows.x):,}")
     found = model.encoded_score_test(
         rows.x.to(place),
         level or LEVELS,
         diffusion=diffusion,
         method=WildBootstrap(resamples),
-        generator=torch.Generator().manual_seed(seed),
+        generator=torch.Generator().manual_seed(common.seed),
     )
-    emit(as_json(_content(found)) if json else _text(found))
+    emit(as_json(_content(found)) if common.json else _text(found))
 
 
 def _content(found: Any) -> dict[str, Any]:

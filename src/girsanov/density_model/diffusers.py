@@ -24,6 +24,7 @@ from girsanov.density_model.model import DensityModel
 from girsanov.models import ScoreModel, working_dtype
 from girsanov.models.diffusers import DiffusersNetwork, event_shape_of, from_diffusers, score_pipeline
 from girsanov.models.diffusers.loading import find_parts, import_diffusers
+from girsanov.models.diffusers.network import CLASSES
 from girsanov.models.diffusers.selftest import check_rows
 from girsanov.transforms import Compose, Dequantise, Standardise, Transform
 from girsanov.types import InputError, State
@@ -77,16 +78,26 @@ def density_from_diffusers(
     score = from_diffusers(parts.network, parts.scheduler, reference=reference, **options)
     step = 1.0 if levels else 0.0
     schema = Schema("images", shape, (Numeric("pixel", Lattice(step=step)),))
-    return DensityModel(_to_range(shape, low, high, levels), score, schema).eval()
+    record = _conditions(score.network)
+    return DensityModel(_to_range(shape, low, high, levels), score, schema, record=record).eval()
 
 
-def check_density(model: DensityModel, x: Any, *, rows: int = CHECKED) -> None:
+def _conditions(network: Any) -> dict[str, Any]:
+    """What the network is conditioned on, as a fitted model would record it: labels are their own names."""
+    if network.slot == CLASSES and network.labels:
+        return {"classes": [str(k) for k in range(network.labels)], "network": {"config": {"classes": network.labels}}}
+    conditional = network.slot is not None or network.call is not None
+    return {"network": {"config": {"condition_dim": 1}}} if conditional else {}
+
+
+def check_density(model: DensityModel, x: Any, *, rows: int = CHECKED, condition: Tensor | None = None) -> None:
     """The self-test of a model from :func:`density_from_diffusers`, on the middle of its images' bins.
 
     Args:
         model: the model.
         x: images as the model takes them, at least two.
         rows: number of images that are used, at most 64.
+        condition: of the images, leading dimension ``n`` or 1.
 
     Raises:
         InputError: where the network does not denoise as its scheduler and scale claim.
@@ -95,7 +106,8 @@ def check_density(model: DensityModel, x: Any, *, rows: int = CHECKED) -> None:
     assert isinstance(network, DiffusersNetwork)
     encoded = model.encode(x)[:rows]
     y, _ = model.transforms(encoded, torch.full_like(encoded, 0.5))
-    check_rows(network, y.to(working_dtype(model.score, y)))
+    given = condition if condition is None or len(condition) == 1 else condition[:rows]
+    check_rows(network, y.to(working_dtype(model.score, y)), given)
     network.untested = None
 
 

@@ -7,6 +7,7 @@ __all__ = [
     "Selection",
     "Source",
     "all_rows",
+    "condition_of",
     "fit_run",
     "rows_of",
     "select",
@@ -14,6 +15,7 @@ __all__ = [
     "write_report",
 ]
 
+from girsanov.runs.conditions import condition_of
 from girsanov.runs.experiment import EvaluationConfig, fit_run, write_report
 from girsanov.runs.folder import RunFolder, Source
 from girsanov.runs.rows import Rows, Selection, all_rows, rows_of, select, tested_rows

@@ -24,19 +24,22 @@ class Rows:
         index: shape ``n``.
         labels: shape ``n``, or ``None``.
         described: what they are, for people.
+        classes: names of the labels, where they have names.
     """
 
     x: State
     index: Tensor
     labels: Tensor | None
     described: str
+    classes: tuple[str, ...] | None = None
 
     def first(self, limit: int | None) -> "Rows":
         """The first ``limit`` rows."""
         if limit is None or limit >= len(self.x):
             return self
         labels = None if self.labels is None else self.labels[:limit]
-        return Rows(self.x[:limit], self.index[:limit], labels, f"the first {limit:,} of {self.described}")
+        described = f"the first {limit:,} of {self.described}"
+        return dataclasses.replace(self, x=self.x[:limit], index=self.index[:limit], labels=labels, described=described)
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def _encoded(model: DensityModel, name: str) -> Rows:
     raw = read(name)
     x = model.schema.encode(raw)
     labels = None if raw.labels is None else torch.from_numpy(raw.labels)
-    return Rows(x, torch.arange(len(x)), labels, f"the rows of {name}")
+    return Rows(x, torch.arange(len(x)), labels, f"the rows of {name}", raw.classes)
 
 
 def _source(model: DensityModel) -> Source:
@@ -137,4 +140,5 @@ def _source(model: DensityModel) -> Source:
 def _test_part(model: DensityModel, found: Rows, index: Tensor) -> Rows:
     test = index[Splits.from_json(model.record["splits"]).test]
     labels = None if found.labels is None else found.labels[test]
-    return Rows(found.x[test], test, labels, f"the held-out {found.described.removeprefix('the ')}")
+    described = f"the held-out {found.described.removeprefix('the ')}"
+    return dataclasses.replace(found, x=found.x[test], index=test, labels=labels, described=described)

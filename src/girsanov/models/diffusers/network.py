@@ -80,6 +80,7 @@ class DiffusersNetwork(nn.Module):
         self.untested: str | None = None
         self.scheduler: Any = None
         self.null_class = null_class if null_class is not None else _null_class(network)
+        self.labels = _label_count(network, self.null_class) if self.slot == CLASSES else 0
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -224,6 +225,12 @@ def _required(network: nn.Module, slot: str) -> bool:
 def _null_class(network: nn.Module) -> int | None:
     """DiT keeps one more label for "none"; other networks have no convention."""
     return setting(network, "num_embeds_ada_norm") if setting(network, "norm_type") == "ada_norm_zero" else None
+
+
+def _label_count(network: nn.Module, null_class: int | None) -> int:
+    """Number of labels by the network's settings, that for "none" aside; 0 where they are no plain labels."""
+    count = setting(network, "num_class_embeds") or setting(network, "num_embeds_ada_norm") or 0
+    return count - 1 if null_class is not None and null_class == count - 1 else count
 
 
 def _takes_fractions(network: nn.Module) -> bool:

@@ -1,0 +1,81 @@
+"""What likelihoods are conditioned on, by names and files: one class, every row's own class, or embeddings."""
+
+__all__ = ["condition_of"]
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from girsanov.density_model import DensityModel
+from girsanov.runs.rows import Rows
+from girsanov.types import InputError
+
+
+def condition_of(
+    model: DensityModel,
+    rows: Rows,
+    *,
+    label: str | None = None,
+    own_class: bool = False,
+    file: str | Path | None = None,
+) -> Tensor | None:
+    """The condition of rows for a model, or ``None`` where nothing is asked for.
+
+    Args:
+        model: a density model with classes or continuous conditions.
+        rows: the rows.
+        label: a class of the model, for all rows.
+        own_class: every row is given its own class, found in the model by its name.
+        file: numbers in a ``.npy`` file, one condition per row or one for all.
+
+    Returns:
+        Labels of shape ``n`` or 1, or conditions with leading dimension ``n`` or 1.
+
+    Raises:
+        InputError: for more than one of the three, a class that the model does not know, or numbers that do not fit.
+
+    Example:
+        >>> import girsanov as gv
+        >>> config = gv.Config(steps=2, network="mlp", width=8, blocks=1, conditional=True)
+        >>> model = gv.fit(torch.randn(60, 2), labels=torch.arange(60) % 3, config=config)
+        >>> condition_of(model, Rows(torch.zeros(1, 2), torch.arange(1), None, "a row"), label="2")
+        tensor([2])
+    """
+    asked = [name for name, given in (("class", label), ("own class", own_class), ("file", file)) if given]
+    if len(asked) > 1:
+        raise InputError("Rows have one condition: give one of a class, their own classes and a file")
+    if file is not None:
+        return _read(Path(file), len(rows.x))
+    if not asked:
+        return None
+    if not model.classes:
+        raise InputError("This model knows no classes: fit with --conditional on labelled rows")
+    if label is not None:
+        return torch.tensor([_index(model, label)])
+    if rows.labels is None:
+        raise InputError(f"There are no classes with {rows.described}: name one for all rows")
+    names = rows.classes or tuple(str(k) for k in range(int(rows.labels.max()) + 1))
+    found = {k: _index(model, names[k]) for k in rows.labels.unique().tolist()}
+    return torch.tensor([found[k] for k in rows.labels.tolist()])
+
+
+def _index(model: DensityModel, name: str) -> int:
+    if name not in model.classes:
+        shown = ", ".join(model.classes[:20]) + (", ..." if len(model.classes) > 20 else "")
+        raise InputError(f"Unknown class {name!r}: the classes are {shown}")
+    return model.classes.index(name)
+
+
+def _read(path: Path, rows: int) -> Tensor:
+    """Conditions of a file."""
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}): give a .npy file of numbers") from error
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf" or values.ndim < 2:
+        raise InputError(f"{path}: conditions are numbers of shape (rows or 1, ...), such as embeddings")
+    if len(values) not in (1, rows) or not np.isfinite(values).all():
+        raise InputError(f"{path}: {rows} finite conditions are needed, or 1 for all; got shape {values.shape}")
+    return torch.from_numpy(values).float()

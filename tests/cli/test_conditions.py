@@ -1,0 +1,181 @@
+"""``evaluate`` and ``score`` given a class, every row's own class, or embeddings: the library's own numbers."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+import torch
+
+import girsanov as gv
+from girsanov import runs
+from girsanov.cli import main
+from girsanov.runs import all_rows
+
+FEW = ("--limit", "5", "--samples", "8", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, quick):
+    folder = tmp_path_factory.mktemp("conditions") / "run"
+    options = ["--limit", "150", "--conditional", "--no-lattice", "--out", str(folder)]
+    assert main(["fit", "digits", *options, *quick, "--quiet"]) == 0
+    return folder
+
+
+def draws():
+    """The draws of a command with the default seed and as few samples."""
+    return {"samples": 8, "generator": torch.Generator().manual_seed(0)}
+
+
+def values(result):
+    assert result.code == 0, result.err
+    return [float(row["value"]) for row in csv.DictReader(io.StringIO(result.out))]
+
+
+def test_one_class_and_every_rows_own(run, girsanov):
+    model = gv.DensityModel.from_pretrained(run)
+    rows = all_rows(model, "digits").first(5)
+    for options, condition in (
+        ((), None),
+        (("--class", "3"), torch.tensor([3])),
+        (("--own-class",), rows.labels),
+    ):
+        expected = model.encoded_elbo(rows.x, condition=condition, **draws()).value
+        assert values(girsanov("score", run, "digits", *FEW, *options)) == pytest.approx(expected.tolist(), rel=1e-9)
+
+
+def test_held_out_rows_keep_their_classes_and_the_result_says_what_was_given(run, girsanov):
+    model = gv.DensityModel.from_pretrained(run)
+    rows = runs.tested_rows(model).first(5)
+    entry = girsanov("evaluate", run, *FEW, "--own-class", "--json").json["test"]["elbo"]
+    expected = model.encoded_elbo(rows.x, condition=rows.labels, **draws()).value.mean()
+    assert entry["nats"] == pytest.approx(float(expected), rel=1e-9)
+    assert entry["given"] == "own class"
+    assert "given" not in girsanov("evaluate", run, *FEW, "--json").json["test"]["elbo"]
+
+
+def test_classes_are_found_by_name_in_other_data(run, girsanov, tmp_path):
+    """Labels 0 and 1 of a folder whose subfolders are called 7 and 3 are the model's classes 7 and 3."""
+    pillow = pytest.importorskip("PIL.Image")
+    images, names = np.random.default_rng(0).integers(0, 17, (4, 8, 8)).astype(np.uint8), ["3", "3", "7", "7"]
+    for k, (image, name) in enumerate(zip(images, names, strict=True)):
+        (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+        pillow.fromarray(image).save(tmp_path / "data" / name / f"{k}.png")
+    model = gv.DensityModel.from_pretrained(run)
+    expected = model.encoded_elbo(
+        all_rows(model, str(tmp_path / "data")).x, condition=torch.tensor([3, 3, 7, 7]), **draws()
+    )
+    found = values(girsanov("score", run, tmp_path / "data", "--samples", "8", "--quiet", "--own-class"))
+    assert found == pytest.approx(expected.value.tolist(), rel=1e-9)
+
+
+def test_a_target_is_reached_or_the_command_says_which_rows_missed_it(run, girsanov):
+    options = ("--likelihood", "density", "--limit", "4", "--samples", "32")
+    loose = girsanov("score", run, "digits", *options, "--target-stderr", "1e3")
+    assert "did not reach" not in loose.err
+    tight = girsanov("score", run, "digits", *options, "--target-stderr", "1e-6")
+    assert "4 of 4 rows did not reach a standard error of 1e-06 nats" in tight.err
+    errors = [[float(row["stderr"]) for row in csv.DictReader(io.StringIO(r.out))] for r in (loose, tight)]
+    assert max(errors[1]) < min(errors[0])
+
+
+def test_what_cannot_work_is_one_line(run, complete, girsanov, tmp_path):
+    data, unconditional, _ = complete
+    np.save(tmp_path / "flat.npy", np.zeros(5))
+    np.save(tmp_path / "two.npy", np.zeros((2, 3)))
+    np.save(tmp_path / "plain.npy", np.zeros((4, 8, 8)))
+    cases = {
+        ("score", run, "digits", "--class", "ten"): "unknown class 'ten'",
+        ("score", run, "digits", "--class", "1", "--own-class"): "one condition",
+        ("score", run, tmp_path / "plain.npy", "--own-class"): "no classes with",
+        ("score", unconditional, data, "--class", "1"): "knows no classes",
+        ("score", run, "digits", "--condition", tmp_path / "flat.npy"): "shape (rows or 1, ...)",
+        ("score", run, "digits", "--condition", tmp_path / "two.npy"): "1797 finite conditions",
+        ("score", run, "digits", "--condition", tmp_path / "none.npy"): "cannot be read",
+        ("score", run, "digits", "--target-stderr", "1"): "density formula",
+    }
+    for arguments, words in cases.items():
+        done = girsanov(*arguments)
+        assert done.code == 2, arguments
+        assert words.lower() in done.err.splitlines()[-1].lower(), done.err
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """Untrained networks of diffusers that take labels and text, saved with their scheduler."""
+    pytest.importorskip("diffusers")
+    from tests.models.diffusers.exact import diffusers
+
+    torch.manual_seed(0)
+    base = tmp_path_factory.mktemp("conditional")
+    sizes = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 8), "norm_num_groups": 4}
+    plain = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "layers_per_block": 1}
+    labels = diffusers.UNet2DModel(**sizes, **plain, num_class_embeds=10)
+    crossed = {
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": 1,
+        "cross_attention_dim": 6,
+        "attention_head_dim": 4,
+    }
+    text = diffusers.UNet2DConditionModel(**sizes, **crossed)
+    for name, network in (("labels", labels), ("text", text)):
+        network.save_pretrained(base / name / "unet")
+        diffusers.DDPMScheduler().save_pretrained(base / name / "scheduler")
+    return base
+
+
+SCALE = ("--data-range=-1,1", "--levels", "17", "--no-check")
+
+
+def folder_options(base, name):
+    return (base / name / "unet", "digits", "--scheduler", base / name / "scheduler", *SCALE, *FEW)
+
+
+@pytest.mark.slow
+def test_labels_and_text_of_diffusers(pretrained, girsanov, tmp_path):
+    from girsanov.density_model.diffusers import density_from_diffusers
+
+    def model(name):
+        paths = (pretrained / name / "unet", pretrained / name / "scheduler")
+        return density_from_diffusers(*paths, data_range=(-1.0, 1.0), levels=17)
+
+    labels = model("labels")
+    assert labels.classes == tuple(str(k) for k in range(10))
+    rows = all_rows(labels, "digits").first(5)
+    one = labels.encoded_elbo(rows.x, condition=torch.tensor([4]), **draws()).value
+    own = labels.encoded_elbo(rows.x, condition=rows.labels, **draws()).value
+    assert float((one - own).abs().max()) > 1e-3  # the label matters
+    options = folder_options(pretrained, "labels")
+    assert values(girsanov("score", *options, "--class", "4")) == pytest.approx(one.tolist(), rel=1e-6)
+    assert values(girsanov("score", *options, "--own-class")) == pytest.approx(own.tolist(), rel=1e-6)
+
+    embeddings = torch.randn(5, 7, 6, generator=torch.Generator().manual_seed(1))
+    options = folder_options(pretrained, "text")
+    for name, given in (("each", embeddings), ("all", embeddings[:1])):
+        np.save(tmp_path / f"{name}.npy", given.numpy())
+    everyone = model("text").encoded_elbo(rows.x, condition=embeddings[:1], **draws()).value
+    found = values(girsanov("score", *options, "--condition", tmp_path / "all.npy"))
+    assert found == pytest.approx(everyone.tolist(), rel=1e-6)
+    done = girsanov("evaluate", *options, "--condition", tmp_path / "each.npy")
+    assert (done.code, "1797 finite conditions" in done.err) == (2, True)  # one for every row of DATA, or one for all
+
+
+@pytest.mark.slow
+def test_a_conditional_network_of_diffusers_asks_for_its_condition(pretrained, girsanov):
+    done = girsanov("score", *folder_options(pretrained, "labels"))
+    assert (done.code, "give --class, --own-class or --condition" in done.err) == (2, True)
+
+
+@pytest.mark.slow
+def test_a_classifier_takes_a_network_of_diffusers(pretrained):
+    from girsanov.density_model.diffusers import density_from_diffusers
+
+    paths = (pretrained / "labels" / "unet", pretrained / "labels" / "scheduler")
+    model = density_from_diffusers(*paths, data_range=(-1.0, 1.0), levels=17)
+    rows = all_rows(model, "digits").x[:3]
+    found = gv.DiffusionClassifier(model, samples=4).encoded_classify(rows)
+    assert found.probabilities.shape == (3, 10)
+    estimate = model.difference(rows.round().numpy(), 1, 2, samples=16)
+    assert bool(estimate.value.isfinite().all())
