@@ -1,6 +1,7 @@
 """Density models from pretrained networks, and pipelines from ours: declared bins, data range, both ways."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -56,6 +57,21 @@ def test_continuous_images_lie_in_the_range_already():
     assert estimate.measure == "density"
     error = estimate.value - law().log_prob(rows(32))
     assert abs(float(error.mean())) / D < 0.02 + 3.0 * estimate.mean().stderr / D
+
+
+def test_latents_have_the_density_of_the_scaled_ones_and_its_jacobian():
+    """Rows z = y / 0.3 + 0.1 where y has the known law: log p(z) = log p(y) + d log 0.3."""
+    vae = SimpleNamespace(config={"scaling_factor": 0.3, "shift_factor": 0.1})
+    model = density_from_diffusers(ExactNetwork(), diffusers.DDPMScheduler(), vae=vae, check=rows(64))
+    y = rows(32)
+    estimate = model.density(y / 0.3 + 0.1, samples=1024)
+    assert (estimate.measure, estimate.kind) == ("density", "lower_bound")
+    error = estimate.value - (law().log_prob(y) + D * math.log(0.3))
+    assert abs(float(error.mean())) < 3.0 * estimate.mean().stderr + 0.02 * D
+    check_density(model, y / 0.3 + 0.1, rows=32)
+    for options in ({}, {"vae": vae, "data_range": (-1.0, 1.0)}):
+        with pytest.raises(InputError, match="or vae= for a model of latents"):
+            density_from_diffusers(ExactNetwork(), diffusers.DDPMScheduler(), **options)
 
 
 def test_values_beyond_the_declared_ones_are_refused(pretrained):

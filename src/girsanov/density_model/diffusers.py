@@ -22,7 +22,7 @@ from girsanov.datasets.lattice import Lattice
 from girsanov.densities import Gaussian
 from girsanov.density_model.model import DensityModel
 from girsanov.models import ScoreModel, working_dtype
-from girsanov.models.diffusers import DiffusersNetwork, event_shape_of, from_diffusers, score_pipeline
+from girsanov.models.diffusers import DiffusersNetwork, event_shape_of, from_diffusers, latent_scaling, score_pipeline
 from girsanov.models.diffusers.loading import find_parts, import_diffusers
 from girsanov.models.diffusers.network import CLASSES
 from girsanov.models.diffusers.selftest import check_rows
@@ -37,8 +37,9 @@ def density_from_diffusers(
     source: Any,
     scheduler: Any = None,
     *,
-    data_range: tuple[float, float],
+    data_range: tuple[float, float] | None = None,
     levels: int | None = LEVELS,
+    vae: Any = None,
     event_shape: Sequence[int] | None = None,
     **options: Any,
 ) -> DensityModel:
@@ -50,7 +51,10 @@ def density_from_diffusers(
         data_range: where the network saw its darkest and its brightest value, such as ``(-1, 1)``.
         levels: number N of grey levels of the images, whole numbers 0 ... N - 1; ``None`` for continuous images that
             lie on the network's scale already.
-        event_shape: shape of one image, ``(c, h, w)``; default the network's.
+        vae: the autoencoder of a model of latents, in place of range and levels: rows are latents as it encodes them
+            (:func:`girsanov.models.diffusers.encode_latents`), and their density holds the Jacobian of its scaling.
+            It is no density of images.
+        event_shape: shape of one row, ``(c, h, w)``; default the network's.
         options: see :func:`girsanov.from_diffusers`; ``check`` takes rows in the network's scale.
 
     Returns:
@@ -58,28 +62,40 @@ def density_from_diffusers(
         their bins, or the log-density of continuous ones.
 
     Raises:
-        InputError: for a range or a number of levels that cannot be, or an unknown shape.
+        InputError: for a range or a number of levels that cannot be, both a range and a ``vae`` or neither, or an
+            unknown shape.
 
     Example:
         >>> model = density_from_diffusers("google/ddpm-cifar10-32", data_range=(-1, 1))  # doctest: +SKIP
         >>> model.elbo(images, samples=64).bits_per_dim()  # doctest: +SKIP
     """
+    if (data_range is None) == (vae is None):
+        raise InputError(
+            "Say where the network's data lay: pass data_range=(low, high), or vae= for a model of latents"
+        )
+    parts = find_parts(source, scheduler, options.pop("unet", None))
+    shape = tuple(event_shape or event_shape_of(parts.network) or ())
+    if not shape:
+        raise InputError("The network's settings do not say the rows' shape: pass event_shape=(c, h, w)")
+    if data_range is None:
+        centre, variance, levels = torch.zeros(shape, dtype=torch.float64), 1.0, None
+        transforms = Compose([latent_scaling(vae, shape)])
+    else:
+        low, high = _checked(data_range, levels)
+        centre, variance = torch.full(shape, 0.5 * (low + high), dtype=torch.float64), (high - low) ** 2 / 12.0
+        transforms = _to_range(shape, low, high, levels)
+    score = from_diffusers(parts.network, parts.scheduler, reference=Gaussian(centre, variance), **options)
+    schema = Schema("images", shape, (Numeric("pixel", Lattice(step=1.0 if levels else 0.0)),))
+    return DensityModel(transforms, score, schema, record=_conditions(score.network)).eval()
+
+
+def _checked(data_range: tuple[float, float], levels: int | None) -> tuple[float, float]:
     low, high = data_range
     if not low < high:
         raise InputError(f"The data's range must be low,high with low < high; got {low},{high}")
     if levels is not None and levels < 2:
         raise InputError(f"Images need at least 2 levels; got {levels}")
-    parts = find_parts(source, scheduler, options.pop("unet", None))
-    shape = tuple(event_shape or event_shape_of(parts.network) or ())
-    if not shape:
-        raise InputError("The network's settings do not say the images' shape: pass event_shape=(c, h, w)")
-    centre = torch.full(shape, 0.5 * (low + high), dtype=torch.float64)
-    reference = Gaussian(centre, (high - low) ** 2 / 12.0)
-    score = from_diffusers(parts.network, parts.scheduler, reference=reference, **options)
-    step = 1.0 if levels else 0.0
-    schema = Schema("images", shape, (Numeric("pixel", Lattice(step=step)),))
-    record = _conditions(score.network)
-    return DensityModel(_to_range(shape, low, high, levels), score, schema, record=record).eval()
+    return low, high
 
 
 def _conditions(network: Any) -> dict[str, Any]:

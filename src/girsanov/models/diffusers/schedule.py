@@ -230,10 +230,20 @@ def _cosine(steps: int, start: float, end: float) -> Tensor:
     return (1.0 - level[1:] / level[:-1]).clamp_max(0.999)
 
 
+def _laplace(steps: int, start: float, end: float) -> Tensor:
+    """Log-SNR spread like a Laplace variable (Hang et al. 2024), with the root that diffusers takes of its alpha-bar."""
+    del start, end
+    centred = 0.5 - torch.arange(steps + 1, dtype=torch.float64) / steps
+    level = -0.5 * centred.sign() * torch.log(1.0 - 2.0 * centred.abs() + 1e-6)
+    alpha_bar = torch.sigmoid(level).sqrt()
+    return (1.0 - alpha_bar[1:] / alpha_bar[:-1]).clamp_max(0.999)
+
+
 #: name of a beta schedule -> betas in float64 from (steps, beta_start, beta_end)
 BETAS: dict[str, Callable[[int, float, float], Tensor]] = {
     "linear": lambda steps, start, end: torch.linspace(start, end, steps, dtype=torch.float64),
     "scaled_linear": _scaled_linear,
     "squaredcos_cap_v2": _cosine,
+    "laplace": _laplace,
     "sigmoid": _sigmoid,
 }
