@@ -110,7 +110,8 @@ def test_in_a_family_of_the_wrong_shape_the_factor_covers_what_the_discrete_loss
 def test_for_exact_scores_the_continuous_bound_is_the_log_density():
     case, process = note_mixture_1d(), VariancePreserving()
     x = case.rows(8)
-    found = certificate(case.density.score(process), process, x, noise=Quadrature(0.1))
+    bound = ddpm_bound(case.density.score(process), process, x, noise=Quadrature(0.1))
+    found = certificate(bound, process.log_snr_range)
     assert found.continuous.value == pytest.approx(float(case.log_prob(x).mean()), abs=1e-4)
     assert found.gap.value == pytest.approx(found.continuous.value - found.discrete.value, abs=1e-12)
     total = sum(part.value for part in found.terms.values())
@@ -125,7 +126,8 @@ def test_errors_of_the_certificate_are_those_of_fresh_noise():
     torch.nn.init.normal_(network.third.weight, std=0.2)
     model = ScoreModel(network, process, reference=case.density)
     x, options = case.rows(16), {"schedule": SCHEDULES["linear"](50), "noise": Draws(8)}
-    found = [certificate(model, process, x, generator=seeded(s), **options) for s in range(8)]
+    bounds = [ddpm_bound(model, process, x, generator=seeded(s), **options) for s in range(8)]
+    found = [certificate(bound, model.log_snr_range) for bound in bounds]
     values = torch.tensor([one.discrete.value for one in found])
     size = torch.tensor([one.discrete.stderr for one in found]).square().mean()
     assert 0.05 < float(values.var() / size) < 5.0
@@ -136,7 +138,8 @@ def test_text_and_json_hold_the_numbers_and_levels_outside_are_counted():
     network = TwoLayerNetwork((1,), width=4)
     model = ScoreModel(network, process, reference=case.density.moment_match())
     schedule = SCHEDULES["linear"](100)
-    found = certificate(model, process, case.rows(4), schedule=schedule, log_det=1.5)
+    bound = ddpm_bound(model, process, case.rows(4), schedule=schedule)
+    found = certificate(bound, model.log_snr_range, log_det=1.5)
     outside = int((schedule.log_snr.abs() > 8.0).sum())
     assert (found.outside, outside > 0) == (outside, True)
     text = str(found)
@@ -152,4 +155,4 @@ def test_text_and_json_hold_the_numbers_and_levels_outside_are_counted():
 def test_one_row_is_refused():
     case, process = note_mixture_1d(), VariancePreserving()
     with pytest.raises(InputError, match="give 2 or more held-out rows"):
-        certificate(case.density.score(process), process, case.rows(1))
+        certificate(ddpm_bound(case.density.score(process), process, case.rows(1)), process.log_snr_range)

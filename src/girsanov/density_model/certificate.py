@@ -5,37 +5,32 @@ __all__ = ["certify", "encoded_certify"]
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from girsanov.calculus import keyed_generators, keyed_uniform, seed_of
 from girsanov.density_model.model import DensityModel
+from girsanov.likelihoods import ddpm_bound
 from girsanov.likelihoods.certificate import Certificate, certificate
-from girsanov.likelihoods.ddpm import NoiseSchedule
-from girsanov.likelihoods.denoising import Noise
+from girsanov.likelihoods.denoising import Draws
 from girsanov.types import State
 
+DRAWS = Draws(2)  # two evaluations per row and step: the fewest that know their error
 
-def certify(
-    model: DensityModel,
-    data: Any,
-    *,
-    schedule: NoiseSchedule | None = None,
-    noise: Noise | None = None,
-    condition: Tensor | None = None,
-    generator: torch.Generator | None = None,
-) -> Certificate:
+
+def certify(model: DensityModel, data: Any, *, generator: torch.Generator | None = None, **options: Any) -> Certificate:
     """Certify a fitted model: L_0, the curve of L_t, L_T, and how far the discrete bound misleads.
 
     Args:
         model: a fitted density model.
-        data: held-out rows in data units; discrete columns are dequantised, one draw per row.
-        schedule: the chain; default ``SCHEDULES["linear"](1000)``.
-        noise: see :func:`girsanov.likelihoods.certificate.certificate`.
-        condition: labels ``n`` or 1 of a conditional model.
+        data: held-out rows in data units, two or more; discrete columns are dequantised, one draw per row.
         generator: read once for a seed.
+        options: ``schedule``, ``noise`` (here two draws per row and step) and ``condition`` of
+            :func:`girsanov.ddpm_bound`.
 
     Returns:
         The certificate, in the model's coordinates; ``log_det`` leads back to data units. ``str()`` of it is text.
+
+    Raises:
+        InputError: for fewer than two rows, or options that do not fit.
 
     Example:
         >>> import girsanov as gv
@@ -45,31 +40,17 @@ def certify(
         >>> print(str(found).splitlines()[0])
         linear, 50: 8 rows of 2 dimensions, 100 nfe per row
     """
-    options: dict[str, Any] = {"schedule": schedule, "noise": noise, "condition": condition, "generator": generator}
-    return encoded_certify(model, model.encode(data), **options)
+    return encoded_certify(model, model.encode(data), generator=generator, **options)
 
 
 def encoded_certify(
-    model: DensityModel,
-    rows: State,
-    *,
-    schedule: NoiseSchedule | None = None,
-    noise: Noise | None = None,
-    condition: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    model: DensityModel, rows: State, *, generator: torch.Generator | None = None, **options: Any
 ) -> Certificate:
     """:func:`certify` of rows that ``model.encode`` has returned."""
     seed = seed_of(generator)
     uniform = keyed_uniform(keyed_generators(seed, "dequantise", rows), rows.shape[1:], rows)
     with torch.no_grad():
         y, log_det = model.transforms(rows, uniform)
-    return certificate(
-        model.score,
-        model.score.process,
-        y,
-        schedule=schedule,
-        noise=noise,
-        condition=condition,
-        log_det=float(log_det.mean()),
-        generator=torch.Generator().manual_seed(seed),
-    )
+    options = {"noise": DRAWS, **options, "generator": torch.Generator().manual_seed(seed)}
+    bound = ddpm_bound(model.score, model.score.process, y, **options)
+    return certificate(bound, model.score.log_snr_range, log_det=float(log_det.mean()))

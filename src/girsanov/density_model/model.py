@@ -5,11 +5,11 @@ its exact denoiser. An untrained model therefore is the Gaussian: every likeliho
 :math:`\log \mathcal{N}(x; m, S)` with standard error 0.
 """
 
-__all__ = ["DensityModel", "compare"]
+__all__ = ["DensityModel"]
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from girsanov.likelihoods.differences import (
     Condition,
     DifferenceCurve,
     PointwiseInformation,
+    Sharing,
     difference,
     difference_curve,
     pointwise_information,
@@ -261,18 +262,15 @@ class DensityModel(nn.Module):
             samples: evaluation points per row; two evaluations each.
             generator: read once for a seed.
         """
-        options = self._sharing | {"samples": samples, "generator": generator}
-        return difference(*self._contrast(x, c1, c2), proposal=self.proposal, measure=self.measure, **options)
+        return difference(*self._contrast(x, c1, c2), **self._sharing(samples=samples, generator=generator))
 
     def pointwise_information(
         self, x: Any, c: Condition, *, samples: int = 32, generator: torch.Generator | None = None
     ) -> PointwiseInformation:
         """What label ``c`` tells about each row and each dimension, in nats; arguments as :meth:`difference`."""
         score, process, rows, condition, _ = self._contrast(x, c, None)
-        options = self._sharing | {"samples": samples, "generator": generator}
-        return pointwise_information(
-            score, process, rows, condition, proposal=self.proposal, measure=self.measure, **options
-        )
+        shared = self._sharing(samples=samples, generator=generator)
+        return pointwise_information(score, process, rows, condition, **shared)
 
     def difference_curve(
         self,
@@ -284,7 +282,7 @@ class DensityModel(nn.Module):
         generator: torch.Generator | None = None,
     ) -> DifferenceCurve:
         """Integrand of :meth:`difference` over log-SNR, at ``levels`` of shape ``k``."""
-        return difference_curve(*self._contrast(x, c1, c2), levels=levels, generator=generator, **self._sharing)
+        return difference_curve(*self._contrast(x, c1, c2), levels=levels, **self._sharing(generator=generator))
 
     def sample(
         self,
@@ -362,10 +360,10 @@ class DensityModel(nn.Module):
         """
         return storage.load(folder_or_hub_id, cls)
 
-    @property
-    def _sharing(self) -> dict[str, Any]:
+    def _sharing(self, **more: Unpack[Sharing]) -> Sharing:
         """What every difference is taken with."""
-        return {"reference": self.reference, "views": self._views}
+        own: Sharing = {"reference": self.reference, "proposal": self.proposal, "views": self._views}
+        return {**own, "measure": self.measure, **more}
 
     def _contrast(
         self, x: Any, c1: Condition, c2: Condition
@@ -396,41 +394,6 @@ class DensityModel(nn.Module):
             wide = y[:, None].expand(-1, replicates, *y.shape[1:])
             return View(wide, log_det[:, None].expand(-1, replicates))
         return transform_views(self.transforms)(rows, replicates, seed, round_)
-
-
-def compare(
-    a: DensityModel, b: DensityModel, x: Any, *, samples: int = 32, generator: torch.Generator | None = None
-) -> Estimate:
-    """Paired difference of two models' bounds, a - b, with noise and dequantisation shared row by row.
-
-    Args:
-        a: a density model.
-        b: another one, of the same schema.
-        x: rows in data units.
-        samples: network evaluations per row and model.
-        generator: read once for a seed.
-
-    Returns:
-        An estimate (of a difference of two lower bounds, so without a bound's guarantee), positive where ``a``
-        finds the row more likely; ``.mean()`` has the paired standard errors.
-
-    Raises:
-        InputError: if the models are of different data.
-    """
-    if a.schema.event_shape != b.schema.event_shape or not torch.equal(a.schema.bin_width, b.schema.bin_width):
-        raise InputError("The two models were fitted to different columns: fit both to the same data")
-    seed = seed_of(generator)
-    first, second = (model.elbo(x, samples=samples, generator=torch.Generator().manual_seed(seed)) for model in (a, b))
-    assert first.replicates is not None
-    assert second.replicates is not None
-    return Estimate.from_replicates(
-        first.replicates - second.replicates,
-        kind="estimate",
-        model="sde",
-        nfe=first.nfe + second.nfe,
-        event_dim=first.event_dim,
-        measure=first.measure,
-    )
 
 
 def _merge(estimates: list[Estimate], log_det: Tensor, measure: Measure) -> Estimate:

@@ -22,14 +22,10 @@ __all__ = ["Certificate", "certificate"]
 from dataclasses import dataclass
 from typing import Any, final
 
-import torch
 from torch import Tensor
 
-from girsanov.likelihoods.ddpm import DDPMBound, NoiseSchedule, ddpm_bound
-from girsanov.likelihoods.denoising import Draws, Noise
-from girsanov.models import log_snr_range
-from girsanov.processes import LinearProcess
-from girsanov.types import Estimate, InputError, MeanEstimate, Score, State
+from girsanov.likelihoods.ddpm import DDPMBound, NoiseSchedule
+from girsanov.types import Estimate, InputError, MeanEstimate
 
 PRINTED = 8  # points of the curve in the plain text
 
@@ -131,62 +127,40 @@ class Certificate:
         return "\n".join([*lines, *self.statement()])
 
 
-def certificate(
-    score: Score,
-    process: LinearProcess,
-    x: State,
-    *,
-    schedule: NoiseSchedule | None = None,
-    noise: Noise | None = None,
-    condition: Tensor | None = None,
-    log_det: float = 0.0,
-    generator: torch.Generator | None = None,
-) -> Certificate:
-    """Certify what DDPM training of a score by its discrete bound is worth on held-out rows.
+def certificate(bound: DDPMBound, log_snr_range: tuple[float, float], *, log_det: float = 0.0) -> Certificate:
+    """Certify what DDPM training of a score by its discrete bound is worth on the rows of that bound.
 
     Args:
-        score: ``(t, x) -> grad log p_t(x)``.
-        process: its forward process.
-        x: held-out rows ``n *d`` in the score's coordinates, two or more.
-        schedule: the chain; default ``SCHEDULES["linear"](1000)``.
-        noise: default ``Draws(2)``: two evaluations per row and step.
-        condition: passed on to the score, leading dimension ``n`` or 1.
+        bound: of held-out rows, two or more; draws of two replicates or more give the estimator's errors.
+        log_snr_range: where the score was trained.
         log_det: see :class:`Certificate`.
-        generator: read once for a seed.
 
     Raises:
         InputError: for fewer than two rows.
 
     Example:
+        >>> import torch
         >>> from girsanov.densities import Gaussian
-        >>> from girsanov.likelihoods.ddpm import SCHEDULES
+        >>> from girsanov.likelihoods.ddpm import SCHEDULES, ddpm_bound
         >>> from girsanov.processes import VariancePreserving
         >>> process, law = VariancePreserving(), Gaussian(torch.zeros(2).double(), 1.0)
         >>> rows = law.sample(4, generator=torch.Generator().manual_seed(0))
-        >>> found = certificate(law.score(process), process, rows, schedule=SCHEDULES["linear"](50))
+        >>> bound = ddpm_bound(law.score(process), process, rows, schedule=SCHEDULES["linear"](50))
+        >>> found = certificate(bound, (-12.0, 12.0))
         >>> found.gap.value > 0, found.outside
         (True, 0)
     """
-    if len(x) < 2:
+    rows = len(bound.last)
+    if rows < 2:
         raise InputError("A certificate is about means over rows: give 2 or more held-out rows")
-    bound = ddpm_bound(
-        score,
-        process,
-        x,
-        schedule=schedule,
-        noise=noise or Draws(2),
-        condition=condition,
-        generator=generator,
-    )
-    low, high = getattr(score, "log_snr_range", None) or log_snr_range(score, process)
-    levels = bound.schedule.log_snr
-    curve = bound.curve.mean(0)
+    levels, curve = bound.schedule.log_snr, bound.curve.mean(0)
+    low, high = log_snr_range
     return Certificate(
         bound.schedule,
         bound.event_dim,
         _terms(bound),
         curve.mean(1),
-        curve.std(1) / len(x) ** 0.5,
+        curve.std(1) / rows**0.5,
         bound.estimate.mean(),
         bound.continuous.mean(),
         bound.gap.mean(),

@@ -20,10 +20,18 @@ Averaged over the joint law of x and c, and for the exact denoiser only, it equa
 which has the lower variance but is another number for every single row, and for a learned score in the mean too.
 """
 
-__all__ = ["DifferenceCurve", "PointwiseInformation", "difference", "difference_curve", "pointwise_information"]
+__all__ = [
+    "DifferenceCurve",
+    "PointwiseInformation",
+    "Sharing",
+    "difference",
+    "difference_curve",
+    "pointwise_information",
+]
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -45,22 +53,35 @@ LEVELS = 49
 Condition = Tensor | int | None  #: labels or vectors with leading dimension n or 1; a label for all; or "none"
 
 
+class Sharing(TypedDict, total=False):
+    """What both sides of a comparison share; all may be left out.
+
+    Attributes:
+        reference: Gaussian whose spectrum says where in log-SNR to evaluate; it cancels in the value. Default the
+            score's own.
+        exact: declare the score exact: the kind is then ``unbiased``. Default false.
+        samples: evaluation points per row, two or more, in antithetic pairs that are rounded down to a multiple of
+            ``replicates``; both conditions are evaluated at each. Default 32.
+        replicates: independent replicates among which the points are divided. Default 8.
+        proposal: density in log-SNR from which grids are drawn. Default from the reference's spectrum.
+        generator: read once for a seed; ``None`` means seed 0.
+        views: randomised preprocessing, one draw per replicate (used for dequantisation).
+        measure: what ``views`` make of each side. Default ``density``.
+    """
+
+    reference: Gaussian | None
+    exact: bool
+    samples: int
+    replicates: int
+    proposal: LogSNRDensity | None
+    generator: torch.Generator | None
+    views: Views
+    measure: Measure
+
+
 @torch.no_grad()
 def difference(
-    score: Score,
-    process: LinearProcess,
-    x: State,
-    c1: Condition,
-    c2: Condition,
-    *,
-    reference: Gaussian | None = None,
-    exact: bool = False,
-    samples: int = 32,
-    replicates: int = REPLICATES,
-    proposal: LogSNRDensity | None = None,
-    generator: torch.Generator | None = None,
-    views: Views = identity_view,
-    measure: Measure = "density",
+    score: Score, process: LinearProcess, x: State, c1: Condition, c2: Condition, **sharing: Unpack[Sharing]
 ) -> Estimate:
     """Estimate of ``log p(x | c1) - log p(x | c2)`` per row, with noise, levels and dequantisation shared.
 
@@ -70,15 +91,7 @@ def difference(
         x: rows ``n *d``.
         c1: condition, leading dimension ``n`` or 1, a label common to all rows, or ``None`` for no condition.
         c2: the other one.
-        reference: Gaussian whose spectrum says where in log-SNR to evaluate; it cancels in the value.
-        exact: declare the score exact: the kind is then ``unbiased``.
-        samples: evaluation points per row, two or more, in antithetic pairs that are rounded down to a multiple of
-            ``replicates``; both conditions are evaluated at each.
-        replicates: independent replicates among which the points are divided.
-        proposal: density in log-SNR from which grids are drawn.
-        generator: read once for a seed; ``None`` means seed 0.
-        views: randomised preprocessing, one draw per replicate (used for dequantisation).
-        measure: what ``views`` make of each side.
+        sharing: see :class:`Sharing`: ``samples``, ``generator``, ``exact``, ``reference``, ...
 
     Returns:
         Estimate of kind ``unbiased`` where ``exact``, else ``estimate``; positive where ``c1`` explains the row better.
@@ -96,13 +109,12 @@ def difference(
         >>> bool((estimate.value - 1.0).abs() < 4 * estimate.stderr), estimate.kind
         (True, 'unbiased')
     """
-    setup = _Setup.of(score, process, x, reference, exact, samples, replicates, proposal, seed_of(generator), views)
+    setup = _Setup.of(score, process, x, **sharing)
 
     def contrast(draws: Draws, error: State, first: State, second: State) -> Tensor:
         return setup.integrate(draws.weights * (gain(error, first) - gain(error, second)))
 
-    values = _gather(setup, x, c1, c2, contrast)
-    return setup.estimate(values, exact=exact, measure=measure)
+    return setup.estimate(_gather(setup, x, c1, c2, contrast))
 
 
 @dataclass(frozen=True)
@@ -128,35 +140,16 @@ class PointwiseInformation:
 
 @torch.no_grad()
 def pointwise_information(
-    score: Score,
-    process: LinearProcess,
-    x: State,
-    condition: Condition,
-    *,
-    reference: Gaussian | None = None,
-    exact: bool = False,
-    samples: int = 32,
-    replicates: int = REPLICATES,
-    proposal: LogSNRDensity | None = None,
-    generator: torch.Generator | None = None,
-    views: Views = identity_view,
-    measure: Measure = "density",
+    score: Score, process: LinearProcess, x: State, condition: Condition, **sharing: Unpack[Sharing]
 ) -> PointwiseInformation:
     """What ``condition`` tells about each row, ``log p(x | c) - log p(x)``, and about each of its dimensions.
 
     Args:
         score: called with and without condition: the unconditional score is its own when no condition is given.
-        process: see :func:`difference`.
-        x: see :func:`difference`.
+        process: the forward process.
+        x: rows ``n *d``.
         condition: leading dimension ``n`` or 1, or a label common to all rows.
-        reference: see :func:`difference`.
-        exact: see :func:`difference`.
-        samples: see :func:`difference`.
-        replicates: see :func:`difference`.
-        proposal: see :func:`difference`.
-        generator: see :func:`difference`.
-        views: see :func:`difference`.
-        measure: see :func:`difference`.
+        sharing: see :class:`Sharing`.
 
     Raises:
         InputError: if no condition is given, or it does not fit.
@@ -171,7 +164,7 @@ def pointwise_information(
     """
     if condition is None:
         raise InputError("Pointwise information is about a condition: give one")
-    setup = _Setup.of(score, process, x, reference, exact, samples, replicates, proposal, seed_of(generator), views)
+    setup = _Setup.of(score, process, x, **sharing)
 
     def maps(draws: Draws, error: State, first: State, second: State) -> Tensor:
         delta, error = (first - second).double(), error.double()
@@ -183,8 +176,8 @@ def pointwise_information(
     map_, squared_map = (Estimate.from_replicates(part.flatten(1), **_MAP) for part in values.unbind(2))
     shape = values.shape[1:2] + values.shape[3:]
     return PointwiseInformation(
-        setup.estimate(values[:, :, 0].flatten(2).sum(2), exact=exact, measure=measure),
-        setup.estimate(values[:, :, 1].flatten(2).sum(2), exact=False, measure=measure),
+        setup.estimate(values[:, :, 0].flatten(2).sum(2)),
+        replace(setup.estimate(values[:, :, 1].flatten(2).sum(2)), kind="estimate"),
         *(part.reshape(shape) for part in (map_.value, map_.stderr, squared_map.value, squared_map.stderr)),
     )
 
@@ -219,10 +212,8 @@ def difference_curve(
     c1: Condition,
     c2: Condition,
     *,
-    reference: Gaussian | None = None,
     levels: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    views: Views = identity_view,
+    **sharing: Unpack[Sharing],
 ) -> DifferenceCurve:
     """Integrand of :func:`difference` at given levels, one antithetic pair of noise per row shared by all levels.
 
@@ -232,10 +223,8 @@ def difference_curve(
         x: see :func:`difference`.
         c1: see :func:`difference`.
         c2: see :func:`difference`.
-        reference: see :func:`difference`.
         levels: log-SNR, increasing, shape ``k``; default 49 levels over the score's range.
-        generator: see :func:`difference`.
-        views: see :func:`difference`.
+        sharing: see :class:`Sharing`; of these, ``reference``, ``generator`` and ``views`` matter here.
 
     Example:
         >>> from girsanov.processes import VariancePreserving
@@ -247,7 +236,7 @@ def difference_curve(
         >>> curve.squared  # half of sigmoid(l) sigmoid(-l) times the squared distance
         tensor([[0.1250, 0.1250, 0.1250]], dtype=torch.float64)
     """
-    setup = _Setup.of(score, process, x, reference, False, 2, 1, None, seed_of(generator), views)
+    setup = _Setup.of(score, process, x, **{**sharing, "samples": 2, "replicates": 1})
     if levels is None:
         levels = torch.linspace(*setup.log_snr_range, LEVELS, dtype=torch.float64)
     levels = levels.double().to(x.device)
@@ -294,6 +283,8 @@ class _Setup:
     views: Views
     dtype: torch.dtype
     event_dim: int
+    kind: Kind
+    measure: Measure
 
     @classmethod
     def of(
@@ -301,13 +292,15 @@ class _Setup:
         score: Score,
         process: LinearProcess,
         x: State,
-        reference: Gaussian | None,
-        exact: bool,
-        samples: int,
-        replicates: int,
-        proposal: LogSNRDensity | None,
-        seed: int,
-        views: Views,
+        *,
+        reference: Gaussian | None = None,
+        exact: bool = False,
+        samples: int = 32,
+        replicates: int = REPLICATES,
+        proposal: LogSNRDensity | None = None,
+        generator: torch.Generator | None = None,
+        views: Views = identity_view,
+        measure: Measure = "density",
     ) -> "_Setup":
         require_rows(x)
         if samples < 2:
@@ -317,11 +310,22 @@ class _Setup:
         own = getattr(score, "log_snr_range", None)
         low, high = own if exact and own is not None else log_snr_range(score, process)
         spectrum = torch.ones(1) if reference is None else reference.spectrum()
-        proposal = proposal or LogSNRDensity.from_spectrum(low, high, spectrum)
         replicates = min(replicates, samples // 2)
-        dtype, points = working_dtype(score, x), 2 * (samples // (2 * replicates))
-        event_dim = x[0].numel()
-        return cls(score, process, reference, proposal, (low, high), points, replicates, seed, views, dtype, event_dim)
+        return cls(
+            score,
+            process,
+            reference,
+            proposal or LogSNRDensity.from_spectrum(low, high, spectrum),
+            (low, high),
+            points=2 * (samples // (2 * replicates)),
+            replicates=replicates,
+            seed=seed_of(generator),
+            views=views,
+            dtype=working_dtype(score, x),
+            event_dim=x[0].numel(),
+            kind="unbiased" if exact else "estimate",
+            measure=measure,
+        )
 
     def deviations(self, draws: Draws, condition: Tensor | None) -> tuple[State, State]:
         return deviations(self.score, self.process, self.reference, draws, condition)
@@ -330,16 +334,15 @@ class _Setup:
         """Sum weighted values over the points of each replicate: ``b*r*k ... -> r b ...``."""
         return values.unflatten(0, (-1, self.replicates, self.points)).sum(2).transpose(0, 1)
 
-    def estimate(self, replicates: Tensor, *, exact: bool, measure: Measure) -> Estimate:
-        kind: Kind = "unbiased" if exact else "estimate"
+    def estimate(self, replicates: Tensor) -> Estimate:
         return Estimate.from_replicates(
             replicates,
-            kind=kind,
+            kind=self.kind,
             model="sde",
             nfe=2 * self.points * self.replicates,
             event_dim=self.event_dim,
             log_snr_range=self.log_snr_range,
-            measure=measure,
+            measure=self.measure,
         )
 
 
