@@ -25,7 +25,7 @@ def test_every_effect_and_every_blind_spot_is_shown(drawn, monkeypatch):
     html = score_tests_section(ScoreTests(held_out, own))
     assert html.startswith("<section>\n<h2>Tests of the score</h2>")
     for test in (held_out, own):
-        assert test.statement().replace("-", "−") in html
+        assert test.statement() in html
         for level in test.levels:
             assert f"<td>{level.result.effect_size:.4f}</td>".replace("-", "−") in html
             assert f"<td>{level.corrected:.3g}</td>" in html

@@ -189,6 +189,19 @@ def test_event_shapes_are_flattened():
     assert goodness_of_fit(x.reshape(60, 1, 2, 2), -x).pvalue == flat
 
 
+def test_arrays_will_do():
+    x = draws(60, 2)
+    expected = goodness_of_fit(x, normal).pvalue
+    assert goodness_of_fit(x.numpy(), -x.numpy()).pvalue == expected
+    assert float(kernel_stein_discrepancy(x.numpy(), -x.numpy())) == float(kernel_stein_discrepancy(x, normal))
+
+
+def test_a_result_is_shown_in_one_line():
+    shown = repr(goodness_of_fit(draws(60, 2), normal))
+    assert "pvalue=" in shown
+    assert "tensor" not in shown
+
+
 def test_scores_may_differentiate_an_energy():
     def score(x):
         point = x.detach().requires_grad_()

@@ -10,10 +10,13 @@ from girsanov.reports.page import bullets, figure, minus, paragraph, section, ta
 from girsanov.stein import BLIND_SPOTS, LevelTest, ScoreTest
 
 INTRODUCTION = (
-    "Rows with the noise of a level are compared with the network's score there by kernel Stein discrepancies over "
-    "ten bandwidths: these are 0 where the score is right and need no normalising constant. The effect is that "
-    "discrepancy as a share, near 0 where the score is right and 1 at most; an effect e shows in some 5/e rows. "
-    "p-values come from a wild bootstrap; the corrected ones (Holm) hold for all levels together."
+    "Rows with the noise of a level (its standard deviation relative to the scaled data) are compared with the "
+    "network's score there by kernel Stein discrepancies over ten bandwidths: 0 where the score is right, whatever the "
+    "normalising constant. The effect is the discrepancy over the root mean square of its single pairs: near 0 where "
+    "the score is right, 1 at most; an effect e shows in some 5/e rows. p-values come from a wild bootstrap; the "
+    "corrected ones (Holm) hold for all levels together.",
+    "Held-out rows that differ show an error of the model. Samples of the model's own that differ at the finest noise "
+    "alone show that its score there, which is learned last, contradicts that of coarser levels.",
 )
 HEADER = ("log-SNR", "noise", "effect", "shows in rows", "p", "p, corrected")
 CAPTION = (
@@ -43,7 +46,7 @@ def score_tests_section(tests: ScoreTests) -> str:
     """
     named = {"Held-out rows: the model": tests.held_out, "The model's own samples: the sampler": tests.drawn}
     made = {name: test for name, test in named.items() if isinstance(test, ScoreTest)}
-    parts = [paragraph(INTRODUCTION)]
+    parts = [paragraph(text) for text in INTRODUCTION]
     if made and figures.available():
         parts.append(figure(figures.effects(made), CAPTION))
     for name, test in named.items():
@@ -53,7 +56,7 @@ def score_tests_section(tests: ScoreTests) -> str:
 
 def _parts(name: str, test: ScoreTest) -> list[str]:
     rows = [_row(level) for level in test.levels]
-    return [table(HEADER, rows, caption=f"{name} ({test.n:,} rows)"), paragraph(minus(test.statement()))]
+    return [table(HEADER, rows, caption=f"{name} ({test.n:,} rows)"), paragraph(test.statement())]
 
 
 def _row(level: LevelTest) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ tells how large it is.
 __all__ = ["BLIND_SPOTS", "GoodnessOfFitResult", "goodness_of_fit"]
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -59,14 +59,14 @@ class GoodnessOfFitResult:
 
     statistic: float
     pvalue: float
-    null_distribution: Tensor
+    null_distribution: Tensor = field(repr=False)
     discrepancy: float
     stderr: float
     effect_size: float
-    kernels: tuple[str | RadialKernel, ...]
-    discrepancies: Tensor
-    pvalues: Tensor
-    effect_sizes: Tensor
+    kernels: tuple[str | RadialKernel, ...] = field(repr=False)
+    discrepancies: Tensor = field(repr=False)
+    pvalues: Tensor = field(repr=False)
+    effect_sizes: Tensor = field(repr=False)
     n: int
     effective_n: float
 
@@ -105,11 +105,14 @@ def goodness_of_fit(
         >>> x = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
         >>> goodness_of_fit(x, lambda x: -x).pvalue > 0.05, goodness_of_fit(x, lambda x: -x + 0.5).pvalue
         (True, 0.001)
+        >>> goodness_of_fit(x, -x, kernel="imq", method=WildBootstrap(99))  # doctest: +ELLIPSIS
+        GoodnessOfFitResult(statistic=..., pvalue=..., discrepancy=..., stderr=..., effect_size=..., n=300, ...)
     """
     method = method or WildBootstrap()
     if method.resamples < 1:
         raise InputError(f"A null distribution needs one replicate or more; got resamples={method.resamples}")
     source = torch.Generator().manual_seed(seed_of(generator))
+    score = score if callable(score) else torch.as_tensor(score)
     with torch.set_grad_enabled(not isinstance(score, Tensor)):  # scores of energies differentiate inside
         points = SteinPoints.at(x, score, diffusion)
     directions = None if slices is None else random_directions(points, slices, source)

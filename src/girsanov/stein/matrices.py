@@ -109,7 +109,7 @@ def score_rows(x: State, score: Map | Tensor) -> Tensor:
     Raises:
         InputError: if their shape is not that of the rows, or one is not finite.
     """
-    s = score if isinstance(score, Tensor) else score(x)
+    s = score(x) if callable(score) else torch.as_tensor(score, device=x.device)
     flat = s.flatten(1) if s.ndim > 1 else s
     if flat.shape != x.flatten(1).shape:
         raise InputError(f"Expected scores of shape {tuple(x.shape)}, those of the rows; got {tuple(s.shape)}")

@@ -18,7 +18,7 @@ from girsanov.stein.fields import DiffusionMatrix, Identity, transposed_times
 from girsanov.stein.matrices import DiffusionLike, as_diffusion, score_rows
 from girsanov.types import InputError, State
 
-#: ``State -> State``, or the scores at the points themselves
+#: ``State -> State``, or the scores at the points themselves; arrays will do for both
 ScoreLike: TypeAlias = Callable[[State], State] | Tensor
 
 BATCH = 1024  # points per call of the score
@@ -61,6 +61,7 @@ class SteinPoints:
                     [-3.]]))
         """
         rows = _checked(torch.as_tensor(x), attached)
+        score = score if callable(score) else torch.as_tensor(score, device=rows.device)
         matrix = as_diffusion(diffusion, rows)
         parts = [_evaluate(rows, score, matrix, at, attached) for at in torch.arange(len(rows)).split(BATCH)]
         b = torch.cat([part[0] for part in parts])
