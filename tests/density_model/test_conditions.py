@@ -129,7 +129,7 @@ def test_the_unet_takes_continuous_conditions():
     pytest.importorskip("diffusers")
     from girsanov.models.unet import UNet
 
-    network = UNet((1, 8, 8), width=8, levels=2, condition_dim=2)
+    network = UNet((1, 8, 8), width=8, multipliers=(1, 2), condition_dim=2)
     with torch.no_grad():
         network.net.conv_out.weight.normal_()
     level, features = torch.zeros(3), torch.randn(3, 1, 1, 8, 8)

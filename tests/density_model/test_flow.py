@@ -96,5 +96,5 @@ def test_fitted_flows_reach_the_truth_of_a_mixture(tmp_path):
 
 
 def test_an_unknown_model_is_refused():
-    with pytest.raises(gv.InputError, match="choose diffusion or cnf"):
+    with pytest.raises(gv.InputError, match="choose one of diffusion, cnf"):
         gv.fit(torch.randn(50, 2), model="flow")

@@ -3,7 +3,7 @@ r"""What a fit is made of: one frozen record, saved with the model; a setting th
 __all__ = ["DEQUANTISERS", "PROCESSES", "SCHEDULES", "Config", "make_process"]
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -38,6 +38,15 @@ DEQUANTISERS = ("uniform", "truncated-normal", "variational", "categorical")
 #: whether the forward process keeps its schedule or learns one
 SCHEDULES = ("fixed", "learned")
 
+NETWORKS = ("conv", "mlp", "two-layer", "unet")
+CHOICES = {
+    "process": PROCESSES,
+    "schedule": SCHEDULES,
+    "network": NETWORKS,
+    "model": ("diffusion", "cnf"),
+    "dequantise": DEQUANTISERS,
+}
+
 
 def make_process(name: str, schedule: str, log_snr_range: tuple[float, float]) -> LinearProcess:
     """The forward process of a model; a learned schedule has exact ends, so it must know its range."""
@@ -53,7 +62,8 @@ class Config:
             likelihood: an ordinary continuous flow.
         network: ``conv`` (small images), ``mlp``, ``two-layer`` (closed-form divergence) or ``unet`` (diffusers).
         width: channels or units of the network.
-        blocks: number of residual blocks.
+        blocks: number of residual blocks, of ``unet`` at each resolution.
+        multipliers: channels of ``unet`` at each resolution, in units of ``width``.
         members: networks whose predictions are averaged; each sees its own share of a batch in training.
         dropout: rate inside the blocks.
         process: name of the forward process.
@@ -86,6 +96,7 @@ class Config:
     network: str | None = None
     width: int | None = None
     blocks: int | None = None
+    multipliers: Sequence[int] | None = None
     members: int | None = None
     dropout: float | None = None
     process: str = "vp"
@@ -109,24 +120,20 @@ class Config:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.process not in PROCESSES:
-            raise InputError(f"Unknown process {self.process!r}: choose one of {', '.join(PROCESSES)}")
-        if self.schedule not in SCHEDULES:
-            raise InputError(f"Unknown schedule {self.schedule!r}: choose one of {', '.join(SCHEDULES)}")
+        for name, known in CHOICES.items():
+            value = getattr(self, name)
+            if value not in known and not (name == "network" and value is None):
+                raise InputError(f"Unknown {name} {value!r}: choose one of {', '.join(known)}")
         if self.schedule == "learned" and (self.process != "vp" or self.model == "cnf"):
             raise InputError("A learned schedule is a variance-preserving diffusion's: leave process and model out")
-        if self.network not in (None, "conv", "mlp", "two-layer", "unet"):
-            raise InputError(f"Unknown network {self.network!r}: choose conv, mlp, two-layer or unet")
-        if self.model not in ("diffusion", "cnf"):
-            raise InputError(f"Unknown model {self.model!r}: choose diffusion or cnf")
         if self.model == "cnf" and self.dequantise == "categorical":
             raise InputError("A continuous flow has no cells to decode: choose another dequantise than categorical")
-        if self.dequantise not in DEQUANTISERS:
-            raise InputError(f"Unknown dequantise {self.dequantise!r}: choose one of {', '.join(DEQUANTISERS)}")
         if self.time_budget is not None and not (math.isfinite(self.time_budget) and self.time_budget > 0):
             raise InputError(f"time_budget must be a positive number of seconds; got {self.time_budget}")
         if not (0.0 <= self.test < 1.0 and 0.0 < self.validation < 1.0):
             raise InputError(f"test and validation must be shares below 1; got {self.test} and {self.validation}")
+        if self.multipliers is not None:
+            object.__setattr__(self, "multipliers", _whole_numbers(self.multipliers))
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
@@ -143,3 +150,10 @@ class Config:
         if unknown:
             raise InputError(f"Unknown setting {sorted(unknown)[0]!r} in config.json: use the version that wrote it")
         return cls(**record)
+
+
+def _whole_numbers(multipliers: Sequence[int]) -> list[int]:
+    """Multipliers as JSON gives them back."""
+    if not multipliers or any(type(factor) is not int or factor < 1 for factor in multipliers):
+        raise InputError(f"multipliers must be positive whole numbers; got {multipliers}")
+    return list(multipliers)

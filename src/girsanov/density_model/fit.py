@@ -19,7 +19,7 @@ from girsanov.calculus import keyed_generators, keyed_uniform, seed_of
 from girsanov.datasets import Data, Splits, fingerprint, from_array, load, split
 from girsanov.densities import Gaussian
 from girsanov.density_model.config import PROCESSES, Config, make_process
-from girsanov.density_model.coordinates import Coordinates, fit_coordinates, spread
+from girsanov.density_model.coordinates import COPIES, Coordinates, fit_coordinates, spread
 from girsanov.density_model.dequantisation import (
     fit_dequantiser,
     lattice_points,
@@ -43,6 +43,7 @@ VALIDATION_ROWS = 512
 VALIDATION_SAMPLES = 16
 PROPOSAL_ROWS = 512
 CALIBRATION_ROWS = 1024
+MOST_NUMBERS = 2**26  # in the dequantised copies of the rows that the reference is fitted to
 SETTLING_STEPS = 150  # of a learned schedule, after the network's training
 FLOW_STEPS, FLOW_ROWS = 8, 128  # of a continuous flow's validation: Runge-Kutta steps, and rows
 
@@ -143,7 +144,8 @@ def prepare(data: Data, splits: Splits, config: Config, coordinates: Coordinates
     rows = data.x[splits.train]
     coordinates = coordinates or fit_coordinates(data, splits, dataclasses.replace(config, flow=False))
     transforms = coordinates.transforms
-    y, _ = spread(reference_transforms(transforms), rows, config.seed)
+    copies = max(1, min(COPIES, MOST_NUMBERS // rows.numel()))
+    y, _ = spread(reference_transforms(transforms), rows, config.seed, copies)
     reference = Gaussian.fit(y, rank=config.rank)
     shape = data.schema.event_shape
     classes = len(_class_names(data)) if config.conditional else 0

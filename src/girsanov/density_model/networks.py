@@ -41,7 +41,8 @@ def choose_network(
     elif name == "two-layer":
         options |= {"width": config.width or 256}
     else:
-        options |= {"width": config.width or 32, "dropout": config.dropout or 0.0}
+        options |= {"width": config.width or 32, "layers": config.blocks or 1, "dropout": config.dropout or 0.0}
+        options |= {"multipliers": list(config.multipliers)} if config.multipliers else {}
     members = config.members or (2 if small_data and name in ("conv", "mlp") else 1)
     return {"name": name, "config": options, "members": members}
 

@@ -27,7 +27,7 @@ class UNet(nn.Module):
         inputs: number f of feature maps.
         outputs: number o of output maps.
         width: channels at full resolution, a multiple of 8.
-        levels: number of resolutions.
+        multipliers: channels of each resolution, in units of ``width``.
         layers: residual layers per resolution.
         dropout: rate inside the residual layers.
         classes: number of class labels, with -1 for "no label".
@@ -44,7 +44,7 @@ class UNet(nn.Module):
         inputs: int = 1,
         outputs: int = 1,
         width: int = 32,
-        levels: int = 3,
+        multipliers: Sequence[int] = (1, 2, 4),
         layers: int = 1,
         dropout: float = 0.0,
         classes: int = 0,
@@ -57,6 +57,7 @@ class UNet(nn.Module):
             raise InputError("The U-Net comes from diffusers: pip install 'girsanov[diffusers]'") from error
         c, height, breadth = event_shape
         self.outputs = outputs
+        levels = len(multipliers)
         stride = 2 ** (levels - 1)
         self.margin = (-breadth % stride, -height % stride)
         self.classes = classes
@@ -64,7 +65,7 @@ class UNet(nn.Module):
         self.net = UNet2DModel(
             in_channels=inputs * c,
             out_channels=outputs * c,
-            block_out_channels=tuple(width * min(2**i, 4) for i in range(levels)),
+            block_out_channels=tuple(width * factor for factor in multipliers),
             down_block_types=("DownBlock2D",) * levels,
             up_block_types=("UpBlock2D",) * levels,
             layers_per_block=layers,

@@ -1,0 +1,67 @@
+"""Benchmarks of paper 1 that a machine may have to stop: the same command again ends with the same numbers."""
+
+import gzip
+import importlib
+import json
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def mnist_full(tmp_path, monkeypatch):
+    """The script as a module, writing its record to a folder of the test."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "paper1"))
+    module = importlib.import_module("mnist_full")
+    monkeypatch.setattr(sys.modules["_record"], "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(sys.modules["_record"], "calibration_seconds", lambda: 0.0)
+    yield module
+    for name in ("mnist_full", "pixels", "_record"):
+        sys.modules.pop(name, None)
+
+
+def write_idx(folder):
+    """Thirty training and twelve test images of a bar, in the format of MNIST, 8 x 8 pixels to be quick."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 30), ("t10k", 12)):
+        images = np.zeros((count, 8, 8), dtype=np.uint8)
+        for image in images:
+            column = generator.integers(1, 6)
+            image[1:7, column : column + 2] = generator.integers(120, 256, (6, 2))
+        content = struct.pack(">4BIII", 0, 0, 8, 3, *images.shape) + images.tobytes()
+        with gzip.open(folder / f"{part}-images-idx3-ubyte.gz", "wb") as file:
+            file.write(content)
+        labels = struct.pack(">4BI", 0, 0, 8, 1, count) + bytes(i % 10 for i in range(count))
+        with gzip.open(folder / f"{part}-labels-idx1-ubyte.gz", "wb") as file:
+            file.write(labels)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_stopped_command_goes_on_to_the_same_numbers(mnist_full, tmp_path, monkeypatch, capsys):
+    data, results = write_idx(tmp_path / "data"), []
+    monkeypatch.setattr(mnist_full, "BLOCK", 6)
+    monkeypatch.setattr(mnist_full, "SMALL", mnist_full.SMALL | {"width": 4})
+    for run, minutes in (("whole", [9.0]), ("stopped", [0.02, 9.0])):
+        for limit in minutes:
+            options = ["--out", str(tmp_path / run), "--steps", "4", "--samples", "8", "--decoders", "uniform"]
+            monkeypatch.setattr(
+                sys, "argv", ["mnist_full", str(data), *options, "--minutes", str(limit), "--device", "cpu"]
+            )
+            mnist_full.main()
+            stopped = "stopped after" in capsys.readouterr().out
+            assert stopped == (limit < 1.0)
+        document = json.loads((tmp_path / "results" / "paper1-mnist-full.json").read_text())
+        assert (document["device"], document["small"]) == ("cpu", True)
+        results.append(document["rows"][0])
+    for key in ("bits_per_dim", "stderr_estimator", "stderr_rows", "test_rows", "nfe"):
+        assert results[0][key] == results[1][key]
+    assert results[0]["test_rows"] == 12
+    assert results[0]["goal_met"] is False  # a small run never claims the goal
