@@ -51,6 +51,7 @@ __all__ = [
     "Process",
     "ProcessPath",
     "ScheduledPath",
+    "SchrodingerBridge",
     "ScoreMatchingObjective",
     "ScoreModel",
     "ScorePair",
@@ -174,6 +175,7 @@ _MODULES = {
     "fit_schedule": "girsanov.objectives",
     "fit_tokens": "girsanov.applications",
     "from_diffusers": "girsanov.models.diffusers",
+    "SchrodingerBridge": "girsanov.bridges",
     "gaussian_bridge": "girsanov.bridges",
     "goodness_of_fit": "girsanov.stein",
     "importance_bound": "girsanov.likelihoods",
@@ -203,7 +205,7 @@ if TYPE_CHECKING:
         fit_energy,
         fit_tokens,
     )
-    from girsanov.bridges import MixtureBridge, gaussian_bridge
+    from girsanov.bridges import MixtureBridge, SchrodingerBridge, gaussian_bridge
     from girsanov.calculus import Exact, Hutchinson
     from girsanov.densities import Density, Gaussian, GaussianMixture, StandardNormal
     from girsanov.density_model import Config, DensityModel, certify, compare, fit, weighted_elbo, weighted_log_prob

@@ -12,6 +12,7 @@ __all__ = [
     "Process",
     "ProcessPath",
     "ScheduledPath",
+    "Section",
     "StraightPath",
     "SubVariancePreserving",
     "VarianceExploding",
@@ -31,3 +32,4 @@ from girsanov.processes.linear import (
     VarianceExploding,
     VariancePreserving,
 )
+from girsanov.processes.section import Section

@@ -1,0 +1,218 @@
+r"""Alternating projections: each half is fitted to paths that the other one makes from rows of its own end.
+
+The forward half moves rows of the start; the backward half is fitted to those paths, moves rows of the end, and the
+forward half is fitted to these. Started from any path law :math:`R f(X_0) g(X_T)`, the reference or a closed form,
+these are iterative proportional fitting, whose limit is the Schroedinger bridge; started from pairs of rows, they are
+iterative Markovian fitting, whose limit is the same (note of paper 3, sections 2.7 and 2.9). Each projection is one
+training run with held-out paths, whose best weights count: a correction that held-out paths do not confirm is not made.
+"""
+
+__all__ = ["AlternatingConfig", "Projection", "project", "simulate_rows"]
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from girsanov.bridges.chain import BridgeChain
+from girsanov.bridges.couplings import EndRows, Pairs, coupled_rows
+from girsanov.bridges.halves import Direction, Half
+from girsanov.bridges.matching import MatchingObjective, Paths, TrajectoryObjective
+from girsanov.training import Progress, ShuffledBatches, TrainingConfig, mix, train
+from girsanov.types import MeanEstimate
+
+HELD_OUT = 0.1
+VALIDATION_TIMES = 8  # fixed times for each held-out pair
+CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class AlternatingConfig:
+    """How a bridge between two sets of rows is fitted.
+
+    Attributes:
+        rounds: alternations, each of one backward and one forward projection.
+        steps: training steps of a projection.
+        paths: paths simulated for a projection.
+        batch_size: of training.
+        learning_rate: peak rate.
+        loss: ``matching`` needs only ends of paths; ``trajectory`` the likelihood of their steps.
+        warm_start: ``independent`` or ``minibatch`` pairs of rows that both halves are matched to first.
+        warm_steps: training steps of each half for that.
+        ema_decay: of the averaged weights.
+        patience: validations without improvement that end a projection.
+        seed: keys everything random.
+    """
+
+    rounds: int = 3
+    steps: int = 1500
+    paths: int = 10_000
+    batch_size: int = 512
+    learning_rate: float = 1e-3
+    loss: Literal["matching", "trajectory"] = "matching"
+    warm_start: Literal["independent", "minibatch"] | None = None
+    warm_steps: int = 3000
+    ema_decay: float = 0.995
+    patience: int | None = 6
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What one projection has reached.
+
+    Attributes:
+        round: number of the alternation, 0 for the warm start.
+        direction: of the half that was fitted.
+        before: held-out loss per dimension before it.
+        after: and of the weights that were kept.
+        steps: training steps taken.
+        seconds: spent in training.
+    """
+
+    round: int
+    direction: Direction
+    before: float
+    after: float
+    steps: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+def project(
+    chain: BridgeChain,
+    start: EndRows,
+    end: EndRows,
+    config: AlternatingConfig,
+    *,
+    run: Path | None = None,
+    progress: Progress | None = None,
+    after_round: Callable[[int], None] | None = None,
+) -> list[Projection]:
+    """Fit both halves of ``chain`` in place.
+
+    Args:
+        chain: the bridge.
+        start: rows at t = 0.
+        end: rows at the horizon.
+        config: settings.
+        run: folder for checkpoints, one for each projection; an interrupted fit goes on from there.
+        progress: what shows the progress.
+        after_round: called with the number of each alternation that has ended.
+    """
+    done = []
+    if config.warm_start is not None:
+        generator = torch.Generator().manual_seed(mix(config.seed, 0))
+        pairs = coupled_rows(start, end, config.paths, config.warm_start, generator)
+        for half in (chain.backward_half, chain.forward_half):
+            done.append(_match(half, pairs, 0, config.warm_steps, config, run, progress))
+    for number in range(1, config.rounds + 1):
+        for half, source in ((chain.backward_half, start), (chain.forward_half, end)):
+            direction: Direction = "forward" if source is start else "backward"
+            generator = torch.Generator().manual_seed(mix(config.seed, number, 1 if direction == "forward" else 2))
+            paths = simulate_rows(chain, source.draw(config.paths, generator), direction, generator)
+            if config.loss == "matching":
+                pairs = Pairs(paths.states[0], paths.states[-1], paths.condition)
+                done.append(_match(half, pairs, number, config.steps, config, run, progress))
+            else:
+                done.append(_likelihood(chain, half, paths, number, config, run, progress))
+        if after_round is not None:
+            after_round(number)
+    return done
+
+
+def simulate_rows(chain: BridgeChain, rows: EndRows, direction: Direction, generator: torch.Generator) -> Paths:
+    """One path from each row of an end, in chunks."""
+    parts = []
+    for begin in range(0, len(rows.x), CHUNK):
+        given = None if rows.condition is None else rows.condition[begin : begin + CHUNK]
+        x = rows.x[begin : begin + CHUNK]
+        parts.append(chain.simulate(x, direction, condition=given, generator=generator))
+    return Paths(torch.cat(parts, 1), rows.condition)
+
+
+def _match(
+    half: Half, pairs: Pairs, number: int, steps: int, config: AlternatingConfig, run: Path | None,
+    progress: Progress | None,
+) -> Projection:  # fmt: skip
+    objective = MatchingObjective(half)
+    held, kept = _split(pairs)
+    generator = torch.Generator().manual_seed(mix(config.seed, number, 3))
+    noise = [
+        torch.randn(held.start.shape, generator=generator, dtype=held.start.dtype) for _ in range(VALIDATION_TIMES)
+    ]
+    offset = torch.rand(len(held), generator=generator, dtype=torch.float64)
+
+    def validate(module: nn.Module, step: int) -> MeanEstimate:
+        del step
+        assert isinstance(module, Half)
+        grid = ((i + offset) / VALIDATION_TIMES for i in range(VALIDATION_TIMES))
+        losses = [objective.errors(module, held, p, e.to(held.start.device)) for p, e in zip(grid, noise, strict=True)]
+        return _estimate(-torch.stack(losses).mean(0))
+
+    return _train(half, half, objective, kept, validate, number, steps, config, run, progress)
+
+
+def _likelihood(
+    chain: BridgeChain, half: Half, paths: Paths, number: int, config: AlternatingConfig, run: Path | None,
+    progress: Progress | None,
+) -> Projection:  # fmt: skip
+    objective = TrajectoryObjective(half.direction)
+    held, kept = _split(paths)
+    own = {id(p) for p in half.parameters()}
+    offset = chain.encoder_log_variance if half.direction == "forward" else chain.decoder_log_variance
+    trained = {name: p.requires_grad for name, p in chain.named_parameters()}
+    for parameter in chain.parameters():
+        parameter.requires_grad_(id(parameter) in own or parameter is offset)
+
+    def validate(module: nn.Module, step: int) -> MeanEstimate:
+        del step
+        assert isinstance(module, BridgeChain)
+        ks = (torch.full((len(held),), k) for k in range(module.length))
+        return _estimate(-torch.stack([objective.errors(module, held, k) for k in ks]).mean(0))
+
+    try:
+        return _train(chain, half, objective, kept, validate, number, config.steps, config, run, progress)
+    finally:
+        for name, parameter in chain.named_parameters():
+            parameter.requires_grad_(trained[name])
+
+
+def _train(
+    module: nn.Module, half: Half, objective: Any, kept: Any, validate: Any, number: int, steps: int,
+    config: AlternatingConfig, run: Path | None, progress: Progress | None,
+) -> Projection:  # fmt: skip
+    order = ShuffledBatches(len(kept), min(config.batch_size, len(kept)), mix(config.seed, number, 4))
+    training = TrainingConfig(
+        steps=steps, batch_size=min(config.batch_size, len(kept)), learning_rate=config.learning_rate,
+        ema_decay=config.ema_decay, patience=config.patience, validate_every=max(1, steps // 15),
+        seed=mix(config.seed, number, 5) % 2**31,
+    )  # fmt: skip
+    folder = None if run is None else run / f"round-{number}-{half.direction}"
+    result = train(
+        module, objective, lambda step: kept[order(step)], config=training, validate=validate, run=folder,
+        progress=progress, identity=f"{number} {half.direction} {len(kept)}",
+    )  # fmt: skip
+    module.load_state_dict(result.module.state_dict())
+    values = [record["validation"] for record in result.history if record["validation"] is not None]
+    before = float(values[0]) if values else float("nan")
+    after = before if result.best_value is None else result.best_value
+    return Projection(number, half.direction, -before, -after, result.step, round(result.seconds, 2))
+
+
+def _split(rows: Any) -> tuple[Any, Any]:
+    count = max(1, int(HELD_OUT * len(rows)))
+    index = torch.arange(len(rows))
+    return rows[index[:count]], rows[index[count:]]
+
+
+def _estimate(values: Tensor) -> MeanEstimate:
+    values = values.double()
+    stderr = float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("nan")
+    return MeanEstimate(float(values.mean()), 0.0, stderr, len(values))

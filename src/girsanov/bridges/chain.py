@@ -1,0 +1,192 @@
+r"""A bridge as a chain of Gaussian steps, exact for its linear reference at any number of steps.
+
+In the reference's clock :math:`y = x/\alpha` is Brownian, so that Euler steps of the pulls p and :math:`\hat p`,
+
+.. math::
+    y_{k+1} = y_k + \Delta\tau\, \alpha_k\, p(t_k, x_k) + \sqrt{\Delta\tau}\, s_k \varepsilon, \qquad
+    y_k = y_{k+1} + \Delta\tau\, \alpha_{k+1}\, \hat p(t_{k+1}, x_{k+1}) + \sqrt{\Delta\tau}\, r_k \varepsilon',
+
+are exact where both pulls vanish, however stiff the reference is: no step overshoots (note of paper 3, section 5, traps
+5 and 6: the encoder's pull is taken at the earlier time, the decoder's at the later). The factors s and r are learned
+log-variance offsets, 0 at first.
+"""
+
+__all__ = ["BridgeChain", "cosine_times"]
+
+import math
+from collections.abc import Sequence
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from girsanov.bridges.halves import Half
+from girsanov.calculus import expand_as_rows, sum_event
+from girsanov.densities import Density
+from girsanov.pairs import Chain, IsotropicScale, Kernel, Noise
+from girsanov.types import InputError, Nats, State
+
+LOG_2PI = math.log(2.0 * math.pi)
+
+
+def cosine_times(steps: int, horizon: float) -> Tensor:
+    """Grid of ``steps + 1`` times, finer towards both ends, float64.
+
+    Example:
+        >>> cosine_times(4, 1.0)
+        tensor([0.0000, 0.1464, 0.5000, 0.8536, 1.0000], dtype=torch.float64)
+    """
+    grid = 0.5 * horizon * (1.0 - torch.cos(math.pi * torch.arange(steps + 1, dtype=torch.float64) / steps))
+    grid[-1] = horizon
+    return grid
+
+
+@final
+class BridgeChain(Chain):
+    """Steps of two halves on a grid.
+
+    Args:
+        forward: half that pulls to the end.
+        backward: half that pulls to the start.
+        times: increasing grid from 0 to the horizon.
+        prior: law of the end, where its density is known: without one there is no bound.
+        learn_variances: whether the offsets are parameters.
+        per_dimension: shape of a row where the decoder has one offset per dimension.
+    """
+
+    def __init__(
+        self,
+        forward: Half,
+        backward: Half,
+        times: Tensor,
+        *,
+        prior: Density | None = None,
+        learn_variances: bool = False,
+        per_dimension: Sequence[int] = (),
+    ) -> None:
+        grid = times.double()
+        if grid.ndim != 1 or not bool((grid.diff() > 0).all()):
+            raise InputError(f"times must increase; got {grid.tolist()[:4]} ...")
+        super().__init__(len(grid) - 1, learn_variances=learn_variances, per_dimension=per_dimension)
+        self.forward_half, self.backward_half, self.prior = forward, backward, prior
+        alpha, tau = forward.clock(grid)
+        for name, value in (("times", grid), ("alpha", alpha), ("tau", tau)):
+            self.register_buffer(name, value)
+
+    def encode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
+        """From time k to time k + 1."""
+        alpha, following, width = self._step(k)
+        pull = self.forward_half(self._time(k, x), x, condition)
+        shift = (following / alpha - 1.0) * x + (following * width * alpha) * pull
+        return Kernel(shift, self._scale(following * width**0.5, x), self.encoder_log_variance[k])
+
+    def decode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
+        """From time k + 1 to time k."""
+        alpha, following, width = self._step(k)
+        pull = self.backward_half(self._time(k + 1, x), x, condition)
+        shift = (alpha / following - 1.0) * x + (alpha * width * following) * pull
+        return Kernel(shift, self._scale(alpha * width**0.5, x), self.decoder_log_variance[k])
+
+    def log_prior(self, x: State) -> Nats:
+        """Log-density of the end.
+
+        Raises:
+            InputError: if the end is known by rows only.
+        """
+        if self.prior is None:
+            raise InputError("The end of this bridge is known by rows only, so it has no bound: fit it with prior=")
+        return self.prior.log_prob(x)
+
+    def sample_prior(self, n: int, generator: torch.Generator) -> State:
+        """Draw from the end, in the dtype of the networks.
+
+        Raises:
+            InputError: if the end is known by rows only.
+        """
+        if self.prior is None:
+            raise InputError("The end of this bridge is known by rows only: pass rows to start from")
+        drawn = self.prior.sample(n, generator=generator)
+        parameter = next(self.parameters(), None)
+        return drawn if parameter is None else drawn.to(parameter)
+
+    @torch.no_grad()
+    def simulate(
+        self,
+        x: State,
+        direction: Literal["forward", "backward"] = "forward",
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """Paths from rows of one end to the other, in the order of time: shape ``N+1 n *d``."""
+        generator = generator or torch.Generator().manual_seed(0)
+        up = direction == "forward"
+        states = [x]
+        for k in range(self.length) if up else reversed(range(self.length)):
+            kernel = self.encode(k, x, condition) if up else self.decode(k, x, condition)
+            eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+            x = x + kernel.shift + kernel.spread(eps)
+            states.append(x)
+        return torch.stack(states if up else states[::-1])
+
+    def split(self, x: State, noise: Noise, *, condition: Tensor | None = None) -> dict[str, Tensor]:
+        """Parts of the log-weight of one encoder path per row: those of :meth:`walk`, and ``prior``, log pi(x_N)."""
+        parts = self.walk(x, noise, condition=condition)
+        return {**parts, "prior": self.log_prior(parts["end"])}
+
+    def walk(self, x: State, noise: Noise, *, condition: Tensor | None = None) -> dict[str, Tensor]:
+        """One encoder path per row and what is summed along it.
+
+        Returns:
+            ``steps``, the log-weight without the prior, ``b``; ``reference``, a one-path estimate of KL(encoder ||
+            reference) in the chain's form (note of paper 3, equation 4), ``b``; and ``end``, the last state ``b *d``.
+        """
+        steps = x.new_zeros(len(x), dtype=torch.float64)
+        reference, d = torch.zeros_like(steps), x[0].numel()
+        for k in range(self.length):
+            eps = noise(1)[0]
+            alpha, following, width = self._step(k)
+            forward = self.encode(k, x, condition)
+            moved = following / alpha * x
+            x_next = x + forward.shift + forward.spread(eps)
+            backward = self.decode(k, x_next, condition)
+            whitened = backward.whiten(x_next - x + backward.shift)
+            steps = steps + forward.log_det(x) - backward.log_det(x)
+            steps = steps + 0.5 * sum_event((eps - whitened) * (eps + whitened))
+            offset = self.encoder_log_variance[k].double()
+            control = sum_event((x + forward.shift - moved).square()) / (following**2 * width)
+            reference = reference + 0.5 * (control + d * (offset.exp() - 1.0 - offset))
+            x = x_next
+        return {"steps": steps, "reference": reference, "end": x}
+
+    def step_log_prob(
+        self, direction: Literal["forward", "backward"], k: Tensor, x: State, following: State,
+        condition: Tensor | None = None,
+    ) -> Nats:  # fmt: skip
+        """Log-density of one step in one direction, for a step number k of each row: shape ``b``."""
+        alpha, alpha_next = self.get_buffer("alpha")[k], self.get_buffer("alpha")[k + 1]
+        width, times = self.get_buffer("tau").diff()[k], self.get_buffer("times")
+        wide = lambda v: expand_as_rows(v, x).to(x.dtype)  # noqa: E731
+        y, y_next = x / wide(alpha), following / wide(alpha_next)
+        if direction == "forward":
+            drift = wide(width * alpha) * self.forward_half(times[k], x, condition)
+            residual, offset, scale = y_next - y - drift, self.encoder_log_variance[k], alpha_next
+        else:
+            drift = wide(width * alpha_next) * self.backward_half(times[k + 1], following, condition)
+            residual, offset, scale = y - y_next - drift, self.decoder_log_variance[k], alpha
+        log_variance = offset.reshape(len(k), *(offset.shape[1:] or (1,) * (x.ndim - 1))).expand(x.shape)
+        quadratic = sum_event(residual.square() / (wide(width) * log_variance.exp()))
+        normaliser = sum_event(log_variance) + x[0].numel() * (width.log() + 2.0 * scale.log() + LOG_2PI)
+        return -0.5 * (quadratic + normaliser)
+
+    def _step(self, k: int) -> tuple[float, float, float]:
+        """Alpha at both times of a step and the clock's advance."""
+        alpha, tau = self.get_buffer("alpha"), self.get_buffer("tau")
+        return float(alpha[k]), float(alpha[k + 1]), float(tau[k + 1] - tau[k])
+
+    def _time(self, k: int, x: State) -> Tensor:
+        return self.get_buffer("times")[k].expand(len(x))
+
+    @staticmethod
+    def _scale(value: float, x: State) -> IsotropicScale:
+        return IsotropicScale(torch.full((len(x),), value, dtype=x.dtype, device=x.device))

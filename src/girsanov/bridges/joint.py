@@ -1,0 +1,382 @@
+r"""Both halves of a bridge to a known prior by one objective: prior loss plus drift matching.
+
+With the chain's log-weight w (note of paper 3, equations 3, 4 and 6)
+
+.. math::
+    J = E_{x \sim \mu} [-\log w(x)] + \eta\, \mathrm{KL}(Q \| R), \qquad
+    E[-\log w] = H(\mu) + \mathrm{KL}(q_T \| \pi) + \text{drift matching} ,
+
+where eta = 0 is the likelihood of the sampler itself and eta falling to 0 selects the Schroedinger bridge among the
+encoders that are equally good. The prior loss is never known exactly on data: what is reported is a bracket, the
+divergence of the moment-matched Gaussian below and, where the encoder is still the reference, the conditional one
+above.
+
+*Freezing* is the paper's recipe: at a decoder that reverses the encoder, the gradient of J in the encoder is that of
+the prior loss alone (section 2.4), so once the prior loss no longer falls on validation rows the encoder is kept, its
+paths are simulated once in a while, and the decoder goes on alone, a step of a path at a time.
+"""
+
+__all__ = ["JointConfig", "JointObjective", "PriorLoss", "Progressed", "fit_joint", "prior_loss"]
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from girsanov.bridges.alternating import simulate_rows
+from girsanov.bridges.chain import BridgeChain
+from girsanov.bridges.couplings import EndRows, Pairs
+from girsanov.bridges.halves import Half
+from girsanov.bridges.matching import MatchingObjective, Paths, TrajectoryObjective
+from girsanov.bridges.potentials import FlatPotentials
+from girsanov.densities import Density, Gaussian, StandardNormal
+from girsanov.objectives import Batch
+from girsanov.training import Progress, ShuffledBatches, TrainingConfig, TrainingResult, mix, train
+from girsanov.types import InputError, MeanEstimate, State
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """How a bridge to a known prior is fitted.
+
+    Attributes:
+        steps: joint training steps.
+        batch_size: rows per step.
+        learning_rate: peak rate.
+        reference_weight: eta at the first and at the last step, geometric in between; ``(0, 0)`` is pure likelihood.
+        warm_steps: steps of denoising score matching of the decoder on the reference, before the encoder is unlocked.
+        learn_variances: whether the log-variances of both chains' steps are learned.
+        freeze: whether the encoder is frozen once its prior loss has converged.
+        freeze_tolerance: nats by which the prior loss must fall to count.
+        freeze_patience: validations without that fall.
+        decoder_steps: training steps of the decoder alone, after freezing.
+        refresh: steps between fresh paths of the frozen encoder.
+        validation: share of the rows that is held out.
+        validate_every: steps between validations; ``None`` plans them.
+        patience: validations without improvement that end the joint training.
+        ema_decay: of the averaged weights.
+        checkpoint: keep only the states of a path in memory.
+        seed: keys everything random.
+    """
+
+    steps: int = 3000
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    reference_weight: tuple[float, float] = (0.0, 0.0)
+    warm_steps: int = 0
+    learn_variances: bool = True
+    freeze: bool = False
+    freeze_tolerance: float = 0.01
+    freeze_patience: int = 3
+    decoder_steps: int = 3000
+    refresh: int = 200
+    validation: float = 0.1
+    validate_every: int | None = None
+    patience: int | None = None
+    ema_decay: float = 0.995
+    checkpoint: bool = False
+    seed: int = 0
+
+    def weight(self, step: int) -> float:
+        """Eta at a step."""
+        first, last = self.reference_weight
+        share = min(1.0, step / max(1, self.steps - 1))
+        if min(first, last) > 0:
+            return first ** (1.0 - share) * last**share
+        return first * (1.0 - share) + last * share
+
+
+@dataclass(frozen=True)
+class PriorLoss:
+    """What is known of KL(q_T || prior), in nats.
+
+    Attributes:
+        lower: the divergence of the Gaussian with q_T's moments; 0 where the prior is no Gaussian.
+        upper: mean divergence of q(x_T | x), where the encoder is the reference; else ``None``.
+    """
+
+    lower: float
+    upper: float | None
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """A validation of the averaged weights during training.
+
+    Attributes:
+        stage: ``joint`` or ``decoder``.
+        step: of the stage.
+        elbo: mean bound on validation rows, nats.
+        prior: mean log-density of the prior's term, nats.
+        prior_lower: lower end of the bracket of the prior loss.
+        reference: KL(encoder || reference), nats.
+    """
+
+    stage: str
+    step: int
+    elbo: float
+    prior: float
+    prior_lower: float
+    reference: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+@final
+class JointObjective:
+    """J per dimension along one fresh path per row, ``loss(chain, batch, generator, step) -> b``.
+
+    Args:
+        weight: eta at a step.
+
+    Example:
+        >>> JointObjective(lambda step: 0.0).weight(3)
+        0.0
+    """
+
+    def __init__(self, weight: Callable[[int], float]) -> None:
+        self.weight = weight
+
+    def __call__(self, chain: nn.Module, batch: Batch, generator: torch.Generator, step: int) -> Tensor:
+        """Loss of every row, shape ``b``."""
+        assert isinstance(chain, BridgeChain)
+        x, eta = batch.x, self.weight(step)
+
+        def noise(count: int) -> Tensor:
+            return torch.randn(count, *x.shape, generator=generator, dtype=x.dtype).to(x.device)
+
+        parts = chain.split(x, noise, condition=batch.condition)
+        loss = -(parts["prior"] + parts["steps"])
+        if eta:
+            loss = loss + eta * parts["reference"]
+        return loss / x[0].numel()
+
+
+def prior_loss(chain: BridgeChain, x: State, end: State) -> PriorLoss:
+    """The bracket of KL(q_T || prior) from rows ``x`` and the ends of their encoder paths, each ``n *d``."""
+    prior = chain.prior
+    assert prior is not None
+    ends = end.double().flatten(1)
+    target = _gaussian(prior, end)
+    if target is None:
+        return PriorLoss(0.0, None)
+    mean, covariance = ends.mean(0), torch.cov(ends.T).reshape(ends.shape[1], ends.shape[1])
+    lower = max(0.0, float(_gaussian_kl(mean, covariance, target)))
+    half = chain.forward_half
+    if not isinstance(half.potentials, FlatPotentials) or any(bool(p.any()) for p in _outputs(half)):
+        return PriorLoss(lower, None)
+    clock = half.clock
+    variance = clock.scale.square() * clock.total * torch.eye(ends.shape[1], dtype=torch.float64)
+    means = clock.scale * x.double().flatten(1)
+    each = torch.stack([_gaussian_kl(m, variance, target) for m in means[:256]])
+    return PriorLoss(lower, float(each.mean()))
+
+
+def fit_joint(
+    chain: BridgeChain,
+    rows: EndRows,
+    config: JointConfig,
+    *,
+    run: Path | None = None,
+    progress: Progress | None = None,
+) -> list[Progressed]:
+    """Fit both halves of ``chain``, whose prior is known, in place.
+
+    Args:
+        chain: the bridge.
+        rows: data; a share of them is held out.
+        config: settings.
+        run: folder for checkpoints, one for each stage.
+        progress: what shows the progress.
+
+    Returns:
+        The validations, in order.
+    """
+    held, kept = _hold_out(rows, config)
+    fitting = _Fitting(chain, held, kept, config, run, progress)
+    if config.warm_steps:
+        fitting.warm_up()
+    fitting.joint()
+    if config.freeze:
+        fitting.decoder_alone()
+    return fitting.history
+
+
+@dataclass
+class _Fitting:
+    """The stages of a joint fit."""
+
+    chain: BridgeChain
+    held: EndRows
+    kept: EndRows
+    config: JointConfig
+    run: Path | None
+    progress: Progress | None
+    history: list[Progressed] = field(default_factory=list)
+
+    def warm_up(self) -> None:
+        """The decoder alone, on paths of the encoder as it is, by matching their ends."""
+        chain, config = self.chain, self.config
+        generator = torch.Generator().manual_seed(mix(config.seed, 10))
+        paths = simulate_rows(chain, self.kept, "forward", generator)
+        pairs, half = Pairs(paths.states[0], paths.states[-1], paths.condition), chain.backward_half
+        objective, batches = MatchingObjective(half), self._batches(pairs, 11)
+        result = self._train(half, objective, batches, "warm", config.warm_steps, None, None)
+        half.load_state_dict(result.module.state_dict())
+
+    def joint(self) -> None:
+        """Both halves, until the steps or the patience end, or the prior loss has converged."""
+        config = self.config
+        batches = self._batches(_Rows(self.kept), 12)
+        patience = config.freeze_patience if config.freeze else config.patience
+        validate = self._prior_plateau if config.freeze else self._elbo
+        objective = JointObjective(config.weight)
+        result = self._train(self.chain, objective, batches, "joint", config.steps, validate, patience)
+        if not config.freeze:  # else the last weights are kept: the plateau is of the encoder, the decoder goes on
+            self.chain.load_state_dict(result.module.state_dict())
+
+    def decoder_alone(self) -> None:
+        """The decoder on cached paths of the frozen encoder, one random step of each path at a time."""
+        chain, config = self.chain, self.config
+        for parameter in chain.parameters():
+            parameter.requires_grad_(False)
+        for parameter in chain.backward_half.parameters():
+            parameter.requires_grad_(True)
+        if isinstance(chain.decoder_log_variance, nn.Parameter):
+            chain.decoder_log_variance.requires_grad_(True)
+        cache = _PathCache(chain, self.kept, config)
+        objective = TrajectoryObjective("backward")
+        result = self._train(
+            chain, objective, cache, "decoder", config.decoder_steps, self._decoder_elbo, config.patience
+        )
+        chain.load_state_dict(result.module.state_dict())
+        for parameter in chain.parameters():
+            parameter.requires_grad_(True)
+
+    def _elbo(self, module: nn.Module, step: int) -> MeanEstimate:
+        return self._validate(module, step, "joint")[0]
+
+    def _decoder_elbo(self, module: nn.Module, step: int) -> MeanEstimate:
+        return self._validate(module, step, "decoder")[0]
+
+    def _prior_plateau(self, module: nn.Module, step: int) -> float:
+        """Minus the prior loss, in whole tolerances: smaller falls do not count as progress."""
+        _, lower = self._validate(module, step, "joint")
+        return -self.config.freeze_tolerance * round(lower / self.config.freeze_tolerance)
+
+    @torch.no_grad()
+    def _validate(self, module: nn.Module, step: int, stage: str) -> tuple[MeanEstimate, float]:
+        assert isinstance(module, BridgeChain)
+        x = self.held.x
+        generator = torch.Generator().manual_seed(mix(self.config.seed, 13))
+
+        def noise(count: int) -> Tensor:
+            return torch.randn(count, *x.shape, generator=generator, dtype=x.dtype).to(x.device)
+
+        parts = module.split(x, noise, condition=self.held.condition)
+        values = parts["prior"] + parts["steps"]
+        lower = prior_loss(module, x, parts["end"]).lower
+        found = (float(v.mean()) for v in (values, parts["prior"]))
+        elbo, prior = found
+        self.history.append(Progressed(stage, step, elbo, prior, lower, float(parts["reference"].mean())))
+        rows_stderr = float(values.std() / len(values) ** 0.5)
+        return MeanEstimate(elbo, 0.0, rows_stderr, len(values)), lower
+
+    def _batches(self, rows: Any, purpose: int) -> Callable[[int], Any]:
+        order = ShuffledBatches(len(rows), min(self.config.batch_size, len(rows)), mix(self.config.seed, purpose))
+        return lambda step: rows[order(step)]
+
+    def _train(
+        self,
+        module: nn.Module,
+        objective: Any,
+        batches: Any,
+        name: str,
+        steps: int,
+        validate: Any,
+        patience: int | None,
+    ) -> TrainingResult:
+        config = self.config
+        training = TrainingConfig(
+            steps=steps, batch_size=min(config.batch_size, len(self.kept.x)), learning_rate=config.learning_rate,
+            ema_decay=config.ema_decay, patience=patience, validate_every=config.validate_every,
+            seed=mix(config.seed, 14) % 2**31,
+        )  # fmt: skip
+        folder = None if self.run is None else self.run / name
+        return train(
+            module, objective, batches, config=training, validate=validate, run=folder, progress=self.progress,
+            identity=f"{name} {len(self.kept.x)}",
+        )  # fmt: skip
+
+
+@final
+class _Rows:
+    """Rows as batches."""
+
+    def __init__(self, rows: EndRows) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows.x)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        given = self.rows.condition
+        return Batch(self.rows.x[index], None if given is None else given[index])
+
+
+@final
+class _PathCache:
+    """Batches of paths of a frozen encoder, simulated afresh every so many steps; a function of the step alone."""
+
+    def __init__(self, chain: BridgeChain, rows: EndRows, config: JointConfig) -> None:
+        self.chain, self.rows, self.config = chain, rows, config
+        self.order = ShuffledBatches(len(rows.x), min(config.batch_size, len(rows.x)), mix(config.seed, 15))
+        self.epoch, self.paths = -1, None
+
+    def __call__(self, step: int) -> Paths:
+        epoch = step // self.config.refresh
+        if epoch != self.epoch or self.paths is None:
+            generator = torch.Generator().manual_seed(mix(self.config.seed, 16, epoch))
+            self.epoch, self.paths = epoch, simulate_rows(self.chain, self.rows, "forward", generator)
+        return self.paths[self.order(step)]
+
+
+def _hold_out(rows: EndRows, config: JointConfig) -> tuple[EndRows, EndRows]:
+    count = max(2, round(config.validation * len(rows.x)))
+    if count > len(rows.x) - 2:
+        raise InputError(f"{len(rows.x)} rows are too few to hold some out: give at least 10")
+    if rows.weights is not None:
+        rows = rows.draw(len(rows.x), torch.Generator().manual_seed(mix(config.seed, 17)))
+    order = torch.randperm(len(rows.x), generator=torch.Generator().manual_seed(mix(config.seed, 18)))
+    parts = []
+    for index in (order[:count], order[count:]):
+        parts.append(EndRows(rows.x[index], None if rows.condition is None else rows.condition[index]))
+    return parts[0], parts[1]
+
+
+def _gaussian(prior: Density, x: State) -> Gaussian | None:
+    if isinstance(prior, StandardNormal):
+        return Gaussian(torch.zeros(x.shape[1:], dtype=torch.float64), 1.0)
+    return prior if isinstance(prior, Gaussian) else None
+
+
+def _gaussian_kl(mean: Tensor, covariance: Tensor, target: Gaussian) -> Tensor:
+    """KL of N(mean, covariance) from ``target``, nats."""
+    S = target.covariance
+    solved = torch.linalg.solve(S, covariance)
+    shift = target.mean.flatten() - mean
+    quadratic = shift @ torch.linalg.solve(S, shift)
+    _, log_det = torch.linalg.slogdet(solved)
+    return 0.5 * (solved.trace() + quadratic - len(mean) - log_det)
+
+
+def _outputs(half: Half) -> list[nn.Parameter]:
+    """The last parameters of a half's network: all zero while it is untrained."""
+    network = half.network
+    last = [p for name, p in network.named_parameters() if "leave" in name or name == "affine"]
+    return last or list(network.parameters())

@@ -1,0 +1,304 @@
+r"""Schroedinger potentials in closed form: where a learned bridge starts, and what its networks correct.
+
+Hopf and Cole write the bridge over a linear reference as :math:`u = a x + g^2 \nabla \log \psi_t` and
+:math:`v = a x - g^2 \nabla \log \hat\psi_t` (note of paper 3, section 2.5). The two gradients are called *pulls* here:
+what draws a path towards its end, and towards its start. With the reference's clock tau, scale alpha,
+:math:`\rho = \alpha_T/\alpha_t` and :math:`V = \alpha_T^2 (\tau_T - \tau_t)`,
+
+- flat potentials, :math:`\psi = \hat\psi = 1`, are the reference itself, forwards;
+- quadratic ones, :math:`\psi_T = e^{\frac12 y^\top H y + h^\top y}`, stay quadratic,
+  :math:`\nabla \log \psi_t(x) = \rho\, (I - V H)^{-1} (H \rho x + h)`: the bridge between two Gaussians exactly;
+- Gaussian mixtures stay mixtures. They are fitted to rows of both ends without any simulation: among all couplings
+  :math:`q(x_0, y) \propto \mu(x_0) R(y \mid x_0) \psi_T(y)` the bridge's has the least
+
+.. math::
+    \mathrm{KL}(\pi^\star \| q) = E_\mu \log \psi_0(X_0) - E_\nu \log \psi_T(X_T) + \mathrm{const},
+
+the dual of entropic transport (the loss of Korotin et al., 2024, here with unrestricted covariances and for any linear
+reference); the other potential is the same problem with the ends exchanged.
+
+Every path law :math:`R\, f(X_0)\, g(X_T)` has the reference's own bridges, so that alternating projections started
+from any of these reach the same Schroedinger bridge as from the reference.
+"""
+
+__all__ = [
+    "FlatPotentials",
+    "MixturePotentials",
+    "Potentials",
+    "QuadraticPotentials",
+    "fit_mixture_potential",
+    "fit_mixture_potentials",
+    "moment_potentials",
+]
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from girsanov.bridges.gaussian import GaussianBridge
+from girsanov.bridges.reference import Clock
+from girsanov.calculus import expand_as_rows
+from girsanov.densities import Gaussian, GaussianMixture
+from girsanov.processes import LinearProcess
+from girsanov.training import Progress, ShuffledBatches, TrainingConfig, mix, train
+from girsanov.types import InputError, Nats, State, Time
+
+HELD_OUT = 10  # one row in so many tells when a potential stops improving
+LOG_2PI = math.log(2.0 * math.pi)
+
+
+class Potentials(nn.Module, ABC):
+    """Two potentials by their pulls, the gradients of their logarithms at every time."""
+
+    @abstractmethod
+    def forward_pull(self, t: Time, x: State) -> State:
+        r"""The gradient of :math:`\log \psi_t` at float64 times ``b`` and rows ``b *d``, of the dtype of the rows."""
+
+    @abstractmethod
+    def backward_pull(self, t: Time, x: State) -> State:
+        r"""The gradient of :math:`\log \hat\psi_t` at float64 times ``b`` and rows ``b *d``."""
+
+
+@final
+class FlatPotentials(Potentials):
+    """No pull in either direction: the bridge starts as its reference.
+
+    Example:
+        >>> FlatPotentials().forward_pull(torch.zeros(2), torch.ones(2, 3)).abs().max()
+        tensor(0.)
+    """
+
+    def forward_pull(self, t: Time, x: State) -> State:
+        """Zeros."""
+        del t
+        return torch.zeros_like(x)
+
+    def backward_pull(self, t: Time, x: State) -> State:
+        """Zeros."""
+        del t
+        return torch.zeros_like(x)
+
+
+@final
+class QuadraticPotentials(Potentials):
+    """The potentials of the bridge between two Gaussians.
+
+    Args:
+        bridge: the bridge, see :func:`girsanov.bridges.gaussian_bridge`.
+
+    Example:
+        >>> from girsanov.bridges import gaussian_bridge
+        >>> from girsanov.processes import BrownianMotion
+        >>> bridge = gaussian_bridge(torch.zeros(2), 1.0, torch.ones(2), 4.0, reference=BrownianMotion())
+        >>> t, x = torch.full((3,), 0.4, dtype=torch.float64), torch.randn(3, 2)
+        >>> pull = QuadraticPotentials(bridge).forward_pull(t, x)  # a Brownian reference has drift 0 and g = 1
+        >>> torch.allclose(pull, bridge.forward_drift(t, x), atol=1e-5)
+        True
+    """
+
+    def __init__(self, bridge: GaussianBridge) -> None:
+        super().__init__()
+        self.clock = bridge.clock
+        zero = torch.zeros(1, *bridge.event_shape, dtype=torch.float64)
+        for name, t, drift, sign in (
+            ("end", bridge.horizon, bridge.forward_drift, 1.0),
+            ("start", 0.0, bridge.backward_drift, -1.0),
+        ):
+            rate, squared = bridge.reference.rates(torch.tensor(t, dtype=torch.float64))
+            basis = torch.eye(zero.numel(), dtype=torch.float64).reshape(-1, *bridge.event_shape)
+            offset = sign * drift(t, zero).flatten() / squared
+            matrix = sign * ((drift(t, basis) - rate * basis).flatten(1) / squared) - offset
+            values, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.T))
+            self.register_buffer(f"{name}_curvature", values)
+            self.register_buffer(f"{name}_basis", vectors)
+            self.register_buffer(f"{name}_slope", offset @ vectors)
+
+    def forward_pull(self, t: Time, x: State) -> State:
+        """See the module for the formula."""
+        alpha, tau = self.clock(t)
+        rho = self.clock.scale / alpha
+        return self._pull("end", rho, self.clock.scale.square() * (self.clock.total - tau), x)
+
+    def backward_pull(self, t: Time, x: State) -> State:
+        r"""The same with :math:`1/\alpha_t` for rho and :math:`\tau_t` for V."""
+        alpha, tau = self.clock(t)
+        return self._pull("start", 1.0 / alpha, tau, x)
+
+    def _pull(self, name: str, rho: Tensor, variance: Tensor, x: State) -> State:
+        values, basis, slope = (self.get_buffer(f"{name}_{part}") for part in ("curvature", "basis", "slope"))
+        rho, variance = rho.to(x.device)[:, None], variance.to(x.device)[:, None]
+        shares = rho / (1.0 - variance * values)
+        y = x.flatten(1).to(basis.dtype) @ basis
+        return ((shares * (values * rho * y + slope)) @ basis.T).reshape(x.shape).to(x.dtype)
+
+
+@final
+class MixturePotentials(Potentials):
+    r"""Two Gaussian mixtures, :math:`\psi_T` at the horizon and :math:`\hat\psi_0` at the start.
+
+    Args:
+        reference: linear process that remembers its start.
+        start: the potential at t = 0, not the law of the start.
+        end: the potential at the horizon.
+    """
+
+    def __init__(self, reference: LinearProcess, start: GaussianMixture, end: GaussianMixture) -> None:
+        super().__init__()
+        self.clock, self.start, self.end = Clock(reference), start, end
+
+    def forward_pull(self, t: Time, x: State) -> State:
+        r""":math:`\rho` times the score of :math:`\psi_T` blurred by V, at :math:`\rho x`."""
+        alpha, tau = self.clock(t)
+        rho = self.clock.scale / alpha
+        blur = self.clock.scale * (self.clock.total - tau).clamp_min(0.0).sqrt()
+        wide = expand_as_rows(rho, x).to(x.dtype)
+        return wide * self.end.diffused_score(torch.ones_like(rho), blur, wide * x)
+
+    def backward_pull(self, t: Time, x: State) -> State:
+        r"""The score of :math:`\hat\psi_0` carried to t by the reference."""
+        alpha, tau = self.clock(t)
+        return self.start.diffused_score(alpha, alpha * tau.sqrt(), x)
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """A batch of the dual problem: rows of the potential's own end and of the other one."""
+
+    own: Tensor
+    other: Tensor
+
+
+@final
+class _LearnedMixture(nn.Module):
+    """Weights, means and variances of a mixture as parameters, in units in which the rows have variance about 1."""
+
+    def __init__(self, logits: Tensor, means: Tensor, log_variances: Tensor) -> None:
+        super().__init__()
+        self.logits, self.means = nn.Parameter(logits), nn.Parameter(means)
+        self.log_variances = nn.Parameter(log_variances)
+
+    def log_prob(self, y: Tensor, blur: float = 0.0) -> Nats:
+        """Log-density of the mixture blurred by a variance, by matrix products: shape ``b``."""
+        variances = self.log_variances.exp() + blur
+        precise = variances.reciprocal()
+        quadratic = y.square() @ precise.T - 2.0 * y @ (self.means * precise).T + (self.means.square() * precise).sum(1)
+        normaliser = (variances.log() + LOG_2PI).sum(1)
+        return (self.logits.log_softmax(0) - 0.5 * (quadratic + normaliser)).logsumexp(1)
+
+
+def fit_mixture_potential(
+    own: State,
+    other: State,
+    variance: float,
+    *,
+    components: int = 50,
+    steps: int = 4000,
+    learning_rate: float = 1e-2,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> GaussianMixture:
+    r"""Fit one potential by the dual of entropic transport, in coordinates where the reference is Brownian.
+
+    Minimises :math:`E_{other} \log (\psi * \mathcal{N}(0, \mathrm{variance}))(X) - E_{own} \log \psi(Y)` over
+    mixtures with diagonal covariances. A tenth of the rows tells when to stop.
+
+    Args:
+        own: rows of the end at which the potential stands, ``n *d``.
+        other: rows of the other end, ``m *d``.
+        variance: total variance of the Brownian reference between them.
+        components: number of Gaussians.
+        steps: of training, at most.
+        learning_rate: peak rate, in units of the rows' standard deviation.
+        seed: keys the start and the batches.
+        progress: what shows the progress.
+
+    Raises:
+        InputError: if there are fewer than 20 rows at an end.
+    """
+    if min(len(own), len(other)) < 2 * HELD_OUT:
+        raise InputError(f"A bridge needs at least {2 * HELD_OUT} rows at each end; got {len(own)} and {len(other)}")
+    shape, centre = own.shape[1:], own.double().mean(0)
+    scale = float((own.double() - centre).square().mean().sqrt())
+    rows = [((x.double() - centre) / scale).flatten(1).float() for x in (own, other)]
+    held = [x[::HELD_OUT] for x in rows]
+    kept = [x[torch.arange(len(x)) % HELD_OUT > 0] for x in rows]
+    blur, batch = variance / scale**2, 512
+    model = _initial_mixture(kept[0], components, seed)
+    order = [ShuffledBatches(len(x), batch, mix(seed, i)) for i, x in enumerate(kept)]
+
+    def loss(module: nn.Module, ends: _Ends, generator: torch.Generator, step: int) -> Tensor:
+        del generator, step
+        return (module.log_prob(ends.other, blur) - module.log_prob(ends.own)) / math.prod(shape)  # type: ignore[operator]
+
+    def validate(module: nn.Module, step: int) -> float:
+        del step
+        return float(module.log_prob(held[0]).mean() - module.log_prob(held[1], blur).mean())  # type: ignore[operator]
+
+    config = TrainingConfig(
+        steps=steps, batch_size=batch, learning_rate=learning_rate, weight_decay=0.0, seed=seed, ema_decay=0.99,
+        validate_every=max(1, steps // 20), clip_norm=None,
+    )  # fmt: skip
+    batches = lambda step: _Ends(kept[0][order[0](step)], kept[1][order[1](step)])  # noqa: E731
+    best = train(model, loss, batches, config=config, validate=validate, progress=progress).module
+    assert isinstance(best, _LearnedMixture)
+    weights = best.logits.double().softmax(0).clamp_min(1e-12)
+    means = centre.flatten() + scale * best.means.double()
+    variances = scale**2 * best.log_variances.double().exp()
+    return GaussianMixture(weights, means.reshape(-1, *shape), variances.reshape(-1, *shape))
+
+
+def fit_mixture_potentials(
+    reference: LinearProcess, x0: State, x1: State, *, components: int = 50, steps: int = 4000, seed: int = 0,
+    progress: Progress | None = None,
+) -> MixturePotentials:  # fmt: skip
+    """Fit both potentials to rows of the two ends; see the module and :func:`fit_mixture_potential`.
+
+    Args:
+        reference: linear process that remembers its start.
+        x0: rows of the start, ``n *d``.
+        x1: rows of the end, ``m *d``.
+        components: Gaussians in each potential.
+        steps: of training for each.
+        seed: keys everything random.
+        progress: what shows the progress.
+
+    Example:
+        >>> from girsanov.processes import BrownianMotion
+        >>> g = torch.Generator().manual_seed(0)
+        >>> x0, x1 = torch.randn(2, 400, 1, generator=g)
+        >>> potentials = fit_mixture_potentials(BrownianMotion(), x0 - 1.0, x1 + 1.0, components=1, steps=200)
+        >>> t, x = torch.zeros(1, dtype=torch.float64), torch.tensor([[-1.0]])
+        >>> 1.5 < float(potentials.forward_pull(t, x)) < 2.5  # from -1 to 1 in unit time
+        True
+    """
+    clock = Clock(reference)
+    ends, total = (x0, x1 / clock.scale.to(x1.dtype)), float(clock.total)
+    settings = {"components": components, "steps": steps, "progress": progress}
+    start = fit_mixture_potential(ends[0], ends[1], total, seed=mix(seed, 0), **settings)  # type: ignore[arg-type]
+    end = fit_mixture_potential(ends[1], ends[0], total, seed=mix(seed, 1), **settings)  # type: ignore[arg-type]
+    return MixturePotentials(reference, start, end.diffused(clock.scale, 0.0))
+
+
+def _initial_mixture(rows: Tensor, components: int, seed: int) -> _LearnedMixture:
+    """Clusters of the rows, with their shares and spreads."""
+    from sklearn.cluster import KMeans
+
+    count = min(components, len(rows) // 2)
+    few = rows[:: max(1, len(rows) // 10_000)]
+    found = KMeans(count, n_init=1, random_state=seed % 2**32).fit(few.numpy())  # pyright: ignore[reportArgumentType]
+    label = torch.as_tensor(found.labels_).long()
+    means = torch.as_tensor(found.cluster_centers_, dtype=rows.dtype)
+    shares = torch.bincount(label, minlength=count).to(rows.dtype)
+    squares = torch.zeros_like(means).index_add_(0, label, (few - means[label]).square())
+    overall = (few - means[label]).square().mean(0)
+    variances = (squares + 2.0 * overall) / (shares[:, None] + 2.0)
+    return _LearnedMixture((shares + 1.0).log(), means, variances.clamp_min(1e-4).log())
+
+
+def moment_potentials(reference: LinearProcess, x0: State, x1: State) -> QuadraticPotentials:
+    """Those of the bridge between the Gaussians of the rows' moments."""
+    return QuadraticPotentials(GaussianBridge(reference, Gaussian.fit(x0), Gaussian.fit(x1)))

@@ -1,0 +1,511 @@
+r"""Schroedinger bridges learned from rows: between two or more sets of rows, or from rows to a known prior.
+
+Between rows at two times the bridge is fitted by alternating projections (:mod:`girsanov.bridges.alternating`) and has
+no bound, since the density of neither end is known. To a prior whose density is known both halves are fitted by one
+objective (:mod:`girsanov.bridges.joint`), and the bridge is a density model. Rows at several times are joined by one
+bridge for each pair of neighbouring times: for a Markov reference that *is* the bridge through all of them.
+"""
+
+__all__ = ["SchrodingerBridge"]
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from girsanov.bridges.alternating import AlternatingConfig, project
+from girsanov.bridges.chain import BridgeChain, cosine_times
+from girsanov.bridges.couplings import EndRows
+from girsanov.bridges.flow import flow_log_prob
+from girsanov.bridges.gaussian import GaussianBridge
+from girsanov.bridges.halves import (
+    BridgeNetwork,
+    Direction,
+    Ends,
+    Half,
+    NetworkConfig,
+    moment_match,
+    require_condition,
+)
+from girsanov.bridges.joint import JointConfig, fit_joint
+from girsanov.bridges.potentials import (
+    FlatPotentials,
+    Potentials,
+    QuadraticPotentials,
+    fit_mixture_potentials,
+    moment_potentials,
+)
+from girsanov.bridges.reference import Clock
+from girsanov.calculus import seed_of
+from girsanov.densities import Density, Gaussian, StandardNormal
+from girsanov.likelihoods import chain_elbo, importance_bound
+from girsanov.pairs import Pair
+from girsanov.processes import LinearProcess, Process, Section
+from girsanov.training import Progress
+from girsanov.types import Estimate, InputError, State, Time
+
+Start = Literal["reference", "gaussian", "mixture"]
+Rows = Tensor | Mapping[float, Tensor]
+
+
+@final
+class SchrodingerBridge(nn.Module):
+    """A bridge over a linear reference, with learned drifts in both directions.
+
+    Args:
+        reference: linear process that remembers its start, such as ``BrownianMotion(sigma)``: sigma says how much a
+            path may stray, in units of the data per square root of the whole time.
+        dim: number of dimensions of a row; or
+        event_shape: its shape; images ``(c, h, w)`` get convolutional networks.
+        start: where training starts: ``reference``; ``gaussian``, the closed-form bridge between the rows' moments; or
+            ``mixture``, two Gaussian mixtures fitted to both ends without simulation. Default ``gaussian``, and
+            ``reference`` for a bridge to a prior.
+        components: Gaussians of each mixture.
+        steps: steps of the simulated chain between two neighbouring times.
+        network: size of the networks.
+        alternating: settings of fits between rows.
+        joint: settings of fits to a prior.
+
+    Attributes:
+        history: what training has reached, as plain values: projections, or validations of a joint fit.
+
+    Raises:
+        InputError: if settings cannot work.
+
+    Example:
+        >>> from girsanov.processes import BrownianMotion
+        >>> g = torch.Generator().manual_seed(0)
+        >>> x0, x1 = torch.randn(2, 500, 2, generator=g)
+        >>> settings = AlternatingConfig(rounds=1, steps=20, paths=200)
+        >>> bridge = SchrodingerBridge(BrownianMotion(), dim=2, steps=10, alternating=settings).fit(x0, x1 + 2.0)
+        >>> bridge.sample(x0).shape, bool((bridge.sample(x0).mean(0) - 2.0).abs().max() < 0.3)
+        (torch.Size([500, 2]), True)
+    """
+
+    def __init__(
+        self,
+        reference: LinearProcess,
+        *,
+        dim: int | None = None,
+        event_shape: Sequence[int] | None = None,
+        start: Start | None = None,
+        components: int = 50,
+        steps: int = 40,
+        network: NetworkConfig | None = None,
+        alternating: AlternatingConfig | None = None,
+        joint: JointConfig | None = None,
+    ) -> None:
+        super().__init__()
+        if (dim is None) == (event_shape is None):
+            raise InputError("Give a bridge either dim= (the number of columns) or event_shape=")
+        if start not in (None, "reference", "gaussian", "mixture"):
+            raise InputError(f"start must be reference, gaussian or mixture; got {start!r}")
+        if steps < 1 or components < 1:
+            raise InputError(f"steps and components must be at least 1; got {steps} and {components}")
+        Clock(reference)  # refuses a reference that forgets its start
+        self.reference = reference
+        self.event_shape = torch.Size(event_shape if event_shape is not None else (dim,))  # type: ignore[arg-type]
+        self.start, self.components, self.steps = start, components, steps
+        self.network = network or NetworkConfig()
+        self.alternating, self.joint = alternating or AlternatingConfig(), joint or JointConfig()
+        self.chains = nn.ModuleList()
+        self.times: list[float] = []
+        self.prior: Density | None = None
+        self.history: list[dict[str, Any]] = []
+
+    # Fitting.
+
+    def fit(
+        self,
+        x0: Rows,
+        x1: Tensor | None = None,
+        *,
+        prior: Density | None = None,
+        condition: Any = None,
+        weights: Any = None,
+        generator: torch.Generator | None = None,
+        run: str | Path | None = None,
+        progress: Progress | None = None,
+        after_round: Callable[["SchrodingerBridge", int], None] | None = None,
+    ) -> "SchrodingerBridge":
+        """Fit the drifts.
+
+        Args:
+            x0: rows of the start ``n *d``; or ``{time: rows}`` for two or more times.
+            x1: rows of the end, for a bridge between rows.
+            prior: law of the end, for a bridge to a known density.
+            condition: of the rows: a tensor for x0 alone, ``(c0, c1)`` for both ends, or ``{time: condition}``.
+            weights: of the rows (growth and death), in the same form.
+            generator: read once for a seed; ``None`` means seed 0.
+            run: folder for checkpoints; an interrupted fit goes on from there.
+            progress: what shows the progress.
+            after_round: called with the bridge and the number of each alternation, for a look on the way.
+
+        Returns:
+            Itself, fitted.
+
+        Raises:
+            InputError: if the rows do not fit each other or the bridge.
+        """
+        by_time = self._by_time(x0, x1, prior)
+        self.times, self.prior, self.history = sorted(by_time), prior, []
+        given, masses = (_by_time(value, self.times) for value in (condition, weights))
+        ends = {t: self._end(by_time[t], given.get(t), masses.get(t)) for t in by_time}
+        seed, folder = seed_of(generator) % 2**31, None if run is None else Path(run)
+        if prior is not None:
+            return self._fit_to_prior(ends[self.times[0]], prior, seed, folder, progress)
+        self.chains = nn.ModuleList()
+        for i in range(len(self.times) - 1):
+            first, second = ends[self.times[i]], ends[self.times[i + 1]]
+            self.chains.append(self._blank(i, first.x, second.x, seed, progress))
+        for i, chain in enumerate(self.chains):
+            assert isinstance(chain, BridgeChain)
+            pair = ends[self.times[i]], ends[self.times[i + 1]]
+            config = dataclasses.replace(self.alternating, seed=self.alternating.seed + seed + 1000 * i)
+            look = None if after_round is None else (lambda number: after_round(self, number))
+            place = None if folder is None else folder / f"section-{i}"
+            done = project(chain.train(), *pair, config, run=place, progress=progress, after_round=look)
+            self.history += [{"section": i, **projection.to_json()} for projection in done]
+        return self.eval()
+
+    def _fit_to_prior(
+        self, rows: EndRows, prior: Density, seed: int, run: Path | None, progress: Progress | None
+    ) -> "SchrodingerBridge":
+        self.times = [0.0, self.reference.horizon]
+        target = _shaped(prior, self.event_shape)
+        self.prior = target
+        chain = self._blank(0, rows.x, target, seed, progress)
+        self.chains = nn.ModuleList([chain])
+        config = dataclasses.replace(self.joint, seed=self.joint.seed + seed)
+        self.history = [entry.to_json() for entry in fit_joint(chain.train(), rows, config, run=run, progress=progress)]
+        return self.eval()
+
+    def _blank(
+        self, i: int, first: State, second: State | Density, seed: int, progress: Progress | None
+    ) -> BridgeChain:
+        """The chain of a section before it is trained."""
+        process = self._section(i)
+        potentials = self._potentials(process, first, second, seed, progress)
+        return self._chain(process, potentials, Ends.of(first, second), seed)
+
+    def _chain(self, process: LinearProcess, potentials: Potentials, ends: Ends, seed: int) -> BridgeChain:
+        clock, halves = Clock(process), []
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for direction in ("forward", "backward"):
+                network = BridgeNetwork(tuple(self.event_shape), self.network)
+                halves.append(Half(direction, clock, potentials, ends, network))
+        known = self.prior is not None
+        times = torch.linspace(0.0, clock.reference.horizon, self.steps + 1, dtype=torch.float64)
+        forward, backward = halves
+        return BridgeChain(
+            forward,
+            backward,
+            times if known else cosine_times(self.steps, clock.reference.horizon),
+            prior=self.prior,
+            learn_variances=self.joint.learn_variances if known else self.alternating.loss == "trajectory",
+            per_dimension=self.event_shape if known and self.joint.learn_variances else (),
+        )
+
+    def _potentials(
+        self, process: LinearProcess, first: State, second: State | Density, seed: int, progress: Progress | None
+    ) -> Potentials:
+        start = self.start or ("reference" if isinstance(second, Density) else "gaussian")
+        if start == "reference":
+            return FlatPotentials()
+        if isinstance(second, Density):
+            if start == "mixture":
+                second = second.sample(10_000, generator=torch.Generator().manual_seed(seed)).to(first.dtype)
+            else:
+                return QuadraticPotentials(GaussianBridge(process, Gaussian.fit(first), moment_match(second)))
+        if start == "gaussian":
+            return moment_potentials(process, first, second)
+        return fit_mixture_potentials(process, first, second, components=self.components, seed=seed, progress=progress)
+
+    # What a fitted bridge does.
+
+    @torch.no_grad()
+    def sample(
+        self,
+        x: State | int,
+        direction: Direction = "forward",
+        *,
+        return_path: bool = False,
+        times: tuple[float, float] | None = None,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """Move rows along the bridge.
+
+        Args:
+            x: rows at the start (``forward``) or the end (``backward``), ``n *d``; or, for a bridge to a prior run
+                backwards, how many rows to draw.
+            direction: of time.
+            return_path: whether to return every state on the way.
+            times: earlier and later time, two of the fitted ones; default the first and the last.
+            condition: of the rows, leading dimension ``n`` or 1.
+            generator: source of the noise; ``None`` means seed 0.
+
+        Returns:
+            Rows at the other end ``n *d``; or whole paths ``m n *d`` in the order of time (see :meth:`path_times`).
+
+        Raises:
+            InputError: if the bridge is not fitted, or rows do not fit it.
+        """
+        generator = generator or torch.Generator().manual_seed(0)
+        low, high = self._span(times)
+        state = self._rows_from(x, direction, generator)
+        require_condition(condition, self.network, len(state))
+        given = None if condition is None else condition.expand(len(state), *condition.shape[1:])
+        order = range(low, high) if direction == "forward" else reversed(range(low, high))
+        parts: list[Tensor] = []
+        for i in order:
+            path = self._section_chain(i).simulate(state, direction, condition=given, generator=generator)
+            state = path[-1] if direction == "forward" else path[0]
+            if return_path:
+                parts.append(path[1:] if direction == "forward" and parts else path)
+                if direction == "backward" and len(parts) > 1:
+                    parts[-1] = parts[-1][:-1]
+        if not return_path:
+            return state
+        return torch.cat(parts if direction == "forward" else parts[::-1])
+
+    def path_times(self, times: tuple[float, float] | None = None) -> Tensor:
+        """Times of the states of a path, float64, increasing."""
+        low, high = self._span(times)
+        parts = [self._grid(i) for i in range(low, high)]
+        return torch.cat([parts[0], *(part[1:] for part in parts[1:])])
+
+    def forward_drift(self, t: float | Time, x: State, condition: Tensor | None = None) -> State:
+        """Drift u of the process from the first time to the last, per unit of time, shape ``b *d``.
+
+        Args:
+            t: one time for all rows or one for each, within the fitted ones.
+            x: rows ``b *d``.
+            condition: of the rows.
+        """
+        return self._drift(t, x, condition, "forward")
+
+    def backward_drift(self, t: float | Time, x: State, condition: Tensor | None = None) -> State:
+        """Drift v of the process run from the last time to the first, written forward in t, shape ``b *d``."""
+        return self._drift(t, x, condition, "backward")
+
+    def pair(self) -> Pair:
+        """Both processes with the prior: the pair whose bounds are those of this bridge.
+
+        Raises:
+            InputError: if the bridge has no prior.
+        """
+        if self.prior is None:
+            raise InputError(_NO_DENSITY)
+        return Pair(_Forward(self), self.backward_drift, self.prior, event_shape=self.event_shape)
+
+    def elbo(
+        self, x: State, *, paths: int = 8, condition: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Estimate:
+        """Evidence lower bound of the chain per row, nats: a true bound of what :meth:`sample` draws backwards.
+
+        Raises:
+            InputError: if the bridge joins rows to rows: neither density is known, so there is no bound.
+        """
+        chain = self._bounded(x, condition)
+        return chain_elbo(chain, x, paths=paths, condition=condition, generator=generator)
+
+    def importance_bound(
+        self, x: State, *, paths: int = 16, condition: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Estimate:
+        """Importance-weighted bound with ``paths`` paths, tighter than :meth:`elbo`; see there."""
+        chain = self._bounded(x, condition)
+        return importance_bound(chain, x, paths=paths, condition=condition, generator=generator)
+
+    def log_prob(
+        self,
+        x: State,
+        *,
+        end: Density | None = None,
+        tolerance: float = 0.05,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Estimate:
+        """Log-density of the start by the probability flow (u + v)/2, with the pair's measured inconsistency beside it.
+
+        The flow has the density of the start only if v reverses u, which two networks do nearly. How nearly is
+        measured as half the variance of the log-weight over paths from each row: the gap of the bound that an exact
+        reversal closes. It stands in ``terms["inconsistency"]`` (nats per row).
+
+        Args:
+            x: rows of the start ``n *d``.
+            end: density of the end; default the prior that the bridge was fitted to.
+            tolerance: largest mean inconsistency that is accepted, nats per dimension.
+            condition: of the rows.
+            generator: read once for a seed.
+
+        Returns:
+            Estimate of kind ``estimate`` and model ``ode``.
+
+        Raises:
+            InputError: if no density of the end is known, or the inconsistency is above the tolerance.
+        """
+        law = end or self.prior
+        if law is None:
+            raise InputError("The probability flow ends at rows only: pass end=, a density of the last time")
+        require_condition(condition, self.network, len(x))
+        self._span(None)
+        with torch.no_grad():
+            return flow_log_prob(self, x, law, tolerance=tolerance, condition=condition, seed=seed_of(generator))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json``, ``model.safetensors`` and a manifest of checksums."""
+        from girsanov.bridges.storage import save
+
+        save(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "SchrodingerBridge":
+        """Read what :meth:`save_pretrained` wrote.
+
+        Raises:
+            InputError: if the folder is damaged or of another version.
+        """
+        from girsanov.bridges.storage import load
+
+        return load(Path(folder))
+
+    # Parts.
+
+    def _by_time(self, x0: Rows, x1: Tensor | None, prior: Density | None) -> dict[float, Tensor]:
+        if (x1 is not None) + (prior is not None) + isinstance(x0, Mapping) != 1:
+            raise InputError("A bridge is fitted to x0 and x1, to x0 and prior=, or to {time: rows}")
+        if isinstance(x0, Mapping):
+            if len(x0) < 2:
+                raise InputError("A bridge needs rows at two times or more")
+            return {float(t): x for t, x in x0.items()}
+        return {0.0: x0} if x1 is None else {0.0: x0, self.reference.horizon: x1}
+
+    def _end(self, x: Tensor, condition: Tensor | None, weights: Tensor | None) -> EndRows:
+        x = torch.as_tensor(x)
+        if x.shape[1:] != self.event_shape:
+            raise InputError(
+                f"This bridge is of rows of shape {tuple(self.event_shape)}; got rows of shape {tuple(x.shape[1:])}"
+            )
+        require_condition(condition, self.network, len(x))
+        return EndRows(x.to(torch.get_default_dtype()), condition, weights)
+
+    def _section(self, i: int) -> LinearProcess:
+        """The reference between neighbouring times i and i + 1, on its own clock."""
+        if len(self.times) <= 2:
+            return self.reference
+        first, last = self.times[0], self.times[-1]
+        shares = [(self.times[j] - first) / (last - first) for j in (i, i + 1)]
+        return Section(self.reference, *(self.reference.horizon * share for share in shares))
+
+    def _section_chain(self, i: int) -> BridgeChain:
+        chain = self.chains[i]
+        assert isinstance(chain, BridgeChain)
+        return chain
+
+    def _grid(self, i: int) -> Tensor:
+        share = self._section_chain(i).get_buffer("times") / self.reference.horizon
+        return self.times[i] + (self.times[i + 1] - self.times[i]) * share
+
+    def _span(self, times: tuple[float, float] | None) -> tuple[int, int]:
+        if not len(self.chains):
+            raise InputError("This bridge is not fitted: call fit first")
+        if times is None:
+            return 0, len(self.times) - 1
+        for t in times:
+            if not any(math.isclose(t, known) for known in self.times):
+                raise InputError(f"{t:g} is not a fitted time; the times are {', '.join(f'{s:g}' for s in self.times)}")
+        low, high = (min(range(len(self.times)), key=lambda j: abs(self.times[j] - t)) for t in times)
+        if low >= high:
+            raise InputError(f"times= must be an earlier and a later time; got {times[0]:g} and {times[1]:g}")
+        return low, high
+
+    def _rows_from(self, x: State | int, direction: Direction, generator: torch.Generator) -> State:
+        if not isinstance(x, Tensor):
+            if direction == "forward" or self.prior is None:
+                raise InputError("A number of rows can be drawn only backwards from a prior: pass rows to move")
+            return self._section_chain(0).sample_prior(int(x), generator)
+        if x.shape[1:] != self.event_shape:
+            raise InputError(f"Expected rows of shape {tuple(self.event_shape)}; got {tuple(x.shape[1:])}")
+        return x.to(torch.get_default_dtype())
+
+    def _drift(self, t: float | Time, x: State, condition: Tensor | None, direction: Direction) -> State:
+        low, high = self._span(None)
+        require_condition(condition, self.network, len(x))
+        times = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x)).contiguous()
+        edges = torch.tensor(self.times[1:-1], dtype=torch.float64, device=x.device)
+        section = torch.bucketize(times, edges, right=direction == "forward")
+        out = torch.zeros_like(x)
+        for i in range(low, high):
+            rows = (section == i).nonzero()[:, 0]
+            if len(rows):
+                given = condition if condition is None or len(condition) == 1 else condition[rows]
+                out = out.index_add(0, rows, self._section_drift(i, times[rows], x[rows], given, direction))
+        return out
+
+    def _section_drift(self, i: int, t: Time, x: State, condition: Tensor | None, direction: Direction) -> State:
+        chain, horizon = self._section_chain(i), self.reference.horizon
+        speed = horizon / (self.times[i + 1] - self.times[i])
+        local = (speed * (t - self.times[i])).clamp(0.0, horizon)
+        given = None if condition is None else condition.expand(len(x), *condition.shape[1:])
+        half = chain.forward_half if direction == "forward" else chain.backward_half
+        rate, squared = (v.reshape(-1, *(1,) * (x.ndim - 1)).to(x) for v in half.clock.reference.rates(local))
+        sign = 1.0 if direction == "forward" else -1.0
+        return speed * (rate * x + sign * squared * half(local, x, given))
+
+    def _bounded(self, x: State, condition: Tensor | None) -> BridgeChain:
+        if self.prior is None:
+            raise InputError(_NO_DENSITY)
+        self._span(None)
+        require_condition(condition, self.network, len(x))
+        return self._section_chain(0)
+
+
+_NO_DENSITY = (
+    "This bridge joins rows to rows: the density of neither end is known, so it has no bound on a log-density; "
+    "fit it with prior= for one, or ask log_prob with end="
+)
+
+
+@final
+class _Forward(Process):
+    """The fitted bridge as a process from its start to its end."""
+
+    def __init__(self, bridge: SchrodingerBridge) -> None:
+        super().__init__()
+        self.bridge, self.horizon = bridge, bridge.reference.horizon
+
+    def drift(self, t: Time, x: State, condition: Tensor | None = None) -> State:
+        return self.bridge.forward_drift(t, x, condition)
+
+    def diffusion(self, t: Time, x: State) -> Tensor:
+        return self.bridge.reference.diffusion(t, x)
+
+
+def _by_time(value: Any, times: list[float]) -> dict[float, Any]:
+    """Conditions or weights in any of their forms, by time."""
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return {float(t): v for t, v in value.items()}
+    if isinstance(value, tuple):
+        if len(value) != len(times):
+            raise InputError(f"condition= and weights= need one entry for each of {len(times)} times; got {len(value)}")
+        return {t: v for t, v in zip(times, value, strict=True) if v is not None}
+    return {times[0]: value}
+
+
+def _shaped(prior: Density, event_shape: torch.Size) -> Density:
+    """A standard normal takes the bridge's shape; any other law must have it."""
+    if isinstance(prior, StandardNormal):
+        return Gaussian(torch.zeros(event_shape, dtype=torch.float64), 1.0)
+    if prior.event_shape != event_shape:
+        raise InputError(
+            f"The prior is of rows of shape {tuple(prior.event_shape)}, the bridge of {tuple(event_shape)}"
+        )
+    return prior
