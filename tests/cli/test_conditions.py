@@ -51,8 +51,9 @@ def test_held_out_rows_keep_their_classes_and_the_result_says_what_was_given(run
     entry = girsanov("evaluate", run, *FEW, "--own-class", "--json").json["test"]["elbo"]
     expected = model.encoded_elbo(rows.x, condition=rows.labels, **draws()).value.mean()
     assert entry["nats"] == pytest.approx(float(expected), rel=1e-9)
-    assert entry["given"] == "own class"
+    assert entry["given"] == "its own class"
     assert "given" not in girsanov("evaluate", run, *FEW, "--json").json["test"]["elbo"]
+    assert "given class 3, 5 held-out rows" in girsanov("evaluate", run, *FEW, "--class", "3").out
 
 
 def test_classes_are_found_by_name_in_other_data(run, girsanov, tmp_path):

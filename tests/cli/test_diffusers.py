@@ -101,5 +101,7 @@ def test_a_wrong_scale_is_one_line(girsanov, folder, options, message):
 @pytest.mark.slow
 def test_a_bare_network_needs_its_scheduler_and_a_run_none(girsanov, folder, tmp_path):
     assert "pass the scheduler" in girsanov("score", folder / "unet", folder / "new.npy", *SCALE).err
+    done = girsanov("score", tmp_path / "nowhere", folder / "new.npy", "--data-range=-1,1")
+    assert (done.code, "no such folder" in done.err) == (2, True)
     done = girsanov("score", tmp_path, folder / "new.npy", "--data-range=-1,1")
     assert (done.code, "a run knows its own data" in done.err) == (2, True)

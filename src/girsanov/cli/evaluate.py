@@ -93,7 +93,7 @@ class Given:
         """For results; ``None`` without a condition."""
         if self.label is not None:
             return f"class {self.label}"
-        return "own class" if self.own_class else None if self.condition is None else str(self.condition)
+        return "its own class" if self.own_class else None if self.condition is None else str(self.condition)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def evaluate(
     model, place = _model(run, common.device, pretrained)
     found = tested_rows(model) if data is None else rows_of(model, data)
     rows, condition = _conditioned(model, found, given, common)
-    _check(model, rows, condition, pretrained, common.quiet)
+    _check(model, rows, _tested_with(model, rows, condition, given), pretrained, common.quiet)
     stderr_note(common.quiet)(f"evaluating {rows.described}: {len(rows.x):,}")
     entry = _measure(model, rows.x.to(place), condition, method, common)
     if given.described() is not None:
@@ -164,7 +164,7 @@ def score(
 
     model, place = _model(run, common.device, pretrained)
     rows, condition = _conditioned(model, all_rows(model, data), given, common)
-    _check(model, rows, condition, pretrained, common.quiet)
+    _check(model, rows, _tested_with(model, rows, condition, given), pretrained, common.quiet)
     stderr_note(common.quiet)(f"scoring {rows.described}: {len(rows.x):,}")
     parts = [] if common.json else [",".join(COLUMNS) + "\n"]
     if out is None and parts:
@@ -184,7 +184,8 @@ def _model(run: str, device: Devices, pretrained: Pretrained) -> tuple[Any, Any]
     from girsanov.models.diffusers import is_diffusers_folder
 
     place = choose_device(device)
-    if is_diffusers_folder(run):
+    # what is no folder here may be an id of Hugging Face: with a data range, of a model of diffusers
+    if is_diffusers_folder(run) or (pretrained.data_range is not None and not Path(run).exists()):
         from girsanov.density_model.diffusers import density_from_diffusers
 
         model = density_from_diffusers(
@@ -211,6 +212,15 @@ def _conditioned(model: Any, rows: Any, given: Given, common: Common) -> tuple[A
     if condition is not None:
         condition = condition[: common.limit].to(model.reference.mean.device)
     return rows.first(common.limit), condition
+
+
+def _tested_with(model: Any, rows: Any, condition: Any, given: Given) -> Any:
+    """The condition under which rows test a network: their own class, where it is known, rather than any other."""
+    if given.label is None or rows.labels is None:
+        return condition
+    from girsanov.runs import condition_of
+
+    return condition_of(model, rows, own_class=True).to(condition.device)
 
 
 def _check(model: Any, rows: Any, condition: Any, pretrained: Pretrained, quiet: bool) -> None:

@@ -60,10 +60,10 @@ class Section:
 
 def sections(metrics: Record) -> list[Section]:
     """The sections of ``metrics.json``: our bound with what has its kind, the other kinds, the ODE by itself."""
-    groups: dict[tuple[bool, bool, str, str], list[tuple[str, Record]]] = {}
+    groups: dict[tuple[str, bool, str, str], list[tuple[str, Record]]] = {}
     entries = [*metrics["test"].items(), *metrics.get("peers", {}).items()]
     for name, entry in entries:
-        given = name == "elbo_given_class"
+        given = entry.get("given") or ("the class" if name == "elbo_given_class" else "")
         key = (given, entry["model"] == "ode", entry["kind"], entry["measure"])
         groups.setdefault(key, []).append((name, entry))
     ordered = sorted(groups.items(), key=lambda group: group[0][:2])
@@ -80,9 +80,9 @@ def differences(metrics: Record) -> dict[str, Difference]:
     }
 
 
-def _section(key: tuple[bool, bool, str, str], entries: list[tuple[str, Record]]) -> Section:
+def _section(key: tuple[str, bool, str, str], entries: list[tuple[str, Record]]) -> Section:
     given, ode, kind, measure = key
-    what = MEASURES[measure] + (" given the class" if given else "")
+    what = MEASURES[measure] + (f" given {given}" if given else "")
     title = TITLES[kind].format(measure=what) + (", probability-flow ODE (another model)" if ode else "")
     rows = {entry["rows"] for _, entry in entries}
     title += f", {max(rows):,} held-out rows"

@@ -231,7 +231,7 @@ def _cosine(steps: int, start: float, end: float) -> Tensor:
 
 
 def _laplace(steps: int, start: float, end: float) -> Tensor:
-    """Log-SNR spread like a Laplace variable (Hang et al. 2024), with the root that diffusers takes of its alpha-bar."""
+    """Log-SNR spread like a Laplace variable, with the root that diffusers takes of alpha-bar (Hang et al. 2024)."""
     del start, end
     centred = 0.5 - torch.arange(steps + 1, dtype=torch.float64) / steps
     level = -0.5 * centred.sign() * torch.log(1.0 - 2.0 * centred.abs() + 1e-6)

@@ -168,7 +168,8 @@ class _Probe:
 
     def refuse(self, found: str, advice: str) -> NoReturn:
         """The one message of a failed test."""
-        raise InputError(f"Self-test failed: read as {self.reading}, the network {found}: {advice}")
+        own = "" if self.condition is None else ", and the rows their own condition"
+        raise InputError(f"Self-test failed: read as {self.reading}, the network {found}: {advice}{own}")
 
 
 def _below_the_line(probe: _Probe) -> None:
