@@ -85,8 +85,8 @@ def tune_flow(
     *,
     flow: nn.Module | None = None,
     kernel: str | RadialKernel | None = None,
-    steps: int = 50,
-    learning_rate: float = 5e-3,
+    steps: int = 150,
+    learning_rate: float = 2e-2,
     generator: torch.Generator | None = None,
 ) -> FlowMatrix:
     """Tune a flow on some rows so that a Stein test with its matrix would reject the model on others.
