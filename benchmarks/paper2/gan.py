@@ -181,13 +181,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="short training of four variants; nothing is recorded")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=45.0, help="of training for each of the two density models")
+    parser.add_argument("--seconds", type=float, default=40.0, help="of training for each of the two density models")
     options = parser.parse_args()
     settings = {"steps": 200, "members": 1} if options.quick else {"time_budget": options.seconds}
     # no lattice head: where cells are resolved, the density outside them is zero and its gradient useless
     config = Config(seed=0, test=0.4, flow=False, lattice=False, **settings)
     model, judge, real, held, classifier = prepared(config)
-    steps = 1500 if options.quick else 2500
+    steps = 1500 if options.quick else 2000
     variants = ["plain", "full, w=0.001", "full, w=0.01", "paired, w=0.1"] if options.quick else list(VARIANTS)
     rows = [{"variant": "held-out digits", "seed": 0, **measure(held, held, judge, classifier)}]
     for variant in variants:

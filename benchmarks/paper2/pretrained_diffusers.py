@@ -54,7 +54,7 @@ def main():
     print(f"refused of {len(refusals)} wrong pairs: {caught} with 64 rows, {blind} without rows")
     if not quick:
         facts = {"rows_per_scheduler": n, "samples": samples, "event_shape": list(SHAPE), "common_range": list(COMMON)}
-        record("pretrained-diffusers", table, **facts, wrong_pairs=refusals)
+        record("paper2-pretrained-diffusers", table, **facts, wrong_pairs=refusals)
 
 
 def measure(name, n, samples):

@@ -96,7 +96,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="short training; nothing is recorded")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    steps = 250 if options.quick else 1500
+    steps = 250 if options.quick else 1000
     config = TrainingConfig(
         steps=steps, batch_size=64, learning_rate=2e-3, warmup=min(200, steps // 10), clip_norm=5.0,
         ema_decay=0.98 if options.quick else 0.995, patience=10, seed=options.seed,

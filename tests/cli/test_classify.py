@@ -55,6 +55,20 @@ def test_elimination_spends_less_and_says_what_is_open(run, girsanov):
     assert result.err == ""
 
 
+def test_a_screen_leaves_classes_out_beforehand(run, girsanov):
+    """Twenty validation rows vouch for an error of 1/21, so at confidence 0.5 the screen may leave classes out."""
+    options = (*CHEAP, "--confidence", "0.5", "--json", "--quiet")
+    plain, screened = (
+        [
+            json.loads(line)["evaluations"]
+            for line in girsanov("classify", run, "digits", *options, *more).out.split("\n")[:-1]
+        ]
+        for more in ((), ("--screen",))
+    )
+    assert min(screened) >= 4
+    assert sum(screened) < sum(plain)  # of a model that has learned nothing, a screen can leave out little
+
+
 def test_lines_are_those_of_the_library(run, girsanov):
     result = girsanov("classify", run, "digits", *CHEAP, "--no-calibrate", "--json", "--quiet")
     model = gv.DensityModel.from_pretrained(run)
@@ -76,6 +90,8 @@ def test_what_cannot_work_is_one_line(run, complete, girsanov):
         ("classify", unconditional, data): "--conditional",
         ("classify", run, "digits", "--weights", "fitted", "--no-calibrate"): "calibration",
         ("classify", run, "digits", *CHEAP, "--no-calibrate", "--confidence", "2"): "confidence",
+        ("classify", run, "digits", *CHEAP, "--screen"): "--confidence",
+        ("classify", run, "digits", *CHEAP, "--screen", "--no-calibrate", "--confidence", "0.9"): "calibration",
     }
     for arguments, words in cases.items():
         result = girsanov(*arguments)

@@ -216,6 +216,7 @@ class DiffusionClassifier:
             scores = self._scores(rows)
             screened = self._screened.factor * scores
             alive = self._screened.kept(scores, 0.5 * (1.0 - confidence))
+        others = (alive.sum(1) - 1).clamp_min(1)
         values = torch.zeros(*alive.shape, 0, dtype=torch.float64, device=rows.device)
         seen = torch.zeros_like(alive, dtype=torch.int64)
         for k, pairs in enumerate(schedule):
@@ -228,9 +229,8 @@ class DiffusionClassifier:
             seen[asked] = pairs
             if confidence is not None:
                 evidence = values + self._log_prior.to(values)[:, None]
-                alive = torch.where(
-                    open_[:, None], survivors(evidence, found.spread, asked, self._noise, errors[k]), alive
-                )
+                left = survivors(evidence, found.spread, asked, self._noise, errors[k] / others)
+                alive = torch.where(open_[:, None], left, alive)
         found = _summarise(values, seen, alive, self._log_prior.to(values), complete=confidence is None)
         return found if screened is None else _with_screen(found, screened + self._log_prior.to(values), seen == 0)
 
@@ -248,14 +248,13 @@ class DiffusionClassifier:
         )
 
     def _schedule(self, confidence: float | None) -> tuple[list[int], list[float]]:
-        """Numbers of pairs after which to look, and the error probability of one comparison at each look."""
+        """Numbers of pairs after which to look, and the error probability of each look."""
         if confidence is None:
             return [self.samples // 2], [0.0]
         first = 1 if self._noise.degrees > 0 else UNCALIBRATED_PAIRS
         schedule = looks(first, self.max_samples // 2)
-        left = 1.0 if self.screen is None else 0.5
-        each = left * (1.0 - confidence) / max(len(self.classes_) - 1, 1)
-        return schedule, [each * share for share in spending(len(schedule))]
+        allowed = (1.0 - confidence) * (1.0 if self.screen is None else 0.5)
+        return schedule, [allowed * share for share in spending(len(schedule))]
 
     def _scores(self, rows: State) -> Tensor:
         assert self.screen is not None

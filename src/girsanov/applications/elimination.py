@@ -3,8 +3,8 @@ r"""Sequential elimination of classes with a stated confidence.
 For one row, the difference of two classes' evidence is the mean of P independent antithetic pairs. At every look each
 class is compared with the one that leads, and leaves when the difference exceeds a quantile of Student's t times its
 standard error. The error 1 - confidence is divided by Bonferroni, more of it to the first looks, which more classes
-pay for, and of each look's share one part in C - 1 to every other class. Whichever class leads when, the best one is
-lost with probability at most 1 - confidence.
+pay for, and of each look's share one part in C - 1 to every other of the C classes that a row starts with. Whichever
+class leads when, the best one is lost with probability at most 1 - confidence.
 
 The variance of one pair is estimated with what is known beforehand: a log-likelihood ratio is as noisy as it is large,
 so the variance is :math:`\rho S` with the spread :math:`S = \int w\, \|\hat\varepsilon_a - \hat\varepsilon_c\|^2 dl`
@@ -91,7 +91,7 @@ def spending(count: int) -> list[float]:
     return [0.5 / count + 0.5 ** min(k + 2, count) for k in range(count)]
 
 
-def survivors(values: Tensor, spread: Tensor, alive: Tensor, noise: NoiseModel, error: float) -> Tensor:
+def survivors(values: Tensor, spread: Tensor, alive: Tensor, noise: NoiseModel, error: Tensor | float) -> Tensor:
     """Which classes remain after a look.
 
     Args:
@@ -99,7 +99,7 @@ def survivors(values: Tensor, spread: Tensor, alive: Tensor, noise: NoiseModel, 
         spread: mean spread of a pair's difference to the leader, shape ``n C``.
         alive: shape ``n C``.
         noise: what is known of the variance.
-        error: error probability of one comparison.
+        error: error probability of one comparison, one number or one per row.
 
     Returns:
         Mask of shape ``n C``; the leader always remains.
@@ -114,15 +114,16 @@ def survivors(values: Tensor, spread: Tensor, alive: Tensor, noise: NoiseModel, 
     moderated, degrees = noise.moderate(variance, spread, torch.tensor(pairs))
     if not float(degrees) > 0.0:
         return alive
-    stay = gap <= _quantile(error, float(degrees)) * (moderated / pairs).sqrt()
+    quantile = _quantile(torch.as_tensor(error, dtype=torch.float64), float(degrees)).to(gap)
+    stay = gap <= quantile[..., None] * (moderated / pairs).sqrt()
     stay[rows, leader] = True
     return alive & stay
 
 
-def _quantile(error: float, degrees: float) -> float:
+def _quantile(error: Tensor, degrees: float) -> Tensor:
     from scipy.special import stdtrit
 
-    return float(-stdtrit(degrees, error))
+    return torch.as_tensor(-stdtrit(degrees, error.cpu().numpy()))
 
 
 def _inverse_trigamma(y: float) -> float:

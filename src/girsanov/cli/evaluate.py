@@ -220,7 +220,8 @@ def _tested_with(model: Any, rows: Any, condition: Any, given: Given) -> Any:
         return condition
     from girsanov.runs import condition_of
 
-    return condition_of(model, rows, own_class=True).to(condition.device)
+    own: Any = condition_of(model, rows, own_class=True)
+    return own.to(condition.device)
 
 
 def _check(model: Any, rows: Any, condition: Any, pretrained: Pretrained, quiet: bool) -> None:

@@ -1,0 +1,268 @@
+"""The page docs/paper2.md and its figures, written from the committed results and by nobody's hand.
+
+python benchmarks/paper2/summary.py            # print
+python benchmarks/paper2/summary.py --write    # write docs/paper2.md and docs/figures/paper2-*.png
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+RESULTS, FIGURES, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "figures", ROOT / "docs" / "paper2.md"
+RUN = "python benchmarks/"
+RULES = {"likelihood": "-log p", "typicality": "typicality", "bands": "bands", "largest_band": "largest band"}
+CHOSEN = ("screened elimination", 0.9)  # the classifier that is compared with the baselines
+
+INTRODUCTION = """\
+# Paper 2: the density formula and its applications
+
+Li and Yan (2024, arXiv 2408.16765) read the log-density of the data off the scores of all noised marginals. The formula
+is exact and not new: Huang, Lim and Courville (2021), Song, Durkan, Murray and Ermon (2021) and Kong, Brekelmans and
+Ver Steeg (2023) have it in other clocks. For a learned score it is the bound of the SDE model. Every figure below is
+written by `python benchmarks/paper2/summary.py --write` from the file that its line links.
+"""
+
+
+def load(name):
+    """A result, or ``None`` where it was not recorded."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def mean(values):
+    """Arithmetic mean."""
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def line(claim, reached, script, name):
+    """One row of the table."""
+    return f"| {claim} | {reached} | `{RUN}{script}` | [{name}](../benchmarks/results/{name}.json) |"
+
+
+def formula(found):
+    """Errors by quadrature."""
+    worst = {d: max(row["quadrature_error"] for row in found["rows"] if row["d"] == d) for d in (1, 2)}
+    reached = f"largest error {worst[1]:.1e} nats in d = 1 (asked 1e-8), {worst[2]:.1e} in d = 2 (asked 1e-5)"
+    return line("The formula is exact", reached, "paper2/formula.py", "paper2-formula")
+
+
+def coverage(found):
+    """Coverage over oracles."""
+    spread = {key: [row[key] for row in found["rows"]] for key in ("coverage_95", "coverage_95_default")}
+    parts = [f"{100 * min(values):.1f}–{100 * max(values):.1f} %" for values in spread.values()]
+    d, least = max(row["d"] for row in found["rows"]), min(row["repeats"] for row in found["rows"])
+    reached = (
+        f"{parts[0]} at 256 evaluations (64 for d = {d}), {parts[1]} at 32; {len(found['rows'])} oracles, d up to {d}, "
+        f"{least:,} repeats or more each (asked 93–97 %)"
+    )
+    return line("95 % intervals cover", reached, "bench_oracles.py", "oracles")
+
+
+def bias(found):
+    """What discrete sums miss."""
+    value = {(row["schedule"].split(",")[0], row["steps"], row["d"]): row for row in found["rows"]}
+    parts = [
+        f"{name} {value[name, 1000, 1]['bound_weights']:+.3f} and {value[name, 4000, 1]['bound_weights']:+.3f}"
+        for name in ("linear", "cosine", "theory")
+    ]
+    worst = max(abs(row["trapezoid"]) for row in found["rows"] if row["d"] == 1)
+    reached = (
+        f"nats per dimension at 1000 and 4000 steps: {'; '.join(parts)}; the trapezoid rule on the same evaluations: "
+        f"at most {worst:.0e}"
+    )
+    return line("DDPM's discrete sums are no log p", reached, "paper2/discrete_bias.py", "paper2-discrete-bias")
+
+
+def certificate(found):
+    """Gap and distortion."""
+    parts = [f"{r['schedule']} {r['gap_per_dim']:.3f} and {r['distortion']:.3g}" for r in found["rows"]]
+    reached = f"d = 16, gap in nats per dimension and distortion: {'; '.join(parts)}"
+    return line("A certificate of DDPM training", reached, "paper2/certificate.py", "paper2-certificate")
+
+
+def pretrained(found):
+    """Schedulers of diffusers."""
+    rows, pairs = found["rows"], found["wrong_pairs"]
+    inside = sum(abs(row["density_error"]) <= 3.0 * row["density_stderr"] for row in rows)
+    reached = (
+        f"{inside} of {len(rows)} schedulers within 3 standard errors of the truth, a row's standard error at most "
+        f"{max(row['density_row_stderr'] for row in rows):.3f} nats per dimension (asked 0.02); the same number "
+        f"through all of them to {max(row['common_range_difference'] for row in rows):.0e}; the self-test refuses "
+        f"{sum(p['refused_with_rows'] for p in pairs)} of {len(pairs)} wrong pairs"
+    )
+    return line(
+        "diffusers models as densities", reached, "paper2/pretrained_diffusers.py", "paper2-pretrained-diffusers"
+    )
+
+
+def picked(found, method, confidence=None):
+    """The summary of one method of the classifier."""
+    return next(e for e in found["summary"] if e["method"] == method and e.get("confidence") == confidence)
+
+
+def classifier(found):
+    """Accuracy, calibration and cost."""
+    chosen, plain = picked(found, *CHOSEN), picked(found, "elimination", CHOSEN[1])
+    alone = picked(found, "screen alone")
+    fewer = {
+        key: ", ".join(f"{ratio:.1f} × {name}" for name, ratio in entry["times_fewer_than"].items() if ratio)
+        for key, entry in (("chosen", chosen), ("plain", plain))
+    }
+    reached = (
+        f"accuracy {100 * chosen['accuracy']:.2f} % (asked 98), calibration error {chosen['calibration_error']:.3f} "
+        f"(asked 0.03), {chosen['evaluations']:.1f} evaluations per row; fewer than the smallest budget within 0.2 "
+        f"points (asked 5 ×): {fewer['chosen']}. Without the screen {100 * plain['accuracy']:.2f} %, "
+        f"{plain['evaluations']:.1f} evaluations: {fewer['plain']}. The screen alone: {100 * alone['accuracy']:.2f} %"
+    )
+    return line("Digits, five splits: classification", reached, "paper2/classifier.py digits", "paper2-classifier")
+
+
+def novelty(found):
+    """AUROC of rules."""
+    parts = []
+    for data in dict.fromkeys(row["data"] for row in found["rows"]):
+        rows = [row for row in found["rows"] if row["data"] == data]
+        least = {rule: min(rows, key=lambda row, rule=rule: row[rule]) for rule in ("likelihood", "bands")}
+        parts.append(
+            f"{data}: -log p {mean(r['likelihood'] for r in rows):.2f}, bands {mean(r['bands'] for r in rows):.2f} "
+            f"(lowest: {least['likelihood']['likelihood']:.2f} on {least['likelihood']['foreign']}; "
+            f"{least['bands']['bands']:.2f} on {least['bands']['foreign']})"
+        )
+    return line("Novelty, mean AUROC", "; ".join(parts), "paper2/novelty.py --data DATA", "paper2-novelty")
+
+
+def gan(found):
+    """The regulariser's effect."""
+    rows, parts = found["rows"], []
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        mine = [row for row in rows if row["variant"] == variant]
+        numbers = {key: mean(row[key] for row in mine) for key in ("nll", "recall", "frechet")}
+        parts.append(f"{variant}: {numbers['nll']:.1f}, {numbers['recall']:.2f}, {numbers['frechet']:.1f}")
+    reached = f"-log p by a second model in nats, recall, Fréchet distance. {'; '.join(parts)}"
+    return line("A small GAN of digits, regularised", reached, "paper2/gan.py", "paper2-gan")
+
+
+def tokens(found):
+    """Weightings of the token head."""
+    parts = []
+    for row in found["rows"]:
+        gap, low, high = row["likelihood_minus_uniform_t"]
+        truth = "" if row["truth"] is None else f", truth {row['truth']:.2f}"
+        parts.append(
+            f"{row['data']} {row['likelihood']['nats']:.2f} against {row['uniform-t']['nats']:.2f}, "
+            f"difference {gap:+.2f} [{low:+.2f}, {high:+.2f}] (Gaussian {row['gaussian']:.2f}{truth})"
+        )
+    reached = f"held-out nats per sequence, likelihood weights against uniform t: {'; '.join(parts)}"
+    return line("A density per token", reached, "paper2/tokens.py --data DATA", "paper2-tokens")
+
+
+SECTIONS = {
+    "paper2-formula": formula,
+    "oracles": coverage,
+    "paper2-discrete-bias": bias,
+    "paper2-certificate": certificate,
+    "paper2-pretrained-diffusers": pretrained,
+    "paper2-classifier": classifier,
+    "paper2-novelty": novelty,
+    "paper2-gan": gan,
+    "paper2-tokens": tokens,
+}
+
+CLASSIFIER_NOTES = """\
+**Classifier.** All classes see the same levels and noise. *Uniform* gives every class the same antithetic pairs under
+the same fitted levels; *standard* is the usual diffusion classifier, unweighted errors at evenly spaced times with
+shared noise; *noise-free* is one evaluation per class at αx, which estimates no likelihood and classifies well. The
+screen, one Gaussian per class, needs no evaluation. It proposes two classes or more, so many that the class the model
+itself would choose is among them with the stated probability (conformal, calibrated on validation rows), and the model
+decides. Where classes must all be evaluated once, an antithetic pair each is already nearly enough on digits, which
+bounds what elimination alone can save against *uniform*.
+"""
+NOVELTY_NOTES = """\
+**Novelty.** Raw log p prefers whatever is simpler than the data. The bands of log-SNR, z-scored on held-out rows, see
+what is too simple and what is too complex alike.
+"""
+
+
+def page():
+    """The text of docs/paper2.md."""
+    lines = [INTRODUCTION, "| claim | reached | command | data |", "|---|---|---|---|"]
+    found = {name: load(name) for name in SECTIONS}
+    lines += [make(found[name]) for name, make in SECTIONS.items() if found[name] is not None]
+    if found["paper2-certificate"] is not None:
+        lines += ["", "![The two integrands of DDPM training](figures/paper2-certificate.png)"]
+    if found["paper2-classifier"] is not None:
+        lines += ["", CLASSIFIER_NOTES, "![Accuracy against evaluations](figures/paper2-classifier.png)"]
+    if found["paper2-novelty"] is not None:
+        lines += ["", NOVELTY_NOTES, "![AUROC of novelty scores](figures/paper2-novelty.png)"]
+    return "\n".join(lines) + "\n"
+
+
+def draw_certificate(axes, found):
+    """Half the squared error per log-SNR, and what the discrete bound makes of it."""
+    for axis, name in zip(axes, ("linear", "theory"), strict=True):
+        row = next(r for r in found["rows"] if r["schedule"] == name)
+        axis.plot(row["log_snr"], row["discrete_density"], label="discrete bound")
+        axis.plot(row["log_snr"], row["continuous_density"], label="continuous bound")
+        axis.set(title=f"{name}, {row['steps']} steps", xlabel="log-SNR", ylabel="nats per unit of log-SNR")
+        axis.set_ylim(0.0, 2.5 * max(row["continuous_density"]))
+        axis.legend()
+
+
+def draw_classifier(axes, found):
+    """Error against evaluations per row, both logarithmic."""
+    (axis,) = axes
+    for name in ("uniform", "standard", "noise-free", "elimination", "screened elimination"):
+        entries = sorted((e["evaluations"], 1.0 - e["accuracy"]) for e in found["summary"] if e["method"] == name)
+        axis.plot(*zip(*entries, strict=True), marker="o", label=name)
+    alone = 1.0 - picked(found, "screen alone")["accuracy"]
+    axis.axhline(alone, color="grey", linestyle=":", label="screen alone, no evaluation")
+    axis.set(xscale="log", yscale="log", xlabel="network evaluations per row", ylabel="test error, mean of five splits")
+    axis.legend()
+
+
+def draw_novelty(axes, found):
+    """Bars of every rule for every kind of foreign rows."""
+    (axis,) = axes
+    names = [f"{row['data']}: {row['foreign']}" for row in found["rows"]]
+    for k, (rule, label) in enumerate(RULES.items()):
+        positions = [i + 0.2 * (k - 1.5) for i in range(len(names))]
+        axis.barh(positions, [row[rule] for row in found["rows"]], height=0.2, label=label)
+    axis.axvline(0.5, color="grey", linewidth=0.8)
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set_xlabel("AUROC")
+    axis.legend(loc="lower left")
+
+
+FIGURE = {
+    "paper2-certificate": (draw_certificate, 2, (8.0, 3.0)),
+    "paper2-classifier": (draw_classifier, 1, (6.0, 3.6)),
+    "paper2-novelty": (draw_novelty, 1, (7.0, 4.2)),
+}
+
+
+def main():
+    """Print the page, or write it and draw the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true")
+    if not parser.parse_args().write:
+        print(page())
+        return
+    PAGE.write_text(page())
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    for name, (make, count, size) in FIGURE.items():
+        if (found := load(name)) is not None:
+            figure, axes = pyplot.subplots(1, count, figsize=size, squeeze=False, layout="constrained")
+            make(axes[0], found)
+            FIGURES.mkdir(exist_ok=True)
+            figure.savefig(FIGURES / f"{name}.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()
