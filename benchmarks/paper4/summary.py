@@ -241,7 +241,7 @@ def diagnosis():
         "",
         *table(("model", "held-out nats", "rows", "what the test says"), verdicts),
         "",
-        "Few steps against default training, difference of discrepancies in standard errors by level: " + ahead + ".",
+        "Few steps against many, difference of discrepancies in standard errors by level: " + ahead + ".",
         "",
         source("diagnosis"),
     ]
