@@ -95,6 +95,17 @@ def test_fitted_flows_reach_the_truth_of_a_mixture(tmp_path):
     torch.testing.assert_close(again.log_prob(held).value, estimate.value)
 
 
+def test_a_flow_draws_by_its_ode_and_a_diffusion_by_its_sde():
+    x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for kind, own in (("cnf", 1.0), ("diffusion", 0.0)):
+        model = gv.fit(x, model=kind, config=gv.Config(steps=2, network="mlp", width=8, blocks=1, gaussianise=False))
+        with torch.no_grad():  # a network with something to say
+            model.score.network.members[0].leave.weight.add_(0.3)
+        drawn, by_hand, other = (model.sample(4, steps=8, lmbd=lmbd) for lmbd in (None, own, 1.0 - own))
+        assert torch.equal(drawn, by_hand)
+        assert not torch.allclose(drawn, other)
+
+
 def test_an_unknown_model_is_refused():
     with pytest.raises(gv.InputError, match="choose one of diffusion, cnf"):
         gv.fit(torch.randn(50, 2), model="flow")

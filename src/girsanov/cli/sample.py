@@ -35,7 +35,12 @@ def sample(
     n: Annotated[int, typer.Option("-n", "--number", min=1, help="Number of rows.")] = 64,
     out: Annotated[Path | None, typer.Option(help="A .csv, .npy or .png file; CSV is printed if left out.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 128,
-    lmbd: Annotated[float, typer.Option(max=1.0, help="0 is the reverse SDE, 1 the ODE, below 0 more noise.")] = 0.0,
+    lmbd: Annotated[
+        float | None,
+        typer.Option(
+            max=1.0, help="0 is the reverse SDE, 1 the ODE, below 0 more noise.", show_default="0; 1 of a flow"
+        ),
+    ] = None,
     label: Annotated[str | None, typer.Option("--class", help="Draw one class of a conditional model.")] = None,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
@@ -63,10 +68,10 @@ def sample(
         emit(_json_lines(rows, model.schema) if json else _csv(rows, model.schema), end="")
 
 
-def _check(out: Path | None, lmbd: float) -> None:
+def _check(out: Path | None, lmbd: float | None) -> None:
     if out is not None and out.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{out}: has none of the suffixes {', '.join(SUFFIXES)}")
-    if lmbd != lmbd or lmbd == float("-inf"):
+    if lmbd is not None and (lmbd != lmbd or lmbd == float("-inf")):
         raise UsageError("--lmbd must be a finite number, at most 1")
 
 

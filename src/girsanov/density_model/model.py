@@ -81,6 +81,11 @@ class DensityModel(nn.Module):
         return self.score.reference
 
     @property
+    def is_flow(self) -> bool:
+        """Whether this is a continuous flow, trained as an ODE."""
+        return self.record.get("config", {}).get("model") == "cnf"
+
+    @property
     def device(self) -> torch.device:
         """Where the model computes."""
         return self.reference.mean.device
@@ -289,7 +294,7 @@ class DensityModel(nn.Module):
         n: int,
         *,
         steps: int = 128,
-        lmbd: float = 0.0,
+        lmbd: float | None = None,
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> State:
@@ -298,7 +303,8 @@ class DensityModel(nn.Module):
         Args:
             n: number of rows.
             steps: steps of the sampler.
-            lmbd: 0 the reverse SDE, 1 the probability-flow ODE; see :func:`girsanov.sample`.
+            lmbd: 0 the reverse SDE, 1 the probability-flow ODE; see :func:`girsanov.sample`. Default 0, and 1 for a
+                continuous flow, which is nothing but its ODE.
             condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
             generator: source of all draws.
         """
@@ -307,7 +313,7 @@ class DensityModel(nn.Module):
             self.score.process,
             n,
             event_shape=self.reference.event_shape,
-            lmbd=lmbd,
+            lmbd=float(self.is_flow) if lmbd is None else lmbd,
             steps=steps,
             prior=self.prior,
             condition=condition,
@@ -339,7 +345,7 @@ class DensityModel(nn.Module):
         **options: Any,
     ) -> ScoreTest:
         """:meth:`score_test` of rows that :meth:`encode` has returned."""
-        if self.record.get("config", {}).get("model") == "cnf":
+        if self.is_flow:
             raise InputError("A continuous flow has no score at noise levels to test: fit a diffusion model")
         self._require_condition(condition)
         seed = seed_of(generator)

@@ -214,8 +214,7 @@ def _own(model: DensityModel, rows: Rows, evaluation: EvaluationConfig, seed: in
     test = {"elbo": entry}
     if model.record["config"]["conditional"] and rows.labels is not None:
         test["elbo_given_class"] = measure(x, "elbo", rows.labels.to(x.device))[1]
-    flow = model.record["config"].get("model") == "cnf"  # whose own likelihood it is: of every row
-    count = len(rows.x) if flow else evaluation.ode_rows
+    count = len(rows.x) if model.is_flow else evaluation.ode_rows  # a flow's own likelihood: of every row
     if count and model.lattice is None:
         test["ode"] = measure(x[:count], "ode")[1]
     return bound, test
@@ -280,7 +279,7 @@ def _score_tests(model: DensityModel, x: State | str, samples: State) -> ScoreTe
     """Stein tests of held-out rows and of the samples at the levels that the score knows; none of a flow."""
     low, high = model.score.log_snr_range
     levels = [level for level in LEVELS if low <= level <= high]
-    if not levels or model.record["config"].get("model") == "cnf":
+    if not levels or model.is_flow:
         return None
 
     def tested(rows: State | str) -> ScoreTest | str:
