@@ -112,7 +112,28 @@ def test_importance_weighting_tightens_both_likelihoods():
     assert abs(ode_weighted.mean().value - weighted.mean().value) < 6 * float(error)  # one Gaussian, one mass
 
 
+@pytest.mark.parametrize("kind", ["uniform", "truncated-normal"])
+def test_logit_space_is_another_place_for_the_same_masses(kind, tmp_path):
+    """A bound of the same log-mass, near it after thirty steps; draws stay within the range."""
+    config = dataclasses.replace(TINY, dequantise=kind, logit=True)
+    fitted, x = gv.fit(counts(), config=config), counts(300, seed=1)
+    estimate = fitted.elbo(x, samples=64).mean()
+    masses = torch.unique(counts(200_000, seed=2), dim=0, return_counts=True)[1] / 200_000.0
+    entropy = -float((masses * masses.log()).sum())
+    assert entropy - 4 * estimate.rows_stderr < -estimate.value < entropy + 1.5
+    drawn = fitted.sample(50, steps=8)
+    assert torch.equal(drawn, drawn.round())
+    assert float(drawn.min()) >= 0.0
+    assert float(drawn.max()) <= 8.0
+    fitted.save_pretrained(tmp_path / "model")
+    assert torch.equal(gv.DensityModel.from_pretrained(tmp_path / "model").elbo(x[:4]).value, fitted.elbo(x[:4]).value)
+
+
 def test_what_cannot_work_is_refused():
+    with pytest.raises(InputError, match="logit needs images of whole levels, or a discrete table with gaussianise"):
+        gv.fit(counts(), config=Config(logit=True))
+    with pytest.raises(InputError, match="must stay evenly spaced: leave logit out"):
+        Config(logit=True, dequantise="categorical")
     continuous = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
     with pytest.raises(InputError, match="needs images, or a table with gaussianise=False"):
         gv.fit(counts(), config=Config(dequantise="truncated-normal"))

@@ -76,6 +76,8 @@ class Config:
         lattice: whether discrete data with few cells get the lattice head.
         dequantise: how discrete dimensions enter a continuous model: ``uniform`` noise, ``truncated-normal`` noise,
             ``variational`` (learned) noise, or ``categorical``: no noise, the model's last step decodes cells.
+        logit: whether dequantised pixels or columns are modelled in logit space (where their range is known: all
+            dimensions discrete).
         conditional: learn log p(x given label) too, where the data have labels or continuous conditions.
         steps: largest number of training steps.
         batch_size: rows per step and member.
@@ -107,6 +109,7 @@ class Config:
     flow: bool = True
     lattice: bool = True
     dequantise: str = "uniform"
+    logit: bool = False
     conditional: bool = False
     steps: int | None = None
     batch_size: int = 256
@@ -128,6 +131,8 @@ class Config:
             raise InputError("A learned schedule is a variance-preserving diffusion's: leave process and model out")
         if self.model == "cnf" and self.dequantise == "categorical":
             raise InputError("A continuous flow has no cells to decode: choose another dequantise than categorical")
+        if self.logit and self.dequantise == "categorical":
+            raise InputError("The categorical decoder's lattice must stay evenly spaced: leave logit out")
         if self.time_budget is not None and not (math.isfinite(self.time_budget) and self.time_budget > 0):
             raise InputError(f"time_budget must be a positive number of seconds; got {self.time_budget}")
         if not (0.0 <= self.test < 1.0 and 0.0 < self.validation < 1.0):

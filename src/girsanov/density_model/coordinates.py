@@ -21,7 +21,7 @@ from girsanov.densities import GaussianMixture
 from girsanov.density_model.config import Config
 from girsanov.density_model.dequantisation import make_dequantiser
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, mix, train
-from girsanov.transforms import Compose, Dequantise, Gaussianise, SplineFlow, Standardise, Transform
+from girsanov.transforms import Compose, Dequantise, Gaussianise, Logit, SplineFlow, Standardise, Transform
 from girsanov.types import State
 
 COPIES = 4  # dequantised copies of the training rows to which closed forms are fitted
@@ -95,11 +95,20 @@ def _columns(data: Data, rows: State, held: State, config: Config) -> Compose:
     members: list[Transform] = []
     if bool((schema.bin_width > 0).any()):
         members.append(make_dequantiser(schema, data.x, config))
+    if config.logit:
+        members.append(_logit(data))
+        rows = spread(Compose(members), rows, config.seed, copies=1)[0]
     if schema.kind == "images" or not config.gaussianise:
         return Compose([*members, Standardise.fit(rows, shared=schema.kind == "images")])
     dequantised = Compose(members)
     (y, _), (other, _) = (spread(dequantised, part, config.seed) for part in (rows, held))
     return Compose([*members, Gaussianise.fit(y, other, schema.bin_width, schema.offset - 0.5 * schema.bin_width)])
+
+
+def _logit(data: Data) -> Logit:
+    """Logit of what lies between the outer edges of the lowest and the highest cell that occurs."""
+    step = data.schema.bin_width
+    return Logit(float((data.x - 0.5 * step).min()), float((data.x + 0.5 * step).max()))
 
 
 def _fit_mixture(columns: Compose, rows: State, held: State, seed: int) -> tuple[GaussianMixture | None, float]:

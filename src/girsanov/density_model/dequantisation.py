@@ -13,6 +13,7 @@ __all__ = [
     "require_dequantisation",
     "weighted_elbo",
     "weighted_log_prob",
+    "within_range",
 ]
 
 import dataclasses
@@ -33,6 +34,7 @@ from girsanov.training import Progress, ShuffledBatches, TrainingConfig, mix, tr
 from girsanov.transforms import (
     Compose,
     Dequantise,
+    Logit,
     OnLattice,
     Transform,
     TruncatedNormalDequantise,
@@ -50,14 +52,17 @@ def require_dequantisation(data: Data, config: Config) -> None:
     """Refuse a dequantiser that cannot serve these data, before anything is fitted.
 
     Raises:
-        InputError: for columns that are Gaussianised, which spread cells uniformly, or a categorical decoder on
-            continuous dimensions.
+        InputError: for columns that are Gaussianised, which spread cells uniformly, or a categorical decoder or logit
+            space for continuous dimensions.
     """
+    discrete, table = bool((data.schema.bin_width > 0).all()), data.schema.kind != "images" and config.gaussianise
+    if config.logit and (table or not discrete):
+        raise InputError(f"{data.name}: logit needs images of whole levels, or a discrete table with gaussianise=False")
     if config.dequantise == "uniform":
         return
-    if data.schema.kind != "images" and config.gaussianise:
+    if table:
         raise InputError(f"dequantise={config.dequantise!r} needs images, or a table with gaussianise=False")
-    if config.dequantise == "categorical" and not bool((data.schema.bin_width > 0).all()):
+    if config.dequantise == "categorical" and not discrete:
         raise InputError(f"{data.name}: has continuous dimensions, which no categorical decoder can end in")
 
 
@@ -104,6 +109,15 @@ def lattice_points(transforms: Compose) -> LatticePoints | None:
             second, _ = transforms((member.offset + member.step)[None])
             return LatticePoints(first[0], (second - first)[0], member.count)
     return None
+
+
+def within_range(transforms: Compose, x: State, step: Tensor) -> State:
+    """Draws of a model in logit space, whose margin leaves a little mass beyond the data's range, set to its ends."""
+    for member in transforms.transforms:
+        if isinstance(member, Logit):
+            half = 0.5 * step.to(x)
+            x = x.clamp(member.low + half, member.high - half)
+    return x
 
 
 def fit_dequantiser(

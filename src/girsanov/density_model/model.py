@@ -19,7 +19,7 @@ from girsanov.datasets import Schema
 from girsanov.datasets.raw import from_array
 from girsanov.densities import Density, Gaussian
 from girsanov.density_model import storage
-from girsanov.density_model.dequantisation import lattice_points
+from girsanov.density_model.dequantisation import lattice_points, within_range
 from girsanov.likelihoods import density, elbo, ode_log_prob
 from girsanov.likelihoods.differences import (
     Condition,
@@ -320,7 +320,7 @@ class DensityModel(nn.Module):
             generator=generator,
         )
         with torch.no_grad():
-            return self.transforms.inverse(y.double())
+            return within_range(self.transforms, self.transforms.inverse(y.double()), self.schema.bin_width)
 
     def score_test(self, x: Any, levels: Sequence[float] = LEVELS, **options: Any) -> ScoreTest:
         """Stein tests of the score against held-out rows, one per noise level; see :func:`girsanov.stein.score_test`.
