@@ -133,7 +133,7 @@ def main():
     names = dict.fromkeys(row["chain"] for row in rows)
     orders = {name: order([row for row in rows if row["chain"] == name]) for name in names}
     truth = float(law.log_prob(held).mean())
-    facts = {"continuous": limit.value, "continuous_stderr": limit.stderr, "truth": truth, "last_order": orders}
+    facts = {"continuous": limit.value, "continuous_stderr": limit.stderr, "truth": truth, "orders": orders}
     record("paper1-depth", rows, **vars(options), **facts)
     draw(rows, limit.value)
 
