@@ -137,6 +137,13 @@ def test_a_model_goes_there_and_comes_back_through_its_folder(tmp_path):
         assert torch.equal(again.elbo(x[:3]).value.inner, expected)
 
 
+@pytest.mark.parametrize(("device", "message"), [("cuda", "finds no CUDA device here"), ("tpu 9", "Unknown device")])
+def test_a_device_that_is_not_there_is_named(device, message, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(gv.InputError, match=message):
+        gv.fit(table(), device=device)
+
+
 def test_the_simulation_refuses_what_an_accelerator_refuses():
     with accelerator():
         there = torch.ones(3).to(DEVICE)

@@ -90,6 +90,7 @@ def fit(
         config = dataclasses.replace(config, seed=seed_of(generator))
     if model is not None:
         config = dataclasses.replace(config, model=model)
+    place = _place(device)
     data = _as_data(data, labels)
     splits = split(len(data.x), seed=config.seed, test=config.test, validation=config.validation, n_train=data.n_train)
     classes = _labels(data, config)
@@ -98,8 +99,8 @@ def fit(
     begun = time.monotonic()
     coordinates = fit_coordinates(data, splits, config, out=None if out is None else Path(out), progress=progress)
     start = prepare(data, splits, config, coordinates)
-    data = dataclasses.replace(data, x=data.x.to(device))
-    start = start.to(device)
+    data = dataclasses.replace(data, x=data.x.to(place))
+    start = start.to(place)
     _calibrate(start, data.x[splits.validation], config.seed)
     allowance = _allowance(config.time_budget, time.monotonic() - begun, out)
     result = _train(start, data.x, classes, splits, dataclasses.replace(config, time_budget=allowance), out, progress)
@@ -120,6 +121,16 @@ def fit(
     fit_dequantiser(fitted.eval(), rows, held, out=None if out is None else Path(out), progress=progress)
     fitted.proposal = _proposal(fitted, data.x[splits.validation])
     return fitted.eval()
+
+
+def _place(device: str | torch.device) -> torch.device:
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"Unknown device {device!r}: give cpu or cuda") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("PyTorch finds no CUDA device here: leave device out, or give device='cpu'")
+    return place
 
 
 def _allowance(time_budget: float | None, spent: float, out: str | Path | None) -> float | None:

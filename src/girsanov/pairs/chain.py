@@ -198,7 +198,7 @@ class Chain(nn.Module, ABC):
 def _shrunk_log_mean(squares: Tensor) -> Tensor:
     """Logarithm of the mean over rows, times the share of its square that is not its own error."""
     mean = squares.mean(0)
-    variance = squares.var(0) / (len(squares) * mean.square())
+    variance = squares.var(0, correction=0) / (len(squares) * mean.square())
     offset = mean.log()
     return (offset * (1.0 - variance / offset.square()).clamp_min(0.0)).nan_to_num(0.0)
 
