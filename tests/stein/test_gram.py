@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.func import jacrev, vmap
 
+from girsanov.stein import gram
 from girsanov.stein.gram import dense_gram, diagonal, gram_sums, paired
 from girsanov.stein.kernels import InverseLog, InverseMultiquadric, Matern, SquaredExponential
 from girsanov.stein.points import SteinPoints
@@ -141,6 +142,29 @@ def test_sums_are_those_of_the_dense_matrix_at_any_tile_size(matrix, block):
         torch.testing.assert_close(sums.forms[k], (weights * (off @ weights)).sum(0), rtol=1e-11, atol=1e-10)
         torch.testing.assert_close(sums.u[k], off.sum() / (23 * 22), rtol=1e-11, atol=1e-12)
         torch.testing.assert_close(sums.v[k], gram.mean(), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["eager", "none"])
+@pytest.mark.parametrize("matrix", ["identity", "wide"])
+def test_compiled_tiles_have_the_same_sums(matrix, backend, monkeypatch):
+    """The path that is compiled, traced without a code generator; and without any compiler at all."""
+    _, points = points_of(matrix, n=300)
+    kernels, asked = [InverseMultiquadric(1.0)], []
+    expected = gram_sums(points, kernels, rows=True)
+    original = torch.compile
+
+    def compiler(function, **options):
+        asked.append(options)
+        if backend == "none":
+            raise RuntimeError("no compiler")
+        return original(function, backend=backend, **options)
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    monkeypatch.setattr(gram, "COMPILED_ROWS", 300)
+    sums = gram_sums(points, kernels, rows=True)
+    assert asked == [{"dynamic": True}]
+    torch.testing.assert_close(sums.rows, expected.rows)
+    torch.testing.assert_close(sums.squares, expected.squares)
 
 
 def test_columns_of_other_points():
