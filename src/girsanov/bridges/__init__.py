@@ -11,6 +11,7 @@ __all__ = [
     "FlatPotentials",
     "GaussianBridge",
     "Half",
+    "HeldOutError",
     "JointConfig",
     "MixtureBridge",
     "MixturePotentials",
@@ -21,6 +22,7 @@ __all__ = [
     "PriorLoss",
     "QuadraticPotentials",
     "SchrodingerBridge",
+    "Trajectories",
     "Transition",
     "bures_wasserstein",
     "bw2_uvp",
@@ -30,6 +32,7 @@ __all__ = [
     "energy_distance",
     "fit_mixture_potential",
     "fit_mixture_potentials",
+    "fit_trajectories",
     "gaussian_bridge",
     "pinned_path",
     "prior_loss",
@@ -37,6 +40,7 @@ __all__ = [
 ]
 
 from girsanov.bridges.alternating import AlternatingConfig
+from girsanov.bridges.cells import HeldOutError, Trajectories, fit_trajectories
 from girsanov.bridges.chain import BridgeChain, cosine_times
 from girsanov.bridges.closed import ClosedBridge
 from girsanov.bridges.couplings import EndRows

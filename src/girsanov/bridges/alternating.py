@@ -4,7 +4,8 @@ The forward half moves rows of the start; the backward half is fitted to those p
 forward half is fitted to these. Started from any path law :math:`R f(X_0) g(X_T)`, the reference or a closed form,
 these are iterative proportional fitting, whose limit is the Schroedinger bridge; started from pairs of rows, they are
 iterative Markovian fitting, whose limit is the same (note of paper 3, sections 2.7 and 2.9). Each projection is one
-training run with held-out paths, whose best weights count: a correction that held-out paths do not confirm is not made.
+training run with held-out paths, whose best weights count. A correction is made only where those paths confirm it: where
+their losses fall by more than twice the standard error of the fall, row by row.
 """
 
 __all__ = ["AlternatingConfig", "Projection", "project", "simulate_rows"]
@@ -22,7 +23,6 @@ from girsanov.bridges.couplings import EndRows, Pairs, coupled_rows
 from girsanov.bridges.halves import Direction, Half
 from girsanov.bridges.matching import MatchingObjective, Paths, TrajectoryObjective
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, mix, train
-from girsanov.types import MeanEstimate
 
 HELD_OUT = 0.1
 VALIDATION_TIMES = 8  # fixed times for each held-out pair
@@ -56,7 +56,7 @@ class AlternatingConfig:
     warm_start: Literal["independent", "minibatch"] | None = None
     warm_steps: int = 3000
     ema_decay: float = 0.995
-    patience: int | None = 6
+    patience: int | None = None
     seed: int = 0
 
 
@@ -69,6 +69,7 @@ class Projection:
         direction: of the half that was fitted.
         before: held-out loss per dimension before it.
         after: and of the weights that were kept.
+        accepted: whether held-out paths confirmed the new weights; else the earlier ones were kept.
         steps: training steps taken.
         seconds: spent in training.
     """
@@ -77,6 +78,7 @@ class Projection:
     direction: Direction
     before: float
     after: float
+    accepted: bool
     steps: int
     seconds: float
 
@@ -149,14 +151,14 @@ def _match(
     ]
     offset = torch.rand(len(held), generator=generator, dtype=torch.float64)
 
-    def validate(module: nn.Module, step: int) -> MeanEstimate:
-        del step
+    @torch.no_grad()
+    def losses(module: nn.Module) -> Tensor:
         assert isinstance(module, Half)
         grid = ((i + offset) / VALIDATION_TIMES for i in range(VALIDATION_TIMES))
-        losses = [objective.errors(module, held, p, e.to(held.start.device)) for p, e in zip(grid, noise, strict=True)]
-        return _estimate(-torch.stack(losses).mean(0))
+        each = [objective.errors(module, held, p, e.to(held.start.device)) for p, e in zip(grid, noise, strict=True)]
+        return torch.stack(each).mean(0).double()
 
-    return _train(half, half, objective, kept, validate, number, steps, config, run, progress)
+    return _train(half, half, objective, kept, losses, number, steps, config, run, progress)
 
 
 def _likelihood(
@@ -171,48 +173,58 @@ def _likelihood(
     for parameter in chain.parameters():
         parameter.requires_grad_(id(parameter) in own or parameter is offset)
 
-    def validate(module: nn.Module, step: int) -> MeanEstimate:
-        del step
+    @torch.no_grad()
+    def losses(module: nn.Module) -> Tensor:
         assert isinstance(module, BridgeChain)
         ks = (torch.full((len(held),), k) for k in range(module.length))
-        return _estimate(-torch.stack([objective.errors(module, held, k) for k in ks]).mean(0))
+        return torch.stack([objective.errors(module, held, k) for k in ks]).mean(0).double()
 
     try:
-        return _train(chain, half, objective, kept, validate, number, config.steps, config, run, progress)
+        return _train(chain, half, objective, kept, losses, number, config.steps, config, run, progress)
     finally:
         for name, parameter in chain.named_parameters():
             parameter.requires_grad_(trained[name])
 
 
 def _train(
-    module: nn.Module, half: Half, objective: Any, kept: Any, validate: Any, number: int, steps: int,
-    config: AlternatingConfig, run: Path | None, progress: Progress | None,
-) -> Projection:  # fmt: skip
-    order = ShuffledBatches(len(kept), min(config.batch_size, len(kept)), mix(config.seed, number, 4))
+    module: nn.Module,
+    half: Half,
+    objective: Any,
+    kept: Any,
+    losses: Callable[[nn.Module], Tensor],
+    number: int,
+    steps: int,
+    config: AlternatingConfig,
+    run: Path | None,
+    progress: Progress | None,
+) -> Projection:
+    size = min(config.batch_size, len(kept))
+    order = ShuffledBatches(len(kept), size, mix(config.seed, number, 4))
     training = TrainingConfig(
-        steps=steps, batch_size=min(config.batch_size, len(kept)), learning_rate=config.learning_rate,
-        ema_decay=config.ema_decay, patience=config.patience, validate_every=max(1, steps // 15),
-        seed=mix(config.seed, number, 5) % 2**31,
+        steps=steps, batch_size=size, learning_rate=config.learning_rate, ema_decay=config.ema_decay,
+        patience=config.patience, validate_every=max(1, steps // 10), seed=mix(config.seed, number, 5) % 2**31,
     )  # fmt: skip
-    folder = None if run is None else run / f"round-{number}-{half.direction}"
+    earlier = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    before = losses(module)
     result = train(
-        module, objective, lambda step: kept[order(step)], config=training, validate=validate, run=folder,
-        progress=progress, identity=f"{number} {half.direction} {len(kept)}",
-    )  # fmt: skip
-    module.load_state_dict(result.module.state_dict())
-    values = [record["validation"] for record in result.history if record["validation"] is not None]
-    before = float(values[0]) if values else float("nan")
-    after = before if result.best_value is None else result.best_value
-    return Projection(number, half.direction, -before, -after, result.step, round(result.seconds, 2))
+        module,
+        objective,
+        lambda step: kept[order(step)],
+        config=training,
+        validate=lambda averaged, step: -float(losses(averaged).mean()),
+        run=None if run is None else run / f"round-{number}-{half.direction}",
+        progress=progress,
+        identity=f"{number} {half.direction} {len(kept)}",
+    )
+    after = losses(result.module)
+    fall = before - after
+    accepted = bool(fall.mean() > 2.0 * fall.std() / len(fall) ** 0.5)
+    module.load_state_dict(result.module.state_dict() if accepted else earlier)
+    values = float(before.mean()), float((after if accepted else before).mean())
+    return Projection(number, half.direction, *values, accepted, result.step, round(result.seconds, 2))
 
 
 def _split(rows: Any) -> tuple[Any, Any]:
     count = max(1, int(HELD_OUT * len(rows)))
     index = torch.arange(len(rows))
     return rows[index[:count]], rows[index[count:]]
-
-
-def _estimate(values: Tensor) -> MeanEstimate:
-    values = values.double()
-    stderr = float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("nan")
-    return MeanEstimate(float(values.mean()), 0.0, stderr, len(values))

@@ -76,14 +76,14 @@ class BridgeChain(Chain):
     def encode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
         """From time k to time k + 1."""
         alpha, following, width = self._step(k)
-        pull = self.forward_half(self._time(k, x), x, condition)
+        pull = self.forward_half(self._time(k), x, condition)
         shift = (following / alpha - 1.0) * x + (following * width * alpha) * pull
         return Kernel(shift, self._scale(following * width**0.5, x), self.encoder_log_variance[k])
 
     def decode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
         """From time k + 1 to time k."""
         alpha, following, width = self._step(k)
-        pull = self.backward_half(self._time(k + 1, x), x, condition)
+        pull = self.backward_half(self._time(k + 1), x, condition)
         shift = (alpha / following - 1.0) * x + (alpha * width * following) * pull
         return Kernel(shift, self._scale(alpha * width**0.5, x), self.decoder_log_variance[k])
 
@@ -184,8 +184,8 @@ class BridgeChain(Chain):
         alpha, tau = self.get_buffer("alpha"), self.get_buffer("tau")
         return float(alpha[k]), float(alpha[k + 1]), float(tau[k + 1] - tau[k])
 
-    def _time(self, k: int, x: State) -> Tensor:
-        return self.get_buffer("times")[k].expand(len(x))
+    def _time(self, k: int) -> Tensor:
+        return self.get_buffer("times")[k].reshape(1)  # one for all rows: what depends on time is computed once
 
     @staticmethod
     def _scale(value: float, x: State) -> IsotropicScale:

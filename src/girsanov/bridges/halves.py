@@ -134,14 +134,17 @@ class BridgeNetwork(nn.Module):
         self.affine = nn.Parameter(torch.zeros(AFFINE_TERMS, d + 1, d)) if d <= AFFINE_LIMIT else None
 
     def forward(self, r: Tensor, x: State, condition: Tensor | None = None) -> State:
-        """Output at times ``r`` in [0, 1], ``b``, and states ``b *d``."""
+        """Output at times ``r`` in [0, 1], ``b`` or one for all rows, and states ``b *d``."""
         level = HALF_RANGE * (2.0 * r - 1.0)
         out = self.residual(level, x[:, None], condition)[:, 0]
         if self.affine is None:
             return out
         terms = torch.cos(math.pi * r[:, None] * torch.arange(AFFINE_TERMS, device=r.device)).to(x.dtype)
-        y = x.flatten(1)
-        mapped = torch.einsum("bj,jbd->bd", terms, y @ self.affine[:, :-1]) + terms @ self.affine[:, -1]
+        y, offset = x.flatten(1), terms @ self.affine[:, -1]
+        if len(r) == 1:  # all rows share the time: one matrix
+            mapped = y @ torch.tensordot(terms[0], self.affine[:, :-1], 1) + offset
+        else:
+            mapped = torch.einsum("bj,jbd->bd", terms, y @ self.affine[:, :-1]) + offset
         return out + mapped.reshape(x.shape)
 
 
@@ -171,7 +174,7 @@ class Half(nn.Module):
         return self._potentials[0]
 
     def forward(self, t: Time, x: State, condition: Tensor | None = None) -> State:
-        """The pull at float64 times ``b`` and rows ``b *d``."""
+        """The pull at float64 times, ``b`` or one for all rows, and rows ``b *d``."""
         return self.base(t, x) + self.scale(t, x) * self.correction(t, x, condition)
 
     def base(self, t: Time, x: State) -> State:

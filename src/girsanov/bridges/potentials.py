@@ -56,11 +56,11 @@ class Potentials(nn.Module, ABC):
 
     @abstractmethod
     def forward_pull(self, t: Time, x: State) -> State:
-        r"""The gradient of :math:`\log \psi_t` at float64 times ``b`` and rows ``b *d``, of the dtype of the rows."""
+        r"""The gradient of :math:`\log \psi_t` at float64 times, ``b`` or one for all rows, and rows ``b *d``."""
 
     @abstractmethod
     def backward_pull(self, t: Time, x: State) -> State:
-        r"""The gradient of :math:`\log \hat\psi_t` at float64 times ``b`` and rows ``b *d``."""
+        r"""The gradient of :math:`\log \hat\psi_t` at float64 times, ``b`` or one for all rows."""
 
 
 @final
@@ -156,12 +156,26 @@ class MixturePotentials(Potentials):
         rho = self.clock.scale / alpha
         blur = self.clock.scale * (self.clock.total - tau).clamp_min(0.0).sqrt()
         wide = expand_as_rows(rho, x).to(x.dtype)
-        return wide * self.end.diffused_score(torch.ones_like(rho), blur, wide * x)
+        return wide * _diffused_score(self.end, torch.ones_like(rho), blur, wide * x)
 
     def backward_pull(self, t: Time, x: State) -> State:
         r"""The score of :math:`\hat\psi_0` carried to t by the reference."""
         alpha, tau = self.clock(t)
-        return self.start.diffused_score(alpha, alpha * tau.sqrt(), x)
+        return _diffused_score(self.start, alpha, alpha * tau.sqrt(), x)
+
+
+def _diffused_score(mixture: GaussianMixture, alpha: Tensor, sigma: Tensor, x: State) -> State:
+    """:meth:`GaussianMixture.diffused_score`, by matrix products where all rows have one time, as in simulation."""
+    one = len(alpha) > 0 and bool((alpha == alpha[0]).all() and (sigma == sigma[0]).all())
+    if mixture.bases is not None or not one:
+        return mixture.diffused_score(alpha, sigma, x)
+    y, means = x.flatten(1).double(), alpha[0].to(x.device) * mixture.means.flatten(1)
+    variances = alpha[0].to(x.device).square() * mixture.variances + sigma[0].to(x.device).square()
+    precise = variances.reciprocal()
+    quadratic = y.square() @ precise.T - 2.0 * y @ (means * precise).T
+    constant = (means.square() * precise + variances.log()).sum(1)
+    share = (mixture.weights.log() - 0.5 * (quadratic + constant)).softmax(1)
+    return (share @ (means * precise) - y * (share @ precise)).reshape(x.shape).to(x.dtype)
 
 
 @dataclass(frozen=True)

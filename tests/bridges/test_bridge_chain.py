@@ -1,0 +1,155 @@
+"""The chain of two halves: exact for the reference and for closed forms, one weight in all its forms."""
+
+import pytest
+import torch
+
+from girsanov.bridges import (
+    BridgeChain,
+    BridgeNetwork,
+    FlatPotentials,
+    Half,
+    NetworkConfig,
+    cosine_times,
+    gaussian_bridge,
+)
+from girsanov.bridges.halves import Ends
+from girsanov.bridges.potentials import QuadraticPotentials
+from girsanov.bridges.reference import Clock
+from girsanov.densities import Gaussian
+from girsanov.likelihoods import chain_elbo
+from girsanov.processes import BrownianMotion, OrnsteinUhlenbeck, VariancePreserving
+from girsanov.types import InputError
+
+pytestmark = pytest.mark.usefixtures("float64")
+D = 2
+
+
+def make_chain(reference, potentials, prior=None, steps=6, noise=0.0, **options):
+    clock, ends = Clock(reference), Ends.of(torch.randn(50, D) - 1.0, torch.randn(50, D) + 1.0)
+    halves = []
+    for direction in ("forward", "backward"):
+        network = BridgeNetwork((D,), NetworkConfig(width=16, blocks=1))
+        for parameter in network.parameters():
+            parameter.data.add_(noise * torch.randn_like(parameter))
+        halves.append(Half(direction, clock, potentials, ends, network))
+    times = torch.linspace(0.0, reference.horizon, steps + 1)
+    return BridgeChain(*halves, times, prior=prior, **options)
+
+
+def draws(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+REFERENCES = {
+    "brownian": BrownianMotion,
+    "ou": lambda: OrnsteinUhlenbeck(3.0),
+    "stiff": lambda: VariancePreserving(beta_min=0.1, beta_max=10.0),
+}
+
+
+@pytest.mark.parametrize("make", REFERENCES.values(), ids=REFERENCES)
+def test_without_pulls_the_encoder_is_the_reference_at_any_number_of_steps(make):
+    reference = make()
+    chain = make_chain(reference, FlatPotentials(), steps=2)
+    n, x = 200_000, torch.tensor([[0.5, -1.0]])
+    end = chain.simulate(x.expand(n, D), generator=torch.Generator().manual_seed(0))[-1]
+    alpha, sigma = reference.marginal(torch.tensor(reference.horizon))
+    stderr = sigma / n**0.5
+    assert bool(((end.mean(0) - alpha * x[0]).abs() < 4.5 * stderr).all())  # four z scores: false alarm below 1e-4
+    assert bool(((end.var(0) / sigma**2 - 1.0).abs() < 4.5 * (2.0 / n) ** 0.5).all())
+
+
+@pytest.mark.parametrize("make", REFERENCES.values(), ids=REFERENCES)
+def test_closed_form_pulls_reach_the_gaussians_density(make):
+    reference = make()
+    bridge = gaussian_bridge(torch.zeros(D), 0.7, torch.full((D,), 0.5), 1.3, reference=reference)
+    chain = make_chain(reference, QuadraticPotentials(bridge), prior=bridge.end, steps=512)
+    x = torch.tensor([[0.3, -0.8], [1.5, 0.0]])
+    estimate = chain_elbo(chain, x, paths=64)
+    exact = bridge.start.log_prob(x)
+    assert bool((estimate.value < exact + 4.0 * estimate.stderr).all())
+    torch.testing.assert_close(estimate.value, exact, rtol=0.0, atol=0.03)
+
+
+def test_walk_is_the_log_weight_of_the_general_chain():
+    chain = make_chain(
+        BrownianMotion(), FlatPotentials(), Gaussian(torch.zeros(D), 1.5), noise=0.2, learn_variances=True
+    )
+    chain.encoder_log_variance.data.normal_(0.0, 0.3)
+    chain.decoder_log_variance.data.normal_(0.0, 0.3)
+    x, eps = draws(7, D), draws(20, 7, D)
+    streams = [iter(eps), iter(eps)]
+    general = iter(torch.cat([torch.zeros(1, 7, D), eps]))
+    parts = chain.split(x, lambda count: next(streams[0])[None])
+    weights = chain.log_weights(x, lambda count: next(general)[None])
+    torch.testing.assert_close(parts["prior"] + parts["steps"], weights)
+
+
+def test_step_densities_add_up_to_the_log_weight():
+    """log w = log prior + sum of log B_k - log F_k, with densities of single steps at numbers of their own."""
+    chain = make_chain(
+        OrnsteinUhlenbeck(2.0), FlatPotentials(), Gaussian(torch.zeros(D), 1.0), noise=0.2, learn_variances=True,
+        per_dimension=(D,),
+    )  # fmt: skip
+    chain.decoder_log_variance.data.normal_(0.0, 0.3)
+    x = draws(5, D)
+    path = chain.simulate(x, generator=torch.Generator().manual_seed(0))
+    total = chain.prior.log_prob(path[-1])
+    for k in range(chain.length):
+        number = torch.full((5,), k)
+        for direction, sign in (("backward", 1.0), ("forward", -1.0)):
+            total = total + sign * chain.step_log_prob(direction, number, path[k], path[k + 1])
+    generator = torch.Generator().manual_seed(0)
+    parts = chain.split(x, lambda count: torch.randn(count, 5, D, generator=generator))
+    torch.testing.assert_close(parts["prior"] + parts["steps"], total)
+
+
+def test_reference_term_is_the_kl_of_the_steps():
+    """Against the closed form of KL(N(m, s) || N(m', s')) summed over the steps of the same path."""
+    chain = make_chain(OrnsteinUhlenbeck(2.0), FlatPotentials(), noise=0.2, learn_variances=True)
+    chain.encoder_log_variance.data.normal_(0.0, 0.3)
+    x = draws(5, D)
+    generator = torch.Generator().manual_seed(0)
+    found = chain.walk(x, lambda count: torch.randn(count, 5, D, generator=generator))["reference"]
+    path = chain.simulate(x, generator=torch.Generator().manual_seed(0))
+    alpha, tau = chain.get_buffer("alpha"), chain.get_buffer("tau")
+    expected = torch.zeros(5)
+    for k in range(chain.length):
+        mean = path[k] + chain.encode(k, path[k]).shift
+        variance = alpha[k + 1] ** 2 * (tau[k + 1] - tau[k])
+        own = variance * chain.encoder_log_variance[k].exp()
+        plain = alpha[k + 1] / alpha[k] * path[k]
+        distance = (mean - plain).square().sum(1) / variance
+        expected += 0.5 * (distance + D * (own / variance - 1.0 - (own / variance).log()))
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-9, atol=1e-9)
+
+
+def test_paths_are_in_the_order_of_time_both_ways():
+    bridge = gaussian_bridge(-5.0 * torch.ones(D), 0.1, 5.0 * torch.ones(D), 0.1, reference=BrownianMotion())
+    chain = make_chain(BrownianMotion(), QuadraticPotentials(bridge), steps=40)
+    up = chain.simulate(bridge.start.sample(100), "forward")
+    down = chain.simulate(bridge.end.sample(100), "backward")
+    for path in (up, down):
+        assert float(path[0].mean()) < -4.0
+        assert float(path[-1].mean()) > 4.0
+
+
+def test_without_a_prior_there_is_no_bound():
+    chain = make_chain(BrownianMotion(), FlatPotentials())
+    with pytest.raises(InputError, match="no bound: fit it with prior="):
+        chain_elbo(chain, torch.zeros(3, D))
+    with pytest.raises(InputError, match="pass rows to start from"):
+        chain.sample_prior(3, torch.Generator())
+
+
+def test_times_must_increase():
+    with pytest.raises(InputError, match="times must increase"):
+        half = make_chain(BrownianMotion(), FlatPotentials()).forward_half
+        BridgeChain(half, half, torch.tensor([0.0, 0.5, 0.5]))
+
+
+def test_cosine_grid_is_symmetric_and_fine_at_both_ends():
+    widths = cosine_times(20, 2.0).diff()
+    torch.testing.assert_close(widths, widths.flip(0))
+    assert float(widths.sum()) == pytest.approx(2.0)
+    assert float(widths[0]) < 0.15 * float(widths[10])
