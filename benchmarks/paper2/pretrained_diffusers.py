@@ -36,7 +36,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="16 rows, 256 evaluations; nothing is recorded")
     quick = parser.parse_args().quick
-    n, samples = (16, 256) if quick else (64, 2048)
+    n, samples = (16, 256) if quick else (64, 1024)
     table, first = [], None
     for name in SCHEDULERS:
         row, common = measure(name, n, samples)
