@@ -62,6 +62,7 @@ __all__ = [
     "SubVariancePreserving",
     "TiltedGaussian",
     "TokenModel",
+    "Trajectories",
     "UniformTime",
     "VarianceExploding",
     "VariancePreserving",
@@ -81,6 +82,7 @@ __all__ = [
     "fit_flow",
     "fit_schedule",
     "fit_tokens",
+    "fit_trajectories",
     "from_diffusers",
     "gaussian_bridge",
     "goodness_of_fit",
@@ -176,6 +178,8 @@ _MODULES = {
     "fit_tokens": "girsanov.applications",
     "from_diffusers": "girsanov.models.diffusers",
     "SchrodingerBridge": "girsanov.bridges",
+    "Trajectories": "girsanov.bridges",
+    "fit_trajectories": "girsanov.bridges",
     "gaussian_bridge": "girsanov.bridges",
     "goodness_of_fit": "girsanov.stein",
     "importance_bound": "girsanov.likelihoods",
@@ -205,7 +209,7 @@ if TYPE_CHECKING:
         fit_energy,
         fit_tokens,
     )
-    from girsanov.bridges import MixtureBridge, SchrodingerBridge, gaussian_bridge
+    from girsanov.bridges import MixtureBridge, SchrodingerBridge, Trajectories, fit_trajectories, gaussian_bridge
     from girsanov.calculus import Exact, Hutchinson
     from girsanov.densities import Density, Gaussian, GaussianMixture, StandardNormal
     from girsanov.density_model import Config, DensityModel, certify, compare, fit, weighted_elbo, weighted_log_prob

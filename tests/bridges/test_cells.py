@@ -75,7 +75,7 @@ def test_the_state_at_a_time_has_the_variance_of_the_bridge(cells):
     cells = SimpleNamespace(obs={"day": day}, obsm={"X_pca": x}, n_obs=1200)
     from girsanov.bridges.cells import _state_at
 
-    fit = gv.fit_trajectories(cells, time_key="day", sigma=1000.0, **SETTINGS)
+    fit = gv.fit_trajectories(cells, time_key="day", sigma=1000.0, **SETTINGS | {"steps": 40})
     kept = {t: s for t, s in fit._snapshots.items() if t != 1.0}
     bridge = fit._fit(kept, 0, None)
     generator = torch.Generator().manual_seed(0)
