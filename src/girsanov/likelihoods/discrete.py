@@ -26,6 +26,7 @@ __all__ = ["LatticePoints", "categorical_elbo", "importance_weighted", "log_mean
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -170,12 +171,13 @@ class LatticePoints:
         """Expected log-mass of the rows under the decoder at a log-SNR, shape ``n``, exact."""
         index, ratio = self.index(x), self.step.double().expand(x.shape[1:]) * math.exp(0.5 * log_snr)
         values = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
-        for scale in ratio.unique():
-            table = _table(float(scale), self.count).to(x.device)
-            values = torch.where(ratio == scale, table[index], values)
+        for scale in {float(f"{value:.12g}") for value in ratio.unique().tolist()}:  # equal but for rounding
+            table = _table(scale, self.count).to(x.device)
+            values = torch.where((ratio / scale - 1.0).abs() < 1e-11, table[index], values)
         return sum_event(values)
 
 
+@lru_cache(maxsize=64)
 def _table(ratio: float, count: int) -> Tensor:
     """E[log P(k | k + eps / ratio)] for every k, with cells ``ratio`` standard deviations wide, shape ``count``."""
     eps = torch.linspace(-REACH, REACH, NODES, dtype=torch.float64)
