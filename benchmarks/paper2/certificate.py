@@ -37,7 +37,9 @@ def measure(case, name, steps, rows):
     found = certificate(bound, (-20.0, 20.0))
     truth = case.log_prob(x)
     error = bound.continuous.value - truth
-    kept = torch.linspace(0, steps - 2, min(POINTS, steps - 1)).round().long()
+    levels = schedule.log_snr[1:]  # kept where they are nearest to an even grid
+    grid = torch.linspace(float(levels[0]), float(levels[-1]), POINTS)
+    kept = (levels[:, None] - grid).abs().argmin(0).unique()
     # L_t per unit of log-SNR, beside what the continuous bound has there
     width = -schedule.log_snr.diff()
     return {
@@ -54,7 +56,7 @@ def measure(case, name, steps, rows):
         "gap_per_dim": found.gap.value / case.d,
         "gap_stderr_per_dim": found.gap.stderr / case.d,
         "distortion": found.distortion,
-        "log_snr": schedule.log_snr[1:][kept].tolist(),
+        "log_snr": levels[kept].tolist(),
         "discrete_density": (found.curve / width)[kept].tolist(),
         "continuous_density": (0.5 * bound.errors.mean((0, 2))[1:])[kept].tolist(),
     }
