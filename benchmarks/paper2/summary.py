@@ -261,7 +261,7 @@ def draw_novelty(axes, found):
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
     axis.set_xlabel("AUROC")
-    axis.legend(loc="lower left")
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(RULES))
 
 
 FIGURE = {

@@ -6,7 +6,9 @@ Gaussian per class, :class:`GaussianScreen`. What makes it safe is a conformal t
 the screen's best score minus its score of the class that the diffusion model chooses; with the
 :math:`\lceil (n + 1)(1 - a) \rceil`-th smallest of n lags as threshold, the class that the model would choose for a new
 row of the same law is kept with probability at least :math:`1 - a`, however bad the screen: a bad one keeps more.
-The screen proposes and never decides: its two best classes are always kept, and the diffusion model chooses.
+The model's choice is that of calibration's own evaluations; where weights were fitted to the same rows, the promise is
+as good as those weights are on new ones. The screen proposes and never decides: its two best classes are always kept,
+and the diffusion model chooses.
 """
 
 __all__ = ["GaussianScreen", "Screen", "Screened", "largest_lag"]
