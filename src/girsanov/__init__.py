@@ -72,10 +72,12 @@ __all__ = [
     "chain_elbo",
     "compare",
     "ddpm_bound",
+    "denoising_curve",
     "density",
     "density_from_diffusers",
     "density_regulariser",
     "difference",
+    "difference_curve",
     "elbo",
     "feynman_kac",
     "fit",
@@ -97,6 +99,7 @@ __all__ = [
     "sample_with_log_prob",
     "score_matching",
     "score_test",
+    "squared_errors",
     "to_diffusers",
     "weighted_elbo",
     "weighted_log_prob",
@@ -167,10 +170,12 @@ _MODULES = {
     "chain_elbo": "girsanov.likelihoods",
     "compare": "girsanov.density_model",
     "ddpm_bound": "girsanov.likelihoods",
+    "denoising_curve": "girsanov.evaluation",
     "density": "girsanov.likelihoods",
     "density_from_diffusers": "girsanov.density_model.diffusers",
     "density_regulariser": "girsanov.applications",
     "difference": "girsanov.likelihoods",
+    "difference_curve": "girsanov.likelihoods",
     "elbo": "girsanov.likelihoods",
     "feynman_kac": "girsanov.likelihoods",
     "fit": "girsanov.density_model",
@@ -194,6 +199,7 @@ _MODULES = {
     "sample_with_log_prob": "girsanov.samplers",
     "score_matching": "girsanov.stein",
     "score_test": "girsanov.stein",
+    "squared_errors": "girsanov.likelihoods",
     "to_diffusers": "girsanov.density_model.diffusers",
     "weighted_elbo": "girsanov.density_model",
     "weighted_log_prob": "girsanov.density_model",
@@ -218,6 +224,7 @@ if TYPE_CHECKING:
     from girsanov.density_model import Config, DensityModel, certify, compare, fit, weighted_elbo, weighted_log_prob
     from girsanov.density_model.diffusers import density_from_diffusers, to_diffusers
     from girsanov.estimators import DensityEstimator
+    from girsanov.evaluation import denoising_curve
     from girsanov.likelihoods import (
         Bracket,
         chain_bracket,
@@ -225,12 +232,14 @@ if TYPE_CHECKING:
         ddpm_bound,
         density,
         difference,
+        difference_curve,
         elbo,
         feynman_kac,
         importance_bound,
         ode_log_prob,
         path_log_weight,
         pointwise_information,
+        squared_errors,
     )
     from girsanov.models import ScoreModel
     from girsanov.models.diffusers import from_diffusers

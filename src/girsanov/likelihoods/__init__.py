@@ -17,10 +17,12 @@ __all__ = [
     "ode_log_prob",
     "path_log_weight",
     "pointwise_information",
+    "squared_errors",
 ]
 
 from girsanov.likelihoods.bounds import density, elbo, fit_proposal
 from girsanov.likelihoods.ddpm import ddpm_bound
+from girsanov.likelihoods.denoising import squared_errors
 from girsanov.likelihoods.differences import difference, difference_curve, pointwise_information
 from girsanov.likelihoods.discrete import categorical_elbo, importance_weighted
 from girsanov.likelihoods.ode import ode_log_prob
