@@ -60,15 +60,22 @@ def test_without_pulls_the_encoder_is_the_reference_at_any_number_of_steps(make)
 
 
 @pytest.mark.parametrize("make", REFERENCES.values(), ids=REFERENCES)
-def test_closed_form_pulls_reach_the_gaussians_density(make):
+def test_closed_form_pulls_approach_the_gaussians_density_from_below(make):
+    """A bound at every N, and four times the steps leave at most 60 % of the gap (order one half; it is nearer one)."""
     reference = make()
     bridge = gaussian_bridge(torch.zeros(D), 0.7, torch.full((D,), 0.5), 1.3, reference=reference)
-    chain = make_chain(reference, QuadraticPotentials(bridge), prior=bridge.end, steps=512)
     x = torch.tensor([[0.3, -0.8], [1.5, 0.0]])
-    estimate = chain_elbo(chain, x, paths=64)
-    exact = bridge.start.log_prob(x)
-    assert bool((estimate.value < exact + 4.0 * estimate.stderr).all())
-    torch.testing.assert_close(estimate.value, exact, rtol=0.0, atol=0.03)
+    gaps = []
+    for steps in (8, 32, 128):
+        chain = make_chain(reference, QuadraticPotentials(bridge), prior=bridge.end, steps=steps)
+        estimate = chain_elbo(chain, x, paths=4000)
+        gap = bridge.start.log_prob(x) - estimate.value
+        assert bool((gap > -4.0 * estimate.stderr).all())
+        gaps.append(float(gap.mean()))
+    slack = 4.0 * float(estimate.stderr.mean())
+    assert gaps[1] < 0.6 * gaps[0] + slack
+    assert gaps[2] < 0.6 * gaps[1] + slack
+    assert gaps[2] < 0.25
 
 
 def test_walk_is_the_log_weight_of_the_general_chain():
@@ -143,8 +150,8 @@ def test_without_a_prior_there_is_no_bound():
 
 
 def test_times_must_increase():
+    half = make_chain(BrownianMotion(), FlatPotentials()).forward_half
     with pytest.raises(InputError, match="times must increase"):
-        half = make_chain(BrownianMotion(), FlatPotentials()).forward_half
         BridgeChain(half, half, torch.tensor([0.0, 0.5, 0.5]))
 
 

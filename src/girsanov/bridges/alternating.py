@@ -4,8 +4,8 @@ The forward half moves rows of the start; the backward half is fitted to those p
 forward half is fitted to these. Started from any path law :math:`R f(X_0) g(X_T)`, the reference or a closed form,
 these are iterative proportional fitting, whose limit is the Schroedinger bridge; started from pairs of rows, they are
 iterative Markovian fitting, whose limit is the same (note of paper 3, sections 2.7 and 2.9). Each projection is one
-training run with held-out paths, whose best weights count. A correction is made only where those paths confirm it: where
-their losses fall by more than twice the standard error of the fall, row by row.
+training run with held-out paths, whose best weights count. A correction is made only where those paths confirm it:
+where their losses fall by more than twice the standard error of the fall, row by row.
 """
 
 __all__ = ["AlternatingConfig", "Projection", "project", "simulate_rows"]
@@ -42,6 +42,7 @@ class AlternatingConfig:
         loss: ``matching`` needs only ends of paths; ``trajectory`` the likelihood of their steps.
         warm_start: ``independent`` or ``minibatch`` pairs of rows that both halves are matched to first.
         warm_steps: training steps of each half for that.
+        potential_steps: training steps of each mixture, where the bridge starts from mixtures.
         ema_decay: of the averaged weights.
         patience: validations without improvement that end a projection.
         seed: keys everything random.
@@ -55,6 +56,7 @@ class AlternatingConfig:
     loss: Literal["matching", "trajectory"] = "matching"
     warm_start: Literal["independent", "minibatch"] | None = None
     warm_steps: int = 3000
+    potential_steps: int = 4000
     ema_decay: float = 0.995
     patience: int | None = None
     seed: int = 0

@@ -73,7 +73,7 @@ class Ends(nn.Module):
             (start_mean, start_variance, end_mean, end_variance),
             strict=True,
         ):
-            self.register_buffer(name, value.double())
+            self.register_buffer(name, value.double().clone())
 
     @classmethod
     def of(cls, start: State | Density, end: State | Density) -> "Ends":

@@ -224,7 +224,8 @@ class SchrodingerBridge(nn.Module):
                 return QuadraticPotentials(GaussianBridge(process, Gaussian.fit(first), moment_match(second)))
         if start == "gaussian":
             return moment_potentials(process, first, second)
-        return fit_mixture_potentials(process, first, second, components=self.components, seed=seed, progress=progress)
+        settings = {"components": self.components, "steps": self.alternating.potential_steps, "seed": seed}
+        return fit_mixture_potentials(process, first, second, progress=progress, **settings)
 
     # What a fitted bridge does.
 

@@ -1,0 +1,168 @@
+"""The joint objective, its split, the bracket of the prior loss, the frozen encoder, and the VAE at one step."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from girsanov.bridges import (
+    BridgeChain,
+    BridgeNetwork,
+    EndRows,
+    FlatPotentials,
+    Half,
+    JointConfig,
+    NetworkConfig,
+    prior_loss,
+)
+from girsanov.bridges.halves import Ends
+from girsanov.bridges.joint import JointObjective, fit_joint
+from girsanov.bridges.reference import Clock
+from girsanov.densities import Gaussian
+from girsanov.objectives import Batch
+from girsanov.processes import BrownianMotion, OrnsteinUhlenbeck
+from girsanov.types import InputError
+
+D = 2
+
+
+def make_chain(reference=None, steps=6, noise=0.0, prior=None, seed=0):
+    torch.manual_seed(seed)
+    reference = reference or OrnsteinUhlenbeck(2.0)
+    prior = prior or Gaussian(torch.zeros(D), 1.0)
+    clock, halves = Clock(reference), []
+    ends = Ends.of(torch.randn(100, D), prior)
+    for direction in ("forward", "backward"):
+        network = BridgeNetwork((D,), NetworkConfig(width=16, blocks=1))
+        for parameter in network.parameters():
+            parameter.data.add_(noise * torch.randn_like(parameter))
+        halves.append(Half(direction, clock, FlatPotentials(), ends, network))
+    times = torch.linspace(0.0, reference.horizon, steps + 1)
+    return BridgeChain(*halves, times, prior=prior, learn_variances=True, per_dimension=(D,))
+
+
+@pytest.mark.usefixtures("float64")
+def test_one_step_is_a_gaussian_variational_autoencoder():
+    """N = 1: encoder N(x + u, s), decoder N(z - v, r): J is VAE's -E log p(x | z) + KL(q(z | x) || p(z)) per row.
+
+    The expectation over z is taken with common draws; the KL in closed form differs from its one-draw estimate by a
+    mean-zero term, so the two means agree within four standard errors of the difference.
+    """
+    chain = make_chain(BrownianMotion(), steps=1, noise=0.3)
+    chain.encoder_log_variance.data.fill_(-0.4)
+    chain.decoder_log_variance.data.copy_(torch.tensor([[0.2, -0.3]]))
+    x = torch.tensor([[0.4, -1.1]]).expand(40_000, D)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        ours = JointObjective(lambda step: 0.0)(chain, Batch(x), generator, 0)
+        eps = torch.randn(len(x), D, generator=torch.Generator().manual_seed(1))
+        encoder = chain.encode(0, x)
+        posterior = Normal(x + encoder.shift, math.exp(-0.2) * torch.ones(D))
+        z = posterior.mean + posterior.stddev * eps
+        decoder = Normal(z + chain.decode(0, z).shift, (0.5 * chain.decoder_log_variance[0]).exp())
+        negative = kl_divergence(posterior, Normal(0.0, 1.0)).sum(1) - decoder.log_prob(x).sum(1)
+    difference = ours - negative / D
+    assert abs(float(difference.mean())) < 4.0 * float(difference.std()) / len(x) ** 0.5
+    assert float(difference.std()) > 0.01  # the two are not one computation
+
+
+def test_reference_weight_falls_geometrically_and_to_zero():
+    falling = JointConfig(steps=101, reference_weight=(1.0, 0.01))
+    assert falling.weight(0) == pytest.approx(1.0)
+    assert falling.weight(50) == pytest.approx(0.1)
+    assert falling.weight(100) == pytest.approx(0.01)
+    assert JointConfig().weight(17) == 0.0
+    assert JointConfig(steps=11, reference_weight=(1.0, 0.0)).weight(10) == 0.0
+
+
+def test_weight_of_the_reference_adds_the_encoders_divergence():
+    chain, x = make_chain(noise=0.3), torch.randn(50, D)
+    losses = [
+        JointObjective(lambda step, eta=eta: eta)(chain, Batch(x), torch.Generator().manual_seed(0), 0)
+        for eta in (0.0, 0.5)
+    ]
+    generator = torch.Generator().manual_seed(0)
+    parts = chain.split(x, lambda count: torch.randn(count, 50, D, generator=generator))
+    torch.testing.assert_close(losses[1] - losses[0], 0.5 * parts["reference"] / D)
+
+
+@pytest.mark.usefixtures("float64")
+def test_bracket_of_the_prior_loss_holds_the_closed_form():
+    """Gaussian data and the reference as encoder: KL(q_T || prior) is known, and lies between both ends."""
+    reference, data = OrnsteinUhlenbeck(1.0), Gaussian(torch.tensor([1.0, -0.5]), torch.tensor([0.3, 2.0]))
+    chain = make_chain(reference, steps=20)
+    x = data.sample(40_000, generator=torch.Generator().manual_seed(0))
+    end = chain.simulate(x, generator=torch.Generator().manual_seed(1))[-1]
+    law = data.marginal(reference, reference.horizon)
+    exact = float(
+        kl_divergence(Normal(law.mean, law.marginal_variance().sqrt()), Normal(torch.zeros(D), torch.ones(D))).sum()
+    )
+    bracket = prior_loss(chain, x, end)
+    assert bracket.lower == pytest.approx(exact, abs=0.02)
+    assert bracket.upper is not None
+    assert bracket.upper > exact
+    chain.forward_half.network.affine.data.fill_(0.1)
+    assert prior_loss(chain, x, end).upper is None  # the encoder is the reference no longer
+
+
+def rows(n=800):
+    x = torch.randn(n, D, generator=torch.Generator().manual_seed(0))
+    return EndRows(torch.stack([x[:, 0], 0.5 * x[:, 0].square() + 0.3 * x[:, 1]], 1))
+
+
+@pytest.mark.slow
+def test_freezing_keeps_the_encoder_and_improves_the_decoder():
+    chain = make_chain(steps=8)
+    config = JointConfig(
+        steps=300, batch_size=128, learning_rate=5e-3, freeze=True, freeze_tolerance=0.02, freeze_patience=2,
+        validate_every=20, decoder_steps=400, refresh=100, ema_decay=0.95,
+    )  # fmt: skip
+    frozen = {}
+
+    def remember(stage):
+        frozen[stage] = [p.detach().clone() for p in chain.forward_half.parameters()]
+
+    from girsanov.bridges import joint
+
+    original = joint._Fitting.decoder_alone
+    try:
+        joint._Fitting.decoder_alone = lambda self: (remember("joint"), original(self))[1]
+        history = fit_joint(chain, rows(), config)
+    finally:
+        joint._Fitting.decoder_alone = original
+    assert all(torch.equal(a, b) for a, b in zip(frozen["joint"], chain.forward_half.parameters(), strict=True))
+    stages = [entry.stage for entry in history]
+    assert stages == sorted(stages, key=["joint", "decoder"].index)
+    first_alone = next(entry for entry in history if entry.stage == "decoder")
+    joint_steps = max(entry.step for entry in history if entry.stage == "joint")
+    assert joint_steps < 300  # the prior loss had converged before the steps ended
+    assert max(entry.elbo for entry in history if entry.stage == "decoder") >= first_alone.elbo
+    assert max(entry.elbo for entry in history) > history[0].elbo + 0.3
+
+
+def test_warm_up_leaves_the_encoder_at_the_reference():
+    chain = make_chain(steps=8)
+    config = JointConfig(steps=1, warm_steps=60, learning_rate=5e-3, batch_size=128, ema_decay=0.9)
+    before = [p.detach().clone() for p in chain.backward_half.parameters()]
+    history = fit_joint(chain, rows(), config)
+    assert any(not torch.equal(a, b) for a, b in zip(before, chain.backward_half.parameters(), strict=True))
+    untrained = make_chain(steps=8)
+    held = fit_joint(untrained, rows(), JointConfig(steps=1, learning_rate=1e-9, batch_size=128))
+    assert history[0].elbo > held[0].elbo + 0.1
+
+
+def test_a_joint_fit_goes_on_from_its_checkpoints_with_the_same_bits(tmp_path):
+    config = JointConfig(steps=12, batch_size=64, freeze=True, decoder_steps=6, validate_every=3, freeze_patience=50)
+    values = []
+    for run in (tmp_path / "run", tmp_path / "run", None):
+        chain = make_chain(steps=4)
+        fit_joint(chain, rows(100), config, run=run)
+        values.append([p.detach().clone() for p in chain.parameters()])
+    for other in values[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(values[0], other, strict=True))
+
+
+def test_too_few_rows_are_refused():
+    with pytest.raises(InputError, match="too few to hold some out"):
+        fit_joint(make_chain(), EndRows(torch.randn(3, D)), JointConfig(steps=1))

@@ -1,0 +1,270 @@
+"""Learned bridges against closed forms: both ends, the coupling between them, density, several times, saving."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from girsanov.bridges import AlternatingConfig, JointConfig, NetworkConfig, SchrodingerBridge, gaussian_bridge
+from girsanov.densities import Gaussian, GaussianMixture, StandardNormal
+from girsanov.processes import BrownianMotion, Cosine, OrnsteinUhlenbeck
+from girsanov.types import InputError
+
+SMALL = NetworkConfig(width=16, blocks=1)
+QUICK = AlternatingConfig(rounds=1, steps=10, paths=200, potential_steps=40)
+S0, S1 = torch.tensor([[1.0, 0.3], [0.3, 0.5]]), torch.tensor([[0.6, -0.2], [-0.2, 1.4]])
+EXACT = gaussian_bridge(torch.tensor([-1.0, 0.0]), S0, torch.tensor([1.0, 0.5]), S1, reference=BrownianMotion())
+
+
+def ends(n, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return EXACT.start.sample(n, generator=generator).float(), EXACT.end.sample(n, generator=generator).float()
+
+
+@pytest.fixture(scope="module")
+def quick():
+    return SchrodingerBridge(BrownianMotion(), dim=2, steps=30, network=SMALL, alternating=QUICK).fit(*ends(5000))
+
+
+def cross(x0, x1):
+    return ((x0 - x0.mean(0)).T @ (x1 - x1.mean(0)) / len(x0)).double()
+
+
+def test_gaussian_start_is_the_closed_form_of_the_rows_moments(quick):
+    x0, _ = ends(20_000, seed=1)
+    x1 = quick.sample(x0)
+    assert float((cross(x0, x1) - EXACT.cross).norm() / EXACT.cross.norm()) < 0.08
+    assert float((x1.mean(0) - EXACT.end.mean).norm()) < 0.08
+    t = torch.tensor([0.1, 0.6])
+    for ours, theirs in ((quick.forward_drift, EXACT.forward_drift), (quick.backward_drift, EXACT.backward_drift)):
+        error = ours(t, x0[:2]).detach() - theirs(t, x0[:2])
+        assert float(error.norm()) < 0.25
+
+
+def test_sampling_backwards_arrives_at_the_start(quick):
+    _, x1 = ends(20_000, seed=1)
+    x0 = quick.sample(x1, "backward")
+    assert float((x0.mean(0) - EXACT.start.mean).norm()) < 0.08
+    assert float((torch.cov(x0.T) - S0).norm() / S0.norm()) < 0.08
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["matching", "trajectory"])
+def test_projections_from_the_reference_reach_the_bridge(loss):
+    """From the reference, whose ends are uncoupled to the target: the cross-covariance within a few per cent.
+
+    The error of a network of this size is the tolerance; the reference's own is 0.5 in the coupling, 1.8 in the mean.
+    """
+    settings = AlternatingConfig(rounds=3, steps=200, paths=4000, learning_rate=1e-2, loss=loss, ema_decay=0.97)
+    bridge = SchrodingerBridge(
+        BrownianMotion(), dim=2, start="reference", steps=20, network=SMALL, alternating=settings
+    )
+    bridge.fit(*ends(8000))
+    x0, _ = ends(20_000, seed=1)
+    x1 = bridge.sample(x0)
+    assert float((x1.mean(0) - EXACT.end.mean).norm()) < 0.15
+    assert float((torch.cov(x1.T) - S1).norm() / S1.norm()) < 0.15
+    assert float((cross(x0, x1) - EXACT.cross).norm() / EXACT.cross.norm()) < 0.2
+    assert any(entry["accepted"] for entry in bridge.history)
+
+
+def test_a_correction_that_held_out_paths_do_not_confirm_is_not_made():
+    """A learning rate that ruins the networks leaves the closed form as it was."""
+    settings = dataclasses.replace(QUICK, learning_rate=1.0, ema_decay=0.0)
+    bridge = SchrodingerBridge(BrownianMotion(), dim=2, steps=5, network=SMALL, alternating=settings).fit(*ends(500))
+    assert not any(entry["accepted"] for entry in bridge.history)
+    assert not any(bool(p.any()) for p in [bridge.chains[0].forward_half.network.affine])
+
+
+def test_between_rows_there_is_no_bound(quick):
+    for call in (quick.elbo, quick.importance_bound):
+        with pytest.raises(InputError, match="density of neither end is known"):
+            call(torch.zeros(3, 2))
+    with pytest.raises(InputError, match="density of neither end is known"):
+        quick.pair()
+
+
+def test_flow_density_stands_beside_its_inconsistency(quick):
+    x = ends(20, seed=2)[0]
+    with pytest.raises(InputError, match="pass end="):
+        quick.log_prob(x)
+    estimate = quick.log_prob(x, end=EXACT.end)
+    assert (estimate.kind, estimate.model) == ("estimate", "ode")
+    assert float((estimate.value - EXACT.start.log_prob(x)).abs().mean()) < 0.1
+    assert float(estimate.terms["inconsistency"].mean()) < 0.1
+    with pytest.raises(InputError, match="halves of this bridge disagree"):
+        quick.log_prob(x, end=EXACT.end, tolerance=1e-4)
+
+
+def test_flow_density_of_halves_that_disagree_is_refused(quick, tmp_path):
+    quick.save_pretrained(tmp_path / "bridge")
+    broken = SchrodingerBridge.from_pretrained(tmp_path / "bridge")
+    with torch.no_grad():
+        broken.chains[0].backward_half.network.affine[0, -1] += 2.0
+    with pytest.raises(InputError, match="train longer"):
+        broken.log_prob(torch.zeros(5, 2), end=EXACT.end)
+
+
+def test_several_times_are_joined_by_sections():
+    """Rows of one Brownian path law at three times: through the middle, and per unit of the user's time."""
+    generator = torch.Generator().manual_seed(0)
+    rows = {2.0: torch.randn(3000, 2, generator=generator)}
+    rows[4.0] = rows[2.0] + 0.5 * torch.randn(3000, 2, generator=generator) + 1.0
+    rows[3.0] = 0.7 * torch.randn(3000, 2, generator=generator) + torch.tensor([3.0, 0.0])
+    bridge = SchrodingerBridge(BrownianMotion(), dim=2, steps=20, network=SMALL, alternating=QUICK).fit(rows)
+    assert bridge.times == [2.0, 3.0, 4.0]
+    middle = bridge.sample(rows[2.0], times=(2.0, 3.0))
+    assert float((middle.mean(0) - rows[3.0].mean(0)).norm()) < 0.1
+    path, times = bridge.sample(rows[2.0], return_path=True), bridge.path_times()
+    assert path.shape == (len(times), 3000, 2)
+    assert float(times[0]) == 2.0
+    assert float(times[-1]) == 4.0
+    back = bridge.sample(rows[4.0], "backward", return_path=True)
+    assert float((back[0].mean(0) - rows[2.0].mean(0)).norm()) < 0.15
+    assert float((path[20].mean(0) - rows[3.0].mean(0)).norm()) < 0.1
+    drift = bridge.forward_drift(2.0, rows[2.0]).detach().mean(0)  # three units in one unit of time, at first
+    assert abs(float(drift[0]) - 3.0) < 0.4
+    with pytest.raises(InputError, match="the times are 2, 3, 4"):
+        bridge.sample(rows[2.0], times=(2.0, 3.5))
+
+
+def test_weights_move_the_bridge_to_the_rows_that_count():
+    x0 = torch.randn(1000, 1, generator=torch.Generator().manual_seed(0))
+    x1 = torch.cat([x0[:500] - 3.0, x0[500:] + 3.0])
+    weights = torch.cat([torch.zeros(500), torch.ones(500)])
+    settings = AlternatingConfig(rounds=2, steps=150, paths=1000, learning_rate=5e-3, ema_decay=0.95)
+    bridge = SchrodingerBridge(
+        BrownianMotion(), dim=1, start="reference", steps=10, network=SMALL, alternating=settings
+    )
+    moved = bridge.fit(x0, x1, weights=(None, weights)).sample(x0)
+    assert float(moved.mean()) > 2.0
+
+
+def test_conditions_choose_the_end():
+    x0 = torch.randn(2000, 1, generator=torch.Generator().manual_seed(0))
+    label = torch.arange(2000) % 2
+    x1 = x0 + torch.where(label[:, None] == 1, 3.0, -3.0)
+    settings = AlternatingConfig(rounds=2, steps=200, paths=2000, learning_rate=5e-3, ema_decay=0.95)
+    network = NetworkConfig(width=16, blocks=1, classes=2)
+    bridge = SchrodingerBridge(
+        BrownianMotion(), dim=1, start="reference", steps=10, network=network, alternating=settings
+    )
+    bridge.fit(x0, x1, condition=(label, label))
+    for chosen, sign in ((0, -1.0), (1, 1.0)):
+        moved = bridge.sample(x0[:200], condition=torch.tensor([chosen]))
+        assert sign * float(moved.mean()) > 2.0
+    with pytest.raises(InputError, match="needs condition="):
+        bridge.sample(x0)
+
+
+STORED = {
+    "gaussian": lambda: SchrodingerBridge(BrownianMotion(), dim=2, steps=5, network=SMALL, alternating=QUICK),
+    "mixture": lambda: SchrodingerBridge(
+        OrnsteinUhlenbeck(1.0), dim=2, steps=5, start="mixture", components=2, network=SMALL, alternating=QUICK
+    ),
+    "reference": lambda: SchrodingerBridge(
+        BrownianMotion(0.5), dim=2, steps=5, start="reference", network=SMALL, alternating=QUICK
+    ),
+}
+
+
+@pytest.mark.parametrize("make", STORED.values(), ids=STORED)
+def test_saved_and_loaded_it_gives_the_same_bits(make, tmp_path):
+    x0, x1 = ends(300)
+    bridge = make().fit(x0, x1)
+    bridge.save_pretrained(tmp_path / "bridge")
+    loaded = SchrodingerBridge.from_pretrained(tmp_path / "bridge")
+    assert torch.equal(loaded.sample(x0), bridge.sample(x0))
+    assert torch.equal(loaded.sample(x1, "backward"), bridge.sample(x1, "backward"))
+    assert loaded.history == json.loads(json.dumps(bridge.history))
+
+
+def test_a_bridge_to_a_prior_is_saved_with_it(tmp_path):
+    joint = JointConfig(steps=5, batch_size=32)
+    bridge = SchrodingerBridge(OrnsteinUhlenbeck(2.0), event_shape=(1, 4, 4), steps=4, network=SMALL, joint=joint)
+    x = torch.randn(60, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    bridge.fit(x, prior=StandardNormal())
+    bridge.save_pretrained(tmp_path / "bridge")
+    loaded = SchrodingerBridge.from_pretrained(tmp_path / "bridge")
+    assert torch.equal(loaded.elbo(x[:3]).value, bridge.elbo(x[:3]).value)
+    assert loaded.sample(7, "backward").shape == (7, 1, 4, 4)
+
+
+def test_damaged_or_foreign_folders_are_refused(quick, tmp_path):
+    quick.save_pretrained(tmp_path / "bridge")
+    weights = tmp_path / "bridge" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(InputError):
+        SchrodingerBridge.from_pretrained(tmp_path / "bridge")
+    with pytest.raises(InputError, match="no such folder"):
+        SchrodingerBridge.from_pretrained(tmp_path / "nothing")
+    with pytest.raises(InputError, match="not empty"):
+        quick.save_pretrained(tmp_path / "bridge")
+
+
+def test_a_fit_goes_on_from_its_checkpoints_with_the_same_bits(tmp_path):
+    def make():
+        return SchrodingerBridge(BrownianMotion(), dim=2, steps=5, network=SMALL, alternating=QUICK)
+
+    x0, x1 = ends(300)
+    whole = make().fit(x0, x1, run=tmp_path / "run")
+    again = make().fit(x0, x1, run=tmp_path / "run")  # finds every projection done
+    plain = make().fit(x0, x1)
+    assert torch.equal(whole.sample(x0), again.sample(x0))
+    assert torch.equal(whole.sample(x0), plain.sample(x0))
+
+
+BAD = {
+    "dim": (lambda: SchrodingerBridge(BrownianMotion()), "either dim="),
+    "start": (lambda: SchrodingerBridge(BrownianMotion(), dim=2, start="best"), "start must be"),
+    "steps": (lambda: SchrodingerBridge(BrownianMotion(), dim=2, steps=0), "at least 1"),
+    "reference": (lambda: SchrodingerBridge(Cosine(), dim=2), "forgets its start"),
+    "unfitted": (lambda: SchrodingerBridge(BrownianMotion(), dim=2).sample(torch.zeros(3, 2)), "call fit first"),
+    "both": (
+        lambda: SchrodingerBridge(BrownianMotion(), dim=2).fit(*ends(50), prior=StandardNormal()),
+        "x0 and x1, to x0 and prior=",
+    ),
+    "shape": (lambda: SchrodingerBridge(BrownianMotion(), dim=3).fit(*ends(50)), "got rows of shape"),
+    "prior shape": (
+        lambda: SchrodingerBridge(BrownianMotion(), dim=2).fit(ends(50)[0], prior=Gaussian(torch.zeros(3), 1.0)),
+        "The prior is of rows of shape",
+    ),
+    "condition": (
+        lambda: SchrodingerBridge(BrownianMotion(), dim=2).fit(*ends(50), condition=(torch.zeros(50), None)),
+        "takes no condition",
+    ),
+    "one time": (lambda: SchrodingerBridge(BrownianMotion(), dim=2).fit({0.0: torch.zeros(9, 2)}), "two times or more"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), BAD.values(), ids=BAD)
+def test_what_cannot_work_is_one_sentence(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+@pytest.mark.slow
+def test_annealed_joint_fit_selects_the_schroedinger_bridge():
+    """N(-1, 1) to N(1, 1), b = 1, ten steps: cov (sqrt 5 - 1)/2 within 5 %, the bound within 0.02 of the entropy."""
+    joint = JointConfig(steps=500, batch_size=256, learning_rate=1e-2, reference_weight=(1.0, 0.003), ema_decay=0.98)
+    bridge = SchrodingerBridge(BrownianMotion(), dim=1, steps=10, network=SMALL, joint=joint)
+    x = torch.randn(4000, 1, generator=torch.Generator().manual_seed(0)) - 1.0
+    bridge.fit(x, prior=Gaussian(torch.ones(1), 1.0))
+    x0 = torch.randn(50_000, 1, generator=torch.Generator().manual_seed(1)) - 1.0
+    coupling = float(cross(x0, bridge.sample(x0)))
+    assert abs(coupling / 0.618034 - 1.0) < 0.05
+    estimate = bridge.elbo(x0[:4000]).mean()
+    assert abs(estimate.value + 1.418939) < 0.02 + 4.0 * estimate.rows_stderr
+    assert bridge.importance_bound(x0[:500]).mean().value > bridge.elbo(x0[:500]).mean().value - 0.01
+
+
+def test_mixture_prior_is_taken():
+    prior = GaussianMixture([0.5, 0.5], torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), torch.full((2, 2), 0.5))
+    joint = JointConfig(steps=5, batch_size=32)
+    bridge = SchrodingerBridge(BrownianMotion(), dim=2, steps=4, network=SMALL, joint=joint).fit(
+        ends(60)[0], prior=prior
+    )
+    assert bridge.elbo(ends(3)[0]).value.isfinite().all()
