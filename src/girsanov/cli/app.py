@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import typer
 
 from girsanov import __version__
-from girsanov.cli import classify, evaluate, fit, inspect, sample, test
+from girsanov.cli import bridge, classify, evaluate, fit, inspect, sample, test
 from girsanov.cli.output import UsageError, emit
 
 BAD_INPUT = 2
@@ -34,6 +34,7 @@ fit.register(app)
 evaluate.register(app)
 sample.register(app)
 classify.register(app)
+bridge.register(app)
 test.register(app)
 inspect.register(app)
 

@@ -16,11 +16,11 @@ def register(app: typer.Typer) -> None:
 
 
 def report(run: RunArgument, threads: ThreadsOption = None, json: JsonOption = False) -> None:
-    """Write report.html and samples.png of a run again."""
+    """Write report.html (and samples.png of a density model) of a run again."""
     prepare_threads(threads)
-    from girsanov.runs import write_report
+    from girsanov.runs import is_bridge_run, write_bridge_report, write_report
 
-    path = write_report(run)
+    path = write_bridge_report(run) if is_bridge_run(run) else write_report(run)
     emit(as_json({"report": str(path)}) if json else f"report: {path}")
 
 

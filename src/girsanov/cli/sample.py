@@ -2,8 +2,6 @@
 
 __all__ = ["register"]
 
-import csv
-import io
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,9 +18,8 @@ from girsanov.cli.options import (
     choose_device,
     prepare_threads,
 )
-from girsanov.cli.output import UsageError, as_json, emit, stderr_note
-
-SUFFIXES = (".csv", ".npy", ".png")
+from girsanov.cli.output import UsageError, stderr_note
+from girsanov.cli.tables import check_suffix, write_rows
 
 
 def register(app: typer.Typer) -> None:
@@ -61,16 +58,11 @@ def sample(
         raise UsageError("these rows are images: give --out samples.png or --out samples.npy")
     generator = torch.Generator().manual_seed(seed)
     rows = model.sample(n, steps=steps, lmbd=lmbd, condition=_condition(model, label, place), generator=generator)
-    if out is not None:
-        _save(out, rows, model.schema)
-        stderr_note(quiet)(f"wrote {n} rows to {out}")
-    else:
-        emit(_json_lines(rows, model.schema) if json else _csv(rows, model.schema), end="")
+    write_rows(out, rows, model.schema, json=json, note=stderr_note(quiet))
 
 
 def _check(out: Path | None, lmbd: float | None) -> None:
-    if out is not None and out.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{out}: has none of the suffixes {', '.join(SUFFIXES)}")
+    check_suffix(out)
     if lmbd is not None and (lmbd != lmbd or lmbd == float("-inf")):
         raise UsageError("--lmbd must be a finite number, at most 1")
 
@@ -86,68 +78,3 @@ def _condition(model: Any, label: str | None, place: Any) -> Any:
     if label not in classes:
         raise UsageError(f"unknown class {label!r}; the classes are {', '.join(classes)}")
     return torch.tensor([classes.index(label)], device=place)
-
-
-def _save(out: Path, rows: Any, schema: Any) -> None:
-    from girsanov.cli.files import write_file
-
-    suffix = out.suffix.lower()
-    if suffix == ".csv":
-        write_file(out, _csv(rows, schema).encode())
-    elif suffix == ".npy":
-        write_file(out, _npy(rows, schema))
-    else:
-        write_file(out, _png(rows, schema))
-
-
-def _png(rows: Any, schema: Any) -> bytes:
-    from girsanov.reports import samples_png
-
-    picture = samples_png(rows, schema)
-    if picture is None:
-        raise UsageError(f"rows of shape {schema.event_shape} have no picture: use .npy")
-    return picture
-
-
-def _npy(rows: Any, schema: Any) -> bytes:
-    import numpy as np
-
-    raw = schema.decode(rows)
-    if raw.kind == "images":
-        values = raw.stack
-    elif any(column.dtype.kind not in "buif" for column in raw.columns):
-        raise UsageError("some columns hold text, which .npy cannot: use .csv")
-    else:
-        values = np.stack(raw.columns, axis=1)
-    buffer = io.BytesIO()
-    np.save(buffer, values, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _table(rows: Any, schema: Any) -> tuple[list[str], list[list[Any]]]:
-    """Names and lines of cells, as the source would hold them; an image is one line of its pixels."""
-    from girsanov.datasets.raw import positional_names
-
-    raw = schema.decode(rows)
-    if raw.kind == "images":
-        flat = raw.stack.reshape(len(raw), -1)
-        names, columns = positional_names(flat.shape[1]), tuple(flat.T)
-    else:
-        names, columns = raw.names or (), raw.columns
-    return list(names), [list(line) for line in zip(*(column.tolist() for column in columns), strict=True)]
-
-
-def _csv(rows: Any, schema: Any) -> str:
-    names, lines = _table(rows, schema)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    for line in lines:
-        # twelve digits: networks compute with seven, and 0.30000000000000004 is 0.3
-        writer.writerow([f"{cell:.12g}" if isinstance(cell, float) else cell for cell in line])
-    return text.getvalue()
-
-
-def _json_lines(rows: Any, schema: Any) -> str:
-    names, lines = _table(rows, schema)
-    return "".join(as_json(dict(zip(names, line, strict=True))) + "\n" for line in lines)

@@ -14,10 +14,13 @@ __all__ = [
     "continuous_table",
     "fingerprint",
     "from_array",
+    "joined",
+    "keep_classes",
     "load",
     "names",
     "read",
     "split",
+    "take",
 ]
 
 import os
@@ -32,6 +35,7 @@ from girsanov.datasets.columns import Numeric
 from girsanov.datasets.raw import Raw
 from girsanov.datasets.raw import from_array as array_raw
 from girsanov.datasets.schema import Schema
+from girsanov.datasets.selection import joined, keep_classes, take
 from girsanov.datasets.sources import NAMED, read
 from girsanov.datasets.splits import Splits, fingerprint, split
 

@@ -1,6 +1,17 @@
 """The figures of a report, by matplotlib, as SVG whose text and axes take the colour of the page around them."""
 
-__all__ = ["available", "curve", "effects", "histogram", "intervals", "learning", "marginals", "pairs"]
+__all__ = [
+    "available",
+    "axis_limits",
+    "canvas",
+    "curve",
+    "effects",
+    "histogram",
+    "intervals",
+    "learning",
+    "marginals",
+    "pairs",
+]
 
 import importlib.util
 import io
@@ -50,7 +61,7 @@ class Canvas:
 
 
 @contextmanager
-def _canvas(name: str, rows: int = 1, columns: int = 1, *, width: float, height: float) -> Iterator[Canvas]:
+def canvas(name: str, rows: int = 1, columns: int = 1, *, width: float, height: float) -> Iterator[Canvas]:
     """A figure in our style that belongs to no window; ``name`` keys its element ids."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -77,8 +88,8 @@ def _inline(svg: str, name: str) -> str:
 
 def learning(history: Sequence[Mapping[str, float | None]], best_step: int | None) -> str:
     """Training loss and validation bound over steps."""
-    with _canvas("learning", 1, 2, width=9.0, height=3.0) as canvas:
-        left, right = canvas.axes[0]
+    with canvas("learning", 1, 2, width=9.0, height=3.0) as drawn:
+        left, right = drawn.axes[0]
         steps, losses = _series(history, "loss")
         left.plot(steps, losses, color=OURS)
         _level(left, 0.0, "Gaussian reference")
@@ -102,14 +113,14 @@ def learning(history: Sequence[Mapping[str, float | None]], best_step: int | Non
                 color=DATA,
             )
         right.set(xlabel="step", ylabel="nats per row", title="Bound on validation rows")
-    return canvas.svg
+    return drawn.svg
 
 
 def curve(values: Curve) -> str:
     """Error of the noise prediction and gain on the Gaussian over log-SNR."""
     levels = values.levels.numpy()
-    with _canvas("curve", 1, 2, width=9.0, height=3.4) as canvas:
-        left, right = canvas.axes[0]
+    with canvas("curve", 1, 2, width=9.0, height=3.4) as drawn:
+        left, right = drawn.axes[0]
         left.plot(levels, values.standard.numpy(), color=OTHER, linestyle=":", label="N(0, I) on its own data")
         left.plot(
             levels, values.gaussian.numpy(), color=DATA, linestyle="--", label="Gaussian reference on its own data"
@@ -121,13 +132,13 @@ def curve(values: Curve) -> str:
         right.fill_between(levels, 0.0, values.gain.numpy(), color=OURS, alpha=0.12, lw=0)
         right.axhline(0.0, color=OTHER, linestyle="--", linewidth=1.0)
         right.set(xlabel="log-SNR", ylabel="gain per dimension", title="Gain over the Gaussian reference")
-    return canvas.svg
+    return drawn.svg
 
 
 def effects(tests: Mapping[str, ScoreTest]) -> str:
     """Effect sizes of score tests over log-SNR, with what so many rows can hardly tell from 0."""
-    with _canvas("effects", width=9.0, height=3.0) as canvas:
-        (axis,) = canvas.axes[0]
+    with canvas("effects", width=9.0, height=3.0) as drawn:
+        (axis,) = drawn.axes[0]
         for colour, (name, test) in zip((OURS, DATA), tests.items(), strict=False):
             levels = sorted(test.levels, key=lambda level: level.log_snr)
             x, y = [level.log_snr for level in levels], [level.result.effect_size for level in levels]
@@ -136,7 +147,7 @@ def effects(tests: Mapping[str, ScoreTest]) -> str:
         axis.axhline(0.0, color=OTHER, linestyle="--", linewidth=1.0)
         axis.set(xlabel="log-SNR", ylabel="effect")
         axis.legend(fontsize=8)
-    return canvas.svg
+    return drawn.svg
 
 
 def histogram(ours: np.ndarray, peers: Mapping[str, np.ndarray]) -> str:
@@ -144,21 +155,21 @@ def histogram(ours: np.ndarray, peers: Mapping[str, np.ndarray]) -> str:
     everything = np.concatenate([ours, *peers.values()])
     low, high = np.quantile(everything, [0.005, 1.0])
     bins = np.linspace(min(low, ours.min()) if len(ours) < 200 else low, high, 41) if high > low else 10
-    with _canvas("histogram", width=9.0, height=3.0) as canvas:
-        (axis,) = canvas.axes[0]
+    with canvas("histogram", width=9.0, height=3.0) as drawn:
+        (axis,) = drawn.axes[0]
         axis.hist(np.clip(ours, low, None), bins=bins, color=OURS, alpha=0.45, label="this model")
         for colour, (name, values) in zip(PEER_COLOURS, peers.items(), strict=False):
             axis.hist(np.clip(values, low, None), bins=bins, histtype="step", color=colour, label=name, linewidth=1.4)
         axis.set(xlabel="nats per row (rows below the axis are counted in the first bin)", ylabel="rows")
         axis.legend(loc="upper left")
-    return canvas.svg
+    return drawn.svg
 
 
 def intervals(differences: Mapping[str, Difference]) -> str:
     """Paired differences with their intervals."""
     names, values = list(differences)[::-1], list(differences.values())[::-1]  # the first at the top
-    with _canvas("intervals", width=9.0, height=0.9 + 0.42 * len(differences)) as canvas:
-        (axis,) = canvas.axes[0]
+    with canvas("intervals", width=9.0, height=0.9 + 0.42 * len(differences)) as drawn:
+        (axis,) = drawn.axes[0]
         for height, value in enumerate(values):
             axis.plot([value.low, value.high], [height, height], color=OURS, linewidth=3, solid_capstyle="round")
             axis.plot([value.nats], [height], "o", color=OURS)
@@ -174,18 +185,18 @@ def intervals(differences: Mapping[str, Difference]) -> str:
         axis.set_yticks(range(len(names)), names)
         axis.set_ylim(-0.6, len(differences) - 0.2)
         axis.set(xlabel="nats per row by which this model is ahead")
-    return canvas.svg
+    return drawn.svg
 
 
 def pairs(data: np.ndarray, samples: np.ndarray, names: Sequence[str]) -> str:
     """Every two of the first columns against each other: data below the diagonal, samples above it."""
     count = min(MAX_PAIRS, data.shape[1])
     data, samples = data[:, :count], samples[:, :count]
-    limits = [_limits(data[:, i]) for i in range(count)]
-    with _canvas("pairs", count, count, width=9.0, height=9.0 if count > 2 else 4.5 * count) as canvas:
+    limits = [axis_limits(data[:, i]) for i in range(count)]
+    with canvas("pairs", count, count, width=9.0, height=9.0 if count > 2 else 4.5 * count) as drawn:
         for i in range(count):
             for j in range(count):
-                axis = canvas.axes[i][j]
+                axis = drawn.axes[i][j]
                 if i == j:
                     _marginal(axis, data[:, i], samples[:, i], limits[i])
                 else:
@@ -206,8 +217,8 @@ def pairs(data: np.ndarray, samples: np.ndarray, names: Sequence[str]) -> str:
                 elif j > 0:
                     axis.set_yticklabels([])
         if count == 1:
-            canvas.axes[0][0].set_yticks([])
-    return canvas.svg
+            drawn.axes[0][0].set_yticks([])
+    return drawn.svg
 
 
 def marginals(data: np.ndarray, samples: np.ndarray, names: Sequence[str]) -> str:
@@ -215,17 +226,17 @@ def marginals(data: np.ndarray, samples: np.ndarray, names: Sequence[str]) -> st
     count = min(MAX_MARGINALS, data.shape[1])
     columns = min(4, count)
     lines = -(-count // columns)
-    with _canvas("marginals", lines, columns, width=9.0, height=1.7 * lines + 0.2) as canvas:
-        for index, axis in enumerate(canvas.axes.flat):
+    with canvas("marginals", lines, columns, width=9.0, height=1.7 * lines + 0.2) as drawn:
+        for index, axis in enumerate(drawn.axes.flat):
             if index >= count:
                 axis.set_axis_off()
                 continue
-            _marginal(axis, data[:, index], samples[:, index], _limits(data[:, index]))
+            _marginal(axis, data[:, index], samples[:, index], axis_limits(data[:, index]))
             axis.set_title(_short(names[index]), fontsize=9)
             axis.set_yticks([])
             axis.tick_params(labelsize=7)
             axis.locator_params(axis="x", nbins=4)
-    return canvas.svg
+    return drawn.svg
 
 
 def _marginal(axis: Any, data: np.ndarray, samples: np.ndarray, limits: tuple[float, float]) -> None:
@@ -255,7 +266,8 @@ def _series(history: Sequence[Mapping[str, float | None]], name: str) -> tuple[n
     return np.array([step for step, _ in found], dtype=float), np.array([value for _, value in found], dtype=float)
 
 
-def _limits(column: np.ndarray) -> tuple[float, float]:
+def axis_limits(column: np.ndarray) -> tuple[float, float]:
+    """Almost the whole range of a column, with a margin."""
     low, high = np.quantile(column, [0.002, 0.998])
     margin = 0.08 * (high - low) if high > low else 0.5
     return float(low - margin), float(high + margin)

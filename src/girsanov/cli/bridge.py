@@ -1,0 +1,210 @@
+"""``girsanov bridge`` and ``girsanov translate``: unpaired rows of two sources, and the way between them."""
+
+__all__ = ["register"]
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from girsanov.cli.options import (
+    JsonOption,
+    LimitOption,
+    QuietOption,
+    SeedOption,
+    ThreadsOption,
+    prepare_threads,
+    spread,
+)
+from girsanov.cli.output import UsageError, as_json, emit, stderr_note
+
+EXAMPLE = (
+    "Example: girsanov bridge before.csv after.csv --out runs/change, or "
+    "girsanov bridge digits digits --source-classes 0,1,2,3,4 --target-classes 5,6,7,8,9 --out runs/digits"
+)
+HEADER = ("direction", "rows", "energy", "true rows", "untouched", "W1", "true rows", "untouched")
+LINE = "{:<9} {:>6} {:>9} {:>10} {:>10} {:>9} {:>10} {:>10}"
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a bridge is fitted."""
+
+    sigma: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            help="How much a path may stray, in spreads of the columns: smaller keeps rows closer to what they were.",
+            show_default="0.5; 1 to normal",
+        ),
+    ] = None
+    start: Annotated[
+        str | None,
+        typer.Option(help="Where training starts: gaussian, mixture or reference.", show_default="gaussian"),
+    ] = None
+    rounds: Annotated[int, typer.Option(min=1, help="Alternations of both halves.")] = 3
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Training steps of each half in each round.", show_default="1500; 2000 to normal"),
+    ] = None
+    time_budget: Annotated[float | None, typer.Option(metavar="S", help="Seconds of training.")] = None
+    paths: Annotated[
+        int | None, typer.Option(min=20, help="Paths simulated for each half.", show_default="10,000; images 4,000")
+    ] = None
+    chain_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of a path.", show_default="40; 20 to normal")
+    ] = None
+    network: Annotated[str | None, typer.Option(help="mlp or conv; chosen by the data.")] = None
+    width: Annotated[int | None, typer.Option(min=1, help="Units or channels of the networks.")] = None
+    blocks: Annotated[int, typer.Option(min=1, help="Residual blocks of the networks.")] = 2
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per training step.")] = 256
+    seed: SeedOption = 0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which rows, and how they are read."""
+
+    source_classes: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Of SOURCE, only rows of these classes.")
+    ] = None
+    target_classes: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Of TARGET, only rows of these classes.")
+    ] = None
+    drop: Annotated[list[str] | None, typer.Option(metavar="COL", help="Leave a column out; repeatable.")] = None
+    categorical: Annotated[bool, typer.Option("--categorical", help="One-hot encode text columns.")] = False
+    limit: Annotated[
+        int | None, typer.Option(min=30, metavar="N", help="Use N rows of each end, chosen at random.")
+    ] = None
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("bridge", epilog=EXAMPLE)(spread(bridge))
+    app.command("translate", epilog="Example: girsanov translate runs/change new.csv --out moved.csv")(translate)
+
+
+def bridge(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Rows to start from: a name, file or folder.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="Rows to lead to; or the word normal, for a standard normal law.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    *,
+    reading: Reading,
+    training: Training,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Learn the way from the rows of SOURCE to those of TARGET and back, without pairs of rows.
+
+    Of all ways it is the one that strays least from Brownian motion of the size --sigma (the Schroedinger bridge), so
+    that rows change no more than the other end asks for. 15 % of both ends are held out and moved both ways, to
+    forward.csv and backward.csv (or .npy), and into a report with errors beside those of true rows. girsanov translate
+    moves other rows.
+
+    The same command goes on where an earlier one was stopped.
+    """
+    prepare_threads(threads)
+    from girsanov.runs import BridgeConfig, EndSource, fit_bridge_run, read_ends
+    from girsanov.training import Interrupted, default_progress
+
+    note = stderr_note(quiet)
+    config = BridgeConfig(**vars(training))
+    sources = EndSource(source, _classes(reading.source_classes)), EndSource(target, _classes(reading.target_classes))
+    ends = read_ends(
+        *sources, categorical=reading.categorical, drop=reading.drop or (), limit=reading.limit, seed=training.seed
+    )
+    try:
+        metrics = fit_bridge_run(ends, out, config, progress=default_progress(quiet=quiet), note=note)
+    except Interrupted as interrupted:
+        stderr_note(False)("girsanov: saved; run the same command again to go on")
+        return interrupted.exit_code
+    if json:
+        emit(as_json(metrics))
+    else:
+        emit(_text(metrics))
+        emit(f"report: {out / 'report.html'}")
+    return 0
+
+
+def translate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run of girsanov bridge.")],
+    data: Annotated[
+        str | None, typer.Argument(metavar="DATA", help="Rows to move; of a bridge from a normal law, left out.")
+    ] = None,
+    direction: Annotated[
+        str | None, typer.Option(help="forward, from source to target, or backward.", show_default="forward")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A .csv, .npy or .png file; CSV is printed if left out.")] = None,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="Rows to draw where the end is normal.")] = 64,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Move rows along a bridge: each row of DATA becomes one of the other end, in its units and columns.
+
+    A bridge to a normal law draws --number rows from it instead.
+    """
+    from girsanov.cli.tables import check_suffix, write_rows
+
+    check_suffix(out)
+    if direction not in (None, "forward", "backward"):
+        raise UsageError(f"--direction must be forward or backward, not {direction!r}")
+    prepare_threads(threads)
+    from girsanov.runs import BridgeModel
+
+    model = BridgeModel.load(run)
+    rows = _drawn(model, data, direction, number, seed) if model.known_end else _moved(
+        model, data, direction or "forward", limit, seed
+    )  # fmt: skip
+    write_rows(out, rows, model.schema, json=json, note=stderr_note(quiet))
+
+
+def _moved(model: Any, data: str | None, direction: str, limit: int | None, seed: int) -> Any:
+    from girsanov.datasets import read
+
+    if data is None:
+        raise UsageError("give DATA, the rows to move")
+    x = model.schema.encode(read(data))[:limit]
+    return model.translate(x, direction, seed=seed)
+
+
+def _drawn(model: Any, data: str | None, direction: str | None, number: int, seed: int) -> Any:
+    if data is not None or direction == "forward":
+        raise UsageError(
+            "this bridge leads to a normal law, so it draws rows from that: leave DATA and --direction out"
+        )
+    return model.draw(number, seed=seed)
+
+
+def _classes(text: str | None) -> tuple[str, ...] | None:
+    """Names separated by commas."""
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise UsageError("a choice of classes needs at least one name, such as --source-classes 0,1")
+    return names
+
+
+def _text(metrics: Any) -> str:
+    """The errors of both directions as a table."""
+    lines = [LINE.format(*HEADER)]
+    for direction in ("forward", "backward"):
+        entry = metrics["test"][direction]
+        cells = [f"{entry['rows']:,}"]
+        for name in ("energy", "wasserstein"):
+            values = (entry, entry.get("floor", {}), entry.get("untouched", {}))
+            cells += ["–" if v.get(name) is None else f"{v[name]:.4f}".replace("-", "−") for v in values]
+        lines.append(LINE.format(direction, *cells))
+    if "elbo" in metrics["test"]:
+        entry = metrics["test"]["elbo"]
+        lines.append(f"bound on held-out rows: {entry['nats']:.3f} nats per row".replace("-", "−"))
+    return "\n".join(
+        ["Distances of moved held-out rows from those of the other end, in spreads of the columns", *lines]
+    )

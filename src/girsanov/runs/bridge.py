@@ -1,0 +1,247 @@
+"""A whole bridge, from two sources to a report: fit, move the held-out rows of both ends, write everything down."""
+
+__all__ = ["fit_bridge_run", "write_bridge_report"]
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from girsanov.bridges import AlternatingConfig, JointConfig, NetworkConfig, SchrodingerBridge
+from girsanov.densities import StandardNormal
+from girsanov.environment import versions
+from girsanov.processes import BrownianMotion
+from girsanov.reports.bridge import BridgeContents, render_bridge
+from girsanov.runs.bridge_config import BridgeConfig
+from girsanov.runs.bridge_measures import errors, measured, views
+from girsanov.runs.bridge_model import DIRECTIONS, BridgeModel, is_bridge_run, read_record, to_units, write_record
+from girsanov.runs.bridge_plan import planned_steps
+from girsanov.runs.ends import Ends, Units
+from girsanov.training import Progress, mix, write_bytes_atomic, write_text_atomic
+from girsanov.types import InputError, State
+
+FORMAT = 1
+ROUND_ROWS = 300  # held-out rows of each end that are moved after each alternation
+
+Note = Callable[[str], None]
+
+
+def fit_bridge_run(
+    ends: Ends,
+    out: str | Path,
+    config: BridgeConfig,
+    *,
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> dict[str, Any]:
+    """Fit a bridge, move the held-out rows both ways, and write the folder of the run; goes on where it was stopped.
+
+    Args:
+        ends: the data, as :func:`girsanov.runs.read_ends` returns them.
+        out: folder of the run.
+        config: settings.
+        progress: what shows the training.
+        note: receives a sentence at each stage.
+
+    Returns:
+        The content of ``metrics.json``.
+
+    Raises:
+        InputError: for settings or a folder that cannot work.
+        Interrupted: on SIGINT or SIGTERM during training, after a checkpoint was saved.
+    """
+    note = note or (lambda _: None)
+    folder, begun = Path(out), time.monotonic()
+    config = config.completed(ends)
+    known = _begun(folder, ends, config)
+    if known is not None and (folder / "metrics.json").is_file():
+        note(f"{folder} is complete: nothing to fit again")
+        if not (folder / "report.html").exists():
+            write_bridge_report(folder)
+        return json.loads((folder / "metrics.json").read_text())
+    for sentence in (*ends.described, *ends.schema.notes):
+        note(sentence)
+    record = known or _record(ends, config, note)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_record(folder, record)
+    model, rounds = _fitted(ends, folder, record, progress, note)
+    trained = time.monotonic()
+    model.save(folder)
+    note("moving the held-out rows of both ends")
+    metrics = {
+        "format": FORMAT,
+        "kind": "bridge",
+        **{name: record[name] for name in ("source", "target", "sigma", "steps", "settings")},
+        "rows": {
+            name: {part: len(getattr(split, part)) for part in ("train", "test")}
+            for name, split in zip(("source", "target"), ends.splits, strict=False)
+        },
+        "test": measured(model, ends),
+        "rounds": rounds,
+        "history": model.bridge.history,
+        "timing": {"training": round(trained - begun, 1), "evaluation": round(time.monotonic() - trained, 1)},
+        "seconds": round(time.monotonic() - begun, 1),
+        "versions": versions(),
+    }
+    _write_translated(folder, model, ends)
+    write_text_atomic(folder / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+    _report(folder, model, metrics, ends, "")
+    return metrics
+
+
+def write_bridge_report(run: str | Path) -> Path:
+    """Make ``report.html`` of a complete run again.
+
+    Raises:
+        InputError: if the run is not complete.
+    """
+    folder = Path(run)
+    model = BridgeModel.load(folder)
+    if not (folder / "metrics.json").is_file():
+        raise InputError(f"{folder} has no metrics.json: run its girsanov bridge command again to complete it")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    try:
+        ends, missing = model.ends(), ""
+    except InputError as error:
+        ends, missing = None, f"This section needs the data, which could not be read again: {error}"
+    return _report(folder, model, metrics, ends, missing)
+
+
+def _begun(folder: Path, ends: Ends, config: BridgeConfig) -> dict[str, Any] | None:
+    """The record of a run that goes on; ``None`` for a new folder.
+
+    Raises:
+        InputError: if the folder is something else, or of other data or settings.
+    """
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file: choose another --out")
+    if not is_bridge_run(folder):
+        if any(folder.iterdir()):
+            raise InputError(f"{folder} holds files that are not of a bridge: choose another --out")
+        return None
+    record = read_record(folder)
+    if record["fingerprints"] != ends.fingerprints:
+        names = " and ".join(record[end]["name"] for end in ("source", "target"))
+        raise InputError(f"{folder} is a bridge of other rows ({names}): choose another --out")
+    for name, value in asdict(config).items():
+        if record["settings"].get(name) != value:
+            raise InputError(
+                f"{folder} was fitted with {name}={record['settings'].get(name)}, not {value}: "
+                "choose another --out, or give the same settings"
+            )
+    return record
+
+
+def _record(ends: Ends, config: BridgeConfig, note: Note) -> dict[str, Any]:
+    train = [ends.part(i, "train") for i in range(len(ends.x))]
+    units = Units.of(train, shared=ends.schema.kind == "images")
+    record = {
+        "source": ends.sources[0].to_json(),
+        "target": ends.sources[1].to_json(),
+        "reading": dict(ends.reading),
+        "fingerprints": ends.fingerprints,
+        "schema": ends.schema.to_json(),
+        "units": units.to_json(),
+        "sigma": config.sigma,
+        "settings": asdict(config),
+    }
+    blank, rows = _blank(ends, record, 1), _encoded(ends, units, config)
+    if config.time_budget is not None:
+        note(f"planning the steps of {config.time_budget:g} s")
+    return record | {"steps": planned_steps(blank, rows, config)}
+
+
+def _blank(ends: Ends, record: dict[str, Any], steps: int, rounds: int | None = None) -> SchrodingerBridge:
+    """The bridge before it is fitted."""
+    config = BridgeConfig(**record["settings"])
+    shape = ends.schema.event_shape
+    assert config.paths is not None
+    assert config.width is not None
+    assert config.chain_steps is not None
+    return SchrodingerBridge(
+        BrownianMotion(sigma=record["sigma"]),
+        event_shape=(math.prod(shape),) if config.network == "mlp" else shape,
+        start=config.start,  # type: ignore[arg-type]
+        steps=config.chain_steps,
+        network=NetworkConfig(width=config.width, blocks=config.blocks),
+        alternating=AlternatingConfig(
+            rounds=config.rounds if rounds is None else rounds, steps=steps, paths=config.paths,
+            batch_size=config.batch_size,
+        ),
+        joint=JointConfig(steps=steps, warm_steps=max(1, steps // 2), batch_size=config.batch_size),
+    )  # fmt: skip
+
+
+def _encoded(ends: Ends, units: Units, config: BridgeConfig) -> list[State]:
+    """Training rows of each end in the units and shape of the bridge."""
+    rows = []
+    for i in range(len(ends.x)):
+        generator = torch.Generator().manual_seed(mix(config.seed, 400, i) % 2**31)
+        x = to_units(ends.part(i, "train"), ends.schema, units, generator)
+        rows.append(x.flatten(1) if config.network == "mlp" else x)
+    return rows
+
+
+def _fitted(
+    ends: Ends, folder: Path, record: dict[str, Any], progress: Progress | None, note: Note
+) -> tuple[BridgeModel, list[dict[str, Any]]]:
+    """The model, and the errors of both directions after each alternation, the closed-form start being number 0."""
+    config = BridgeConfig(**record["settings"])
+    units = Units.from_json(record["units"])
+    bridge, rows = _blank(ends, record, record["steps"]), _encoded(ends, units, config)
+    model = BridgeModel(bridge, ends.schema, units, ends.sources, record)
+    generator = torch.Generator().manual_seed(config.seed)
+    checkpoints = folder / "checkpoints"
+    if len(rows) == 1:
+        prior = StandardNormal()
+        bridge.fit(rows[0], prior=prior, generator=generator, run=checkpoints, progress=progress)
+        return model, []
+    rounds: list[dict[str, Any]] = []
+
+    def look(fitted: SchrodingerBridge, number: int) -> None:
+        entry = errors(dataclasses.replace(model, bridge=fitted), ends, rows=ROUND_ROWS)
+        rounds.append({"round": number, **entry})
+        distances = ", ".join(f"{way} {entry[way]['energy']:.4f}" for way in DIRECTIONS)
+        note(f"{'start' if number == 0 else f'round {number} of {config.rounds}'}: energy distance {distances}")
+
+    if config.start != "mixture":  # whose potentials would be fitted twice
+        look(_blank(ends, record, 1, rounds=0).fit(*rows), 0)
+    bridge.fit(*rows, generator=generator, run=checkpoints, progress=progress, after_round=look)
+    return model, rounds
+
+
+def _write_translated(folder: Path, model: BridgeModel, ends: Ends) -> None:
+    """The held-out rows of each end that has some, moved to the other end: a table with row numbers, or an array."""
+    for i, direction in enumerate(DIRECTIONS[: len(ends.x)]):
+        moved = model.translate(ends.part(i, "test"), direction)
+        raw = model.schema.decode(moved)
+        if raw.kind == "images":
+            buffer = io.BytesIO()
+            np.save(buffer, raw.stack, allow_pickle=False)
+            write_bytes_atomic(folder / f"{direction}.npy", buffer.getvalue())
+            continue
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["row", *(raw.names or ())])
+        for row, *cells in zip(ends.splits[i].test.tolist(), *(c.tolist() for c in raw.columns), strict=True):
+            writer.writerow([row, *(f"{cell:.12g}" if isinstance(cell, float) else cell for cell in cells)])
+        write_text_atomic(folder / f"{direction}.csv", text.getvalue())
+
+
+def _report(folder: Path, model: BridgeModel, metrics: dict[str, Any], ends: Ends | None, missing: str) -> Path:
+    contents = BridgeContents(tuple(end.described for end in model.sources), metrics, model.schema, missing=missing)
+    if ends is not None:
+        contents = dataclasses.replace(contents, views=views(model, ends))
+    write_text_atomic(folder / "report.html", render_bridge(contents))
+    return folder / "report.html"

@@ -1,0 +1,118 @@
+"""How well a bridge moves held-out rows: distances from the other end, beside those of true rows and of no move."""
+
+__all__ = ["errors", "measured", "views"]
+
+import dataclasses
+import importlib.util
+from typing import Any
+
+import torch
+
+from girsanov.bridges import BridgeChain, energy_distance, wasserstein
+from girsanov.calculus import sum_event
+from girsanov.evaluation import summary
+from girsanov.reports.bridge import BridgeView
+from girsanov.runs.bridge_model import DIRECTIONS, BridgeModel, Direction
+from girsanov.runs.ends import Ends
+from girsanov.training import mix
+from girsanov.types import Estimate, State
+
+ROWS = 1000  # of each sample that is compared: exact transport grows with the square of it
+SHOWN_PATHS = 60
+BOUND_PATHS = 16
+
+
+def measured(model: BridgeModel, ends: Ends) -> dict[str, Any]:
+    """The held-out numbers of both directions, and the bound where the end's density is known."""
+    found: dict[str, Any] = errors(model, ends, rows=ROWS, full=True)
+    if model.known_end:
+        found["elbo"] = summary(_bound(model, ends.part(0, "test")[:ROWS]))
+    return found
+
+
+def errors(model: BridgeModel, ends: Ends, *, rows: int, full: bool = False) -> dict[str, Any]:
+    """For each direction the distances of moved rows from held-out rows of the other end, in units of the spread.
+
+    Args:
+        model: the bridge.
+        ends: the data.
+        rows: held-out rows of each end at most.
+        full: add what does not depend on the bridge: the *floor*, the distance that as many true rows have, and that
+            of the rows left where they are; and how far rows move.
+    """
+    entries = {}
+    for i, direction in enumerate(DIRECTIONS):
+        start, truth, spare = _samples(model, ends, i, rows)
+        moved = model.translate(start, direction) if start is not None else model.draw(len(truth))
+        entry: dict[str, Any] = {"rows": len(moved), **_distances(model, moved, truth)}
+        if full:
+            entry["floor"] = _distances(model, spare, truth)
+            if start is not None:
+                entry["untouched"] = _distances(model, start, truth)
+                entry |= _movement(model, start, moved, direction)
+        entries[direction] = entry
+    return entries
+
+
+def views(model: BridgeModel, ends: Ends) -> tuple[BridgeView, ...]:
+    """What the report draws of each direction: rows of both ends in data units, moved rows, a few paths."""
+    found = []
+    for i, direction in enumerate(DIRECTIONS):
+        start, truth, _ = _samples(model, ends, i, ROWS)
+        if start is None:
+            found.append(BridgeView(direction, None, truth, model.draw(len(truth)), None))
+            continue
+        paths = model.paths(start[:SHOWN_PATHS], direction)
+        found.append(BridgeView(direction, start, truth, model.translate(start, direction), paths))
+    return tuple(found)
+
+
+def _samples(model: BridgeModel, ends: Ends, i: int, rows: int) -> tuple[State | None, State, State]:
+    """Held-out rows of the start of direction i and of its end, and as many training rows of the end; data units."""
+    if len(ends.x) == 2:
+        start, truth = ends.part(i, "test")[:rows], ends.part(1 - i, "test")[:rows]
+        return start, truth, ends.part(1 - i, "train")[: len(start)]
+    held = ends.part(0, "test")[:rows]
+    if i == 1:
+        return None, held, ends.part(0, "train")[: len(held)]
+    return held, _normal(model, len(held), 1), _normal(model, len(held), 2)
+
+
+def _normal(model: BridgeModel, n: int, purpose: int) -> State:
+    """Draws of the known end, in data units."""
+    generator = torch.Generator().manual_seed(mix(model.seed, 500, purpose) % 2**31)
+    return model.decode(torch.randn(n, *model.bridge.event_shape, generator=generator))
+
+
+def _distances(model: BridgeModel, x: State, y: State) -> dict[str, Any]:
+    """Energy distance and, where POT is installed, the exact Wasserstein distance, in units of the spread."""
+    a, b = (model.units.encode(z).double() for z in (x, y))
+    exact = importlib.util.find_spec("ot") is not None
+    return {"energy": energy_distance(a, b), "wasserstein": wasserstein(a, b) if exact else None}
+
+
+def _movement(model: BridgeModel, start: State, moved: State, direction: Direction) -> dict[str, Any]:
+    """Root mean squared change per column in spreads; forwards also the KL of the paths from the reference's, nats."""
+    change = (model.units.encode(moved) - model.units.encode(start)).double()
+    found: dict[str, Any] = {"change": float(change.square().mean().sqrt())}
+    if direction == "forward":
+        chain = model.bridge.chains[0]
+        assert isinstance(chain, BridgeChain)
+        generator = torch.Generator().manual_seed(mix(model.seed, 600) % 2**31)
+        x = model.encode(start)
+        with torch.no_grad():
+            parts = chain.walk(x, lambda count: torch.randn(count, *x.shape, generator=generator, dtype=x.dtype))
+        found["path_kl"] = float(parts["reference"].mean())
+    return found
+
+
+def _bound(model: BridgeModel, x: State) -> Estimate:
+    """The chain's bound in data units: of a log-density, or of a log-probability where columns are discrete."""
+    generator = torch.Generator().manual_seed(mix(model.seed, 700) % 2**31)
+    estimate = model.bridge.elbo(model.encode(x), paths=BOUND_PATHS, generator=generator)
+    width = model.schema.bin_width
+    discrete = width > 0
+    shift = width[discrete].log().sum() - sum_event(model.units.scale.log()[None])[0]
+    measure = "mass" if bool(discrete.all()) else "mixed" if bool(discrete.any()) else "density"
+    replicates = None if estimate.replicates is None else estimate.replicates + shift
+    return dataclasses.replace(estimate, value=estimate.value + shift, terms={}, replicates=replicates, measure=measure)

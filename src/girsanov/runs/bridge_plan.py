@@ -1,0 +1,78 @@
+"""How many training steps of a bridge fit into a time budget: a few steps are timed before the fit."""
+
+__all__ = ["planned_steps"]
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import torch
+
+from girsanov.bridges import BridgeChain, SchrodingerBridge
+from girsanov.bridges.couplings import Pairs
+from girsanov.bridges.joint import JointObjective
+from girsanov.bridges.matching import MatchingObjective
+from girsanov.densities import StandardNormal
+from girsanov.objectives import Batch
+from girsanov.runs.bridge_config import BridgeConfig
+from girsanov.types import State
+
+STEPS, JOINT_STEPS, LEAST = 1500, 2000, 20
+VALIDATION = 13  # evaluations of the network per path, of the held-out paths of a projection
+ROWS = 256
+
+
+def planned_steps(blank: SchrodingerBridge, rows: list[State], config: BridgeConfig) -> int:
+    """Training steps of a projection, or of the joint fit where there is one end.
+
+    Args:
+        blank: a bridge of the same size, which is fitted here.
+        rows: of each end, in the bridge's units.
+        config: settings.
+    """
+    if config.time_budget is None:
+        return config.steps or (STEPS if len(rows) == 2 else JOINT_STEPS)
+    if len(rows) == 1:
+        # half of as many steps of the decoder alone come before the joint ones, and cost little beside them
+        return max(LEAST, int(0.9 * config.time_budget / _joint_step(blank, rows[0], config)))
+    step, evaluation = _projection_costs(blank, rows, config)
+    assert config.paths is not None
+    assert config.chain_steps is not None
+    fixed = config.paths * (config.chain_steps + VALIDATION) * evaluation
+    return max(LEAST, int((config.time_budget / (2 * config.rounds) - fixed) / step))
+
+
+def _projection_costs(blank: SchrodingerBridge, rows: list[State], config: BridgeConfig) -> tuple[float, float]:
+    """Seconds of a training step and of one evaluation of the network."""
+    blank.start, blank.alternating = "reference", dataclasses.replace(blank.alternating, rounds=0)
+    blank.fit(*(x[:ROWS] for x in rows))
+    chain = blank.chains[0]
+    assert isinstance(chain, BridgeChain)
+    assert config.chain_steps is not None
+    count = min(len(rows[0]), len(rows[1]), config.batch_size)
+    pairs, generator = Pairs(rows[0][:count], rows[1][:count]), torch.Generator().manual_seed(0)
+    half = chain.forward_half
+    objective, x = MatchingObjective(half), rows[0][:ROWS]
+    step = _seconds(lambda: objective(half, pairs, generator, 0).mean().backward()) * config.batch_size / count
+    return step, _seconds(lambda: blank.sample(x)) / (len(x) * config.chain_steps)
+
+
+def _joint_step(blank: SchrodingerBridge, rows: State, config: BridgeConfig) -> float:
+    """Seconds of a step of both halves."""
+    blank.joint = dataclasses.replace(blank.joint, steps=1, warm_steps=0)
+    blank.fit(rows, prior=StandardNormal())
+    objective, batch = JointObjective(lambda step: 0.0), Batch(rows[: config.batch_size], None)
+    chain, generator = blank.chains[0], torch.Generator().manual_seed(0)
+    seconds = _seconds(lambda: objective(chain, batch, generator, 0).mean().backward())
+    return seconds * config.batch_size / len(batch.x)
+
+
+def _seconds(call: Callable[[], object], repeats: int = 3) -> float:
+    """The middle of a few timings, after one that is not counted."""
+    call()
+    found = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - begun)
+    return sorted(found)[repeats // 2]
