@@ -115,14 +115,14 @@ def main():
     parser.add_argument("--trained", type=int, default=TRAINED, help="training steps")
     parser.add_argument("--depths", type=int, nargs="*", default=[4, 8, 16, 32, 64, 128, 256, 512])
     parser.add_argument("--held", type=int, default=128)
-    parser.add_argument("--paths", type=int, default=16)
+    parser.add_argument("--paths", type=int, default=8)
     options = parser.parse_args()
     torch.set_num_threads(1)
     x, law = ring(12_000)
     model = fit(x[:10_000], options.trained)
     held = x[10_000:][: options.held]
     y, log_det = model.transforms(held)
-    train = model.transforms(x[:4000])[0].float()
+    train = model.transforms(x[:2000])[0].float()
     limit = model.elbo(held, samples=1024).mean()
     rows = []
     for steps in options.depths:

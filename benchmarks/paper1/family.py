@@ -28,7 +28,7 @@ import girsanov as gv
 
 LAMBDAS = (-2.0, -1.0, 0.0, 0.5, 0.8, 0.9)
 FIGURES = Path(__file__).parents[2] / "docs" / "figures"
-TRAINED, HASTE = 3000, 60  # training steps, and those of the hardly trained network
+TRAINED, HASTE = 2000, 60  # training steps, and those of the hardly trained network
 
 
 def swiss_roll(n):
@@ -109,7 +109,7 @@ def draw_paths(plt, models):
             cloud.set_title("end points (red) on data (grey)", fontsize=9)
     for panel in axes.flat:
         panel.set(xticks=[], yticks=[], xlim=(-2.8, 2.8), ylim=(-2.8, 2.8), aspect="equal")
-    figure.savefig(FIGURES / "paper1-paths.png", dpi=70)
+    figure.savefig(FIGURES / "paper1-paths.png", dpi=62)
 
 
 def draw_bounds(plt, results, facts):
@@ -134,7 +134,7 @@ def main():
     """Fit, bound, draw, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trained", type=int, default=TRAINED, help="training steps")
-    parser.add_argument("--depth", type=int, default=1024, help="steps of the finer sampler, four times the coarser's")
+    parser.add_argument("--depth", type=int, default=768, help="steps of the finer sampler, four times the coarser's")
     parser.add_argument("--paths", type=int, default=2)
     parser.add_argument("--held", type=int, default=128)
     options = parser.parse_args()

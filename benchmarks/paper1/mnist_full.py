@@ -39,8 +39,8 @@ STANDARD_ERROR = 0.005
 BLOCK = 500  # test images evaluated between two notes on disk
 PAPER = {"network": "unet", "width": 32, "multipliers": [1, 2, 2], "blocks": 2}
 FULL = {"steps": 80_000, "batch_size": 128, "learning_rate": 5e-4, "ema_decay": 0.9995, "patience": None}
-SMALL = {"network": "conv", "width": 16, "blocks": 1, "steps": 5000, "time_budget": 100.0, "batch_size": 64}
-ROWS = {True: (10_000, 500), False: (None, 10_000)}  # training and test images, small or not
+SMALL = {"network": "conv", "width": 16, "blocks": 1, "steps": 5000, "time_budget": 60.0, "batch_size": 64}
+ROWS = {True: (10_000, 300), False: (None, 10_000)}  # training and test images, small or not
 
 
 def settings(options, small, decoder):
