@@ -18,6 +18,7 @@ paths are simulated once in a while, and the decoder goes on alone, a step of a 
 
 __all__ = ["JointConfig", "JointObjective", "PriorLoss", "Progressed", "fit_joint", "prior_loss"]
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -113,6 +114,7 @@ class Progressed:
         prior: mean log-density of the prior's term, nats.
         prior_lower: lower end of the bracket of the prior loss.
         reference: KL(encoder || reference), nats.
+        cpu_seconds: processor time of this fit until then, its validations included.
     """
 
     stage: str
@@ -121,6 +123,7 @@ class Progressed:
     prior: float
     prior_lower: float
     reference: float
+    cpu_seconds: float
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -218,6 +221,7 @@ class _Fitting:
     run: Path | None
     progress: Progress | None
     history: list[Progressed] = field(default_factory=list)
+    begun: float = field(default_factory=time.process_time)
 
     def warm_up(self) -> None:
         """The decoder alone, on paths of the encoder as it is, by matching their ends."""
@@ -283,7 +287,8 @@ class _Fitting:
         lower = prior_loss(module, x, parts["end"]).lower
         found = (float(v.mean()) for v in (values, parts["prior"]))
         elbo, prior = found
-        self.history.append(Progressed(stage, step, elbo, prior, lower, float(parts["reference"].mean())))
+        spent = round(time.process_time() - self.begun, 3)
+        self.history.append(Progressed(stage, step, elbo, prior, lower, float(parts["reference"].mean()), spent))
         rows_stderr = float(values.std() / len(values) ** 0.5)
         return MeanEstimate(elbo, 0.0, rows_stderr, len(values)), lower
 
