@@ -1,0 +1,32 @@
+"""Rows of a long benchmark, kept as they are finished, so that a stopped command goes on where it was."""
+
+__all__ = ["Rows"]
+
+import json
+from pathlib import Path
+
+
+class Rows:
+    """Dictionaries in a file, one a line, found again by the values of some of their keys.
+
+    Args:
+        path: the file; made where it is absent.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        self.all = [json.loads(line) for line in lines]
+
+    def has(self, **keys):
+        """Whether a row with these values is there."""
+        return any(all(row.get(key) == value for key, value in keys.items()) for row in self.all)
+
+    def add(self, row):
+        """Keep and print a row."""
+        self.all.append(row)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        shown = (f"{key}={value:.5g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items())
+        print(" ".join(shown), flush=True)
