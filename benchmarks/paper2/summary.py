@@ -212,8 +212,9 @@ TOKENS = (
     "A density per token",
     """\
 A causal transformer with a diffusion head, trained by the likelihood's weights or at uniform times, else alike: the
-bound on held-out sequences, with the estimator's error. After as many steps the likelihood's weights are ahead on rows
-of images and behind on two of three sets of scalar tokens: they are what is optimal in the end, not what learns fastest.""",
+bound on held-out sequences, with the estimator's error. Both have the same optimum for a network that
+can be exact; after as many steps the likelihood's weights are ahead on rows of images, behind on two of three sets of
+scalar tokens, and level on the third.""",
 )
 
 
