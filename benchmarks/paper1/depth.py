@@ -23,7 +23,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from _record import record
-from family import TRAINED, fit, ring
+from family import fit, ring
 
 import girsanov as gv
 
@@ -112,9 +112,9 @@ def draw(rows, limit):
 def main():
     """Fit, bound at every depth, draw, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trained", type=int, default=TRAINED, help="training steps")
-    parser.add_argument("--depths", type=int, nargs="*", default=[4, 8, 16, 32, 64, 128, 256, 512])
-    parser.add_argument("--held", type=int, default=128)
+    parser.add_argument("--trained", type=int, default=1500, help="training steps")
+    parser.add_argument("--depths", type=int, nargs="*", default=[4, 8, 16, 32, 64, 128, 256])
+    parser.add_argument("--held", type=int, default=64)
     parser.add_argument("--paths", type=int, default=8)
     options = parser.parse_args()
     torch.set_num_threads(1)
