@@ -121,6 +121,17 @@ def test_categories_and_frames_are_times():
     assert gv.fit_trajectories(cells, time_key="day", components=2, **SETTINGS).times == list(DAYS)
 
 
+def test_a_real_annotated_matrix():
+    anndata, pandas = pytest.importorskip("anndata"), pytest.importorskip("pandas")
+    plain = snapshots(30)
+    obs = pandas.DataFrame({"day": plain.obs["day"]}, index=[f"cell {i}" for i in range(plain.n_obs)])
+    cells = anndata.AnnData(np.zeros((plain.n_obs, 1), np.float32), obs=obs, obsm=plain.obsm)
+    fit = gv.fit_trajectories(cells, time_key="day", **SETTINGS)
+    pushed = fit.push(cells, key="X_last")
+    assert np.array_equal(cells.obsm["X_last"], pushed)
+    assert np.array_equal(pushed, gv.fit_trajectories(plain, time_key="day", **SETTINGS).push(plain))
+
+
 def test_components_are_the_first_columns(cells):
     fit = gv.fit_trajectories(cells, time_key="day", components=2, **SETTINGS)
     assert fit.trajectories(cells).shape == (150, 2)

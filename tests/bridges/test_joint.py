@@ -141,6 +141,16 @@ def test_freezing_keeps_the_encoder_and_improves_the_decoder():
     assert max(entry.elbo for entry in history) > history[0].elbo + 0.3
 
 
+def test_an_encoder_that_is_not_learned_stays_the_reference():
+    """The ordinary diffusion bound: the decoder alone learns."""
+    chain = make_chain(steps=4)
+    config = JointConfig(steps=5, batch_size=64, learning_rate=1e-2, learn_encoder=False, learn_variances=False)
+    fit_joint(chain, rows(100), config)
+    assert not chain.forward_half.network.affine.any()
+    assert chain.backward_half.network.affine.any()
+    assert all(parameter.requires_grad for parameter in chain.parameters())
+
+
 def test_warm_up_leaves_the_encoder_at_the_reference():
     chain = make_chain(steps=8)
     config = JointConfig(steps=1, warm_steps=60, learning_rate=5e-3, batch_size=128, ema_decay=0.9)

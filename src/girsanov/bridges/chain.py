@@ -11,7 +11,7 @@ are exact where both pulls vanish, however stiff the reference is: no step overs
 log-variance offsets, 0 at first.
 """
 
-__all__ = ["BridgeChain", "cosine_times"]
+__all__ = ["BridgeChain", "cosine_times", "uniform_times"]
 
 import math
 from collections.abc import Sequence
@@ -27,6 +27,11 @@ from girsanov.pairs import Chain, IsotropicScale, Kernel, Noise
 from girsanov.types import InputError, Nats, State
 
 LOG_2PI = math.log(2.0 * math.pi)
+
+
+def uniform_times(steps: int, horizon: float) -> Tensor:
+    """Grid of ``steps + 1`` equidistant times, float64."""
+    return torch.linspace(0.0, horizon, steps + 1, dtype=torch.float64)
 
 
 def cosine_times(steps: int, horizon: float) -> Tensor:

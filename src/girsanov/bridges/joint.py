@@ -50,6 +50,7 @@ class JointConfig:
         reference_weight: eta at the first and at the last step, geometric in between; ``(0, 0)`` is pure likelihood.
         warm_steps: steps of denoising score matching of the decoder on the reference, before the encoder is unlocked.
         learn_variances: whether the log-variances of both chains' steps are learned.
+        learn_encoder: whether the forward drift is learned; without, it stays where it starts, an ordinary diffusion.
         freeze: whether the encoder is frozen once its prior loss has converged.
         freeze_tolerance: nats by which the prior loss must fall to count.
         freeze_patience: validations without that fall.
@@ -69,6 +70,7 @@ class JointConfig:
     reference_weight: tuple[float, float] = (0.0, 0.0)
     warm_steps: int = 0
     learn_variances: bool = True
+    learn_encoder: bool = True
     freeze: bool = False
     freeze_tolerance: float = 0.01
     freeze_patience: int = 3
@@ -202,11 +204,13 @@ def fit_joint(
     """
     held, kept = _hold_out(rows, config)
     fitting = _Fitting(chain, held, kept, config, run, progress)
+    chain.forward_half.requires_grad_(config.learn_encoder)
     if config.warm_steps:
         fitting.warm_up()
     fitting.joint()
     if config.freeze:
         fitting.decoder_alone()
+    chain.requires_grad_(True)
     return fitting.history
 
 
@@ -259,8 +263,6 @@ class _Fitting:
             chain, objective, cache, "decoder", config.decoder_steps, self._decoder_elbo, config.patience
         )
         chain.load_state_dict(result.module.state_dict())
-        for parameter in chain.parameters():
-            parameter.requires_grad_(True)
 
     def _elbo(self, module: nn.Module, step: int) -> MeanEstimate:
         return self._validate(module, step, "joint")[0]

@@ -12,43 +12,28 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from girsanov.bridges.alternating import AlternatingConfig, project
-from girsanov.bridges.chain import BridgeChain, cosine_times
+from girsanov.bridges.building import Start, blank_halves, by_time, shaped, starting_potentials
+from girsanov.bridges.chain import BridgeChain, cosine_times, uniform_times
 from girsanov.bridges.couplings import EndRows
 from girsanov.bridges.flow import flow_log_prob
-from girsanov.bridges.gaussian import GaussianBridge
-from girsanov.bridges.halves import (
-    BridgeNetwork,
-    Direction,
-    Ends,
-    Half,
-    NetworkConfig,
-    moment_match,
-    require_condition,
-)
+from girsanov.bridges.halves import Direction, Ends, NetworkConfig, require_condition
 from girsanov.bridges.joint import JointConfig, fit_joint
-from girsanov.bridges.potentials import (
-    FlatPotentials,
-    Potentials,
-    QuadraticPotentials,
-    fit_mixture_potentials,
-    moment_potentials,
-)
+from girsanov.bridges.potentials import Potentials
 from girsanov.bridges.reference import Clock
 from girsanov.calculus import seed_of
-from girsanov.densities import Density, Gaussian, StandardNormal
+from girsanov.densities import Density
 from girsanov.likelihoods import chain_elbo, importance_bound
 from girsanov.pairs import Pair
 from girsanov.processes import LinearProcess, Process, Section
 from girsanov.training import Progress
 from girsanov.types import Estimate, InputError, State, Time
 
-Start = Literal["reference", "gaussian", "mixture"]
 Rows = Tensor | Mapping[float, Tensor]
 
 
@@ -109,7 +94,8 @@ class SchrodingerBridge(nn.Module):
         Clock(reference)  # refuses a reference that forgets its start
         self.reference = reference
         self.event_shape = torch.Size(event_shape if event_shape is not None else (dim,))  # type: ignore[arg-type]
-        self.start, self.components, self.steps = start, components, steps
+        self.start: Start | None = start
+        self.components, self.steps = components, steps
         self.network = network or NetworkConfig()
         self.alternating, self.joint = alternating or AlternatingConfig(), joint or JointConfig()
         self.chains = nn.ModuleList()
@@ -151,10 +137,10 @@ class SchrodingerBridge(nn.Module):
         Raises:
             InputError: if the rows do not fit each other or the bridge.
         """
-        by_time = self._by_time(x0, x1, prior)
-        self.times, self.prior, self.history = sorted(by_time), prior, []
-        given, masses = (_by_time(value, self.times) for value in (condition, weights))
-        ends = {t: self._end(by_time[t], given.get(t), masses.get(t)) for t in by_time}
+        rows = self._by_time(x0, x1, prior)
+        self.times, self.prior, self.history = sorted(rows), prior, []
+        given, masses = (by_time(value, self.times) for value in (condition, weights))
+        ends = {t: self._end(rows[t], given.get(t), masses.get(t)) for t in rows}
         seed, folder = seed_of(generator) % 2**31, None if run is None else Path(run)
         if prior is not None:
             return self._fit_to_prior(ends[self.times[0]], prior, seed, folder, progress)
@@ -176,7 +162,7 @@ class SchrodingerBridge(nn.Module):
         self, rows: EndRows, prior: Density, seed: int, run: Path | None, progress: Progress | None
     ) -> "SchrodingerBridge":
         self.times = [0.0, self.reference.horizon]
-        target = _shaped(prior, self.event_shape)
+        target = shaped(prior, self.event_shape)
         self.prior = target
         chain = self._blank(0, rows.x, target, seed, progress)
         self.chains = nn.ModuleList([chain])
@@ -189,43 +175,18 @@ class SchrodingerBridge(nn.Module):
     ) -> BridgeChain:
         """The chain of a section before it is trained."""
         process = self._section(i)
-        potentials = self._potentials(process, first, second, seed, progress)
+        default: Start = "reference" if isinstance(second, Density) else "gaussian"
+        settings = {"components": self.components, "steps": self.alternating.potential_steps, "seed": seed}
+        potentials = starting_potentials(self.start or default, process, first, second, progress=progress, **settings)
         return self._chain(process, potentials, Ends.of(first, second), seed)
 
     def _chain(self, process: LinearProcess, potentials: Potentials, ends: Ends, seed: int) -> BridgeChain:
-        clock, halves = Clock(process), []
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            for direction in ("forward", "backward"):
-                network = BridgeNetwork(tuple(self.event_shape), self.network)
-                halves.append(Half(direction, clock, potentials, ends, network))
         known = self.prior is not None
-        times = torch.linspace(0.0, clock.reference.horizon, self.steps + 1, dtype=torch.float64)
-        forward, backward = halves
-        return BridgeChain(
-            forward,
-            backward,
-            times if known else cosine_times(self.steps, clock.reference.horizon),
-            prior=self.prior,
-            learn_variances=self.joint.learn_variances if known else self.alternating.loss == "trajectory",
-            per_dimension=self.event_shape if known and self.joint.learn_variances else (),
-        )
-
-    def _potentials(
-        self, process: LinearProcess, first: State, second: State | Density, seed: int, progress: Progress | None
-    ) -> Potentials:
-        start = self.start or ("reference" if isinstance(second, Density) else "gaussian")
-        if start == "reference":
-            return FlatPotentials()
-        if isinstance(second, Density):
-            if start == "mixture":
-                second = second.sample(10_000, generator=torch.Generator().manual_seed(seed)).to(first.dtype)
-            else:
-                return QuadraticPotentials(GaussianBridge(process, Gaussian.fit(first), moment_match(second)))
-        if start == "gaussian":
-            return moment_potentials(process, first, second)
-        settings = {"components": self.components, "steps": self.alternating.potential_steps, "seed": seed}
-        return fit_mixture_potentials(process, first, second, progress=progress, **settings)
+        learns = self.joint.learn_variances if known else self.alternating.loss == "trajectory"
+        grid = (uniform_times if known else cosine_times)(self.steps, process.horizon)
+        halves = blank_halves(process, potentials, ends, self.event_shape, self.network, seed)
+        per_dimension = self.event_shape if known and learns else ()
+        return BridgeChain(*halves, grid, prior=self.prior, learn_variances=learns, per_dimension=per_dimension)
 
     # What a fitted bridge does.
 
@@ -486,27 +447,3 @@ class _Forward(Process):
 
     def diffusion(self, t: Time, x: State) -> Tensor:
         return self.bridge.reference.diffusion(t, x)
-
-
-def _by_time(value: Any, times: list[float]) -> dict[float, Any]:
-    """Conditions or weights in any of their forms, by time."""
-    if value is None:
-        return {}
-    if isinstance(value, Mapping):
-        return {float(t): v for t, v in value.items()}
-    if isinstance(value, tuple):
-        if len(value) != len(times):
-            raise InputError(f"condition= and weights= need one entry for each of {len(times)} times; got {len(value)}")
-        return {t: v for t, v in zip(times, value, strict=True) if v is not None}
-    return {times[0]: value}
-
-
-def _shaped(prior: Density, event_shape: torch.Size) -> Density:
-    """A standard normal takes the bridge's shape; any other law must have it."""
-    if isinstance(prior, StandardNormal):
-        return Gaussian(torch.zeros(event_shape, dtype=torch.float64), 1.0)
-    if prior.event_shape != event_shape:
-        raise InputError(
-            f"The prior is of rows of shape {tuple(prior.event_shape)}, the bridge of {tuple(event_shape)}"
-        )
-    return prior
