@@ -42,9 +42,10 @@ def contents(x, y, *, names=None, paths=True, **changes):
     raw = array_raw(torch.cat([x, y]).numpy(), names=names)
     schema = Schema.infer(raw)
     path = torch.stack([x + share * (y - x) for share in (0.0, 0.3, 1.0)])
+    times = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)
     views = (
-        BridgeView("forward", x, y, y + 0.1, path if paths else None),
-        BridgeView("backward", y, x, x + 0.1, path if paths else None),
+        BridgeView("forward", x, y, y + 0.1, path if paths else None, times),
+        BridgeView("backward", y, x, x + 0.1, path if paths else None, times),
     )
     return BridgeContents(("data/before.csv", "data/after <i>.csv"), metrics(**changes), schema, views)
 

@@ -204,7 +204,8 @@ def _text(metrics: Any) -> str:
         lines.append(LINE.format(direction, *cells))
     if "elbo" in metrics["test"]:
         entry = metrics["test"]["elbo"]
-        lines.append(f"bound on held-out rows: {entry['nats']:.3f} nats per row".replace("-", "−"))
+        number = f"{entry['nats']:.3f}".replace("-", "−")
+        lines.append(f"bound on held-out rows: {number} nats per row")
     return "\n".join(
         ["Distances of moved held-out rows from those of the other end, in spreads of the columns", *lines]
     )

@@ -43,6 +43,7 @@ class BridgeView:
         truth: held-out rows of the other end.
         moved: the moved rows.
         paths: whole paths of the first rows, ``m n *event_shape``, in the order of time.
+        times: of their states, shape ``m``.
     """
 
     direction: str
@@ -50,6 +51,7 @@ class BridgeView:
     truth: Tensor
     moved: Tensor
     paths: Tensor | None
+    times: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ def _paths(contents: BridgeContents) -> str:
     view = shown[0]
     assert view.paths is not None
     states = np.stack([project(state) for state in view.paths])
-    svg = drawings.paths_over_time(_times(len(states)), states, labels)
+    svg = drawings.paths_over_time(_times(view), states, labels)
     caption = f"Paths of held-out rows, {_title(contents, view.direction)}; time runs from 0 at the start to 1."
     return section("Paths", figure(svg, caption))
 
@@ -213,7 +215,7 @@ def _paths(contents: BridgeContents) -> str:
 def _strips(contents: BridgeContents, view: BridgeView) -> str:
     """One line for each of a few images: its states at equally spaced times."""
     assert view.paths is not None
-    times = _times(len(view.paths))
+    times = _times(view)
     at = [int(np.abs(times - t).argmin()) for t in np.linspace(0.0, 1.0, TIMES)]
     states = view.paths[at][:, :STRIPS].transpose(0, 1).flatten(0, 1).double().cpu().numpy()
     pixels = image_grid(states, low=float(view.truth.min()), high=float(view.truth.max()), columns=TIMES)
@@ -222,9 +224,9 @@ def _strips(contents: BridgeContents, view: BridgeView) -> str:
     return picture(data_uri(png_bytes(pixels)), caption, "states of a few paths")
 
 
-def _times(count: int) -> np.ndarray:
-    """The grid of the chain between two ends: finer towards both."""
-    return 0.5 * (1.0 - np.cos(np.pi * np.arange(count) / (count - 1)))
+def _times(view: BridgeView) -> np.ndarray:
+    assert view.times is not None
+    return view.times.double().cpu().numpy()
 
 
 def _training(contents: BridgeContents) -> str:
@@ -236,7 +238,8 @@ def _training(contents: BridgeContents) -> str:
         caption = (
             "The negative bound is the entropy of the data plus the prior loss plus the drift matching. The prior loss "
             "is the KL of the encoder's end from the prior, bounded from below by that of its first two moments. "
-            "Nothing pulls the encoder to its reference; how far it has gone is on the right."
+            "Nothing pulls the encoder to its reference; how far it has gone is on the right. All are in units of the "
+            "columns' spread, which shifts the bound by a constant from the one above."
         )
         return section("Training", figure(drawings.joint_training(history), caption))
     header = ("alternation", "half", "loss before", "after", "steps", "seconds")

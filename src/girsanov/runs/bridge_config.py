@@ -27,7 +27,7 @@ class BridgeConfig:
         paths: paths simulated for a projection; by default 10,000, and 4,000 for images.
         chain_steps: steps of a path; by default 40, and 20 to a normal law, where training walks whole paths.
         network: ``mlp`` or ``conv``; chosen by the data.
-        width: of the networks.
+        width: of the networks; by default 128, and of images 256 units or 32 channels.
         blocks: of the networks.
         batch_size: of training.
         seed: decides everything random.
@@ -79,5 +79,5 @@ class BridgeConfig:
             chain_steps=self.chain_steps or (20 if to_law else 40),
             paths=self.paths or (4000 if images else 10_000),
             network=network,
-            width=self.width or (32 if network == "conv" else 128),
+            width=self.width or (32 if network == "conv" else 256 if images else 128),
         )

@@ -63,7 +63,9 @@ def views(model: BridgeModel, ends: Ends) -> tuple[BridgeView, ...]:
             found.append(BridgeView(direction, None, truth, model.draw(len(truth)), None))
             continue
         paths = model.paths(start[:SHOWN_PATHS], direction)
-        found.append(BridgeView(direction, start, truth, model.translate(start, direction), paths))
+        found.append(
+            BridgeView(direction, start, truth, model.translate(start, direction), paths, model.bridge.path_times())
+        )
     return tuple(found)
 
 
