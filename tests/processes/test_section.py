@@ -32,7 +32,7 @@ def test_rates_are_the_derivatives_of_the_kernel(make):
     section = Section(make(), 0.25, 0.75)
     t, h = torch.tensor([0.2, 0.5, 0.9]), 1e-5
     rate, squared = section.rates(t)
-    (up, s_up), (down, s_down), (a, s) = section.marginal(t + h), section.marginal(t - h), section.marginal(t)
+    (up, s_up), (down, s_down), (_, s) = section.marginal(t + h), section.marginal(t - h), section.marginal(t)
     torch.testing.assert_close((up.log() - down.log()) / (2 * h), rate, rtol=1e-6, atol=1e-8)
     growth = (s_up.square() - s_down.square()) / (2 * h) - 2.0 * rate * s.square()
     torch.testing.assert_close(growth, squared, rtol=1e-6, atol=1e-8)
