@@ -50,7 +50,8 @@ class Training:
     ] = None
     time_budget: Annotated[float | None, typer.Option(metavar="S", help="Seconds of training.")] = None
     paths: Annotated[
-        int | None, typer.Option(min=20, help="Paths simulated for each half.", show_default="10,000; images 4,000")
+        int | None,
+        typer.Option(min=20, help="Paths simulated for each half.", show_default="one from each row, 10,000 at most"),
     ] = None
     chain_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of a path.", show_default="40; 20 to normal")

@@ -10,7 +10,8 @@ from girsanov.runs.ends import Ends
 from girsanov.types import InputError
 
 SIGMA = 0.5  # default of the reference, in spreads of the columns
-FLAT = 256  # dimensions up to which images go through a perceptron
+SMALL = 256  # pixels up to which images take fewer channels
+PATHS, IMAGE_PATHS = 10_000, 4000  # most that are simulated for a projection unless said
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,11 @@ class BridgeConfig:
         rounds: alternations.
         steps: training steps of a projection, or of a joint fit to a normal law; by default 1500 and 2000.
         time_budget: seconds of training, from which the steps are planned.
-        paths: paths simulated for a projection; by default 10,000, and 4,000 for images.
+        paths: paths simulated for a projection; by default one from each row, 10,000 (images: 4,000) at most. More than
+            the rows repeat them, and then what a projection holds out no longer shows whether it overfits.
         chain_steps: steps of a path; by default 40, and 20 to a normal law, where training walks whole paths.
         network: ``mlp`` or ``conv``; chosen by the data.
-        width: of the networks; by default 128, and of images 256 units or 32 channels.
+        width: of the networks; by default 128 units; of images 16 channels, or 32.
         blocks: of the networks.
         batch_size: of training.
         seed: decides everything random.
@@ -69,7 +71,9 @@ class BridgeConfig:
         """With the settings that the data decide."""
         images, d = ends.schema.kind == "images", math.prod(ends.schema.event_shape)
         to_law = len(ends.x) == 1
-        network = self.network or ("conv" if images and d > FLAT else "mlp")
+        network = self.network or ("conv" if images and len(ends.schema.event_shape) == 3 else "mlp")
+        channels = 16 if d <= SMALL else 32
+        rows = min(len(splits.train) for splits in ends.splits)
         if network == "conv" and len(ends.schema.event_shape) != 3:
             raise InputError("A convolutional network needs images of shape (channels, height, width): use mlp")
         return dataclasses.replace(
@@ -77,7 +81,7 @@ class BridgeConfig:
             sigma=self.sigma or (1.0 if to_law else SIGMA),
             start=self.start or "gaussian",
             chain_steps=self.chain_steps or (20 if to_law else 40),
-            paths=self.paths or (4000 if images else 10_000),
+            paths=self.paths or min(rows, IMAGE_PATHS if images else PATHS),
             network=network,
-            width=self.width or (32 if network == "conv" else 256 if images else 128),
+            width=self.width or (channels if network == "conv" else 128),
         )
