@@ -229,7 +229,7 @@ def plot(rows):
         axis.plot(range(3), plain, "k_", markersize=30, label="independent")
         axis.set(yscale="log", title=f"eps = {eps:g}", xticks=range(3), xticklabels=[f"d = {d}" for d in DIMENSIONS])
     axes[0].set_ylabel("cBW2-UVP, %")
-    axes[0].legend(fontsize=6)
+    axes[1].legend(fontsize=6)
     FIGURE.parent.mkdir(exist_ok=True)
     figure.savefig(FIGURE, dpi=75)
     plt.close(figure)
