@@ -207,7 +207,7 @@ GAN = (
     """\
 -log p in nats by a second model, fitted to rows that the regulariser's has not seen; class entropy is at best 2.30.
 The optimum is p c pʷ / (1 - c pʷ), which is sharper than p. In so short a training the plain GAN stays far from the
-digits, and every regulariser brings it nearer; the paired one, which does not sharpen, keeps the most of their variety.""",
+digits, and every regulariser brings it nearer; the paired one, which does not sharpen, keeps most of their variety.""",
 )
 TOKENS = (
     "A density per token",
