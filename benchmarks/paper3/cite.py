@@ -8,8 +8,9 @@ independently of each other, so that only those that are compared are moved.
 A cell may follow the process (``sde``) or the probability flow (``flow``), or be moved to its expected place, the mean
 of 16 paths of the process (``mean``). sigma and the way are chosen without the held-out day: the middle of the three
 training days is held out, with seed 0 and 1,000 cells, and the pair with the smallest W1 counts; the candidates are in
-the record, for torchcfm's [SF]2M its default sigma = 1 alone with the same ways. That ``mean`` is a candidate at all
-was decided after a first look at both held-out days with other settings; no sigma and no way was chosen by them. The
+the record, for torchcfm's [SF]2M its default sigma = 1 alone with the same ways. Which candidates
+there are, ``mean`` and the two sigmas of the bridge, was decided after a first look at both held-out days with other
+settings, so that only the choice among them is blind. The
 bridge through the training days is Markov over a Markov reference, so that the section from the day before to the day
 after, fitted to these two days, *is* the bridge there, and only it is fitted; [SF]2M shares its networks between all
 sections and is trained on all.
