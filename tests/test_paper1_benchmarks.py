@@ -3,6 +3,8 @@
 import gzip
 import importlib
 import json
+import os
+import signal
 import struct
 import sys
 from pathlib import Path
@@ -49,15 +51,26 @@ def test_a_stopped_command_goes_on_to_the_same_numbers(mnist_full, tmp_path, mon
     data, results = write_idx(tmp_path / "data"), []
     monkeypatch.setattr(mnist_full, "BLOCK", 6)
     monkeypatch.setattr(mnist_full, "SMALL", mnist_full.SMALL | {"width": 4})
-    for run, minutes in (("whole", [9.0]), ("stopped", [0.02, 9.0])):
-        for limit in minutes:
+    stopping = []
+
+    def stop_after_the_first_block(line, **options):
+        print(line)
+        if stopping and "6 of 12" in line:
+            stopping.clear()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(mnist_full, "print", stop_after_the_first_block, raising=False)
+    handler = signal.getsignal(signal.SIGTERM)
+    for run, stops in (("whole", [False]), ("stopped", [True, False])):
+        for stop in stops:
+            stopping[:] = [stop] * stop
             options = ["--out", str(tmp_path / run), "--steps", "4", "--samples", "8", "--decoders", "uniform"]
-            monkeypatch.setattr(
-                sys, "argv", ["mnist_full", str(data), *options, "--minutes", str(limit), "--device", "cpu"]
-            )
+            monkeypatch.setattr(sys, "argv", ["mnist_full", str(data), *options, "--device", "cpu"])
             mnist_full.main()
-            stopped = "stopped after" in capsys.readouterr().out
-            assert stopped == (limit < 1.0)
+            lines = capsys.readouterr().out
+            assert ("stopped after" in lines) == stop
+            assert ("6 of 12" in lines) == (run == "whole" or stop)  # what is on disk is not evaluated again
+            assert signal.getsignal(signal.SIGTERM) == handler
         document = json.loads((tmp_path / "results" / "paper1-mnist-full.json").read_text())
         assert (document["device"], document["small"]) == ("cpu", True)
         results.append(document["rows"][0])

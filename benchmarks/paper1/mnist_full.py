@@ -15,6 +15,7 @@ evaluation alike, until it says that the result is written.
 __all__: list[str] = []
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -103,16 +104,22 @@ def result(data, options, small, decoder):
     return {"decoder": decoder, **found, "goal": goal, "goal_met": met, **facts}
 
 
-def stop_after(minutes):
-    """Ask the training, or whatever runs, to stop when the time is over."""
+@contextlib.contextmanager
+def stopping_after(minutes):
+    """Ask the training, or whatever runs, to stop when the time is over; nothing is left behind."""
 
     def stop(signum, frame):
         raise Interrupted(signum)
 
-    signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGTERM, stop)
     timer = threading.Timer(60.0 * minutes, os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True
     timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGTERM, before)
 
 
 def main():
@@ -133,11 +140,11 @@ def main():
         torch.set_num_threads(1)
     else:
         torch.set_float32_matmul_precision("high")
-    stop_after(options.minutes)
     begun = time.monotonic()
     try:
-        data = mnist(options.data, rows=ROWS[small][0])
-        rows = [result(data, options, small, decoder) for decoder in options.decoders]
+        with stopping_after(options.minutes):
+            data = mnist(options.data, rows=ROWS[small][0])
+            rows = [result(data, options, small, decoder) for decoder in options.decoders]
     except Interrupted:
         print(f"stopped after {time.monotonic() - begun:.0f} s: run the same command again to go on")
         return
