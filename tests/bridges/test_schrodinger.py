@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from girsanov.bridges import AlternatingConfig, JointConfig, NetworkConfig, SchrodingerBridge, gaussian_bridge
+from girsanov.bridges import AlternatingConfig, EndRows, JointConfig, NetworkConfig, SchrodingerBridge, gaussian_bridge
 from girsanov.densities import Gaussian, GaussianMixture, StandardNormal
 from girsanov.processes import BrownianMotion, Cosine, OrnsteinUhlenbeck
 from girsanov.types import InputError
@@ -56,7 +56,7 @@ def test_projections_from_the_reference_reach_the_bridge(loss):
 
     The error of a network of this size is the tolerance; the reference's own is 0.5 in the coupling, 1.8 in the mean.
     """
-    settings = AlternatingConfig(rounds=3, steps=200, paths=4000, learning_rate=1e-2, loss=loss, ema_decay=0.97)
+    settings = AlternatingConfig(rounds=6, steps=200, paths=4000, learning_rate=1e-2, loss=loss, ema_decay=0.97)
     bridge = SchrodingerBridge(
         BrownianMotion(), dim=2, start="reference", steps=20, network=SMALL, alternating=settings
     )
@@ -268,3 +268,20 @@ def test_mixture_prior_is_taken():
         ends(60)[0], prior=prior
     )
     assert bridge.elbo(ends(3)[0]).value.isfinite().all()
+
+
+def test_paths_are_held_out_by_row():
+    """With many paths of few rows: a row that starts a training path starts no held-out one, in any round."""
+    from girsanov.bridges.alternating import _paths, _split
+
+    rows = EndRows(torch.randn(40, 2, generator=torch.Generator().manual_seed(0)), weights=torch.rand(40))
+    bridge = SchrodingerBridge(BrownianMotion(), dim=2, steps=3, network=SMALL, alternating=QUICK).fit(*ends(40))
+    settings = AlternatingConfig(paths=500)
+    for seed in (1, 2):
+        generator = torch.Generator().manual_seed(seed)
+        held, kept = _paths(bridge.chains[0], rows, "forward", settings, generator)
+        seen = {tuple(row.tolist()) for row in kept.states[0]}
+        assert not any(tuple(row.tolist()) in seen for row in held.states[0])
+        first, rest = _split(rows, settings.seed)
+        assert {tuple(row.tolist()) for row in held.states[0]} <= {tuple(row.tolist()) for row in first.x}
+        assert len(rest.x) == 36

@@ -43,6 +43,10 @@ class EndRows:
         if self.weights is not None and not bool((self.weights >= 0).all() and self.weights.sum() > 0):
             raise InputError("weights must be finite, not negative, and not all zero")
 
+    def __getitem__(self, index: Tensor) -> "EndRows":
+        parts = (None if part is None else part[index] for part in (self.condition, self.weights))
+        return EndRows(self.x[index], *parts)
+
     def draw(self, n: int, generator: torch.Generator) -> "EndRows":
         """``n`` rows: without repetition as far as they go where weights are equal, else by weight."""
         if self.weights is None:

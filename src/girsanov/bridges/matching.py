@@ -102,6 +102,10 @@ class Paths:
     def __len__(self) -> int:
         return self.states.shape[1]
 
+    def ends(self) -> Pairs:
+        """First and last state of each path."""
+        return Pairs(self.states[0], self.states[-1], self.condition)
+
 
 @final
 class TrajectoryObjective:
