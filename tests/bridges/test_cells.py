@@ -105,7 +105,7 @@ def test_growth_weighs_cells():
     growth = np.where((day == 0.0) & (x[:, 0] < 0), 0.0, 1.0)
     x[day == 1.0, 0] = 3.0 + generator.normal(size=400)
     cells = SimpleNamespace(obs={"day": day, "growth": growth}, obsm={"X_pca": x + 0.1}, n_obs=800)
-    settings = SETTINGS | {"alternating": AlternatingConfig(rounds=1, steps=150, paths=800, batch_size=128)}
+    settings = SETTINGS | {"alternating": AlternatingConfig(rounds=3, steps=200, paths=1600, batch_size=128)}
     means = []
     for key in (None, "growth"):
         fit = gv.fit_trajectories(cells, time_key="day", growth=key, start="reference", sigma=3.0, **settings)
