@@ -15,12 +15,12 @@ __all__ = ["BridgeChain", "cosine_times", "uniform_times"]
 
 import math
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import final
 
 import torch
 from torch import Tensor
 
-from girsanov.bridges.halves import Half
+from girsanov.bridges.halves import Direction, Half
 from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Density
 from girsanov.pairs import Chain, IsotropicScale, Kernel, Noise
@@ -118,7 +118,7 @@ class BridgeChain(Chain):
     def simulate(
         self,
         x: State,
-        direction: Literal["forward", "backward"] = "forward",
+        direction: Direction = "forward",
         *,
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
@@ -165,7 +165,7 @@ class BridgeChain(Chain):
         return {"steps": steps, "reference": reference, "end": x}
 
     def step_log_prob(
-        self, direction: Literal["forward", "backward"], k: Tensor, x: State, following: State,
+        self, direction: Direction, k: Tensor, x: State, following: State,
         condition: Tensor | None = None,
     ) -> Nats:  # fmt: skip
         """Log-density of one step in one direction, for a step number k of each row: shape ``b``."""
