@@ -4,31 +4,14 @@ python benchmarks/summary.py            # print
 python benchmarks/summary.py --write    # put between the README's markers
 """
 
-import argparse
-import json
-from pathlib import Path
+from statistics import mean
 
-from _record import RESULTS
-
-README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
+from _page import ROOT, Page, load
 
 
-def load(name):
-    """Rows of a result, and the whole document."""
-    document = json.loads((RESULTS / f"{name}.json").read_text())
-    return document["rows"], document
-
-
-def mean(values):
-    """Arithmetic mean."""
-    values = list(values)
-    return sum(values) / len(values)
-
-
-def digits():
+def digits(document):
     """Mean over splits of the digits benchmark."""
-    rows, document = load("digits")
+    rows = document["rows"]
     peers = ("spline_flow", "mixture", "gaussian")
     cells = " | ".join(f"{mean(row[peer]['bits_per_dim'] for row in rows):.3f}" for peer in peers)
     return [
@@ -45,9 +28,10 @@ def digits():
     ]
 
 
-def tables():
+def tables(small):
     """One line per table."""
-    rows = [row for name in ("uci-large", "uci-small") if (RESULTS / f"{name}.json").exists() for row in load(name)[0]]
+    large = load("uci-large")
+    rows = [row for found in (large, small) if found is not None for row in found["rows"]]
     names = list(dict.fromkeys(row["table"] for row in rows))
     lines = [
         "",
@@ -76,9 +60,9 @@ def tables():
     return lines
 
 
-def efficiency():
+def efficiency(document):
     """Ratios of variance times evaluations."""
-    rows, _ = load("efficiency")
+    rows = document["rows"]
     ratios = {row["estimator"]: row["ratio_to_ours"]["median"] for row in rows if "ratio_to_ours" in row}
     text = "; ".join(f"{name}: {ratio:,.0f}×" for name, ratio in ratios.items())
     return [
@@ -88,32 +72,18 @@ def efficiency():
     ]
 
 
-def overheads():
+def overheads(document):
     """Ratios to what one would write by hand."""
-    rows, _ = load("overheads")
+    rows = document["rows"]
     parts = [f"{row['what']}: {row['ratio']['median']:.2f}×" for row in rows if "ratio" in row]
     parts += [f"{row['what']}: {row['value']:.2f}" for row in rows if "value" in row]
     return ["", f"**Overheads** ([data](benchmarks/results/overheads.json)): {'; '.join(parts)}."]
 
 
-def block():
-    """Everything for which results exist."""
-    sections = {"digits": digits, "uci-small": tables, "efficiency": efficiency, "overheads": overheads}
-    lines = [line for name, make in sections.items() if (RESULTS / f"{name}.json").exists() for line in make()]
-    return "\n".join([BEGIN, *lines, END])
-
-
-def main():
-    """Print, or rewrite the README."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true")
-    if not parser.parse_args().write:
-        print(block())
-        return
-    text = README.read_text()
-    before, rest = text.split(BEGIN)
-    README.write_text(before + block() + rest.split(END)[1])
-
+PAGE = Page(
+    ROOT / "README.md",
+    {"digits": digits, "uci-small": tables, "efficiency": efficiency, "overheads": overheads},
+)
 
 if __name__ == "__main__":
-    main()
+    PAGE.main(__doc__)

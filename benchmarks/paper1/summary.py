@@ -4,21 +4,15 @@ python benchmarks/paper1/summary.py            # print
 python benchmarks/paper1/summary.py --write    # put between the page's markers
 """
 
-__all__ = ["block"]
+__all__ = ["PAGE"]
 
-import argparse
-import json
 import statistics
+import sys
 from pathlib import Path
 
-RESULTS = Path(__file__).parents[1] / "results"
-PAGE = Path(__file__).parents[2] / "docs" / "paper1.md"
-BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-
-def load(name):
-    """A result, whole."""
-    return json.loads((RESULTS / f"{name}.json").read_text())
+from _page import ROOT, Page
 
 
 def source(script, result):
@@ -31,9 +25,8 @@ def caption(*sentences):
     return f"*{' '.join(sentences)}*"
 
 
-def family():
+def family(found):
     """Trajectories, and the bound against lambda."""
-    found = load("paper1-family")
     sets, rows = found["sets"], found["rows"]
     ring, poor = sets["ring"], sets["ring, hardly trained"]
     last = {row["data"]: row for row in rows if row["lambda"] == max(r["lambda"] for r in rows)}
@@ -64,9 +57,8 @@ def family():
     ]
 
 
-def depth():
+def depth(found):
     """Depth against the gap."""
-    found = load("paper1-depth")
     orders = "; ".join(
         f"{name} {order['order']:.2f} (at N = {order['at']})" for name, order in found["orders"].items() if order
     )
@@ -91,9 +83,8 @@ def depth():
     ]
 
 
-def mnist():
+def mnist(found):
     """Time sampling on small MNIST."""
-    found = load("paper1-mnist")
     rows = [row for row in found["rows"] if row["trained_by"] == "debiased" and row["step"] > 0]
     ratios = [row["uniform: gradient variance"] / row["debiased: gradient variance"] for row in rows]
     bits = "; ".join(
@@ -121,9 +112,8 @@ def mnist():
     ]
 
 
-def full():
+def full(found):
     """MNIST at full size."""
-    found = load("paper1-mnist-full")
     lines = [
         "",
         "## MNIST, 28 × 28",
@@ -149,28 +139,10 @@ def full():
     return [*lines, "", source("mnist_full.py FOLDER --out RUN", "paper1-mnist-full")]
 
 
-def block():
-    """Everything for which results exist."""
-    sections = {
-        "paper1-family": family,
-        "paper1-depth": depth,
-        "paper1-mnist": mnist,
-        "paper1-mnist-full": full,
-    }
-    lines = [line for name, make in sections.items() if (RESULTS / f"{name}.json").exists() for line in make()]
-    return "\n".join([BEGIN, *lines, END])
-
-
-def main():
-    """Print, or rewrite the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true")
-    if not parser.parse_args().write:
-        print(block())
-        return
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(before + block() + rest.split(END)[1])
-
+PAGE = Page(
+    ROOT / "docs" / "paper1.md",
+    {"paper1-family": family, "paper1-depth": depth, "paper1-mnist": mnist, "paper1-mnist-full": full},
+)
 
 if __name__ == "__main__":
-    main()
+    PAGE.main(__doc__)

@@ -5,11 +5,15 @@ python benchmarks/paper2/summary.py --write    # write docs/paper2.md and docs/f
 """
 
 import argparse
-import json
+import sys
 from pathlib import Path
+from statistics import mean
 
-ROOT = Path(__file__).parents[2]
-RESULTS, FIGURES, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "figures", ROOT / "docs" / "paper2.md"
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from _page import FIGURES, ROOT, load
+
+PAGE = ROOT / "docs" / "paper2.md"
 RUN = "python benchmarks/"
 RULES = {"likelihood": "-log p", "typicality": "typicality", "bands": "bands", "largest_band": "largest band"}
 
@@ -21,18 +25,6 @@ is exact and not new: Huang, Lim and Courville (2021), Song, Durkan, Murray and 
 Ver Steeg (2023) have it in other clocks. For a learned score it is the bound of the SDE model. Every figure below is
 written by `python benchmarks/paper2/summary.py --write` from the file that its line links.
 """
-
-
-def load(name):
-    """A result, or ``None`` where it was not recorded."""
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def mean(values):
-    """Arithmetic mean."""
-    values = list(values)
-    return sum(values) / len(values)
 
 
 def line(claim, reached, script, name):

@@ -11,9 +11,11 @@ follow from a linear recursion without any sampling: recursion + difference of t
 ``plain_cross``, the error of as many exact draws, and ``rows_cross``, that of the closed form from the training rows'
 own moments, below which no method that knows the ends by these rows can be expected to fall.
 
-- ipf_reference, ipf_gaussian: alternating projections between rows, started from the reference and the closed form of
-  the rows' moments.
-- joint: to the end's known density, with a reference weight that falls to 0.001.
+- ipf_reference, ipf_gaussian, imf: alternating projections between rows, started from the reference (iterative
+  proportional fitting; the end's mean converges last), from the closed form of the rows' moments, and from pairs by
+  minibatch transport (iterative Markovian fitting).
+- joint: to the end's known density, with a reference weight that falls from 1 to 0.01 and a learned covariance for each
+  decoder step; joint_diagonal: the same with variances only, whose optimum is another bridge (decision 0009).
 - sf2m_exact, sf2m_sinkhorn: torchcfm's class with either minibatch plan, by networks of the same size.
 - closed: the exact drifts on the same steps, by recursion: what the steps alone cost.
 
@@ -50,7 +52,7 @@ from girsanov.bridges import (
 from girsanov.processes import BrownianMotion
 
 DIMENSIONS = (1, 5, 20, 50)
-METHODS = ("closed", "ipf_gaussian", "ipf_reference", "joint", "sf2m_exact", "sf2m_sinkhorn")
+METHODS = ("closed", "ipf_gaussian", "ipf_reference", "imf", "joint", "joint_diagonal", "sf2m_exact", "sf2m_sinkhorn")
 NETWORK = NetworkConfig(width=32, blocks=1)
 FIGURE = Path(__file__).parents[2] / "docs" / "figures" / "paper3-gaussian.png"
 
@@ -186,22 +188,26 @@ def fit(method, exact, x0, x1, options, torchcfm):
             return model.move(x, times, generator=generator)
 
         return times, forward, None
-    if method == "joint":
+    if method.startswith("joint"):
         settings = JointConfig(
-            steps=options.joint_steps, batch_size=256, learning_rate=5e-3, reference_weight=(1.0, 0.001),
-            validation=0.02, validate_every=500,
+            steps=options.joint_steps, batch_size=256, learning_rate=5e-3, reference_weight=(1.0, 0.01),
+            validation=0.005, validate_every=500, step_variances="diagonal" if method == "joint_diagonal" else "full",
         )  # fmt: skip
         bridge = SchrodingerBridge(
             reference, dim=d, start="reference", steps=options.joint_grid, network=NETWORK, joint=settings
         )
         bridge.fit(x0, prior=exact.end)
     else:
-        start = method.removeprefix("ipf_")
+        start, rounds = {
+            "ipf_gaussian": ("gaussian", 1), "ipf_reference": ("reference", options.rounds), "imf": ("reference", 3),
+        }[method]  # fmt: skip
         settings = AlternatingConfig(
-            rounds=options.rounds if start == "reference" else 1,
+            rounds=rounds,
             steps=options.ipf_steps,
             paths=options.paths,
             learning_rate=3e-3,
+            warm_start="minibatch" if method == "imf" else None,
+            warm_steps=options.ipf_steps,
         )
         bridge = SchrodingerBridge(reference, dim=d, start=start, steps=steps, network=NETWORK, alternating=settings)
         bridge.fit(x0, x1)
@@ -242,8 +248,8 @@ def parse():
     parser.add_argument("--partial", default="runs/paper3-gaussian.jsonl", help="rows that are already there stay")
     parser.add_argument("--no-record", action="store_true", help="keep the partial rows only")
     for name, value in (
-        ("rows", 200_000), ("measured", 20_000), ("grid", 40), ("joint-grid", 20), ("joint-steps", 1500),
-        ("rounds", 4), ("ipf-steps", 1000), ("paths", 40_000), ("sf2m-steps", 2000),
+        ("rows", 1_000_000), ("measured", 20_000), ("grid", 40), ("joint-grid", 20), ("joint-steps", 2000),
+        ("rounds", 6), ("ipf-steps", 1500), ("paths", 400_000), ("sf2m-steps", 2000),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value)
     return parser.parse_args()

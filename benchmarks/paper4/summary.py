@@ -4,25 +4,19 @@ python benchmarks/paper4/summary.py            # print the numbers
 python benchmarks/paper4/summary.py --write    # put them between the page's markers, and draw
 """
 
-__all__ = ["block"]
+__all__ = ["PAGE"]
 
-import argparse
-import json
+import sys
 from pathlib import Path
 
-RESULTS = Path(__file__).parents[1] / "results"
-PAGE = Path(__file__).parents[2] / "docs" / "paper4.md"
-FIGURES = PAGE.parent / "figures"
-BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from _page import FIGURES, ROOT, Page, table
+
 #: identity -> the error that it must stay below
 GOALS = {"closed form is the definition": 1e-12, "change of the loss": 1e-5, "change of the fisher divergence": 1e-5,
          "entropy rate": 1e-8, "integral of the entropy rate": 1e-8}  # fmt: skip
 FLOW_GOAL = 1e-10
-
-
-def load(name):
-    """A result, whole."""
-    return json.loads((RESULTS / f"paper4-{name}.json").read_text())
 
 
 def source(name):
@@ -32,21 +26,15 @@ def source(name):
     )
 
 
-def table(header, rows):
-    """A table of Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(map(str, line)) + " |" for line in lines]
-
-
 def percent(row):
     """A rate with its error."""
     return f"{100 * row['rate']:.1f} ± {100 * row['stderr']:.1f} %"
 
 
-def identities():
+def identities(found):
     """The largest error of each identity."""
     worst = {}
-    for row in load("identities")["rows"]:
+    for row in found["rows"]:
         if row["error"] >= worst.get(row["identity"], (-1.0, 0))[0]:
             worst[row["identity"]] = (row["error"], f"{row['flow']}, d = {row['d']}")
     rows = [(name, f"{error:.1e}", f"{GOALS.get(name, FLOW_GOAL):.0e}") for name, (error, _) in worst.items()]
@@ -62,9 +50,8 @@ def identities():
     ]
 
 
-def efficiency():
+def efficiency(found):
     """Efficiencies and errors on Student-t rows."""
-    found = load("efficiency")
     asymptotic = [row for row in found["rows"] if row["part"] == "asymptotic"]
     freedoms = sorted({row["freedom"] for row in asymptotic})
     by_matrix = {}
@@ -99,12 +86,12 @@ def efficiency():
     ]
 
 
-def robustness():
+def robustness(found):
     """Outliers."""
     rows = [
         (row["matrix"], row["outliers"], f"{row['rmse']:.3f} ± {row['monte_carlo_error']:.3f}",
          "–" if row["note"] is None else f"{row['note']:.3f}", f"{100 * row['coverage_95']:.1f} %")
-        for row in load("robustness")["rows"]
+        for row in found["rows"]
     ]  # fmt: skip
     return [
         "",
@@ -119,11 +106,11 @@ def robustness():
     ]
 
 
-def heavy_tails():
+def heavy_tails(found):
     """Tests of a Student-t model."""
     by_sample = {}
-    tests = list(dict.fromkeys(row["test"] for row in load("heavy_tails")["rows"]))
-    for row in load("heavy_tails")["rows"]:
+    tests = list(dict.fromkeys(row["test"] for row in found["rows"]))
+    for row in found["rows"]:
         note = "" if row["note"] is None else f" ({row['note']:.3f})"
         by_sample.setdefault(row["sample"], {})[row["test"]] = f"{row['rate']:.3f}{note}"
     rows = [(sample, *(cells[test] for test in tests)) for sample, cells in by_sample.items()]
@@ -140,9 +127,8 @@ def heavy_tails():
     ]
 
 
-def level():
+def level(found):
     """False alarms."""
-    found = load("level")
     pooled = [(test, percent(row), f"{row['repeats']:,}") for test, row in found["pooled"].items()]
     single = [row for row in found["rows"] if row["rows"] == "independent"]
     low, high = min(single, key=lambda row: row["rate"]), max(single, key=lambda row: row["rate"])
@@ -166,10 +152,10 @@ def level():
     ]
 
 
-def power():
+def power(found):
     """Published rows of aggregated tests."""
     gaps = {}
-    for row in load("aggregation")["rows"]:
+    for row in found["rows"]:
         if row["published"] is not None:
             gaps.setdefault((row["problem"], row["test"]), []).append(row["rate"] - row["published"])
     rows = [(*key, f"{min(found):+.3f}", f"{max(found):+.3f}") for key, found in gaps.items()]
@@ -188,9 +174,8 @@ def power():
     ]
 
 
-def speed():
+def speed(found):
     """Ratios, memory, a million rows."""
-    found = load("speed")
     rows = {(row["what"], row["code"], row["n"]): row for row in found["rows"]}
     memory = next(row for row in found["rows"] if row["what"] == "memory")
     lines = [(name, f"{ratio:.1f} × quicker") for name, ratio in found["ratios"].items()]
@@ -215,9 +200,9 @@ def speed():
     ]
 
 
-def diagnosis():
+def diagnosis(found):
     """What tests of digits models find."""
-    rows = load("diagnosis")["rows"]
+    rows = found["rows"]
     ring = [row for row in rows if row["problem"] == "ring"]
     scores = list(dict.fromkeys(row["score"] for row in ring))
     places = sorted({(row["n"], row["t"]) for row in ring})
@@ -253,9 +238,11 @@ def diagnosis():
 LABELS = {"gamma": "shift of the shape", "rbm": "standard deviation of the couplings' error"}
 
 
-def draw_power(plt):
+def draw_power(found):
     """Rejection rates, ours and published."""
-    rows = load("aggregation")["rows"]
+    import matplotlib.pyplot as plt
+
+    rows = found["rows"]
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.4), constrained_layout=True, sharey=True)
     for panel, (problem, label) in zip(axes, LABELS.items(), strict=True):
         mine = [row for row in rows if row["problem"] == problem and row["published"] is not None]
@@ -272,9 +259,11 @@ def draw_power(plt):
     figure.savefig(FIGURES / "paper4-power.png", dpi=75)
 
 
-def draw_diagnosis(plt):
+def draw_diagnosis(found):
     """Effects by level: held-out rows, rows of the hidden class, own samples."""
-    rows = [row for row in load("diagnosis")["rows"] if "statement" in row]
+    import matplotlib.pyplot as plt
+
+    rows = [row for row in found["rows"] if "statement" in row]
     kinds = list(dict.fromkeys(row["problem"] for row in rows))
     figure, axes = plt.subplots(1, len(kinds), figsize=(9.5, 3.2), constrained_layout=True)
     for panel, kind in zip(axes, kinds, strict=True):
@@ -301,35 +290,11 @@ SECTIONS = {
     "speed": speed,
     "diagnosis": diagnosis,
 }
-DRAWINGS = {"aggregation": draw_power, "diagnosis": draw_diagnosis}
-
-
-def known(name):
-    """Whether a result is there."""
-    return (RESULTS / f"paper4-{name}.json").exists()
-
-
-def block():
-    """Everything for which results exist."""
-    lines = [line for name, make in SECTIONS.items() if known(name) for line in make()]
-    return "\n".join([BEGIN, *lines, END])
-
-
-def main():
-    """Print, or rewrite the page and draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true")
-    if not parser.parse_args().write:
-        print(block())
-        return
-    import matplotlib.pyplot as plt
-
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(before + block() + rest.split(END)[1])
-    for name, draw in DRAWINGS.items():
-        if known(name):
-            draw(plt)
-
+PAGE = Page(
+    ROOT / "docs" / "paper4.md",
+    {f"paper4-{name}": section for name, section in SECTIONS.items()},
+    {"paper4-aggregation": draw_power, "paper4-diagnosis": draw_diagnosis},
+)
 
 if __name__ == "__main__":
-    main()
+    PAGE.main(__doc__)

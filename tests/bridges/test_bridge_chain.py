@@ -78,12 +78,18 @@ def test_closed_form_pulls_approach_the_gaussians_density_from_below(make):
     assert gaps[2] < 0.25
 
 
-def test_walk_is_the_log_weight_of_the_general_chain():
-    chain = make_chain(
-        BrownianMotion(), FlatPotentials(), Gaussian(torch.zeros(D), 1.5), noise=0.2, learn_variances=True
-    )
-    chain.encoder_log_variance.data.normal_(0.0, 0.3)
-    chain.decoder_log_variance.data.normal_(0.0, 0.3)
+def perturbed(reference, variances):
+    """A chain to a Gaussian with random networks and step variances."""
+    chain = make_chain(reference, FlatPotentials(), Gaussian(torch.zeros(D), 1.0), noise=0.2, variances=variances)
+    for name, parameter in chain.named_parameters():
+        if name in ("encoder_log_variance", "decoder_log_variance", "decoder_below"):
+            parameter.data.normal_(0.0, 0.3)
+    return chain
+
+
+@pytest.mark.parametrize("variances", ["fixed", "diagonal", "full"])
+def test_walk_is_the_log_weight_of_the_general_chain(variances):
+    chain = perturbed(BrownianMotion(), variances)
     x, eps = draws(7, D), draws(20, 7, D)
     streams = [iter(eps), iter(eps)]
     general = iter(torch.cat([torch.zeros(1, 7, D), eps]))
@@ -92,13 +98,10 @@ def test_walk_is_the_log_weight_of_the_general_chain():
     torch.testing.assert_close(parts["prior"] + parts["steps"], weights)
 
 
-def test_step_densities_add_up_to_the_log_weight():
+@pytest.mark.parametrize("variances", ["fixed", "diagonal", "full"])
+def test_step_densities_add_up_to_the_log_weight(variances):
     """log w = log prior + sum of log B_k - log F_k, with densities of single steps at numbers of their own."""
-    chain = make_chain(
-        OrnsteinUhlenbeck(2.0), FlatPotentials(), Gaussian(torch.zeros(D), 1.0), noise=0.2, learn_variances=True,
-        per_dimension=(D,),
-    )  # fmt: skip
-    chain.decoder_log_variance.data.normal_(0.0, 0.3)
+    chain = perturbed(OrnsteinUhlenbeck(2.0), variances)
     x = draws(5, D)
     path = chain.simulate(x, generator=torch.Generator().manual_seed(0))
     total = chain.prior.log_prob(path[-1])
@@ -113,7 +116,7 @@ def test_step_densities_add_up_to_the_log_weight():
 
 def test_reference_term_is_the_kl_of_the_steps():
     """Against the closed form of KL(N(m, s) || N(m', s')) summed over the steps of the same path."""
-    chain = make_chain(OrnsteinUhlenbeck(2.0), FlatPotentials(), noise=0.2, learn_variances=True)
+    chain = make_chain(OrnsteinUhlenbeck(2.0), FlatPotentials(), noise=0.2, variances="diagonal")
     chain.encoder_log_variance.data.normal_(0.0, 0.3)
     x = draws(5, D)
     generator = torch.Generator().manual_seed(0)

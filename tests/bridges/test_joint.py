@@ -39,7 +39,7 @@ def make_chain(reference=None, steps=6, noise=0.0, prior=None, seed=0):
             parameter.data.add_(noise * torch.randn_like(parameter))
         halves.append(Half(direction, clock, FlatPotentials(), ends, network))
     times = torch.linspace(0.0, reference.horizon, steps + 1)
-    return BridgeChain(*halves, times, prior=prior, learn_variances=True, per_dimension=(D,))
+    return BridgeChain(*halves, times, prior=prior, variances="diagonal")
 
 
 @pytest.mark.usefixtures("float64")
@@ -144,7 +144,7 @@ def test_freezing_keeps_the_encoder_and_improves_the_decoder():
 def test_an_encoder_that_is_not_learned_stays_the_reference():
     """The ordinary diffusion bound: the decoder alone learns."""
     chain = make_chain(steps=4)
-    config = JointConfig(steps=5, batch_size=64, learning_rate=1e-2, learn_encoder=False, learn_variances=False)
+    config = JointConfig(steps=5, batch_size=64, learning_rate=1e-2, learn_encoder=False, step_variances="fixed")
     fit_joint(chain, rows(100), config)
     assert not chain.forward_half.network.affine.any()
     assert chain.backward_half.network.affine.any()

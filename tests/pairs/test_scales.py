@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import girsanov as gv
-from girsanov.pairs import SpectralScale, scale_of
+from girsanov.pairs import SpectralScale, TriangularScale, scale_of
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -18,11 +18,19 @@ def scales(n=5):
         "isotropic": (scale_of(0.5 + torch.rand(n, generator=generator), x), x),
         "diagonal": (scale_of(0.5 + torch.rand(n, *SHAPE, generator=generator), x), x),
         "matrix": (scale_of(torch.eye(6) + 0.3 * torch.randn(n, 6, 6, generator=generator), x), x),
+        "triangular": (
+            TriangularScale(0.5 + torch.rand(n, generator=generator), torch.randn(6, 6, generator=generator)),
+            x,
+        ),
+        "triangular, each": (
+            TriangularScale(0.5 + torch.rand(n, generator=generator), torch.randn(n, 6, 6, generator=generator)),
+            x,
+        ),
         "spectral": (SpectralScale(law, lambda v: (v / (1.0 + v)).sqrt()), x),
     }
 
 
-@pytest.mark.parametrize("name", ["isotropic", "diagonal", "matrix", "spectral"])
+@pytest.mark.parametrize("name", list(scales()))
 @pytest.mark.parametrize("factor", [None, 0.3])
 def test_a_scale_is_an_invertible_linear_map(name, factor):
     scale, x = scales()[name]

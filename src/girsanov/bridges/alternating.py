@@ -25,6 +25,7 @@ from girsanov.bridges.matching import MatchingObjective, Paths, TrajectoryObject
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, mix, train
 
 HELD_OUT = 0.1  # of the rows of each end: paths are held out by row, since rows may start several paths
+MOST_HELD = 10_000  # paths from held-out rows: enough to see small falls, and cheap to look at
 VALIDATION_TIMES = 8  # fixed times for each held-out pair
 CHUNK = 4096
 
@@ -115,7 +116,7 @@ def project(
     if config.warm_start is not None:
         generator = torch.Generator().manual_seed(mix(config.seed, 0))
         first, second = (_split(rows, config.seed) for rows in (start, end))
-        counts = max(2, int(HELD_OUT * config.paths)), config.paths
+        counts = _held_paths(config.paths), config.paths
         held, kept = (
             coupled_rows(a, b, count, config.warm_start, generator)
             for a, b, count in zip(first, second, counts, strict=True)
@@ -129,8 +130,7 @@ def project(
             held, kept = _paths(chain.eval(), source, direction, config, generator)
             chain.train()
             if config.loss == "matching":
-                ends = held.ends(), kept.ends()
-                done.append(_match(half, ends[0], ends[1], number, config.steps, config, run, progress))
+                done.append(_match(half, held.ends(), kept.ends(), number, config.steps, config, run, progress))
             else:
                 done.append(_likelihood(chain, half, held, kept, number, config, run, progress))
         if after_round is not None:
@@ -138,13 +138,16 @@ def project(
     return done
 
 
-def simulate_rows(chain: BridgeChain, rows: EndRows, direction: Direction, generator: torch.Generator) -> Paths:
-    """One path from each row of an end, in chunks."""
+def simulate_rows(
+    chain: BridgeChain, rows: EndRows, direction: Direction, generator: torch.Generator, *, ends_only: bool = False
+) -> Paths:
+    """One path from each row of an end, in chunks; on request its two ends alone."""
     parts = []
     for begin in range(0, len(rows.x), CHUNK):
         given = None if rows.condition is None else rows.condition[begin : begin + CHUNK]
         x = rows.x[begin : begin + CHUNK]
-        parts.append(chain.simulate(x, direction, condition=given, generator=generator))
+        states = chain.simulate(x, direction, condition=given, generator=generator)
+        parts.append(states[[0, -1]] if ends_only else states)
     return Paths(torch.cat(parts, 1), rows.condition)
 
 
@@ -153,10 +156,15 @@ def _paths(
 ) -> tuple[Paths, Paths]:
     """Paths from held-out rows and from the others."""
     found = []
-    counts = max(2, int(HELD_OUT * config.paths)), config.paths
+    counts = _held_paths(config.paths), config.paths
     for part, count in zip(_split(rows, config.seed), counts, strict=True):
-        found.append(simulate_rows(chain, part.draw(count, generator), direction, generator))
+        ends_only = config.loss == "matching"
+        found.append(simulate_rows(chain, part.draw(count, generator), direction, generator, ends_only=ends_only))
     return found[0], found[1]
+
+
+def _held_paths(paths: int) -> int:
+    return min(MOST_HELD, max(2, int(HELD_OUT * paths)))
 
 
 def _split(rows: EndRows, seed: int) -> tuple[EndRows, EndRows]:

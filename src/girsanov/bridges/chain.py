@@ -7,25 +7,25 @@ In the reference's clock :math:`y = x/\alpha` is Brownian, so that Euler steps o
     y_k = y_{k+1} + \Delta\tau\, \alpha_{k+1}\, \hat p(t_{k+1}, x_{k+1}) + \sqrt{\Delta\tau}\, r_k \varepsilon',
 
 are exact where both pulls vanish, however stiff the reference is: no step overshoots (note of paper 3, section 5, traps
-5 and 6: the encoder's pull is taken at the earlier time, the decoder's at the later). The factors s and r are learned
-log-variance offsets, 0 at first.
+5 and 6: the encoder's pull is taken at the earlier time, the decoder's at the later). The factors s and r may be
+learned, s a number for each step and r a diagonal or a lower triangular matrix; both are 1 at first.
 """
 
 __all__ = ["BridgeChain", "cosine_times", "uniform_times"]
 
 import math
-from collections.abc import Sequence
-from typing import final
+from typing import Literal, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from girsanov.bridges.halves import Direction, Half
 from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Density
-from girsanov.pairs import Chain, IsotropicScale, Kernel, Noise
+from girsanov.pairs import Chain, IsotropicScale, Kernel, Noise, Scale, TriangularScale
 from girsanov.types import InputError, Nats, State
 
+StepVariances = Literal["fixed", "diagonal", "full"]
 LOG_2PI = math.log(2.0 * math.pi)
 
 
@@ -55,9 +55,13 @@ class BridgeChain(Chain):
         backward: half that pulls to the start.
         times: increasing grid from 0 to the horizon.
         prior: law of the end, where its density is known: without one there is no bound.
-        learn_variances: whether the offsets are parameters.
-        per_dimension: shape of a row where the decoder has one offset per dimension.
+        variances: of the steps: ``fixed`` to the reference's; or learned, a number for each step of the encoder and,
+            for a step of the decoder, ``diagonal`` (one number where the end has no density) or ``full``, a covariance.
+            The best encoder of a chain with diagonals is not the Schroedinger bridge but one whose reversed steps are
+            nearly uncorrelated; with ``full`` it is, between Gaussians at any number of steps (decision 0009).
     """
+
+    decoder_below: Tensor | None
 
     def __init__(
         self,
@@ -66,13 +70,16 @@ class BridgeChain(Chain):
         times: Tensor,
         *,
         prior: Density | None = None,
-        learn_variances: bool = False,
-        per_dimension: Sequence[int] = (),
+        variances: StepVariances = "fixed",
     ) -> None:
         grid = times.double()
         if grid.ndim != 1 or not bool((grid.diff() > 0).all()):
             raise InputError(f"times must increase; got {grid.tolist()[:4]} ...")
-        super().__init__(len(grid) - 1, learn_variances=learn_variances, per_dimension=per_dimension)
+        learned, shape = variances != "fixed", tuple(forward.ends.start_mean.shape)
+        per_dimension = shape if learned and prior is not None else ()
+        super().__init__(len(grid) - 1, learn_variances=learned, per_dimension=per_dimension)
+        below = torch.zeros(self.length, math.prod(shape), math.prod(shape)) if variances == "full" else None
+        self.decoder_below = None if below is None else nn.Parameter(below)
         self.forward_half, self.backward_half, self.prior = forward, backward, prior
         alpha, tau = forward.clock(grid)
         for name, value in (("times", grid), ("alpha", alpha), ("tau", tau)):
@@ -90,7 +97,10 @@ class BridgeChain(Chain):
         alpha, following, width = self._step(k)
         pull = self.backward_half(self._time(k + 1), x, condition)
         shift = (alpha / following - 1.0) * x + (alpha * width * following) * pull
-        return Kernel(shift, self._scale(alpha * width**0.5, x), self.decoder_log_variance[k])
+        scale = self._scale(alpha * width**0.5, x)
+        if self.decoder_below is not None:
+            scale = TriangularScale(scale.value, self.decoder_below[k])
+        return Kernel(shift, scale, self.decoder_log_variance[k])
 
     def log_prior(self, x: State) -> Nats:
         """Log-density of the end.
@@ -150,18 +160,14 @@ class BridgeChain(Chain):
         reference, d = torch.zeros_like(steps), x[0].numel()
         for k in range(self.length):
             eps = noise(1)[0]
-            alpha, following, width = self._step(k)
-            forward = self.encode(k, x, condition)
-            moved = following / alpha * x
-            x_next = x + forward.shift + forward.spread(eps)
-            backward = self.decode(k, x_next, condition)
-            whitened = backward.whiten(x_next - x + backward.shift)
-            steps = steps + forward.log_det(x) - backward.log_det(x)
-            steps = steps + 0.5 * sum_event((eps - whitened) * (eps + whitened))
-            offset = self.encoder_log_variance[k].double()
-            control = sum_event((x + forward.shift - moved).square()) / (following**2 * width)
-            reference = reference + 0.5 * (control + d * (offset.exp() - 1.0 - offset))
-            x = x_next
+            forward, following, log_det, whitened = self._transition(k, x, eps, condition)
+            steps = steps + log_det + 0.5 * sum_event((eps - whitened) * (eps + whitened))
+            alpha, alpha_next, width = self._step(k)
+            control = forward.shift - (alpha_next / alpha - 1.0) * x
+            offset = forward.log_variance.double()
+            size = sum_event(control.square()) / (alpha_next**2 * width)
+            reference = reference + 0.5 * (size + d * (offset.exp() - 1.0 - offset))
+            x = following
         return {"steps": steps, "reference": reference, "end": x}
 
     def step_log_prob(
@@ -180,7 +186,10 @@ class BridgeChain(Chain):
             drift = wide(width * alpha_next) * self.backward_half(times[k + 1], following, condition)
             residual, offset, scale = y - y_next - drift, self.decoder_log_variance[k], alpha
         log_variance = offset.reshape(len(k), *(offset.shape[1:] or (1,) * (x.ndim - 1))).expand(x.shape)
-        quadratic = sum_event(residual.square() / (wide(width) * log_variance.exp()))
+        unit: Scale = IsotropicScale(width.sqrt().to(x.dtype))
+        if direction == "backward" and self.decoder_below is not None:
+            unit = TriangularScale(width.sqrt().to(x.dtype), self.decoder_below[k])
+        quadratic = sum_event(unit.solve((-0.5 * log_variance).exp() * residual).square())
         normaliser = sum_event(log_variance) + x[0].numel() * (width.log() + 2.0 * scale.log() + LOG_2PI)
         return -0.5 * (quadratic + normaliser)
 

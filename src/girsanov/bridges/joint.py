@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.bridges.alternating import simulate_rows
-from girsanov.bridges.chain import BridgeChain
-from girsanov.bridges.couplings import EndRows, Pairs
+from girsanov.bridges.chain import BridgeChain, StepVariances
+from girsanov.bridges.couplings import EndRows
 from girsanov.bridges.halves import Half
 from girsanov.bridges.matching import MatchingObjective, Paths, TrajectoryObjective
 from girsanov.bridges.potentials import FlatPotentials
@@ -49,7 +49,8 @@ class JointConfig:
         learning_rate: peak rate.
         reference_weight: eta at the first and at the last step, geometric in between; ``(0, 0)`` is pure likelihood.
         warm_steps: steps of denoising score matching of the decoder on the reference, before the encoder is unlocked.
-        learn_variances: whether the log-variances of both chains' steps are learned.
+        step_variances: ``fixed``, ``diagonal`` or ``full``: see :class:`~girsanov.bridges.chain.BridgeChain`. Where an
+            annealed ``reference_weight`` is to select the Schroedinger bridge in d > 1, take ``full``.
         learn_encoder: whether the forward drift is learned; without, it stays where it starts, an ordinary diffusion.
         freeze: whether the encoder is frozen once its prior loss has converged.
         freeze_tolerance: nats by which the prior loss must fall to count.
@@ -69,7 +70,7 @@ class JointConfig:
     learning_rate: float = 1e-3
     reference_weight: tuple[float, float] = (0.0, 0.0)
     warm_steps: int = 0
-    learn_variances: bool = True
+    step_variances: StepVariances = "diagonal"
     learn_encoder: bool = True
     freeze: bool = False
     freeze_tolerance: float = 0.01
@@ -231,8 +232,8 @@ class _Fitting:
         """The decoder alone, on paths of the encoder as it is, by matching their ends."""
         chain, config = self.chain, self.config
         generator = torch.Generator().manual_seed(mix(config.seed, 10))
-        paths = simulate_rows(chain, self.kept, "forward", generator)
-        pairs, half = Pairs(paths.states[0], paths.states[-1], paths.condition), chain.backward_half
+        pairs = simulate_rows(chain, self.kept, "forward", generator, ends_only=True).ends()
+        half = chain.backward_half
         objective, batches = MatchingObjective(half), self._batches(pairs, 11)
         result = self._train(half, objective, batches, "warm", config.warm_steps, None, None)
         half.load_state_dict(result.module.state_dict())
@@ -255,8 +256,9 @@ class _Fitting:
             parameter.requires_grad_(False)
         for parameter in chain.backward_half.parameters():
             parameter.requires_grad_(True)
-        if isinstance(chain.decoder_log_variance, nn.Parameter):
-            chain.decoder_log_variance.requires_grad_(True)
+        for variances in (chain.decoder_log_variance, chain.decoder_below):
+            if isinstance(variances, nn.Parameter):
+                variances.requires_grad_(True)
         cache = _PathCache(chain, self.kept, config)
         objective = TrajectoryObjective("backward")
         result = self._train(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from girsanov.bridges.alternating import AlternatingConfig, project
 from girsanov.bridges.building import Start, blank_halves, by_time, shaped, starting_potentials
-from girsanov.bridges.chain import BridgeChain, cosine_times, uniform_times
+from girsanov.bridges.chain import BridgeChain, StepVariances, cosine_times, uniform_times
 from girsanov.bridges.couplings import EndRows
 from girsanov.bridges.flow import flow_log_prob
 from girsanov.bridges.halves import Direction, Ends, NetworkConfig, require_condition
@@ -182,11 +182,11 @@ class SchrodingerBridge(nn.Module):
 
     def _chain(self, process: LinearProcess, potentials: Potentials, ends: Ends, seed: int) -> BridgeChain:
         known = self.prior is not None
-        learns = self.joint.learn_variances if known else self.alternating.loss == "trajectory"
+        learned: StepVariances = "diagonal" if self.alternating.loss == "trajectory" else "fixed"
+        variances = self.joint.step_variances if known else learned
         grid = (uniform_times if known else cosine_times)(self.steps, process.horizon)
         halves = blank_halves(process, potentials, ends, self.event_shape, self.network, seed)
-        per_dimension = self.event_shape if known and learns else ()
-        return BridgeChain(*halves, grid, prior=self.prior, learn_variances=learns, per_dimension=per_dimension)
+        return BridgeChain(*halves, grid, prior=self.prior, variances=variances)
 
     # What a fitted bridge does.
 

@@ -15,6 +15,7 @@ __all__ = [
     "ScorePair",
     "SpectralScale",
     "Step",
+    "TriangularScale",
     "feynman_kac_log_weights",
     "girsanov_log_weights",
     "scale_of",
@@ -24,5 +25,13 @@ from girsanov.pairs.ancestral import AncestralChain
 from girsanov.pairs.chain import Chain, EulerChain, Kernel
 from girsanov.pairs.pair import Drift, Pair, Step
 from girsanov.pairs.paths import Noise, feynman_kac_log_weights, girsanov_log_weights
-from girsanov.pairs.scales import DiagonalScale, IsotropicScale, MatrixScale, Scale, SpectralScale, scale_of
+from girsanov.pairs.scales import (
+    DiagonalScale,
+    IsotropicScale,
+    MatrixScale,
+    Scale,
+    SpectralScale,
+    TriangularScale,
+    scale_of,
+)
 from girsanov.pairs.score_pair import ScorePair

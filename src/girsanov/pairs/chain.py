@@ -166,22 +166,23 @@ class Chain(nn.Module, ABC):
         x, _ = self.begin(x, torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device), condition)
         for k in range(self.length):
             eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-            following, _, whitened = self._transition(k, x, eps, condition)
+            _, following, _, whitened = self._transition(k, x, eps, condition)
             own = self.decoder_log_variance[k]
             squares = whitened.double().square()
             self.decoder_log_variance[k] = own + _shrunk_log_mean(squares if own.ndim else squares.flatten(1).mean(1))
             x = following
 
-    def _transition(self, k: int, x: State, eps: State, condition: Tensor | None) -> tuple[State, Nats, State]:
-        """State k + 1, the difference of the log-determinants, and the decoder's whitened residual."""
+    def _transition(self, k: int, x: State, eps: State, condition: Tensor | None) -> tuple[Kernel, State, Nats, State]:
+        """The encoder's step, state k + 1, the difference of the log-determinants, the decoder's whitened residual."""
         forward = self.encode(k, x, condition)
         step = forward.shift + forward.spread(eps)
         following = x + step
         backward = self.decode(k, following, condition)
-        return following, forward.log_det(x) - backward.log_det(x), backward.whiten(step + backward.shift)
+        whitened = backward.whiten(step + backward.shift)
+        return forward, following, forward.log_det(x) - backward.log_det(x), whitened
 
     def _advance(self, k: int, x: State, eps: State, condition: Tensor | None) -> tuple[State, Nats]:
-        following, log_det, whitened = self._transition(k, x, eps, condition)
+        _, following, log_det, whitened = self._transition(k, x, eps, condition)
         return following, log_det + 0.5 * sum_event((eps - whitened) * (eps + whitened))
 
     def _retreat(self, k: int, x: State, eps: State, condition: Tensor | None) -> tuple[State, Nats]:

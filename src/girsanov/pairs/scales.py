@@ -5,7 +5,7 @@ covariance of a Gaussian. Weights of paths and chains ask three things of it: :m
 :math:`G^{-1} y` and :math:`\log|\det G|`.
 """
 
-__all__ = ["DiagonalScale", "IsotropicScale", "MatrixScale", "Scale", "SpectralScale", "scale_of"]
+__all__ = ["DiagonalScale", "IsotropicScale", "MatrixScale", "Scale", "SpectralScale", "TriangularScale", "scale_of"]
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,6 +111,44 @@ class MatrixScale:
     def stretched(self, factor: float | Tensor) -> "MatrixScale":
         """Times a positive number."""
         return MatrixScale(factor * self.value)
+
+
+@final
+@dataclass(frozen=True)
+class TriangularScale:
+    """A positive number per row times a unit lower triangular matrix over the flattened event.
+
+    Attributes:
+        value: the numbers, shape ``b``.
+        below: the matrix, ``d d`` for all rows or ``b d d``; what is not strictly below its diagonal is not read.
+    """
+
+    value: Tensor
+    below: Tensor
+
+    def times(self, eps: State) -> State:
+        """Matrix times vector times value."""
+        flat = eps.flatten(1)
+        moved = flat + (self.below.tril(-1) @ flat[:, :, None])[:, :, 0]
+        return expand_as_rows(self.value, eps) * moved.reshape(eps.shape)
+
+    def solve(self, y: State) -> State:
+        """Forward substitution over value."""
+        flat = y.flatten(1)
+        if self.below.ndim == 2:  # one system with all rows as right sides
+            solved = torch.linalg.solve_triangular(self.below, flat.T, upper=False, unitriangular=True).T
+        else:
+            columns = flat[:, :, None]
+            solved = torch.linalg.solve_triangular(self.below, columns, upper=False, unitriangular=True)[:, :, 0]
+        return solved.reshape(y.shape) / expand_as_rows(self.value, y)
+
+    def log_det(self, x: State) -> Nats:
+        """D times the logarithm of value."""
+        return IsotropicScale(self.value).log_det(x)
+
+    def stretched(self, factor: float | Tensor) -> "TriangularScale":
+        """Times a positive number."""
+        return TriangularScale(factor * self.value, self.below)
 
 
 @final
