@@ -7,9 +7,10 @@ simulated) 1000 draws, whose mean and covariance are compared with the exact one
 that ignores the start. 1000 draws are not 0 even where they are exact: ``exact`` is that floor.
 
 - exact: draws of the exact plan; euler: the exact drift on the steps of ours, what the steps alone cost.
-- lightsb: a mixture of diagonal Gaussians fitted by the dual of entropic transport (LightSB's loss, Korotin et al.,
-  2024, from its formula), drawn as a static plan. It is also where our bridge starts.
-- start: the same by simulated paths on the steps of the bridge; bridge: after alternating projections of networks.
+- lightsb: a mixture of Gaussians with diagonal covariances fitted by the dual of entropic transport (LightSB's loss and
+  family, Korotin et al., 2024, from its formula, by our optimiser), drawn as a static plan.
+- plan: ours, the same dual over mixtures with full covariances, drawn as a static plan; start: that by simulated paths
+  on the steps of the bridge; bridge: after alternating projections of networks.
 - sf2m_exact, sf2m_sinkhorn: torchcfm's class with either minibatch plan, networks of the same size; the entropic plan
   only where eps is 1 or more, since its iterations do not converge below.
 
@@ -41,13 +42,14 @@ from girsanov.bridges import (
     SchrodingerBridge,
     conditional_bw2_uvp,
     cosine_times,
+    fit_mixture_potential,
 )
 from girsanov.densities import Gaussian, GaussianMixture
 from girsanov.processes import BrownianMotion
 
 DIMENSIONS, NOISES = (2, 16, 64), (0.1, 1.0, 10.0)
-METHODS = ("exact", "euler", "lightsb", "start", "bridge", "sf2m_exact", "sf2m_sinkhorn")
-OURS = ("lightsb", "start", "bridge")
+METHODS = ("exact", "euler", "lightsb", "plan", "start", "bridge", "sf2m_exact", "sf2m_sinkhorn")
+OURS = ("plan", "start", "bridge")
 SIMULATED = ("euler", "start", "bridge", "sf2m_exact", "sf2m_sinkhorn")
 RADIUS, COMPONENTS = 5.0, 5
 CHUNK = 20_000
@@ -107,7 +109,9 @@ def euler(drift, eps, times):
 
 def our_bridge(eps, x0, x1, options):
     """A fitted bridge with a mixture start."""
-    settings = AlternatingConfig(rounds=options.rounds, steps=options.steps, paths=options.paths)
+    settings = AlternatingConfig(
+        rounds=options.rounds, steps=options.steps, paths=options.paths, potential_covariances="full"
+    )
     bridge = SchrodingerBridge(
         BrownianMotion(sigma=eps**0.5), dim=x0.shape[1], start="mixture", components=options.components,
         steps=options.grid, network=NetworkConfig(width=options.width, blocks=2), alternating=settings,
@@ -115,10 +119,24 @@ def our_bridge(eps, x0, x1, options):
     return bridge.fit(x0, x1)
 
 
+def lightsb(eps, x0, x1, options):
+    """The static plan of a mixture with diagonal covariances."""
+    return EndPotential(
+        BrownianMotion(sigma=eps**0.5), fit_mixture_potential(x1, x0, eps, components=options.components, seed=1)
+    )
+
+
 def plan_of(bridge):
-    """The static plan of a bridge's mixture start: what LightSB's loss finds."""
+    """The static plan of a bridge's mixture start."""
     potentials = bridge.chains[0].forward_half.potentials
     return EndPotential(bridge.reference, potentials.end)
+
+
+def static_plan(method, exact, eps, rows, bridge, options):
+    """What ends are drawn from, given starts."""
+    if method == "exact":
+        return exact
+    return lightsb(eps, *rows, options) if method == "lightsb" else plan_of(bridge)
 
 
 def mover(method, exact, eps, bridge, rows, options, torchcfm):
@@ -147,8 +165,7 @@ def instance_rows(exact, eps, options, torchcfm, wanted):
     end, rows, bridge = end_moments(exact), (x0.float(), x1), None
     for method in wanted:
         begin = time.perf_counter()
-        if method in OURS and bridge is None:
-            bridge = our_bridge(eps, *rows, options)
+        bridge = our_bridge(eps, *rows, options) if method in OURS and bridge is None else bridge
         few = {"euler": options.euler_starts}.get(method, options.simulated_starts)
         starts = few if method in SIMULATED else options.starts
         test = exact.start.sample(options.starts, generator=torch.Generator().manual_seed(3))[:starts]
@@ -157,8 +174,9 @@ def instance_rows(exact, eps, options, torchcfm, wanted):
             fit_seconds = time.perf_counter() - begin
             draws = simulated(move, test, options.draws)
         else:
+            plan = static_plan(method, exact, eps, rows, bridge, options)
             fit_seconds = time.perf_counter() - begin
-            draws = static(exact if method == "exact" else plan_of(bridge), test, options.draws)
+            draws = static(plan, test, options.draws)
         found = conditional_bw2_uvp(draws, exact.conditional(test).moments(), end)
         row = {
             "method": method, "dim": d, "eps": eps, "cbw2_uvp": found.value, "stderr": found.stderr,
@@ -216,7 +234,7 @@ def plot(rows):
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), sharey=True, layout="constrained")
-    shown = ("exact", "lightsb", "start", "bridge", "sf2m_exact", "sf2m_sinkhorn")
+    shown = ("exact", "lightsb", "plan", "bridge", "sf2m_exact", "sf2m_sinkhorn")
     for axis, eps in zip(axes, NOISES, strict=True):
         for i, method in enumerate(shown):
             mine = {r["dim"]: r["cbw2_uvp"] for r in rows if r["method"] == method and r["eps"] == eps}

@@ -26,8 +26,9 @@ GAUSSIAN = {
 }
 MIXTURE = {
     "exact": "exact plan (floor of the draws)",
-    "lightsb": "LightSB's loss, static plan",
-    "bridge": "ours",
+    "lightsb": "LightSB's loss and family, static plan",
+    "plan": "full covariances, static plan",
+    "bridge": "our bridge, paths",
     "sf2m_exact": "[SF]²M, exact plan",
     "sf2m_sinkhorn": "[SF]²M, entropic plan",
 }
@@ -101,9 +102,9 @@ def mixture(document: dict) -> list[str]:
         plain = next(row["independent"] for row in document["rows"] if (row["eps"], row["dim"]) == (eps, d))
         rows.append([number(eps), d, *cells, f"{plain:.0f}"])
     words = (
-        "cBW²-UVP in percent, 0 is exact; 1000 draws per start leave the floor of the third column. The plan of "
-        "LightSB's loss is where our bridge starts, and its corrections by projections are kept only where held-out "
-        "paths confirm them."
+        "cBW²-UVP in percent, 0 is exact; 1000 draws per start leave the floor of the third column. Our bridge "
+        "starts at the same dual over mixtures with full covariances; its corrections by projections are kept only "
+        "where held-out paths confirm them."
     )
     head = ["## A normal to a mixture, the exact entropic plan known", "", words, ""]
     header = ["ε", "d", *MIXTURE.values(), "ignoring the start"]

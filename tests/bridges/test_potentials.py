@@ -68,8 +68,9 @@ def test_flat_potentials_do_not_pull():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("covariances", ["diagonal", "full"])
 @pytest.mark.parametrize("reference", [BrownianMotion(), OrnsteinUhlenbeck(1.0)], ids=["brownian", "ou"])
-def test_dual_fit_finds_the_entropic_plan(reference):
+def test_dual_fit_finds_the_entropic_plan(reference, covariances):
     """Two dimensions, three modes; the metric's floor at 400 draws is about 0.2, independent coupling above 50."""
     generator = torch.Generator().manual_seed(0)
     means = torch.tensor([[3.0, 0.0], [-2.0, 2.5], [-2.0, -2.5]])
@@ -77,7 +78,7 @@ def test_dual_fit_finds_the_entropic_plan(reference):
     exact = OneSidedBridge(reference, Gaussian(torch.zeros(2), 1.0), potential)
     x0, x1 = exact.sample_coupling(8000, generator=generator)
     shuffled = x1[torch.randperm(len(x1), generator=generator)].float()
-    fitted = fit_mixture_potentials(reference, x0.float(), shuffled, components=10, steps=600)
+    fitted = fit_mixture_potentials(reference, x0.float(), shuffled, components=10, covariances=covariances, steps=600)
     tests = exact.start.sample(200, generator=generator)
     law = EndPotential(reference, fitted.end).conditional(tests)
     draws = torch.stack([law.sample(generator=generator) for _ in range(400)])
@@ -85,6 +86,28 @@ def test_dual_fit_finds_the_entropic_plan(reference):
     uvp = conditional_bw2_uvp(draws, exact.conditional(tests).moments(), end)
     assert uvp.value < 1.0
     assert uvp.independent > 20.0
+
+
+@pytest.mark.slow
+def test_oblique_components_want_full_covariances():
+    """Ends stretched along diagonals in four dimensions: with as many components as there are, only full ones do."""
+    generator = torch.Generator().manual_seed(0)
+    means = 2.0 * torch.randn(3, 4, generator=generator)
+    basis, _ = torch.linalg.qr(torch.randn(3, 4, 4, generator=generator))
+    covariances = (basis * torch.tensor([4.0, 1.0, 0.2, 0.1])) @ basis.mT
+    exact = OneSidedBridge(
+        BrownianMotion(), Gaussian(torch.zeros(4), 1.0), GaussianMixture([0.4, 0.3, 0.3], means, covariances)
+    )
+    x0, x1 = exact.sample_coupling(8000, generator=generator)
+    tests = exact.start.sample(100, generator=generator)
+    found = {}
+    for kind in ("diagonal", "full"):
+        potential = fit_mixture_potential(x1.float(), x0.float(), 1.0, components=3, covariances=kind, steps=800)
+        law = EndPotential(BrownianMotion(), potential).conditional(tests)
+        draws = torch.stack([law.sample(generator=generator) for _ in range(400)])
+        uvp = conditional_bw2_uvp(draws, exact.conditional(tests).moments(), (x1.mean(0), torch.cov(x1.T)))
+        found[kind] = uvp.value
+    assert found["full"] < 1.0 < found["diagonal"]
 
 
 @pytest.mark.slow

@@ -122,6 +122,19 @@ def test_mixture_weights_are_normalised():
     torch.testing.assert_close(one.log_prob(x), other.log_prob(x))
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_a_mixtures_score_at_one_time_is_that_of_every_row(full):
+    x = torch.randn(6, 3)
+    root = torch.randn(2, 3, 3)
+    covariances = root @ root.mT + 0.1 * torch.eye(3) if full else torch.rand(2, 3) + 0.1
+    law = GaussianMixture(torch.tensor([1.0, 3.0]), torch.randn(2, 3), covariances)
+    alpha, sigma = torch.full((6,), 0.7), torch.full((6,), 0.4)
+    alpha[-1], sigma[-1] = 0.9, 0.2  # one row at another time: each row by itself
+    each = law.diffused_score(alpha, sigma, x)[:-1]
+    torch.testing.assert_close(law.diffused_score(alpha[:-1], sigma[:-1], x[:-1]), each)
+    torch.testing.assert_close(law.diffused_score(alpha[:1], sigma[:1], x[:-1]), each)
+
+
 def test_mixtures_survive_far_out():
     case = note_mixture_2d()
     far = torch.tensor([[300.0, -400.0]])

@@ -22,6 +22,7 @@ from girsanov.bridges.chain import BridgeChain
 from girsanov.bridges.couplings import EndRows, Pairs, coupled_rows
 from girsanov.bridges.halves import Direction, Half
 from girsanov.bridges.matching import MatchingObjective, Paths, TrajectoryObjective
+from girsanov.bridges.potentials import Covariances
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, mix, train
 
 HELD_OUT = 0.1  # of the rows of each end: paths are held out by row, since rows may start several paths
@@ -45,6 +46,7 @@ class AlternatingConfig:
         warm_start: ``independent`` or ``minibatch`` pairs of rows that both halves are matched to first.
         warm_steps: training steps of each half for that.
         potential_steps: training steps of each mixture, where the bridge starts from mixtures.
+        potential_covariances: of their components, ``diagonal`` or ``full``.
         ema_decay: of the averaged weights.
         patience: validations without improvement that end a projection.
         seed: keys everything random.
@@ -59,6 +61,7 @@ class AlternatingConfig:
     warm_start: Literal["independent", "minibatch"] | None = None
     warm_steps: int = 3000
     potential_steps: int = 4000
+    potential_covariances: Covariances = "diagonal"
     ema_decay: float = 0.995
     patience: int | None = None
     seed: int = 0

@@ -10,6 +10,7 @@ import torch
 from girsanov.bridges.gaussian import GaussianBridge
 from girsanov.bridges.halves import BridgeNetwork, Ends, Half, NetworkConfig, moment_match
 from girsanov.bridges.potentials import (
+    Covariances,
     FlatPotentials,
     Potentials,
     QuadraticPotentials,
@@ -33,6 +34,7 @@ def starting_potentials(
     second: State | Density,
     *,
     components: int,
+    covariances: Covariances,
     steps: int,
     seed: int,
     progress: Progress | None,
@@ -45,6 +47,7 @@ def starting_potentials(
         first: rows of the start.
         second: rows or law of the end.
         components: Gaussians of a mixture.
+        covariances: of these, ``diagonal`` or ``full``.
         steps: training steps of each mixture.
         seed: keys everything random.
         progress: what shows the progress.
@@ -57,7 +60,7 @@ def starting_potentials(
         return moment_potentials(process, first, second)
     if isinstance(second, Density):
         second = second.sample(DRAWS, generator=torch.Generator().manual_seed(seed)).to(first.dtype)
-    settings = {"components": components, "steps": steps, "seed": seed}
+    settings = {"components": components, "covariances": covariances, "steps": steps, "seed": seed}
     return fit_mixture_potentials(process, first, second, progress=progress, **settings)
 
 

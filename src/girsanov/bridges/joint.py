@@ -51,7 +51,8 @@ class JointConfig:
         warm_steps: steps of denoising score matching of the decoder on the reference, before the encoder is unlocked.
         step_variances: ``fixed``, ``diagonal`` or ``full``: see :class:`~girsanov.bridges.chain.BridgeChain`. Where an
             annealed ``reference_weight`` is to select the Schroedinger bridge in d > 1, take ``full``.
-        learn_encoder: whether the forward drift is learned; without, it stays where it starts, an ordinary diffusion.
+        learn_encoder: whether the forward process, its drift and step variances, is learned; without, it stays where it
+            starts, an ordinary diffusion.
         freeze: whether the encoder is frozen once its prior loss has converged.
         freeze_tolerance: nats by which the prior loss must fall to count.
         freeze_patience: validations without that fall.
@@ -206,6 +207,8 @@ def fit_joint(
     held, kept = _hold_out(rows, config)
     fitting = _Fitting(chain, held, kept, config, run, progress)
     chain.forward_half.requires_grad_(config.learn_encoder)
+    if isinstance(chain.encoder_log_variance, nn.Parameter):
+        chain.encoder_log_variance.requires_grad_(config.learn_encoder)
     if config.warm_steps:
         fitting.warm_up()
     fitting.joint()

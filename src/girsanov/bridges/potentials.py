@@ -22,6 +22,7 @@ from any of these reach the same Schroedinger bridge as from the reference.
 """
 
 __all__ = [
+    "Covariances",
     "FlatPotentials",
     "MixturePotentials",
     "Potentials",
@@ -34,7 +35,7 @@ __all__ = [
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,7 @@ from girsanov.processes import LinearProcess
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, mix, train
 from girsanov.types import InputError, Nats, State, Time
 
+Covariances = Literal["diagonal", "full"]
 HELD_OUT = 10  # one row in so many tells when a potential stops improving
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -156,26 +158,12 @@ class MixturePotentials(Potentials):
         rho = self.clock.scale / alpha
         blur = self.clock.scale * (self.clock.total - tau).clamp_min(0.0).sqrt()
         wide = expand_as_rows(rho, x).to(x.dtype)
-        return wide * _diffused_score(self.end, torch.ones_like(rho), blur, wide * x)
+        return wide * self.end.diffused_score(torch.ones_like(rho), blur, wide * x)
 
     def backward_pull(self, t: Time, x: State) -> State:
         r"""The score of :math:`\hat\psi_0` carried to t by the reference."""
         alpha, tau = self.clock(t)
-        return _diffused_score(self.start, alpha, alpha * tau.sqrt(), x)
-
-
-def _diffused_score(mixture: GaussianMixture, alpha: Tensor, sigma: Tensor, x: State) -> State:
-    """:meth:`GaussianMixture.diffused_score`, by matrix products where all rows have one time, as in simulation."""
-    one = len(alpha) > 0 and bool((alpha == alpha[0]).all() and (sigma == sigma[0]).all())
-    if mixture.bases is not None or not one:
-        return mixture.diffused_score(alpha, sigma, x)
-    y, means = x.flatten(1).double(), alpha[0].to(x.device) * mixture.means.flatten(1)
-    variances = alpha[0].to(x.device).square() * mixture.variances + sigma[0].to(x.device).square()
-    precise = variances.reciprocal()
-    quadratic = y.square() @ precise.T - 2.0 * y @ (means * precise).T
-    constant = (means.square() * precise + variances.log()).sum(1)
-    share = (mixture.weights.log() - 0.5 * (quadratic + constant)).softmax(1)
-    return (share @ (means * precise) - y * (share @ precise)).reshape(x.shape).to(x.dtype)
+        return self.start.diffused_score(alpha, alpha * tau.sqrt(), x)
 
 
 @dataclass(frozen=True)
@@ -188,20 +176,51 @@ class _Ends:
 
 @final
 class _LearnedMixture(nn.Module):
-    """Weights, means and variances of a mixture as parameters, in units in which the rows have variance about 1."""
+    """Weights, means and covariances of a mixture as parameters, where the rows have variance about 1.
 
-    def __init__(self, logits: Tensor, means: Tensor, log_variances: Tensor) -> None:
+    Args:
+        logits: shape ``K``.
+        means: shape ``K d``.
+        covariances: variances ``K d``, or ``K d d``.
+    """
+
+    def __init__(self, logits: Tensor, means: Tensor, covariances: Tensor) -> None:
         super().__init__()
         self.logits, self.means = nn.Parameter(logits), nn.Parameter(means)
-        self.log_variances = nn.Parameter(log_variances)
+        root = None if covariances.ndim == 2 else torch.linalg.cholesky(covariances)
+        variances = covariances if root is None else root.diagonal(dim1=1, dim2=2).square()
+        self.log_variances = nn.Parameter(variances.log())
+        self.below = None if root is None else nn.Parameter(root.tril(-1))
+
+    def covariances(self) -> Tensor:
+        """Variances ``K d`` or covariances ``K d d``."""
+        if self.below is None:
+            return self.log_variances.exp()
+        root = self._root(self.below)
+        return root @ root.mT
 
     def log_prob(self, y: Tensor, blur: float = 0.0) -> Nats:
-        """Log-density of the mixture blurred by a variance, by matrix products: shape ``b``."""
+        """Log-density of the mixture blurred by a variance: shape ``b``."""
+        quadratic, log_det = self._diagonal(y, blur) if self.below is None else self._full(self.below, y, blur)
+        normaliser = log_det + LOG_2PI * y.shape[1]
+        return (self.logits.log_softmax(0) - 0.5 * (quadratic + normaliser)).logsumexp(1)
+
+    def _diagonal(self, y: Tensor, blur: float) -> tuple[Tensor, Tensor]:
+        """Quadratic forms ``b K`` by matrix products, and log-determinants ``K``."""
         variances = self.log_variances.exp() + blur
         precise = variances.reciprocal()
-        quadratic = y.square() @ precise.T - 2.0 * y @ (self.means * precise).T + (self.means.square() * precise).sum(1)
-        normaliser = (variances.log() + LOG_2PI).sum(1)
-        return (self.logits.log_softmax(0) - 0.5 * (quadratic + normaliser)).logsumexp(1)
+        cross = y.square() @ precise.T - 2.0 * y @ (self.means * precise).T
+        return cross + (self.means.square() * precise).sum(1), variances.log().sum(1)
+
+    def _full(self, below: Tensor, y: Tensor, blur: float) -> tuple[Tensor, Tensor]:
+        root = self._root(below)
+        if blur:
+            root = torch.linalg.cholesky(root @ root.mT + blur * torch.eye(y.shape[1], device=y.device, dtype=y.dtype))
+        whitened = torch.linalg.solve_triangular(root, (y - self.means[:, None]).mT, upper=False)
+        return whitened.square().sum(1).T, 2.0 * root.diagonal(dim1=1, dim2=2).log().sum(1)
+
+    def _root(self, below: Tensor) -> Tensor:
+        return below.tril(-1) + torch.diag_embed((0.5 * self.log_variances).exp())
 
 
 def fit_mixture_potential(
@@ -210,6 +229,7 @@ def fit_mixture_potential(
     variance: float,
     *,
     components: int = 50,
+    covariances: Covariances = "diagonal",
     steps: int = 4000,
     learning_rate: float = 1e-2,
     seed: int = 0,
@@ -218,13 +238,14 @@ def fit_mixture_potential(
     r"""Fit one potential by the dual of entropic transport, in coordinates where the reference is Brownian.
 
     Minimises :math:`E_{other} \log (\psi * \mathcal{N}(0, \mathrm{variance}))(X) - E_{own} \log \psi(Y)` over
-    mixtures with diagonal covariances. A tenth of the rows tells when to stop.
+    mixtures. A tenth of the rows tells when to stop.
 
     Args:
         own: rows of the end at which the potential stands, ``n *d``.
         other: rows of the other end, ``m *d``.
         variance: total variance of the Brownian reference between them.
         components: number of Gaussians.
+        covariances: ``diagonal``, or ``full`` where there are rows enough for d squared numbers in each.
         steps: of training, at most.
         learning_rate: peak rate, in units of the rows' standard deviation.
         seed: keys the start and the batches.
@@ -241,7 +262,7 @@ def fit_mixture_potential(
     held = [x[::HELD_OUT] for x in rows]
     kept = [x[torch.arange(len(x)) % HELD_OUT > 0] for x in rows]
     blur, batch = variance / scale**2, 512
-    model = _initial_mixture(kept[0], components, seed)
+    model = _initial_mixture(kept[0], components, covariances, seed)
     order = [ShuffledBatches(len(x), batch, mix(seed, i)) for i, x in enumerate(kept)]
 
     def loss(module: nn.Module, ends: _Ends, generator: torch.Generator, step: int) -> Tensor:
@@ -260,14 +281,14 @@ def fit_mixture_potential(
     best = train(model, loss, batches, config=config, validate=validate, progress=progress).module
     assert isinstance(best, _LearnedMixture)
     weights = best.logits.double().softmax(0).clamp_min(1e-12)
-    means = centre.flatten() + scale * best.means.double()
-    variances = scale**2 * best.log_variances.double().exp()
-    return GaussianMixture(weights, means.reshape(-1, *shape), variances.reshape(-1, *shape))
+    means = (centre.flatten() + scale * best.means.double()).reshape(-1, *shape)
+    spread = scale**2 * best.covariances().double()
+    return GaussianMixture(weights, means, spread.reshape(-1, *shape) if covariances == "diagonal" else spread)
 
 
 def fit_mixture_potentials(
-    reference: LinearProcess, x0: State, x1: State, *, components: int = 50, steps: int = 4000, seed: int = 0,
-    progress: Progress | None = None,
+    reference: LinearProcess, x0: State, x1: State, *, components: int = 50, covariances: Covariances = "diagonal",
+    steps: int = 4000, seed: int = 0, progress: Progress | None = None,
 ) -> MixturePotentials:  # fmt: skip
     """Fit both potentials to rows of the two ends; see the module and :func:`fit_mixture_potential`.
 
@@ -276,6 +297,7 @@ def fit_mixture_potentials(
         x0: rows of the start, ``n *d``.
         x1: rows of the end, ``m *d``.
         components: Gaussians in each potential.
+        covariances: ``diagonal`` or ``full``.
         steps: of training for each.
         seed: keys everything random.
         progress: what shows the progress.
@@ -291,13 +313,13 @@ def fit_mixture_potentials(
     """
     clock = Clock(reference)
     ends, total = (x0, x1 / clock.scale.to(x1.dtype)), float(clock.total)
-    settings = {"components": components, "steps": steps, "progress": progress}
+    settings = {"components": components, "covariances": covariances, "steps": steps, "progress": progress}
     start = fit_mixture_potential(ends[0], ends[1], total, seed=mix(seed, 0), **settings)  # type: ignore[arg-type]
     end = fit_mixture_potential(ends[1], ends[0], total, seed=mix(seed, 1), **settings)  # type: ignore[arg-type]
     return MixturePotentials(reference, start, end.diffused(clock.scale, 0.0))
 
 
-def _initial_mixture(rows: Tensor, components: int, seed: int) -> _LearnedMixture:
+def _initial_mixture(rows: Tensor, components: int, covariances: Covariances, seed: int) -> _LearnedMixture:
     """Clusters of the rows, with their shares and spreads."""
     from sklearn.cluster import KMeans
 
@@ -307,10 +329,14 @@ def _initial_mixture(rows: Tensor, components: int, seed: int) -> _LearnedMixtur
     label = torch.as_tensor(found.labels_).long()
     means = torch.as_tensor(found.cluster_centers_, dtype=rows.dtype)
     shares = torch.bincount(label, minlength=count).to(rows.dtype)
-    squares = torch.zeros_like(means).index_add_(0, label, (few - means[label]).square())
-    overall = (few - means[label]).square().mean(0)
-    variances = (squares + 2.0 * overall) / (shares[:, None] + 2.0)
-    return _LearnedMixture((shares + 1.0).log(), means, variances.clamp_min(1e-4).log())
+    parts = [few[label == k] - means[k] for k in range(count)]
+    overall = (few - means[label]).square().mean(0).clamp_min(1e-4)
+    if covariances == "diagonal":
+        spread = torch.stack([(x.square().sum(0) + 2.0 * overall) / (len(x) + 2.0) for x in parts]).clamp_min(1e-4)
+    else:  # shrunk towards a diagonal by as many rows as there are dimensions
+        prior = 2.0 + rows.shape[1]
+        spread = torch.stack([(x.T @ x + prior * torch.diag(overall)) / (len(x) + prior) for x in parts])
+    return _LearnedMixture((shares + 1.0).log(), means, spread)
 
 
 def moment_potentials(reference: LinearProcess, x0: State, x1: State) -> QuadraticPotentials:

@@ -174,10 +174,11 @@ class SchrodingerBridge(nn.Module):
         self, i: int, first: State, second: State | Density, seed: int, progress: Progress | None
     ) -> BridgeChain:
         """The chain of a section before it is trained."""
-        process = self._section(i)
-        default: Start = "reference" if isinstance(second, Density) else "gaussian"
-        settings = {"components": self.components, "steps": self.alternating.potential_steps, "seed": seed}
-        potentials = starting_potentials(self.start or default, process, first, second, progress=progress, **settings)
+        process, default = self._section(i), "reference" if isinstance(second, Density) else "gaussian"
+        potentials = starting_potentials(
+            self.start or default, process, first, second, components=self.components, seed=seed, progress=progress,
+            covariances=self.alternating.potential_covariances, steps=self.alternating.potential_steps,
+        )  # fmt: skip
         return self._chain(process, potentials, Ends.of(first, second), seed)
 
     def _chain(self, process: LinearProcess, potentials: Potentials, ends: Ends, seed: int) -> BridgeChain:

@@ -91,13 +91,35 @@ class GaussianMixture(Density):
         return mixture
 
     def diffused_score(self, alpha: Tensor, sigma: Tensor, x: State) -> State:
-        """Score of alpha X + sigma eps at ``x``, one alpha and sigma per row."""
+        """Score of alpha X + sigma eps at ``x``, one alpha and sigma per row or one for all."""
+        if len(x) and bool((alpha == alpha[0]).all() and (sigma == sigma[0]).all()):
+            return self._shared_score(alpha[0].to(self.means), sigma[0].to(self.means), x)
         joint, coordinates, variances = self._joint_log_prob(alpha, sigma, x)
         responsibility = joint.softmax(1).to(x.dtype)
         precise = responsibility[:, :, None] * coordinates / variances
         if self.bases is None:
             return -precise.sum(1).reshape(x.shape)
         return -torch.einsum("bkj,kij->bi", precise, self.bases.to(x.dtype)).reshape(x.shape)
+
+    def _shared_score(self, alpha: Tensor, sigma: Tensor, x: State) -> State:
+        """The same at one time, as in simulation: precisions once, and matrix products with all rows; float64."""
+        y, means = x.flatten(1).double(), alpha * self.means.flatten(1)
+        variances = alpha.square() * self.variances + sigma.square()
+        if self.bases is None:
+            weighted = means / variances  # P m
+            quadratic = y.square() @ variances.reciprocal().T - 2.0 * y @ weighted.T
+        else:
+            precise = (self.bases / variances[:, None]) @ self.bases.mT  # P, K d d
+            weighted = (precise @ means[:, :, None])[:, :, 0]
+            moved = (y @ precise.transpose(0, 1).flatten(1)).reshape(len(y), *means.shape)  # P y, b K d
+            quadratic = torch.einsum("bi,bki->bk", y, moved) - 2.0 * y @ weighted.T
+        constant = (means * weighted).sum(1) + variances.log().sum(1)
+        share = (self.weights.log() - 0.5 * (quadratic + constant)).softmax(1)
+        if self.bases is None:
+            pulled = y * (share @ variances.reciprocal())
+        else:
+            pulled = torch.einsum("bk,bki->bi", share, moved)
+        return (share @ weighted - pulled).reshape(x.shape).to(x.dtype)
 
     def variance_range(self) -> tuple[float, float]:
         """Smallest variance within a component, largest of the whole."""
