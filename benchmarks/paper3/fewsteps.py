@@ -59,12 +59,11 @@ def fit(steps: int, learned: bool, arguments: argparse.Namespace) -> dict[str, o
     bridge.fit(rows, prior=Gaussian(torch.zeros(2), 1.0))
     test = spiral(arguments.rows, 1)
     bound, tight = bridge.elbo(test, paths=16).mean(), bridge.importance_bound(test[:500], paths=32).mean()
-    row = {
+    return {
         "steps": steps, "forward": SIDES[learned], "elbo": bound.value, "stderr": bound.stderr,
         "rows_stderr": bound.rows_stderr, "importance_bound": tight.value, "cpu_seconds": time.process_time() - start,
         "reference_kl": bridge.history[-1]["reference"], "prior_lower": bridge.history[-1]["prior_lower"],
     }  # fmt: skip
-    return row
 
 
 def savings(rows: list[dict]) -> list[dict[str, object]]:

@@ -110,7 +110,11 @@ def euler(drift, eps, times):
 def our_bridge(eps, x0, x1, options):
     """A fitted bridge with a mixture start."""
     settings = AlternatingConfig(
-        rounds=options.rounds, steps=options.steps, paths=options.paths, potential_covariances="full"
+        rounds=options.rounds,
+        steps=options.steps,
+        paths=options.paths,
+        potential_covariances="full",
+        potential_steps=options.potential_steps,
     )
     bridge = SchrodingerBridge(
         BrownianMotion(sigma=eps**0.5), dim=x0.shape[1], start="mixture", components=options.components,
@@ -200,7 +204,7 @@ def parse():
     for name, value in (
         ("rows", 100_000), ("starts", 1000), ("simulated-starts", 100), ("euler-starts", 25), ("draws", 1000),
         ("components", 20), ("width", 64), ("grid", 40), ("rounds", 1), ("steps", 600), ("paths", 20_000),
-        ("sf2m-steps", 1000), ("sf2m-batch", 256),
+        ("sf2m-steps", 1000), ("sf2m-batch", 256), ("potential-steps", 1500),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value)
     return parser.parse_args()
