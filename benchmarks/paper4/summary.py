@@ -274,9 +274,10 @@ def draw_diagnosis(found):
             )
         n = next(row["n"] for row in rows if row["problem"] == kind)
         panel.axhspan(0.0, 5.0 / n, color="0.85", lw=0)
-        panel.set(title=f"{kind.removeprefix('digits, ')}, n = {n}", xlabel="log-SNR")
+        panel.set_title(f"{kind.removeprefix('digits, ')}, n = {n}", fontsize=10)
+        panel.set_xlabel("log-SNR")
     axes[0].set_ylabel("effect")
-    axes[0].legend(fontsize=7)
+    axes[1].legend(fontsize=7)
     figure.savefig(FIGURES / "paper4-diagnosis.png", dpi=75)
 
 
