@@ -6,11 +6,10 @@ to the held-out time; exact W1 between 2,000 moved and 2,000 true cells, drawn b
 independently of each other, so that only those that are compared are moved.
 
 A cell may follow the process (``sde``) or the probability flow (``flow``), or be moved to its expected place, the mean
-of 16 paths of the process (``mean``). sigma and the way are chosen without the held-out day: the middle of the three
+of 64 paths of the process (``mean``). sigma and the way are chosen without the held-out day: the middle of the three
 training days is held out, with seed 0 and 1,000 cells, and the pair with the smallest W1 counts; the candidates are in
-the record, for torchcfm's [SF]2M its default sigma = 1 alone with the same ways. Which candidates
-there are, ``mean`` and the two sigmas of the bridge, was decided after a first look at both held-out days with other
-settings, so that only the choice among them is blind. The
+the record. Which candidates there are was decided after a first look at both held-out days with other settings (closed
+forms between the moments at sigma = 4 and 10), so that only the choice among them is blind. The
 bridge through the training days is Markov over a Markov reference, so that the section from the day before to the day
 after, fitted to these two days, *is* the bridge there, and only it is fitted; [SF]2M shares its networks between all
 sections and is trained on all.
@@ -42,9 +41,9 @@ from girsanov.processes import BrownianMotion
 
 PLACE = {2: 0.0, 3: 1.0, 4: 2.0, 7: 3.0}
 HELD = (3, 4)
-SIGMAS = {"bridge": (4.0, 10.0), "sf2m": (1.0,)}
+SIGMAS = {"bridge": (4.0, 6.0, 9.0), "sf2m": (0.1, 1.0)}
 WAYS = ("sde", "flow", "mean")
-PATHS = 16
+PATHS = 64
 DEFAULT = 1.0  # torchcfm's sigma
 CELLS, NESTED_CELLS = 2000, 1000
 MOVES = 20
@@ -209,13 +208,13 @@ def parse():
     parser.add_argument("--data", type=Path, required=True, help="folder with pcas_50_day_*.npy")
     parser.add_argument("--peers", help="folder with torchcfm; absent: as installed, or recorded as absent")
     parser.add_argument("--methods", nargs="+", default=list(MOVERS))
-    parser.add_argument("--start", default="gaussian")
+    parser.add_argument("--start", default="mixture")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--partial", default="runs/paper3-cite.jsonl", help="rows that are already there stay")
     parser.add_argument("--no-record", action="store_true", help="keep the partial rows only")
     parser.add_argument("--rate", type=float, default=5e-4)
     for name, value in (
-        ("components", 30), ("width", 64), ("grid", 20), ("rounds", 1), ("steps", 400),
+        ("components", 30), ("width", 64), ("grid", 20), ("rounds", 1), ("steps", 300),
         ("sf2m-steps", 800), ("sf2m-batch", 256),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value)
