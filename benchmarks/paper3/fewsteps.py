@@ -27,7 +27,7 @@ from girsanov.bridges import JointConfig, NetworkConfig, SchrodingerBridge
 from girsanov.densities import Gaussian
 from girsanov.processes import VariancePreserving
 
-STEPS = (4, 8, 16, 32, 64, 128)
+STEPS = (8, 16, 32, 64, 128)
 SIDES = ("fixed VP", "learned")
 TOLERANCE = 0.02
 STRETCH = 8.0

@@ -156,7 +156,7 @@ def power(found):
     """Published rows of aggregated tests."""
     gaps = {}
     for row in found["rows"]:
-        if row["published"] is not None:
+        if row.get("published") is not None:
             gaps.setdefault((row["problem"], row["test"]), []).append(row["rate"] - row["published"])
     rows = [(*key, f"{min(found):+.3f}", f"{max(found):+.3f}") for key, found in gaps.items()]
     return [
@@ -170,8 +170,32 @@ def power(found):
         "",
         *table(("problem", "test", "ours less published, from", "to"), rows),
         "",
+        *instances(found),
         source("aggregation"),
     ]
+
+
+def instances(found):
+    """How far the power on the RBM depends on the perturbation that was drawn."""
+    singles = {}
+    for row in found["rows"]:
+        if "perturbation" in row:
+            singles.setdefault(row["test"], []).append(row)
+    if not singles:
+        return []
+    rows = []
+    for test, mine in singles.items():
+        sigma, rates = mine[0]["parameter"], sorted(row["rate"] for row in mine)
+        same = next(r for r in found["rows"] if (r["problem"], r["test"], r["parameter"]) == ("rbm", test, sigma))
+        rows.append((test, *(f"{rate:.2f}" for rate in rates), f"{same['rate']:.2f}", same["published"] or "–"))
+    count, samples = len(rates), mine[0]["repeats"]
+    words = (
+        f"The rows of the RBM at σ = {sigma} depend on the perturbation: the power for each of {count} fixed ones, by "
+        f"{samples} samples each, beside the mean over fresh ones and the published rate, of which it is not said how "
+        "many perturbations it is a mean of."
+    )
+    header = ("test", *("one",) * count, "fresh", "published")
+    return [words, "", *table(header, rows), ""]
 
 
 def speed(found):
