@@ -207,6 +207,8 @@ def _text(metrics: Any) -> str:
         entry = metrics["test"]["elbo"]
         number = f"{entry['nats']:.3f}".replace("-", "−")
         lines.append(f"bound on held-out rows: {number} nats per row")
+    else:
+        lines.append(f"sigma {metrics['sigma']:g}: a smaller --sigma keeps rows closer to what they were")
     return "\n".join(
         ["Distances of moved held-out rows from those of the other end, in spreads of the columns", *lines]
     )
