@@ -171,11 +171,11 @@ def wasserstein(x: State, y: State, *, order: int = 1) -> float:
 
     Args:
         x: samples ``n *d``.
-        y: samples ``m *d``; memory and time grow with ``n m``.
+        y: samples ``m *d``; memory and time grow with ``n m``. Equal numbers are matched by SciPy, others by POT.
         order: 1 or 2.
 
     Raises:
-        InputError: if POT is not installed, the shapes disagree, or the solver stops short.
+        InputError: if n is not m and POT is not installed, the shapes disagree, or the solver stops short.
 
     Example:
         >>> wasserstein(torch.zeros(3, 2), torch.tensor([[3.0, 4.0]]))
@@ -183,8 +183,12 @@ def wasserstein(x: State, y: State, *, order: int = 1) -> float:
     """
     if order not in (1, 2):
         raise InputError(f"order must be 1 or 2; got {order}")
+    from scipy.optimize import linear_sum_assignment
+
     a, b = _pair(x, y)
     cost = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").pow(order).cpu().numpy()
+    if len(a) == len(b):  # an optimal plan between as many points is a matching
+        return float(cost[linear_sum_assignment(cost)].mean()) ** (1.0 / order)
     value, log = _transport().emd2([], [], cost, numItermax=PIVOTS, log=True)
     if log["warning"] is not None:
         raise InputError(f"Exact transport stopped short ({log['warning']}): compare fewer samples")
@@ -240,5 +244,7 @@ def _transport() -> Any:
     try:
         import ot
     except ImportError as error:
-        raise InputError("Exact transport distances need POT: pip install 'girsanov[ot]'") from error
+        raise InputError(
+            "Exact transport between samples of different sizes needs POT: pip install 'girsanov[ot]'"
+        ) from error
     return ot
