@@ -5,8 +5,8 @@ prior. Both sides have the same networks, grid and learned covariances of the de
 encoder alone: fixed at the variance-preserving process, or learned from there, drift and step variances, by the joint
 objective. Then it is frozen, and either decoder gets the same number of steps alone, on fresh paths of its encoder, so
 that processes are compared and not how far a decoder has come. For every number of steps N: the bound on rows that
-neither saw, with the errors of estimator and rows, and its importance-weighted version. ``saving`` compares, for each bound that the fixed process
-reaches at some N, the smallest N' at which the learned one is within 0.02 nats of it.
+neither saw, with the errors of estimator and rows, and its importance-weighted version. ``saving`` compares, for each
+bound that the fixed process reaches at some N, the smallest N' at which the learned one is within 0.02 nats of it.
 
     OMP_NUM_THREADS=1 python benchmarks/paper3/fewsteps.py
 """
