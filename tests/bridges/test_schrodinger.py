@@ -163,6 +163,15 @@ STORED = {
     "mixture": lambda: SchrodingerBridge(
         OrnsteinUhlenbeck(1.0), dim=2, steps=5, start="mixture", components=2, network=SMALL, alternating=QUICK
     ),
+    "full mixture": lambda: SchrodingerBridge(
+        BrownianMotion(),
+        dim=2,
+        steps=5,
+        start="mixture",
+        components=2,
+        network=SMALL,
+        alternating=dataclasses.replace(QUICK, potential_covariances="full"),
+    ),
     "reference": lambda: SchrodingerBridge(
         BrownianMotion(0.5), dim=2, steps=5, start="reference", network=SMALL, alternating=QUICK
     ),
@@ -180,8 +189,9 @@ def test_saved_and_loaded_it_gives_the_same_bits(make, tmp_path):
     assert loaded.history == json.loads(json.dumps(bridge.history))
 
 
-def test_a_bridge_to_a_prior_is_saved_with_it(tmp_path):
-    joint = JointConfig(steps=5, batch_size=32)
+@pytest.mark.parametrize("variances", ["diagonal", "full"])
+def test_a_bridge_to_a_prior_is_saved_with_it(variances, tmp_path):
+    joint = JointConfig(steps=5, batch_size=32, step_variances=variances)
     bridge = SchrodingerBridge(OrnsteinUhlenbeck(2.0), event_shape=(1, 4, 4), steps=4, network=SMALL, joint=joint)
     x = torch.randn(60, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     bridge.fit(x, prior=StandardNormal())
