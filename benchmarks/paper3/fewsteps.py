@@ -1,12 +1,11 @@
 r"""Few-step sampling: how many steps a learned forward process needs beside a fixed one, for the same bound.
 
 A stretched planar set (a spiral of standard deviations 8 and 1, in the manner of Deng et al., 2024), standard normal
-prior. Both sides have the same networks, grid and learned covariances of the decoder's steps; they differ in the
-encoder alone: fixed at the variance-preserving process, or learned from there, drift and step variances, by the joint
-objective. Then it is frozen, and either decoder gets the same number of steps alone, on fresh paths of its encoder, so
-that processes are compared and not how far a decoder has come. For every number of steps N: the bound on rows that
-neither saw, with the errors of estimator and rows, and its importance-weighted version. ``saving`` compares, for each
-bound that the fixed process reaches at some N, the smallest N' at which the learned one is within 0.02 nats of it.
+prior. Both sides have the same networks, training steps, grid and learned covariances of the decoder's steps; they
+differ in the encoder alone: fixed at the variance-preserving process, or learned from there, drift and step variances,
+by the joint objective. For every number of steps N: the bound on rows that neither saw, with the errors of
+estimator and rows, and its importance-weighted version. ``saving`` compares, for each bound that the fixed process
+reaches at some N, the smallest N' at which the learned one is within 0.02 nats of it.
 
     OMP_NUM_THREADS=1 python benchmarks/paper3/fewsteps.py
 """
@@ -47,9 +46,9 @@ def spiral(n: int, seed: int) -> torch.Tensor:
 def fit(steps: int, learned: bool, arguments: argparse.Namespace) -> dict[str, object]:
     """One model and its bounds."""
     joint = JointConfig(
-        steps=arguments.joint if learned else 1, batch_size=arguments.batch, learning_rate=arguments.rate,
-        warm_steps=arguments.warm, ema_decay=0.99, validate_every=max(1, arguments.joint // 4), learn_encoder=learned,
-        step_variances="full", freeze=True, freeze_patience=100, decoder_steps=arguments.decoder,
+        steps=arguments.train, batch_size=arguments.batch, learning_rate=arguments.rate, warm_steps=arguments.warm,
+        ema_decay=0.99, validate_every=max(1, arguments.train // 10), learn_encoder=learned,
+        step_variances="full",
     )  # fmt: skip
     bridge = SchrodingerBridge(
         VariancePreserving(beta_min=0.1, beta_max=arguments.beta_max), dim=2, steps=steps,
@@ -102,8 +101,8 @@ def main() -> None:
     """Fit, print, record, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
-    parser.add_argument("--joint", type=int, default=1500, help="joint training steps of the learned process")
-    parser.add_argument("--decoder", type=int, default=6000, help="steps of either decoder alone")
+    parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=SIDES)
+    parser.add_argument("--train", type=int, default=3000, help="joint training steps")
     parser.add_argument("--rate", type=float, default=1e-2, help="peak learning rate")
     parser.add_argument("--warm", type=int, default=600, help="steps of denoising score matching first")
     parser.add_argument("--batch", type=int, default=256)
@@ -115,9 +114,9 @@ def main() -> None:
     torch.set_num_threads(1)
     kept = Rows(arguments.partial)
     for steps in arguments.steps:
-        for learned in (False, True):
+        for learned in (SIDES.index(side) for side in arguments.sides):
             if not kept.has(steps=steps, forward=SIDES[learned]):
-                kept.add(fit(steps, learned, arguments))
+                kept.add(fit(steps, bool(learned), arguments))
     print(savings(kept.all))
     if arguments.no_record:
         return
