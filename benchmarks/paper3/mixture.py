@@ -237,7 +237,7 @@ def plot(rows):
     """Bars for each dimension and noise level, in percent."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.5), sharey=True, layout="constrained")
     shown = ("exact", "lightsb", "plan", "bridge", "sf2m_exact", "sf2m_sinkhorn")
     for axis, eps in zip(axes, NOISES, strict=True):
         for i, method in enumerate(shown):
@@ -251,7 +251,7 @@ def plot(rows):
         axis.plot(range(3), plain, "k_", markersize=30, label="independent")
         axis.set(yscale="log", title=f"eps = {eps:g}", xticks=range(3), xticklabels=[f"d = {d}" for d in DIMENSIONS])
     axes[0].set_ylabel("cBW2-UVP, %")
-    axes[1].legend(fontsize=6)
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=7)
     FIGURE.parent.mkdir(exist_ok=True)
     figure.savefig(FIGURE, dpi=75)
     plt.close(figure)
