@@ -86,7 +86,7 @@ def draw(rows: list[dict]) -> None:
 
     figure, axis = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
     for side, mark in (("fixed VP", "o--"), ("learned", "s-")):
-        own = [r for r in rows if r["forward"] == side]
+        own = sorted((r for r in rows if r["forward"] == side), key=lambda r: r["steps"])
         axis.plot([r["steps"] for r in own], [r["elbo"] for r in own], mark, label=f"{side} forward process")
     axis.set_xscale("log", base=2)
     axis.set_xlabel("steps N of the sampler")
