@@ -56,7 +56,7 @@ def test_projections_from_the_reference_reach_the_bridge(loss):
 
     The error of a network of this size is the tolerance; the reference's own is 0.5 in the coupling, 1.8 in the mean.
     """
-    settings = AlternatingConfig(rounds=6, steps=200, paths=4000, learning_rate=1e-2, loss=loss, ema_decay=0.97)
+    settings = AlternatingConfig(rounds=6, steps=400, paths=4000, learning_rate=1e-2, loss=loss, ema_decay=0.97)
     bridge = SchrodingerBridge(
         BrownianMotion(), dim=2, start="reference", steps=20, network=SMALL, alternating=settings
     )
