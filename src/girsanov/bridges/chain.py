@@ -160,8 +160,8 @@ class BridgeChain(Chain):
         reference, d = torch.zeros_like(steps), x[0].numel()
         for k in range(self.length):
             eps = noise(1)[0]
-            forward, following, log_det, whitened = self._transition(k, x, eps, condition)
-            steps = steps + log_det + 0.5 * sum_event((eps - whitened) * (eps + whitened))
+            forward, following, gain, _ = self._transition(k, x, eps, condition)
+            steps = steps + gain
             alpha, alpha_next, width = self._step(k)
             control = forward.shift - (alpha_next / alpha - 1.0) * x
             offset = forward.log_variance.double()

@@ -173,17 +173,18 @@ class Chain(nn.Module, ABC):
             x = following
 
     def _transition(self, k: int, x: State, eps: State, condition: Tensor | None) -> tuple[Kernel, State, Nats, State]:
-        """The encoder's step, state k + 1, the difference of the log-determinants, the decoder's whitened residual."""
+        """The encoder's step, state k + 1, the log-weight gained, and the decoder's whitened residual."""
         forward = self.encode(k, x, condition)
         step = forward.shift + forward.spread(eps)
         following = x + step
         backward = self.decode(k, following, condition)
         whitened = backward.whiten(step + backward.shift)
-        return forward, following, forward.log_det(x) - backward.log_det(x), whitened
+        log_det = forward.log_det(x) - backward.log_det(x)
+        return forward, following, log_det + 0.5 * sum_event((eps - whitened) * (eps + whitened)), whitened
 
     def _advance(self, k: int, x: State, eps: State, condition: Tensor | None) -> tuple[State, Nats]:
-        _, following, log_det, whitened = self._transition(k, x, eps, condition)
-        return following, log_det + 0.5 * sum_event((eps - whitened) * (eps + whitened))
+        _, following, gain, _ = self._transition(k, x, eps, condition)
+        return following, gain
 
     def _retreat(self, k: int, x: State, eps: State, condition: Tensor | None) -> tuple[State, Nats]:
         """State k from state k + 1, and the log-ratio of decoder to encoder of that step."""
