@@ -13,9 +13,9 @@ from girsanov.bridges import (
     gaussian_bridge,
 )
 from girsanov.bridges.halves import Ends
-from girsanov.bridges.potentials import QuadraticPotentials
+from girsanov.bridges.potentials import MixturePotentials, QuadraticPotentials
 from girsanov.bridges.reference import Clock
-from girsanov.densities import Gaussian
+from girsanov.densities import Gaussian, GaussianMixture
 from girsanov.likelihoods import chain_elbo
 from girsanov.processes import BrownianMotion, OrnsteinUhlenbeck, VariancePreserving
 from girsanov.types import InputError
@@ -163,3 +163,85 @@ def test_cosine_grid_is_symmetric_and_fine_at_both_ends():
     torch.testing.assert_close(widths, widths.flip(0))
     assert float(widths.sum()) == pytest.approx(2.0)
     assert float(widths[0]) < 0.15 * float(widths[10])
+
+
+CONDITIONS = {
+    "none": ({}, None),
+    "labels": ({"classes": 3}, torch.tensor([0, 2, 1, 2, 0, 1])),
+    "vectors": ({"condition_dim": 2}, torch.linspace(-1.0, 1.0, 12).reshape(6, 2)),
+    "one label": ({"classes": 3}, torch.tensor([2])),
+}
+SHAPES = {"rows": (D,), "images": (1, 4, 4)}
+POTENTIALS = {
+    "flat": lambda reference, d: FlatPotentials(),
+    "quadratic": lambda reference, d: QuadraticPotentials(
+        gaussian_bridge(torch.zeros(d), 0.7, torch.full((d,), 0.5), 1.3, reference=reference)
+    ),
+    "mixture": lambda reference, d: MixturePotentials(reference, *(random_mixture(d, seed) for seed in (0, 1))),
+}
+
+
+@pytest.mark.parametrize("given", CONDITIONS.values(), ids=CONDITIONS)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_rows_may_share_times_in_blocks(direction, shape, given):
+    """Three times of two rows each, one for all, and one for each row: the same pulls."""
+    options, condition = given
+    half = random_half(direction, shape, NetworkConfig(width=8, blocks=1, **options))
+    x, times = draws(6, *shape), torch.tensor([0.1, 0.4, 0.8])
+    condition = condition if condition is None or condition.dtype == torch.int64 else condition.double()
+    each = half(times.repeat_interleave(2), x, condition)
+    assert torch.allclose(half(times, x, condition), each)
+    for i, t in enumerate(times.split(1)):
+        assert torch.allclose(half(t, x, condition)[2 * i : 2 * i + 2], each[2 * i : 2 * i + 2])
+
+
+@pytest.mark.parametrize("make", POTENTIALS.values(), ids=POTENTIALS)
+def test_rows_may_share_times_of_closed_forms(make):
+    half = random_half("backward", (D,), NetworkConfig(width=8, blocks=1), make(BrownianMotion(), D))
+    x, times = draws(6, D), torch.tensor([0.1, 0.4, 0.8])
+    assert torch.allclose(half(times, x), half(times.repeat_interleave(2), x))
+
+
+def random_half(direction, shape, config, potentials=None):
+    clock, ends = Clock(BrownianMotion()), Ends.of(draws(50, *shape) - 1.0, 2.0 * draws(50, *shape))
+    network = BridgeNetwork(shape, config)
+    for parameter in network.parameters():
+        parameter.data.add_(0.3 * torch.randn_like(parameter))
+    return Half(direction, clock, potentials or FlatPotentials(), ends, network)
+
+
+def random_mixture(d, seed):
+    g = torch.Generator().manual_seed(seed)
+    means, variances = torch.randn(3, d, generator=g), torch.rand(3, d, generator=g) + 0.5
+    return GaussianMixture(torch.ones(3) / 3, means, variances)
+
+
+def test_a_walk_in_blocks_of_few_rows_is_the_same(monkeypatch):
+    chain = make_chain(BrownianMotion(), FlatPotentials(), Gaussian(torch.zeros(D), 1.0), noise=0.3)
+    x, eps = draws(4, D), draws(chain.length, 4, D)
+    found = []
+    for rows in (1, 8, 16_384):
+        monkeypatch.setattr("girsanov.bridges.chain.ROWS_AT_ONCE", rows)
+        blocks = iter(eps)
+        found.append(chain.walk(x, lambda count, blocks=blocks: next(blocks)[None])["steps"])
+    assert torch.allclose(found[0], found[1])
+    assert torch.allclose(found[0], found[2])
+
+
+def test_a_network_that_stays_untrained_is_not_evaluated():
+    half = random_half("forward", (D,), NetworkConfig(width=8, blocks=1))
+    calls, x, t = [], draws(5, D), torch.tensor([0.3])
+    half.network.register_forward_hook(lambda *args: calls.append(args))
+    half.requires_grad_(False)
+    assert bool(half(t, x).any())
+    assert len(calls) == 1
+    half.network.affine.data.zero_()
+    for parameter in half.network.residual.leave.parameters():
+        parameter.data.zero_()
+    assert not bool(half(t, x).any())
+    assert len(calls) == 1
+    half.requires_grad_(True)  # its first gradient must reach it
+    half(t, x).sum().backward()
+    assert len(calls) == 2
+    assert bool(half.network.affine.grad.any())

@@ -14,6 +14,7 @@ learned, s a number for each step and r a diagonal or a lower triangular matrix;
 __all__ = ["BridgeChain", "cosine_times", "uniform_times"]
 
 import math
+from collections.abc import Iterator
 from typing import Literal, final
 
 import torch
@@ -26,6 +27,7 @@ from girsanov.pairs import Chain, IsotropicScale, Kernel, Noise, Scale, Triangul
 from girsanov.types import InputError, Nats, State
 
 StepVariances = Literal["fixed", "diagonal", "full"]
+ROWS_AT_ONCE = 16_384  # of the decoder's network: more cost memory and save no time
 LOG_2PI = math.log(2.0 * math.pi)
 
 
@@ -94,8 +96,11 @@ class BridgeChain(Chain):
 
     def decode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
         """From time k + 1 to time k."""
+        return self.decode_along(k, x, self.backward_half(self._time(k + 1), x, condition))
+
+    def decode_along(self, k: int, x: State, pull: State) -> Kernel:
+        """From time k + 1 to time k, given the decoder's pull there."""
         alpha, following, width = self._step(k)
-        pull = self.backward_half(self._time(k + 1), x, condition)
         shift = (alpha / following - 1.0) * x + (alpha * width * following) * pull
         scale = self._scale(alpha * width**0.5, x)
         if self.decoder_below is not None:
@@ -156,19 +161,38 @@ class BridgeChain(Chain):
             ``steps``, the log-weight without the prior, ``b``; ``reference``, a one-path estimate of KL(encoder ||
             reference) in the chain's form (note of paper 3, equation 4), ``b``; and ``end``, the last state ``b *d``.
         """
-        steps = x.new_zeros(len(x), dtype=torch.float64)
-        reference, d = torch.zeros_like(steps), x[0].numel()
+        taken: list[tuple[Kernel, State, State]] = []
+        states, total = [x], x.new_zeros(len(x), dtype=torch.float64)
+        reference = torch.zeros_like(total)
         for k in range(self.length):
-            eps = noise(1)[0]
-            forward, following, gain, _ = self._transition(k, x, eps, condition)
-            steps = steps + gain
-            alpha, alpha_next, width = self._step(k)
-            control = forward.shift - (alpha_next / alpha - 1.0) * x
-            offset = forward.log_variance.double()
-            size = sum_event(control.square()) / (alpha_next**2 * width)
-            reference = reference + 0.5 * (size + d * (offset.exp() - 1.0 - offset))
-            x = following
-        return {"steps": steps, "reference": reference, "end": x}
+            forward, eps = self.encode(k, x, condition), noise(1)[0]
+            taken.append((forward, forward.shift + forward.spread(eps), eps))
+            reference = reference + self._divergence(k, forward, x)
+            x = x + taken[-1][1]
+            states.append(x)
+        for k, pull in enumerate(self._pulls_back(states[1:], condition)):
+            forward, step, eps = taken[k]
+            total = total + self._gain(forward, self.decode_along(k, states[k + 1], pull), step, eps)[0]
+        return {"steps": total, "reference": reference, "end": x}
+
+    def _divergence(self, k: int, forward: Kernel, x: State) -> Nats:
+        """Divergence of the encoder's step from the reference's, shape ``b``."""
+        alpha, following, width = self._step(k)
+        control = forward.shift - (following / alpha - 1.0) * x
+        offset = forward.log_variance.double()
+        size = sum_event(control.square()) / (following**2 * width)
+        return 0.5 * (size + x[0].numel() * (offset.exp() - 1.0 - offset))
+
+    def _pulls_back(self, states: list[State], condition: Tensor | None) -> Iterator[State]:
+        """The decoder's pull at the states of times 1 to N: the network sees many times at once."""
+        rows = len(states[0])
+        at_once, given = max(1, ROWS_AT_ONCE // rows), condition
+        for begin in range(0, len(states), at_once):
+            block = states[begin : begin + at_once]
+            if condition is not None and len(condition) > 1:
+                given = condition.repeat(len(block), *(1,) * (condition.ndim - 1))
+            times = self.get_buffer("times")[begin + 1 : begin + 1 + len(block)]
+            yield from self.backward_half(times, torch.cat(block), given).unflatten(0, (len(block), rows))
 
     def step_log_prob(
         self, direction: Direction, k: Tensor, x: State, following: State,

@@ -134,15 +134,18 @@ class BridgeNetwork(nn.Module):
         self.affine = nn.Parameter(torch.zeros(AFFINE_TERMS, d + 1, d)) if d <= AFFINE_LIMIT else None
 
     def forward(self, r: Tensor, x: State, condition: Tensor | None = None) -> State:
-        """Output at times ``r`` in [0, 1], ``b`` or one for all rows, and states ``b *d``."""
+        """Output at times ``r`` in [0, 1], see :class:`Half`, and states ``b *d``."""
+        if condition is not None and len(r) > 1:
+            r = every_row(r, x)
         level = HALF_RANGE * (2.0 * r - 1.0)
         out = self.residual(level, x[:, None], condition)[:, 0]
         if self.affine is None:
             return out
         terms = torch.cos(math.pi * r[:, None] * torch.arange(AFFINE_TERMS, device=r.device)).to(x.dtype)
         y, offset = x.flatten(1), terms @ self.affine[:, -1]
-        if len(r) == 1:  # all rows share the time: one matrix
-            mapped = y @ torch.tensordot(terms[0], self.affine[:, :-1], 1) + offset
+        if len(r) < len(x):  # rows share times: one matrix for each time
+            matrices = torch.tensordot(terms, self.affine[:, :-1], 1)
+            mapped = y.unflatten(0, (len(r), -1)) @ matrices + offset[:, None]
         else:
             mapped = torch.einsum("bj,jbd->bd", terms, y @ self.affine[:, :-1]) + offset
         return out + mapped.reshape(x.shape)
@@ -151,6 +154,9 @@ class BridgeNetwork(nn.Module):
 @final
 class Half(nn.Module):
     """One direction: a closed-form pull and its correction.
+
+    Times are float64: one for each of the ``b`` rows, one for all, or m times of ``b / m`` consecutive rows each, which
+    costs less where rows share times: what depends on time alone is computed m times.
 
     Args:
         direction: ``forward`` pulls to the end, ``backward`` to the start.
@@ -174,11 +180,14 @@ class Half(nn.Module):
         return self._potentials[0]
 
     def forward(self, t: Time, x: State, condition: Tensor | None = None) -> State:
-        """The pull at float64 times, ``b`` or one for all rows, and rows ``b *d``."""
+        """The pull at times ``b``, ``m`` or one, and rows ``b *d``."""
+        if self._idle():
+            return self.base(t, x)
         return self.base(t, x) + self.scale(t, x) * self.correction(t, x, condition)
 
     def base(self, t: Time, x: State) -> State:
         """The closed-form pull."""
+        t = t if len(t) == 1 else every_row(t, x)
         if self.direction == "forward":
             return self.potentials.forward_pull(t, x)
         return self.potentials.backward_pull(t, x)
@@ -187,18 +196,19 @@ class Half(nn.Module):
         """The network's output, in units of :meth:`scale`."""
         law, ends = self.clock.pinned(t), self.ends
         a, b, c = (v.reshape(-1, *(1,) * (x.ndim - 1)).to(x.device) for v in (law.start, law.end, law.variance))
-        mean = a * ends.start_mean + b * ends.end_mean
-        spread = (a.square() * ends.start_variance + b.square() * ends.end_variance + c).sqrt()
-        standard = ((x.double() - mean) / spread).to(x.dtype)
+        mean = (a * ends.start_mean + b * ends.end_mean)[:, None]
+        spread = (a.square() * ends.start_variance + b.square() * ends.end_variance + c).sqrt()[:, None]
+        standard = ((x.double().unflatten(0, (len(t), -1)) - mean) / spread).flatten(0, 1).to(x.dtype)
         return self.network((t / self.clock.horizon).to(x.device, x.dtype), standard, condition)
 
     def scale(self, t: Time, x: State) -> State:
-        """K of the module's equation, ``b *d``."""
+        """K of the module's equation, ``b *d``, or ``1 *d`` for one time."""
         alpha, _ = self.clock(t)
         remaining, variance = self.remaining(t), self.variance()
         delta = self.softening()
         alpha, remaining = (v.reshape(-1, *(1,) * (x.ndim - 1)).to(x.device) for v in (alpha, remaining))
-        return ((variance / ((remaining + delta) * (remaining + variance))).sqrt() / alpha).to(x.dtype)
+        scale = ((variance / ((remaining + delta) * (remaining + variance))).sqrt() / alpha).to(x.dtype)
+        return scale if len(t) == 1 else every_row(scale, x)
 
     def remaining(self, t: Time) -> Tensor:
         """Clock time r to the end that this half pulls to, float64, of the shape of ``t``."""
@@ -214,6 +224,21 @@ class Half(nn.Module):
     def softening(self) -> float:
         """Delta of the module's equation."""
         return SOFTENING * min(float(self.clock.total), float(self.variance().mean()))
+
+    def untrained(self) -> bool:
+        """Whether the correction is zero, as it is at first."""
+        network = self.network
+        last = [p for name, p in network.named_parameters() if "leave" in name or name == "affine"]
+        return not any(bool(p.any()) for p in last or network.parameters())
+
+    def _idle(self) -> bool:
+        """Untrained and to stay so: the network then need not be evaluated."""
+        return not next(self.network.parameters()).requires_grad and self.untrained()
+
+
+def every_row(v: Tensor, x: State) -> Tensor:
+    """Values of ``m`` times, each for ``b / m`` consecutive rows of x, as one for each row."""
+    return v if len(v) == len(x) else v.repeat_interleave(len(x) // len(v), 0)
 
 
 def require_condition(condition: Tensor | None, config: NetworkConfig, rows: int) -> None:

@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from girsanov.bridges.alternating import simulate_rows
 from girsanov.bridges.chain import BridgeChain, StepVariances
 from girsanov.bridges.couplings import EndRows
-from girsanov.bridges.halves import Half
 from girsanov.bridges.matching import MatchingObjective, Paths, TrajectoryObjective
 from girsanov.bridges.potentials import FlatPotentials
 from girsanov.densities import Density, Gaussian, StandardNormal
@@ -175,7 +174,7 @@ def prior_loss(chain: BridgeChain, x: State, end: State) -> PriorLoss:
     mean, covariance = ends.mean(0), torch.cov(ends.T).reshape(ends.shape[1], ends.shape[1])
     lower = max(0.0, float(_gaussian_kl(mean, covariance, target)))
     half = chain.forward_half
-    if not isinstance(half.potentials, FlatPotentials) or any(bool(p.any()) for p in _outputs(half)):
+    if not isinstance(half.potentials, FlatPotentials) or not half.untrained():
         return PriorLoss(lower, None)
     clock = half.clock
     variance = clock.scale.square() * clock.total * torch.eye(ends.shape[1], dtype=torch.float64)
@@ -385,10 +384,3 @@ def _gaussian_kl(mean: Tensor, covariance: Tensor, target: Gaussian) -> Tensor:
     quadratic = shift @ torch.linalg.solve(S, shift)
     _, log_det = torch.linalg.slogdet(solved)
     return 0.5 * (solved.trace() + quadratic - len(mean) - log_det)
-
-
-def _outputs(half: Half) -> list[nn.Parameter]:
-    """The last parameters of a half's network: all zero while it is untrained."""
-    network = half.network
-    last = [p for name, p in network.named_parameters() if "leave" in name or name == "affine"]
-    return last or list(network.parameters())

@@ -136,6 +136,17 @@ class ChannelDropout(nn.Module):
         return x * (mask.to(x.dtype) / (1.0 - self.rate))
 
 
+def modulate(h: Tensor, modulation: Tensor) -> Tensor:
+    """Scale and shift the channels of rows ``b c ...`` by ``m 2c``, each of the m for ``b / m`` consecutive rows.
+
+    Example:
+        >>> modulate(torch.ones(4, 1), torch.tensor([[0.0, 0.0], [1.0, 3.0]])).flatten()
+        tensor([1., 1., 5., 5.])
+    """
+    scale, shift = modulation.reshape(len(modulation), 1, -1, *(1,) * (h.ndim - 2)).chunk(2, 2)
+    return (h.unflatten(0, (len(modulation), -1)) * (1.0 + scale) + shift).flatten(0, 1)
+
+
 class _Block(nn.Module):
     """Pre-norm residual block, modulated by the embedding; the branch starts at zero."""
 
@@ -150,8 +161,8 @@ class _Block(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.modulation(embedding).chunk(2, 1)
-        return h + self.outer(self.dropout(silu(self.inner(self.norm(h) * (1.0 + scale) + shift))))
+        inner = modulate(self.norm(h), self.modulation(embedding))
+        return h + self.outer(self.dropout(silu(self.inner(inner))))
 
 
 class Ensemble(nn.Module):
@@ -215,7 +226,7 @@ class ResidualMLP(nn.Module):
         nn.init.zeros_(self.leave.bias)
 
     def forward(self, log_snr: Tensor, features: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Map ``b f *event`` to ``b o *event``."""
+        """Map ``b f *event`` to ``b o *event``; without conditions, ``m`` levels are those of ``b / m`` rows each."""
         embedding = self.embedding(log_snr, condition)
         h = self.enter(features.flatten(1)) + self.enter_label(log_snr, condition)
         if self.enter_condition is not None:
@@ -312,9 +323,8 @@ class _ConvBlock(nn.Module):
             self.conv2.weight.mul_(0.3)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, 1)
-        inner = self.conv1(silu(self.norm1(h)))
-        return h + self.conv2(self.dropout(silu(self.norm2(inner) * (1.0 + scale) + shift)))
+        inner = modulate(self.norm2(self.conv1(silu(self.norm1(h)))), self.modulation(embedding))
+        return h + self.conv2(self.dropout(silu(inner)))
 
 
 class ConvNetwork(nn.Module):
@@ -376,7 +386,7 @@ class ConvNetwork(nn.Module):
         nn.init.zeros_(self.leave.bias)
 
     def forward(self, log_snr: Tensor, features: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Map ``b f c h w`` to ``b o c h w``."""
+        """Map ``b f c h w`` to ``b o c h w``; without conditions, ``m`` levels are those of ``b / m`` rows each."""
         embedding = self.embedding(log_snr, condition)
         h = self.enter(features.flatten(1, 2)) + self.position + self.label_position(log_snr, condition)
         if self.enter_condition is not None:

@@ -177,10 +177,15 @@ class Chain(nn.Module, ABC):
         forward = self.encode(k, x, condition)
         step = forward.shift + forward.spread(eps)
         following = x + step
-        backward = self.decode(k, following, condition)
+        gain, whitened = self._gain(forward, self.decode(k, following, condition), step, eps)
+        return forward, following, gain, whitened
+
+    @staticmethod
+    def _gain(forward: Kernel, backward: Kernel, step: State, eps: State) -> tuple[Nats, State]:
+        """Log-weight gained by an encoder's step that ``eps`` made, and the decoder's whitened residual."""
         whitened = backward.whiten(step + backward.shift)
-        log_det = forward.log_det(x) - backward.log_det(x)
-        return forward, following, log_det + 0.5 * sum_event((eps - whitened) * (eps + whitened)), whitened
+        log_det = forward.log_det(step) - backward.log_det(step)
+        return log_det + 0.5 * sum_event((eps - whitened) * (eps + whitened)), whitened
 
     def _advance(self, k: int, x: State, eps: State, condition: Tensor | None) -> tuple[State, Nats]:
         _, following, gain, _ = self._transition(k, x, eps, condition)
