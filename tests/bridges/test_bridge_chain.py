@@ -1,5 +1,7 @@
 """The chain of two halves: exact for the reference and for closed forms, one weight in all its forms."""
 
+import math
+
 import pytest
 import torch
 
@@ -245,3 +247,64 @@ def test_a_network_that_stays_untrained_is_not_evaluated():
     half(t, x).sum().backward()
     assert len(calls) == 2
     assert bool(half.network.affine.grad.any())
+
+
+def encoder_gradients(chain, x, eps, **options):
+    """Of the mean log-weight, in the encoder's parameters: its network's and its step variances."""
+    blocks = iter(eps)
+    parts = chain.split(x, lambda count: next(blocks)[None], **options)
+    own = [*chain.forward_half.parameters(), chain.encoder_log_variance]
+    return torch.autograd.grad((parts["prior"] + parts["steps"]).mean(), own, materialize_grads=True)
+
+
+def flattened(gradients):
+    return torch.cat([g.flatten() for g in gradients])
+
+
+@pytest.mark.parametrize("variances", ["diagonal", "full"])
+def test_path_gradients_have_the_mean_of_total_gradients(variances):
+    chain, groups, n = perturbed(BrownianMotion(), variances), 40, 500
+    found = {True: [], False: []}
+    for i in range(groups):
+        g = torch.Generator().manual_seed(i)
+        x, eps = torch.randn(n, D, generator=g), torch.randn(chain.length, n, D, generator=g)
+        for path in found:
+            found[path].append(flattened(encoder_gradients(chain, x, eps, path_gradient=path)))
+    difference = torch.stack(found[True]) - torch.stack(found[False])
+    z = difference.mean(0) / (difference.std(0) / groups**0.5)
+    z = z[difference.std(0) > 1e-12]
+    assert len(z) > 100
+    # z has 39 degrees of freedom; its mean square over correlated entries is 1.05 at no difference
+    assert float(z.square().mean()) < 2.0
+
+
+def test_path_gradients_vanish_where_the_decoder_reverses_the_encoder():
+    """One step from N(0, V), its exact posterior as decoder: no gradient on any path, not only on average."""
+    V, n = 1.5, 50
+    chain = make_chain(BrownianMotion(), Posterior(V), Gaussian(torch.zeros(D), V + 1.0), steps=1, variances="diagonal")
+    chain.decoder_log_variance.data.fill_(math.log(V / (V + 1.0)))
+    x, eps = draws(n, D), draws(1, n, D)
+    assert float(flattened(encoder_gradients(chain, x, eps)).abs().max()) > 1e-3
+    assert float(flattened(encoder_gradients(chain, x, eps, path_gradient=True)).abs().max()) < 1e-12
+
+
+class Posterior(FlatPotentials):
+    """Backwards, the mean of N(0, V) given one step of variance 1."""
+
+    def __init__(self, variance):
+        super().__init__()
+        self.variance = variance
+
+    def backward_pull(self, t, x):
+        return (self.variance / (self.variance + 1.0) - 1.0) * x
+
+
+@pytest.mark.parametrize("path_gradient", [False, True])
+def test_checkpoints_change_no_gradient(path_gradient):
+    chain = perturbed(BrownianMotion(), "full")
+    x, eps = draws(6, D), draws(chain.length, 6, D)
+    plain, recomputed = (
+        flattened(encoder_gradients(chain, x, eps, path_gradient=path_gradient, checkpoint=checkpoint))
+        for checkpoint in (False, True)
+    )
+    torch.testing.assert_close(recomputed, plain)

@@ -14,11 +14,14 @@ learned, s a number for each step and r a diagonal or a lower triangular matrix;
 __all__ = ["BridgeChain", "cosine_times", "uniform_times"]
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint as recompute
 
 from girsanov.bridges.halves import Direction, Half
 from girsanov.calculus import expand_as_rows, sum_event
@@ -89,8 +92,11 @@ class BridgeChain(Chain):
 
     def encode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
         """From time k to time k + 1."""
+        return self.encode_along(k, x, self.forward_half(self._time(k), x, condition))
+
+    def encode_along(self, k: int, x: State, pull: State) -> Kernel:
+        """From time k to time k + 1, given the encoder's pull there."""
         alpha, following, width = self._step(k)
-        pull = self.forward_half(self._time(k), x, condition)
         shift = (following / alpha - 1.0) * x + (following * width * alpha) * pull
         return Kernel(shift, self._scale(following * width**0.5, x), self.encoder_log_variance[k])
 
@@ -149,50 +155,53 @@ class BridgeChain(Chain):
             states.append(x)
         return torch.stack(states if up else states[::-1])
 
-    def split(self, x: State, noise: Noise, *, condition: Tensor | None = None) -> dict[str, Tensor]:
+    def split(self, x: State, noise: Noise, *, condition: Tensor | None = None, **options: bool) -> dict[str, Tensor]:
         """Parts of the log-weight of one encoder path per row: those of :meth:`walk`, and ``prior``, log pi(x_N)."""
-        parts = self.walk(x, noise, condition=condition)
+        parts = self.walk(x, noise, condition=condition, **options)
         return {**parts, "prior": self.log_prior(parts["end"])}
 
-    def walk(self, x: State, noise: Noise, *, condition: Tensor | None = None) -> dict[str, Tensor]:
+    def walk(
+        self,
+        x: State,
+        noise: Noise,
+        *,
+        condition: Tensor | None = None,
+        path_gradient: bool = False,
+        checkpoint: bool = False,
+    ) -> dict[str, Tensor]:
         """One encoder path per row and what is summed along it.
+
+        Args:
+            x: rows ``b *d``.
+            noise: source of standard normal blocks.
+            condition: leading dimension ``b`` or 1.
+            path_gradient: leave the score of the encoder's own densities at fixed states out of the gradient of
+                ``steps``. Its mean is zero; without it the gradient of the encoder has no variance where the decoder
+                reverses it exactly (Roeder, Wu & Duvenaud 2017), at the cost of one more evaluation of the encoder.
+            checkpoint: keep only states and pulls in memory and evaluate the networks again in the backward pass.
 
         Returns:
             ``steps``, the log-weight without the prior, ``b``; ``reference``, a one-path estimate of KL(encoder ||
             reference) in the chain's form (note of paper 3, equation 4), ``b``; and ``end``, the last state ``b *d``.
         """
+        kept = _recomputed if checkpoint and torch.is_grad_enabled() else _as_it_is
+        encoder, decoder = kept(self.forward_half), kept(self.backward_half)
         taken: list[tuple[Kernel, State, State]] = []
-        states, total = [x], x.new_zeros(len(x), dtype=torch.float64)
+        times, states, total = self.get_buffer("times"), [x], x.new_zeros(len(x), dtype=torch.float64)
         reference = torch.zeros_like(total)
         for k in range(self.length):
-            forward, eps = self.encode(k, x, condition), noise(1)[0]
+            forward, eps = self.encode_along(k, x, encoder(self._time(k), x, condition)), noise(1)[0]
             taken.append((forward, forward.shift + forward.spread(eps), eps))
             reference = reference + self._divergence(k, forward, x)
             x = x + taken[-1][1]
             states.append(x)
-        for k, pull in enumerate(self._pulls_back(states[1:], condition)):
+        if path_gradient and torch.is_grad_enabled():
+            pulls = _pulls(kept(self._held_encoder()), times[:-1], states[:-1], condition)
+            taken = [self._by_constants(k, states[k], pull, taken[k][1]) for k, pull in enumerate(pulls)]
+        for k, pull in enumerate(_pulls(decoder, times[1:], states[1:], condition)):
             forward, step, eps = taken[k]
             total = total + self._gain(forward, self.decode_along(k, states[k + 1], pull), step, eps)[0]
         return {"steps": total, "reference": reference, "end": x}
-
-    def _divergence(self, k: int, forward: Kernel, x: State) -> Nats:
-        """Divergence of the encoder's step from the reference's, shape ``b``."""
-        alpha, following, width = self._step(k)
-        control = forward.shift - (following / alpha - 1.0) * x
-        offset = forward.log_variance.double()
-        size = sum_event(control.square()) / (following**2 * width)
-        return 0.5 * (size + x[0].numel() * (offset.exp() - 1.0 - offset))
-
-    def _pulls_back(self, states: list[State], condition: Tensor | None) -> Iterator[State]:
-        """The decoder's pull at the states of times 1 to N: the network sees many times at once."""
-        rows = len(states[0])
-        at_once, given = max(1, ROWS_AT_ONCE // rows), condition
-        for begin in range(0, len(states), at_once):
-            block = states[begin : begin + at_once]
-            if condition is not None and len(condition) > 1:
-                given = condition.repeat(len(block), *(1,) * (condition.ndim - 1))
-            times = self.get_buffer("times")[begin + 1 : begin + 1 + len(block)]
-            yield from self.backward_half(times, torch.cat(block), given).unflatten(0, (len(block), rows))
 
     def step_log_prob(
         self, direction: Direction, k: Tensor, x: State, following: State,
@@ -217,6 +226,24 @@ class BridgeChain(Chain):
         normaliser = sum_event(log_variance) + x[0].numel() * (width.log() + 2.0 * scale.log() + LOG_2PI)
         return -0.5 * (quadratic + normaliser)
 
+    def _held_encoder(self) -> Callable[..., State]:
+        """The forward half, its parameters constants to the gradient."""
+        constants = {name: parameter.detach() for name, parameter in self.forward_half.named_parameters()}
+        return lambda *inputs: functional_call(self.forward_half, constants, inputs)
+
+    def _by_constants(self, k: int, x: State, pull: State, step: State) -> tuple[Kernel, State, State]:
+        """A step that was taken from x, as the encoder with constant parameters sees it: kernel, step and noise."""
+        kernel = replace(self.encode_along(k, x, pull), log_variance=self.encoder_log_variance[k].detach())
+        return kernel, step, kernel.whiten(step - kernel.shift)
+
+    def _divergence(self, k: int, forward: Kernel, x: State) -> Nats:
+        """Divergence of the encoder's step from the reference's, shape ``b``."""
+        alpha, following, width = self._step(k)
+        control = forward.shift - (following / alpha - 1.0) * x
+        offset = forward.log_variance.double()
+        size = sum_event(control.square()) / (following**2 * width)
+        return 0.5 * (size + x[0].numel() * (offset.exp() - 1.0 - offset))
+
     def _step(self, k: int) -> tuple[float, float, float]:
         """Alpha at both times of a step and the clock's advance."""
         alpha, tau = self.get_buffer("alpha"), self.get_buffer("tau")
@@ -228,3 +255,24 @@ class BridgeChain(Chain):
     @staticmethod
     def _scale(value: float, x: State) -> IsotropicScale:
         return IsotropicScale(torch.full((len(x),), value, dtype=x.dtype, device=x.device))
+
+
+def _as_it_is(function: Callable[..., State]) -> Callable[..., State]:
+    return function
+
+
+def _recomputed(function: Callable[..., State]) -> Callable[..., State]:
+    """The same function, evaluated again in the backward pass: what it computes on the way is not kept."""
+    return lambda *inputs: recompute(function, *inputs, use_reentrant=False)  # type: ignore[return-value]
+
+
+def _pulls(half: Callable[..., State], times: Tensor, states: list[State], condition: Tensor | None) -> Iterator[State]:
+    """A half's pull at the states of several times: its network sees many times at once."""
+    rows = len(states[0])
+    at_once, given = max(1, ROWS_AT_ONCE // rows), condition
+    for begin in range(0, len(states), at_once):
+        block = states[begin : begin + at_once]
+        if condition is not None and len(condition) > 1:
+            given = condition.repeat(len(block), *(1,) * (condition.ndim - 1))
+        pulls = half(times[begin : begin + len(block)], torch.cat(block), given)
+        yield from pulls.unflatten(0, (len(block), rows))

@@ -61,7 +61,9 @@ class JointConfig:
         validate_every: steps between validations; ``None`` plans them.
         patience: validations without improvement that end the joint training.
         ema_decay: of the averaged weights.
-        checkpoint: keep only the states of a path in memory.
+        path_gradients: leave the part with mean zero out of the encoder's gradient, see
+            :meth:`~girsanov.bridges.chain.BridgeChain.walk`: far less noise, for one more evaluation of the encoder.
+        checkpoint: keep only states and pulls of a path in memory and evaluate the networks again for the gradient.
         seed: keys everything random.
     """
 
@@ -81,6 +83,7 @@ class JointConfig:
     validate_every: int | None = None
     patience: int | None = None
     ema_decay: float = 0.995
+    path_gradients: bool = True
     checkpoint: bool = False
     seed: int = 0
 
@@ -139,14 +142,19 @@ class JointObjective:
 
     Args:
         weight: eta at a step.
+        path_gradients: see :class:`JointConfig`.
+        checkpoint: see :class:`JointConfig`.
 
     Example:
         >>> JointObjective(lambda step: 0.0).weight(3)
         0.0
     """
 
-    def __init__(self, weight: Callable[[int], float]) -> None:
-        self.weight = weight
+    def __init__(
+        self, weight: Callable[[int], float], *, path_gradients: bool = False, checkpoint: bool = False
+    ) -> None:
+        self.weight, self.checkpoint = weight, checkpoint
+        self.path_gradients = path_gradients
 
     def __call__(self, chain: nn.Module, batch: Batch, generator: torch.Generator, step: int) -> Tensor:
         """Loss of every row, shape ``b``."""
@@ -156,7 +164,9 @@ class JointObjective:
         def noise(count: int) -> Tensor:
             return torch.randn(count, *x.shape, generator=generator, dtype=x.dtype).to(x.device)
 
-        parts = chain.split(x, noise, condition=batch.condition)
+        parts = chain.split(
+            x, noise, condition=batch.condition, path_gradient=self.path_gradients, checkpoint=self.checkpoint
+        )
         loss = -(parts["prior"] + parts["steps"])
         if eta:
             loss = loss + eta * parts["reference"]
@@ -246,7 +256,8 @@ class _Fitting:
         batches = self._batches(_Rows(self.kept), 12)
         patience = config.freeze_patience if config.freeze else config.patience
         validate = self._prior_plateau if config.freeze else self._elbo
-        objective = JointObjective(config.weight)
+        learned = config.path_gradients and config.learn_encoder
+        objective = JointObjective(config.weight, path_gradients=learned, checkpoint=config.checkpoint)
         result = self._train(self.chain, objective, batches, "joint", config.steps, validate, patience)
         if not config.freeze:  # else the last weights are kept: the plateau is of the encoder, the decoder goes on
             self.chain.load_state_dict(result.module.state_dict())
