@@ -189,8 +189,8 @@ def test_only_covariances_of_the_steps_let_the_annealed_fit_select_the_bridge(va
     exact = gaussian_bridge(zero, tilted[0], zero, tilted[1], reference=BrownianMotion())
     x = exact.start.sample(20_000, generator=torch.Generator().manual_seed(0)).float()
     joint = JointConfig(
-        steps=300, batch_size=256, learning_rate=1e-2, reference_weight=(1.0, 0.01), validation=0.01,
-        validate_every=300, step_variances=variances, ema_decay=0.98,
+        steps=600, batch_size=256, learning_rate=1e-2, reference_weight=(1.0, 0.01), validation=0.01,
+        validate_every=600, step_variances=variances, ema_decay=0.98,
     )  # fmt: skip
     network = NetworkConfig(width=4, blocks=1)
     bridge = SchrodingerBridge(BrownianMotion(), dim=2, start="reference", steps=4, network=network, joint=joint)
