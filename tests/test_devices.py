@@ -1,13 +1,27 @@
 """Everything that computes on a device computes there alone, and gives what it gives here: see tests/elsewhere.py."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.utils._pytree import tree_map_only
 
 import girsanov as gv
+from girsanov.bridges import AlternatingConfig, JointConfig, NetworkConfig, SchrodingerBridge
 from girsanov.density_model.certificate import encoded_certify
 from girsanov.evaluation import denoising_curve
 from girsanov.likelihoods.ddpm import SCHEDULES
-from girsanov.runs import EvaluationConfig, Source, fit_run, select
+from girsanov.runs import (
+    BridgeConfig,
+    BridgeModel,
+    EndSource,
+    EvaluationConfig,
+    Source,
+    fit_bridge_run,
+    fit_run,
+    read_ends,
+    select,
+)
 from tests.elsewhere import DEVICE, Remote, accelerator
 
 TINY = {"steps": 2, "width": 8, "blocks": 1, "members": 1, "batch_size": 16}
@@ -127,6 +141,25 @@ def test_a_whole_run_elsewhere_writes_what_a_run_here_writes(tmp_path):
     assert (tmp_path / "there" / "report.html").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["digits", "normal"])
+def test_a_whole_bridge_elsewhere_writes_what_a_bridge_here_writes(tmp_path, target):
+    sources = EndSource("digits", ("0", "1")), EndSource(target, None if target == "normal" else ("7",))
+    ends = read_ends(*sources, limit=80)
+    settings = {"steps": 2, "width": 8, "blocks": 1, "network": "mlp", "paths": 60, "chain_steps": 3, "rounds": 1}
+    config = BridgeConfig(**settings)
+    here = fit_bridge_run(ends, tmp_path / "here", config)
+    with accelerator():
+        there = fit_bridge_run(ends, tmp_path / "there", config, device=DEVICE)
+    assert there["test"] == here["test"]
+    assert (tmp_path / "there" / "forward.npy").read_bytes() == (tmp_path / "here" / "forward.npy").read_bytes()
+    again = BridgeModel.load(tmp_path / "there")
+    expected = again.translate(ends.part(0, "test")[:5])
+    with accelerator():
+        again.bridge.to(DEVICE)
+        assert torch.equal(again.translate(ends.part(0, "test")[:5]), expected)
+
+
 def test_a_model_goes_there_and_comes_back_through_its_folder(tmp_path):
     x = table()
     model = gv.fit(x, config=gv.Config(**PLAIN, **TINY))
@@ -157,3 +190,68 @@ def test_the_simulation_refuses_what_an_accelerator_refuses():
             there.numpy()
         assert float((2.0 * there + torch.tensor(1.0)).sum()) == 9.0
         assert there[torch.tensor([0, 2])].device == DEVICE
+
+
+def ends(n=40, shape=(2,)):
+    x = torch.randn(2, n, *shape, generator=torch.Generator().manual_seed(2))
+    return x[0] - 1.0, 2.0 * x[1] + 1.0
+
+
+SHORT = AlternatingConfig(rounds=1, steps=2, paths=40, batch_size=16, warm_steps=2, potential_steps=2)
+JOINT = JointConfig(steps=2, warm_steps=2, decoder_steps=2, batch_size=16, validate_every=1, freeze=True)
+#: name -> options of the bridge, of its fit
+BRIDGES = {
+    "gaussian start": ({"dim": 2}, {}),
+    "mixture start, weights": (
+        {"dim": 2, "start": "mixture", "components": 2},
+        {"weights": (torch.rand(40, generator=torch.Generator().manual_seed(0)), None)},
+    ),
+    "full covariances": (
+        {"dim": 2, "start": "mixture", "components": 2, "alternating": replace(SHORT, potential_covariances="full")},
+        {},
+    ),
+    "trajectories": ({"dim": 2, "alternating": replace(SHORT, loss="trajectory")}, {}),
+    "pairs, images": ({"event_shape": (1, 4, 4), "alternating": replace(SHORT, warm_start="minibatch")}, {}),
+    "classes": (
+        {"dim": 2, "network": NetworkConfig(width=8, blocks=1, classes=2)},
+        {"condition": (torch.arange(40) % 2, torch.arange(40) % 2)},
+    ),
+    "prior": ({"dim": 2, "joint": JOINT}, {"prior": gv.Gaussian(torch.zeros(2), 1.0)}),
+    "prior, covariances": (
+        {"dim": 2, "joint": replace(JOINT, step_variances="full", checkpoint=True, reference_weight=(1.0, 0.1))},
+        {"prior": gv.Gaussian(torch.zeros(2), 1.0)},
+    ),
+}
+
+
+def bridged(options, given, place):
+    """What a bridge fitted there gives: rows moved both ways, drifts, and likelihoods where it has them."""
+    settings = {"steps": 3, "network": NetworkConfig(width=8, blocks=1), "alternating": SHORT, **options}
+    bridge = SchrodingerBridge(gv.BrownianMotion(), **settings)
+    x0, x1 = (x.to(place) for x in ends(shape=tuple(bridge.event_shape)))
+    there = tree_map_only(torch.Tensor, lambda t: t.to(place), given)
+    known = "prior" in given
+    bridge.fit(x0, *(() if known else (x1,)), **there)
+    condition = {} if "condition" not in given else {"condition": there["condition"][0]}
+    found = {
+        "forward": bridge.sample(x0, **condition),
+        "backward": bridge.sample(x1, "backward", **condition),
+        "drift": bridge.forward_drift(0.5, x0, **condition) + bridge.backward_drift(0.5, x0, **condition),
+    }
+    if known:
+        found |= {"elbo": bridge.elbo(x0, paths=2).value, "weighted": bridge.importance_bound(x0, paths=2).value}
+        found |= {"draws": bridge.sample(3, "backward")}
+    if bridge.event_shape == (2,) and not condition:
+        law = None if known else gv.Gaussian(torch.ones(2), 4.0).to(place)
+        found["flow"] = bridge.log_prob(x0[:3], end=law, tolerance=1e9).value
+    return found
+
+
+@pytest.mark.parametrize("name", BRIDGES)
+def test_a_bridge_elsewhere_has_the_bits_of_a_bridge_here(name):
+    expected = bridged(*BRIDGES[name], torch.device("cpu"))
+    with accelerator():
+        found = bridged(*BRIDGES[name], DEVICE)
+    for part, value in expected.items():
+        assert isinstance(found[part], Remote), part
+        assert torch.equal(found[part].inner, value), part

@@ -41,13 +41,13 @@ SLAB = 2**14  # blocks of random words computed together: what stays in a proces
 
 
 def expand_as_rows(t: Tensor, x: State) -> Tensor:
-    """Reshape one value per row, shape ``b``, so that it broadcasts over rows ``b *d``; dtype of ``x``.
+    """Reshape one value per row, shape ``b``, so that it broadcasts over rows ``b *d``; dtype and device of ``x``.
 
     Example:
         >>> expand_as_rows(torch.ones(5), torch.zeros(5, 3, 8, 8)).shape
         torch.Size([5, 1, 1, 1])
     """
-    return t.to(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
+    return t.to(x.device, x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def sum_event(x: State) -> Nats:

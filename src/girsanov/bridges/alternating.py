@@ -150,7 +150,7 @@ def simulate_rows(
         given = None if rows.condition is None else rows.condition[begin : begin + CHUNK]
         x = rows.x[begin : begin + CHUNK]
         states = chain.simulate(x, direction, condition=given, generator=generator)
-        parts.append(states[[0, -1]] if ends_only else states)
+        parts.append(torch.stack((states[0], states[-1])) if ends_only else states)
     return Paths(torch.cat(parts, 1), rows.condition)
 
 

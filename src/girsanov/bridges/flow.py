@@ -1,4 +1,4 @@
-r"""The probability flow of a learned bridge, and how far its two halves are from reversing each other.
+r"""A learned bridge as a process and as a flow, and how far its two halves are from reversing each other.
 
 If v reverses u, their mean is the velocity of an ordinary differential equation with the bridge's marginals, and
 
@@ -10,9 +10,9 @@ section 5). Along encoder paths from x the log-weight is then constant, so half 
 second order, tells how much the two learned halves disagree (test T10 there).
 """
 
-__all__ = ["flow_log_prob"]
+__all__ = ["ForwardProcess", "flow_log_prob"]
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch import Tensor
 from girsanov.bridges.chain import BridgeChain
 from girsanov.calculus import Exact
 from girsanov.densities import Density
+from girsanov.processes import Process
 from girsanov.solvers.ode import Adaptive
 from girsanov.types import Estimate, InputError, Nats, State, Time
 
@@ -29,6 +30,23 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 PATHS = 16
 CHUNK = 256
+
+
+@final
+class ForwardProcess(Process):
+    """A fitted bridge as a process from its start to its end."""
+
+    def __init__(self, bridge: "SchrodingerBridge") -> None:
+        super().__init__()
+        self.bridge, self.horizon = bridge, bridge.reference.horizon
+
+    def drift(self, t: Time, x: State, condition: Tensor | None = None) -> State:
+        """The bridge's own, forwards."""
+        return self.bridge.forward_drift(t, x, condition)
+
+    def diffusion(self, t: Time, x: State) -> Tensor:
+        """That of its reference."""
+        return self.bridge.reference.diffusion(t, x)
 
 
 def flow_log_prob(

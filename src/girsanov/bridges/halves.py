@@ -19,6 +19,7 @@ the standard deviation of the pull to a single point of the end, given the state
 __all__ = ["BridgeNetwork", "Direction", "Ends", "Half", "NetworkConfig", "moment_match", "require_condition"]
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -179,6 +180,10 @@ class Half(nn.Module):
         """The closed-form pulls."""
         return self._potentials[0]
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Half":
+        self.potentials._apply(fn)
+        return super()._apply(fn, recurse)
+
     def forward(self, t: Time, x: State, condition: Tensor | None = None) -> State:
         """The pull at times ``b``, ``m`` or one, and rows ``b *d``."""
         if self._idle():
@@ -187,6 +192,7 @@ class Half(nn.Module):
 
     def base(self, t: Time, x: State) -> State:
         """The closed-form pull."""
+        t = t.to(x.device)
         t = t if len(t) == 1 else every_row(t, x)
         if self.direction == "forward":
             return self.potentials.forward_pull(t, x)

@@ -62,7 +62,9 @@ class JointConfig:
         patience: validations without improvement that end the joint training.
         ema_decay: of the averaged weights.
         path_gradients: leave the part with mean zero out of the encoder's gradient, see
-            :meth:`~girsanov.bridges.chain.BridgeChain.walk`: far less noise, for one more evaluation of the encoder.
+            :meth:`~girsanov.bridges.chain.BridgeChain.walk`: less noise, for one more evaluation of the encoder. By
+            default where the reference has no weight: there bounds gain much, while annealed fits end further from the
+            Schroedinger bridge with it (decision 0009).
         checkpoint: keep only states and pulls of a path in memory and evaluate the networks again for the gradient.
         seed: keys everything random.
     """
@@ -83,7 +85,7 @@ class JointConfig:
     validate_every: int | None = None
     patience: int | None = None
     ema_decay: float = 0.995
-    path_gradients: bool = True
+    path_gradients: bool | None = None
     checkpoint: bool = False
     seed: int = 0
 
@@ -187,7 +189,7 @@ def prior_loss(chain: BridgeChain, x: State, end: State) -> PriorLoss:
     if not isinstance(half.potentials, FlatPotentials) or not half.untrained():
         return PriorLoss(lower, None)
     clock = half.clock
-    variance = clock.scale.square() * clock.total * torch.eye(ends.shape[1], dtype=torch.float64)
+    variance = clock.scale.square() * clock.total * torch.eye(ends.shape[1]).to(ends)
     means = clock.scale * x.double().flatten(1)
     each = torch.stack([_gaussian_kl(m, variance, target) for m in means[:256]])
     return PriorLoss(lower, float(each.mean()))
@@ -256,8 +258,10 @@ class _Fitting:
         batches = self._batches(_Rows(self.kept), 12)
         patience = config.freeze_patience if config.freeze else config.patience
         validate = self._prior_plateau if config.freeze else self._elbo
-        learned = config.path_gradients and config.learn_encoder
-        objective = JointObjective(config.weight, path_gradients=learned, checkpoint=config.checkpoint)
+        path = not any(config.reference_weight) if config.path_gradients is None else config.path_gradients
+        objective = JointObjective(
+            config.weight, path_gradients=path and config.learn_encoder, checkpoint=config.checkpoint
+        )
         result = self._train(self.chain, objective, batches, "joint", config.steps, validate, patience)
         if not config.freeze:  # else the last weights are kept: the plateau is of the encoder, the decoder goes on
             self.chain.load_state_dict(result.module.state_dict())
@@ -383,7 +387,7 @@ def _hold_out(rows: EndRows, config: JointConfig) -> tuple[EndRows, EndRows]:
 
 def _gaussian(prior: Density, x: State) -> Gaussian | None:
     if isinstance(prior, StandardNormal):
-        return Gaussian(torch.zeros(x.shape[1:], dtype=torch.float64), 1.0)
+        return Gaussian(torch.zeros(x.shape[1:], dtype=torch.float64, device=x.device), 1.0)
     return prior if isinstance(prior, Gaussian) else None
 
 

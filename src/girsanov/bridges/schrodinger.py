@@ -8,6 +8,7 @@ bridge for each pair of neighbouring times: for a Markov reference that *is* the
 
 __all__ = ["SchrodingerBridge"]
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from girsanov.bridges.alternating import AlternatingConfig, project
 from girsanov.bridges.building import Start, blank_halves, by_time, shaped, starting_potentials
 from girsanov.bridges.chain import BridgeChain, StepVariances, cosine_times, uniform_times
 from girsanov.bridges.couplings import EndRows
-from girsanov.bridges.flow import flow_log_prob
+from girsanov.bridges.flow import ForwardProcess, flow_log_prob
 from girsanov.bridges.halves import Direction, Ends, NetworkConfig, require_condition
 from girsanov.bridges.joint import JointConfig, fit_joint
 from girsanov.bridges.potentials import Potentials
@@ -30,7 +31,7 @@ from girsanov.calculus import seed_of
 from girsanov.densities import Density
 from girsanov.likelihoods import chain_elbo, importance_bound
 from girsanov.pairs import Pair
-from girsanov.processes import LinearProcess, Process, Section
+from girsanov.processes import LinearProcess, Section
 from girsanov.training import Progress
 from girsanov.types import Estimate, InputError, State, Time
 
@@ -103,6 +104,12 @@ class SchrodingerBridge(nn.Module):
         self.prior: Density | None = None
         self.history: list[dict[str, Any]] = []
 
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are: that of the rows of the last fit, or of the last :meth:`to`."""
+        parameter = next(self.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
+
     # Fitting.
 
     def fit(
@@ -118,7 +125,7 @@ class SchrodingerBridge(nn.Module):
         progress: Progress | None = None,
         after_round: Callable[["SchrodingerBridge", int], None] | None = None,
     ) -> "SchrodingerBridge":
-        """Fit the drifts.
+        """Fit the drifts, where the rows are: rows on an accelerator are fitted there.
 
         Args:
             x0: rows of the start ``n *d``; or ``{time: rows}`` for two or more times.
@@ -162,7 +169,7 @@ class SchrodingerBridge(nn.Module):
         self, rows: EndRows, prior: Density, seed: int, run: Path | None, progress: Progress | None
     ) -> "SchrodingerBridge":
         self.times = [0.0, self.reference.horizon]
-        target = shaped(prior, self.event_shape)
+        target = shaped(copy.deepcopy(prior), self.event_shape)
         self.prior = target
         chain = self._blank(0, rows.x, target, seed, progress)
         self.chains = nn.ModuleList([chain])
@@ -173,13 +180,18 @@ class SchrodingerBridge(nn.Module):
     def _blank(
         self, i: int, first: State, second: State | Density, seed: int, progress: Progress | None
     ) -> BridgeChain:
-        """The chain of a section before it is trained."""
-        process, default = self._section(i), "reference" if isinstance(second, Density) else "gaussian"
+        """The chain of a section before it is trained, where its rows are; closed forms are fitted on the CPU."""
+        process, default, place = (
+            self._section(i),
+            "reference" if isinstance(second, Density) else "gaussian",
+            first.device,
+        )
+        first, second = first.cpu(), second.cpu()
         potentials = starting_potentials(
             self.start or default, process, first, second, components=self.components, seed=seed, progress=progress,
             covariances=self.alternating.potential_covariances, steps=self.alternating.potential_steps,
         )  # fmt: skip
-        return self._chain(process, potentials, Ends.of(first, second), seed)
+        return self._chain(process, potentials, Ends.of(first, second), seed).to(place)
 
     def _chain(self, process: LinearProcess, potentials: Potentials, ends: Ends, seed: int) -> BridgeChain:
         known = self.prior is not None
@@ -265,7 +277,7 @@ class SchrodingerBridge(nn.Module):
         """
         if self.prior is None:
             raise InputError(_NO_DENSITY)
-        return Pair(_Forward(self), self.backward_drift, self.prior, event_shape=self.event_shape)
+        return Pair(ForwardProcess(self), self.backward_drift, self.prior, event_shape=self.event_shape)
 
     def elbo(
         self, x: State, *, paths: int = 8, condition: Tensor | None = None, generator: torch.Generator | None = None
@@ -433,18 +445,3 @@ _NO_DENSITY = (
     "This bridge joins rows to rows: the density of neither end is known, so it has no bound on a log-density; "
     "fit it with prior= for one, or ask log_prob with end="
 )
-
-
-@final
-class _Forward(Process):
-    """The fitted bridge as a process from its start to its end."""
-
-    def __init__(self, bridge: SchrodingerBridge) -> None:
-        super().__init__()
-        self.bridge, self.horizon = bridge, bridge.reference.horizon
-
-    def drift(self, t: Time, x: State, condition: Tensor | None = None) -> State:
-        return self.bridge.forward_drift(t, x, condition)
-
-    def diffusion(self, t: Time, x: State) -> Tensor:
-        return self.bridge.reference.diffusion(t, x)

@@ -9,11 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from girsanov.cli.options import (
+    DeviceOption,
+    Devices,
     JsonOption,
     LimitOption,
     QuietOption,
     SeedOption,
     ThreadsOption,
+    choose_device,
     prepare_threads,
     spread,
 )
@@ -96,6 +99,7 @@ def bridge(
     reading: Reading,
     training: Training,
     threads: ThreadsOption = None,
+    device: DeviceOption = Devices.auto,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:
@@ -112,14 +116,14 @@ def bridge(
     from girsanov.runs import BridgeConfig, EndSource, fit_bridge_run, read_ends
     from girsanov.training import Interrupted, default_progress
 
-    note = stderr_note(quiet)
+    note, place = stderr_note(quiet), choose_device(device)
     config = BridgeConfig(**vars(training))
     sources = EndSource(source, _classes(reading.source_classes)), EndSource(target, _classes(reading.target_classes))
     ends = read_ends(
         *sources, categorical=reading.categorical, drop=reading.drop or (), limit=reading.limit, seed=training.seed
     )
     try:
-        metrics = fit_bridge_run(ends, out, config, progress=default_progress(quiet=quiet), note=note)
+        metrics = fit_bridge_run(ends, out, config, progress=default_progress(quiet=quiet), note=note, device=place)
     except Interrupted as interrupted:
         stderr_note(False)("girsanov: saved; run the same command again to go on")
         return interrupted.exit_code
@@ -144,6 +148,7 @@ def translate(
     limit: LimitOption = None,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
+    device: DeviceOption = Devices.auto,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -159,7 +164,9 @@ def translate(
     prepare_threads(threads)
     from girsanov.runs import BridgeModel
 
+    place = choose_device(device)
     model = BridgeModel.load(run)
+    model.bridge.to(place)
     rows = _drawn(model, data, direction, number, seed) if model.known_end else _moved(
         model, data, direction or "forward", limit, seed
     )  # fmt: skip

@@ -127,7 +127,7 @@ class Gaussian(Density):
     @property
     def covariance(self) -> Tensor:
         """Covariance over the flattened event, ``(d, d)``."""
-        return self.spectral(torch.eye(self.event_dim, dtype=self.mean.dtype), lambda v: v)
+        return self.spectral(torch.eye(self.event_dim).to(self.mean), lambda v: v)
 
     def variance_range(self) -> tuple[float, float]:
         """Smallest and largest eigenvalue."""

@@ -42,6 +42,7 @@ def fit_bridge_run(
     *,
     progress: Progress | None = None,
     note: Note | None = None,
+    device: str | torch.device = "cpu",
 ) -> dict[str, Any]:
     """Fit a bridge, move the held-out rows both ways, and write the folder of the run; goes on where it was stopped.
 
@@ -51,6 +52,7 @@ def fit_bridge_run(
         config: settings.
         progress: what shows the training.
         note: receives a sentence at each stage.
+        device: where the networks are trained and the held-out rows are moved.
 
     Returns:
         The content of ``metrics.json``.
@@ -70,10 +72,11 @@ def fit_bridge_run(
         return json.loads((folder / "metrics.json").read_text())
     for sentence in (*ends.described, *ends.schema.notes):
         note(sentence)
-    record = known or _record(ends, config, note)
+    place = torch.device(device)
+    record = known or _record(ends, config, place, note)
     folder.mkdir(parents=True, exist_ok=True)
     write_record(folder, record)
-    model, rounds = _fitted(ends, folder, record, progress, note)
+    model, rounds = _fitted(ends, folder, record, place, progress, note)
     trained = time.monotonic()
     model.save(folder)
     note("moving the held-out rows of both ends")
@@ -143,7 +146,7 @@ def _begun(folder: Path, ends: Ends, config: BridgeConfig) -> dict[str, Any] | N
     return record
 
 
-def _record(ends: Ends, config: BridgeConfig, note: Note) -> dict[str, Any]:
+def _record(ends: Ends, config: BridgeConfig, place: torch.device, note: Note) -> dict[str, Any]:
     train = [ends.part(i, "train") for i in range(len(ends.x))]
     units = Units.of(train, shared=ends.schema.kind == "images")
     record = {
@@ -156,7 +159,7 @@ def _record(ends: Ends, config: BridgeConfig, note: Note) -> dict[str, Any]:
         "sigma": config.sigma,
         "settings": asdict(config),
     }
-    blank, rows = _blank(ends, record, 1), _encoded(ends, units, config)
+    blank, rows = _blank(ends, record, 1), _encoded(ends, units, config, place)
     if config.time_budget is not None:
         note(f"planning the steps of {config.time_budget:g} s")
     return record | {"steps": planned_steps(blank, rows, config)}
@@ -183,23 +186,23 @@ def _blank(ends: Ends, record: dict[str, Any], steps: int, rounds: int | None = 
     )  # fmt: skip
 
 
-def _encoded(ends: Ends, units: Units, config: BridgeConfig) -> list[State]:
+def _encoded(ends: Ends, units: Units, config: BridgeConfig, place: torch.device) -> list[State]:
     """Training rows of each end in the units and shape of the bridge."""
     rows = []
     for i in range(len(ends.x)):
         generator = torch.Generator().manual_seed(mix(config.seed, 400, i) % 2**31)
         x = to_units(ends.part(i, "train"), ends.schema, units, generator)
-        rows.append(x.flatten(1) if config.network == "mlp" else x)
+        rows.append((x.flatten(1) if config.network == "mlp" else x).to(place))
     return rows
 
 
 def _fitted(
-    ends: Ends, folder: Path, record: dict[str, Any], progress: Progress | None, note: Note
+    ends: Ends, folder: Path, record: dict[str, Any], place: torch.device, progress: Progress | None, note: Note
 ) -> tuple[BridgeModel, list[dict[str, Any]]]:
     """The model, and the errors of both directions after each alternation, the closed-form start being number 0."""
     config = BridgeConfig(**record["settings"])
     units = Units.from_json(record["units"])
-    bridge, rows = _blank(ends, record, record["steps"]), _encoded(ends, units, config)
+    bridge, rows = _blank(ends, record, record["steps"]), _encoded(ends, units, config, place)
     model = BridgeModel(bridge, ends.schema, units, ends.sources, record)
     generator = torch.Generator().manual_seed(config.seed)
     checkpoints = folder / "checkpoints"

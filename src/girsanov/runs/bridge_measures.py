@@ -102,7 +102,8 @@ def _movement(model: BridgeModel, start: State, moved: State, direction: Directi
         generator = torch.Generator().manual_seed(mix(model.seed, 600) % 2**31)
         x = model.encode(start)
         with torch.no_grad():
-            parts = chain.walk(x, lambda count: torch.randn(count, *x.shape, generator=generator, dtype=x.dtype))
+            noise = lambda n: torch.randn(n, *x.shape, generator=generator, dtype=x.dtype).to(x.device)  # noqa: E731
+            parts = chain.walk(x, noise)
         found["path_kl"] = float(parts["reference"].mean())
     return found
 

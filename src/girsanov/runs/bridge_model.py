@@ -88,18 +88,19 @@ class BridgeModel:
         return ends
 
     def encode(self, x: State, *, purpose: int = 0) -> State:
-        """Data units to the bridge's: discrete columns get uniform noise of one step.
+        """Data units to the bridge's, where its networks are: discrete columns get uniform noise of one step.
 
         Args:
             x: rows as the schema encodes them, ``n *event_shape``.
             purpose: keys the noise, beside the seed of the run.
         """
         generator = torch.Generator().manual_seed(mix(self.seed, 100 + purpose) % 2**31)
-        return to_units(x, self.schema, self.units, generator).reshape(-1, *self.bridge.event_shape)
+        rows = to_units(x, self.schema, self.units, generator).reshape(-1, *self.bridge.event_shape)
+        return rows.to(self.bridge.device)
 
     def decode(self, y: State) -> State:
-        """The bridge's units to data units, unrounded, ``n *event_shape``."""
-        return self.units.decode(y.reshape(-1, *self.schema.event_shape))
+        """The bridge's units to data units, unrounded, ``n *event_shape``, on the CPU."""
+        return self.units.decode(y.cpu().reshape(-1, *self.schema.event_shape))
 
     def rounded(self, x: State) -> State:
         """Rows in data units as the source would hold them: discrete columns on their lattice."""

@@ -61,7 +61,7 @@ def _joint_step(blank: SchrodingerBridge, rows: State, config: BridgeConfig) -> 
     """Seconds of a step of both halves."""
     blank.joint = dataclasses.replace(blank.joint, steps=1, warm_steps=0)
     blank.fit(rows, prior=StandardNormal())
-    objective, batch = JointObjective(lambda step: 0.0), Batch(rows[: config.batch_size], None)
+    objective, batch = JointObjective(lambda step: 0.0, path_gradients=True), Batch(rows[: config.batch_size], None)
     chain, generator = blank.chains[0], torch.Generator().manual_seed(0)
     seconds = _seconds(lambda: objective(chain, batch, generator, 0).mean().backward())
     return seconds * config.batch_size / len(batch.x)
