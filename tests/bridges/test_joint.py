@@ -175,6 +175,20 @@ def test_a_joint_fit_goes_on_from_its_checkpoints_with_the_same_bits(tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(values[0], other, strict=True))
 
 
+@pytest.mark.parametrize(("weights", "path"), [((0.0, 0.0), True), ((1.0, 0.1), False)])
+def test_path_gradients_are_the_default_where_the_bound_alone_is_maximised(weights, path):
+    found = []
+    for choice in (None, path, not path):
+        chain = make_chain(steps=3)
+        config = JointConfig(
+            steps=4, batch_size=64, reference_weight=weights, path_gradients=choice, learning_rate=1e-2
+        )
+        fit_joint(chain, rows(100), config)
+        found.append(torch.cat([p.detach().flatten() for p in chain.parameters()]))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
 def test_too_few_rows_are_refused():
     with pytest.raises(InputError, match="too few to hold some out"):
         fit_joint(make_chain(), EndRows(torch.randn(3, D)), JointConfig(steps=1))
