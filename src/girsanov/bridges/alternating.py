@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from girsanov.bridges.chain import BridgeChain
+from girsanov.bridges.chain import BridgeChain, rows_at_once
 from girsanov.bridges.couplings import EndRows, Pairs, coupled_rows
 from girsanov.bridges.halves import Direction, Half
 from girsanov.bridges.matching import MatchingObjective, Paths, TrajectoryObjective
@@ -28,7 +28,6 @@ from girsanov.training import Progress, ShuffledBatches, TrainingConfig, mix, tr
 HELD_OUT = 0.1  # of the rows of each end: paths are held out by row, since rows may start several paths
 MOST_HELD = 10_000  # paths from held-out rows: enough to see small falls, and cheap to look at
 VALIDATION_TIMES = 8  # fixed times for each held-out pair
-CHUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -146,9 +145,10 @@ def simulate_rows(
 ) -> Paths:
     """One path from each row of an end, in chunks; on request its two ends alone."""
     parts = []
-    for begin in range(0, len(rows.x), CHUNK):
-        given = None if rows.condition is None else rows.condition[begin : begin + CHUNK]
-        x = rows.x[begin : begin + CHUNK]
+    size = rows_at_once(rows.x)
+    for begin in range(0, len(rows.x), size):
+        given = None if rows.condition is None else rows.condition[begin : begin + size]
+        x = rows.x[begin : begin + size]
         states = chain.simulate(x, direction, condition=given, generator=generator)
         parts.append(torch.stack((states[0], states[-1])) if ends_only else states)
     return Paths(torch.cat(parts, 1), rows.condition)

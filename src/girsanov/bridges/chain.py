@@ -11,7 +11,7 @@ are exact where both pulls vanish, however stiff the reference is: no step overs
 learned, s a number for each step and r a diagonal or a lower triangular matrix; both are 1 at first.
 """
 
-__all__ = ["BridgeChain", "cosine_times", "uniform_times"]
+__all__ = ["BridgeChain", "cosine_times", "rows_at_once", "uniform_times"]
 
 import math
 from collections.abc import Callable, Iterator
@@ -30,7 +30,8 @@ from girsanov.pairs import Chain, IsotropicScale, Kernel, Noise, Scale, Triangul
 from girsanov.types import InputError, Nats, State
 
 StepVariances = Literal["fixed", "diagonal", "full"]
-ROWS_AT_ONCE = 16_384  # of the decoder's network: more cost memory and save no time
+ROWS_AT_ONCE = 16_384  # through a network: more cost memory and save no time
+ENTRIES_AT_ONCE = 2**17  # and of wide rows fewer, whose feature maps stay in the cache
 LOG_2PI = math.log(2.0 * math.pi)
 
 
@@ -257,6 +258,11 @@ class BridgeChain(Chain):
         return IsotropicScale(torch.full((len(x),), value, dtype=x.dtype, device=x.device))
 
 
+def rows_at_once(x: State) -> int:
+    """How many rows like these a network should see at once."""
+    return max(1, min(ROWS_AT_ONCE, ENTRIES_AT_ONCE // max(1, math.prod(x.shape[1:]))))
+
+
 def _as_it_is(function: Callable[..., State]) -> Callable[..., State]:
     return function
 
@@ -269,7 +275,7 @@ def _recomputed(function: Callable[..., State]) -> Callable[..., State]:
 def _pulls(half: Callable[..., State], times: Tensor, states: list[State], condition: Tensor | None) -> Iterator[State]:
     """A half's pull at the states of several times: its network sees many times at once."""
     rows = len(states[0])
-    at_once, given = max(1, ROWS_AT_ONCE // rows), condition
+    at_once, given = max(1, rows_at_once(states[0]) // rows), condition
     for begin in range(0, len(states), at_once):
         block = states[begin : begin + at_once]
         if condition is not None and len(condition) > 1:

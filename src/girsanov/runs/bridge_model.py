@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from girsanov.bridges import SchrodingerBridge
+from girsanov.bridges.chain import rows_at_once
 from girsanov.datasets import Schema
 from girsanov.runs.ends import Ends, EndSource, Units, read_ends
 from girsanov.training import mix, parse_json, write_bytes_atomic, write_text_atomic
@@ -19,7 +20,6 @@ from girsanov.types import InputError, State
 
 FORMAT = 1
 DATA_FILE = "data.json"
-BLOCK = 4096  # rows that are moved at once
 Direction = Literal["forward", "backward"]
 DIRECTIONS: tuple[Direction, Direction] = ("forward", "backward")
 
@@ -119,7 +119,7 @@ class BridgeModel:
         """
         generator = torch.Generator().manual_seed(mix(self.seed if seed is None else seed, 200) % 2**31)
         y = self.encode(x, purpose=0 if seed is None else seed)
-        moved = [self.bridge.sample(block, direction, generator=generator) for block in y.split(BLOCK)]
+        moved = [self.bridge.sample(block, direction, generator=generator) for block in y.split(rows_at_once(y))]
         found = self.decode(torch.cat(moved))
         return found if self.known_end and direction == "forward" else self.rounded(found)
 
