@@ -146,7 +146,8 @@ def test_a_whole_run_elsewhere_writes_what_a_run_here_writes(tmp_path):
 def test_a_whole_bridge_elsewhere_writes_what_a_bridge_here_writes(tmp_path, target):
     sources = EndSource("digits", ("0", "1")), EndSource(target, None if target == "normal" else ("7",))
     ends = read_ends(*sources, limit=80)
-    settings = {"steps": 2, "width": 8, "blocks": 1, "network": "mlp", "paths": 60, "chain_steps": 3, "rounds": 1}
+    settings = {"steps": 2, "width": 8, "blocks": 1, "network": "mlp", "chain_steps": 3}
+    settings |= {} if target == "normal" else {"paths": 60, "rounds": 1}
     config = BridgeConfig(**settings)
     here = fit_bridge_run(ends, tmp_path / "here", config)
     with accelerator():

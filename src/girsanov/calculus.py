@@ -19,6 +19,7 @@ __all__ = [
     "keyed_normal",
     "keyed_rademacher",
     "keyed_uniform",
+    "normal_blocks",
     "seed_of",
     "sum_event",
 ]
@@ -48,6 +49,20 @@ def expand_as_rows(t: Tensor, x: State) -> Tensor:
         torch.Size([5, 1, 1, 1])
     """
     return t.to(x.device, x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def normal_blocks(x: State, generator: torch.Generator) -> Callable[[int], Tensor]:
+    """A source of standard normal blocks like rows ``x``, drawn on the CPU: ``count -> count b *d``.
+
+    Example:
+        >>> normal_blocks(torch.zeros(5, 3), torch.Generator().manual_seed(0))(2).shape
+        torch.Size([2, 5, 3])
+    """
+
+    def noise(count: int) -> Tensor:
+        return torch.randn(count, *x.shape, generator=generator, dtype=x.dtype).to(x.device)
+
+    return noise
 
 
 def sum_event(x: State) -> Nats:

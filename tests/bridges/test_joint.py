@@ -19,7 +19,7 @@ from girsanov.bridges import (
     prior_loss,
 )
 from girsanov.bridges.halves import Ends
-from girsanov.bridges.joint import JointObjective, fit_joint
+from girsanov.bridges.joint import JointObjective, Progressed, _Fitting, fit_joint
 from girsanov.bridges.reference import Clock
 from girsanov.densities import Gaussian
 from girsanov.objectives import Batch
@@ -29,14 +29,14 @@ from girsanov.types import InputError
 D = 2
 
 
-def make_chain(reference=None, steps=6, noise=0.0, prior=None, seed=0):
+def make_chain(reference=None, steps=6, noise=0.0, prior=None, seed=0, d=D):
     torch.manual_seed(seed)
     reference = reference or OrnsteinUhlenbeck(2.0)
     prior = prior or Gaussian(torch.zeros(D), 1.0)
     clock, halves = Clock(reference), []
-    ends = Ends.of(torch.randn(100, D), prior)
+    ends = Ends.of(torch.randn(100, d), prior)
     for direction in ("forward", "backward"):
-        network = BridgeNetwork((D,), NetworkConfig(width=16, blocks=1))
+        network = BridgeNetwork((d,), NetworkConfig(width=16, blocks=1))
         for parameter in network.parameters():
             parameter.data.add_(noise * torch.randn_like(parameter))
         halves.append(Half(direction, clock, FlatPotentials(), ends, network))
@@ -173,6 +173,79 @@ def test_a_joint_fit_goes_on_from_its_checkpoints_with_the_same_bits(tmp_path):
         values.append([p.detach().clone() for p in chain.parameters()])
     for other in values[1:]:
         assert all(torch.equal(a, b) for a, b in zip(values[0], other, strict=True))
+
+
+@pytest.mark.parametrize("stage", ["joint", "decoder"])
+def test_validations_of_a_stopped_fit_are_kept(tmp_path, stage):
+    """A fit that goes on has the validations of the one that was stopped, each once."""
+    config = JointConfig(
+        steps=12, batch_size=64, freeze=stage == "decoder", decoder_steps=6, validate_every=3, freeze_patience=50
+    )
+    first, again, plain = (
+        fit_joint(make_chain(steps=4), rows(100), config, run=run) for run in (tmp_path, tmp_path, None)
+    )
+    facts = [[(e.stage, e.step, e.elbo, e.prior_lower) for e in history] for history in (first, again, plain)]
+    assert facts[0] == facts[1] == facts[2]
+    assert len(facts[0]) == (5 if stage == "joint" else 8)
+
+
+def test_another_bridge_does_not_go_on_from_a_folder(tmp_path):
+    """Same sizes, another reference, prior or other rows: refused, not silently resumed."""
+    x = rows(100).x
+    joint = JointConfig(steps=4, batch_size=64)
+
+    def fit(sigma, x, mean):
+        bridge = SchrodingerBridge(BrownianMotion(sigma=sigma), dim=D, steps=3, joint=joint)
+        return bridge.fit(x, prior=Gaussian(torch.full((D,), mean), 1.0), run=tmp_path)
+
+    fit(1.0, x, 0.0)
+    fit(1.0, x, 0.0)
+    for other in ((2.0, x, 0.0), (1.0, x + 5.0, 0.0), (1.0, x, 7.0)):
+        with pytest.raises(InputError, match="another"):
+            fit(*other)
+
+
+@pytest.mark.parametrize(("d", "n"), [(2, 30), (20, 60), (40, 45)])
+def test_prior_loss_has_no_bias_by_few_rows(d, n):
+    """Ends from N(m, I), the prior N(0, I): |m|^2 / 2, where sample moments alone say 0.1, 4.5 and some 60 more."""
+    chain = make_chain(steps=2, prior=Gaussian(torch.zeros(d), 1.0), d=d)
+    shift = torch.zeros(d, dtype=torch.float64)
+    shift[0] = 4.0
+    g = torch.Generator().manual_seed(0)
+    found = [prior_loss(chain, x, x + shift).lower for x in torch.randn(200, n, d, generator=g, dtype=torch.float64)]
+    found = torch.tensor(found, dtype=torch.float64)
+    assert bool((found > 0).all())  # else clamping at 0 would be a bias
+    assert abs(float(found.mean()) - 8.0) < 4.0 * float(found.std()) / 200**0.5
+
+
+def test_prior_loss_is_unknown_with_no_more_rows_than_dimensions():
+    chain = make_chain(steps=2, prior=Gaussian(torch.zeros(20), 1.0), d=20)
+    assert prior_loss(chain, torch.randn(15, 20), torch.randn(15, 20)).lower == 0.0
+
+
+def test_freezing_waits_until_the_prior_loss_no_longer_moves(monkeypatch):
+    """A loss that rises first has not converged."""
+    losses = [0.1, 2.7, 3.3, 2.9, 2.4, 2.3, 2.3]
+    config = JointConfig(freeze_tolerance=0.5)
+    fitting = _Fitting(make_chain(), rows(20), rows(20), config, None, None, "")
+
+    def validate(module, step, stage):
+        fitting.note(Progressed(stage, step, 0.0, 0.0, losses[step], 0.0, 0.0))
+
+    monkeypatch.setattr(fitting, "_validate", validate)
+    assert [fitting._prior_moves(fitting.chain, step) for step in range(7)] == [0, 1, 2, 2, 3, 3, 3]
+
+
+def test_held_out_rows_are_of_no_training_row_where_rows_have_weights():
+    x = torch.arange(100.0)[:, None].expand(100, D)
+    weights = torch.cat([torch.zeros(40), torch.rand(60, generator=torch.Generator().manual_seed(0)) + 0.1])
+    held, kept = EndRows(x, weights=weights).split(0.2, 3)
+    both = torch.cat([held.x, kept.x])[:, 0]
+    assert len(held.x) == 12
+    assert sorted(both.tolist()) == x[40:, 0].tolist()
+    assert torch.equal(torch.cat([held.weights, kept.weights]), weights[both.long()])
+    with pytest.raises(InputError, match="3 rows are too few to hold some out"):
+        EndRows(x, weights=torch.cat([torch.zeros(97), torch.ones(3)])).split(0.1, 0)
 
 
 @pytest.mark.parametrize(("weights", "path"), [((0.0, 0.0), True), ((1.0, 0.1), False)])

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from girsanov.cli import main
+from girsanov.datasets import read
 from girsanov.runs import BridgeConfig, BridgeModel, EndSource, read_ends
 from girsanov.training import Interrupted
 
-TINY = [
-    "--steps", "6", "--rounds", "2", "--paths", "60", "--chain-steps", "4", "--width", "8", "--blocks", "1",
-    "--batch-size", "32", "--threads", "1",
+TINY_TO_NORMAL = [
+    "--steps", "6", "--chain-steps", "4", "--width", "8", "--blocks", "1", "--batch-size", "32", "--threads", "1",
 ]  # fmt: skip
+TINY = ["--rounds", "2", "--paths", "60", *TINY_TO_NORMAL]
 EVEN = ["--source-classes", "0,2", "--target-classes", "1,3"]
 
 
@@ -45,7 +46,7 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="module")
 def to_normal(tables, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bridge-normal") / "run"
-    assert main(["bridge", str(tables[0]), "normal", "--out", str(folder), *TINY, "--quiet"]) == 0
+    assert main(["bridge", str(tables[0]), "normal", "--out", str(folder), *TINY_TO_NORMAL, "--quiet"]) == 0
     return folder
 
 
@@ -145,8 +146,6 @@ def test_translate_moves_rows_of_a_file(run, tables, girsanov, tmp_path):
 
 def test_a_row_is_moved_by_the_library_as_by_the_command(run, tables, girsanov):
     model = BridgeModel.load(run)
-    from girsanov.datasets import read
-
     x = model.schema.encode(read(str(tables[0])))[:5]
     _, rows = read_csv(girsanov("translate", run, tables[0], "--limit", "5").out)
     assert torch.allclose(model.translate(x, seed=0), torch.tensor(rows))
@@ -165,6 +164,71 @@ def test_images_of_chosen_classes(images, girsanov, tmp_path):
     assert "images" in printed.err
 
 
+def test_only_rows_of_the_chosen_classes_are_moved(images, girsanov, tmp_path):
+    digits = read("digits")
+    chosen = np.isin(digits.labels, [0, 2])
+    np.save(tmp_path / "chosen.npy", digits.stack[chosen])
+    for name, options in (("a", ("digits", "--classes", "0,2")), ("b", (tmp_path / "chosen.npy",))):
+        result = girsanov("translate", images, *options, "--limit", "40", "--out", tmp_path / f"{name}.npy")
+        assert result.code == 0
+    assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
+    assert girsanov("translate", images, "digits", "--classes", "0,2", "--out", tmp_path / "all.npy").code == 0
+    assert len(np.load(tmp_path / "all.npy")) == chosen.sum()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("digits", "--classes", "0,eleven"), "no class 'eleven'"),
+        (("plain.npy", "--classes", "0"), "no classes to choose from"),
+        (("digits", "--classes", ","), "at least one name"),
+    ],
+)
+def test_classes_that_cannot_be_chosen(options, message, images, girsanov, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("plain.npy", read("digits").stack[:5])
+    result = girsanov("translate", images, *options, "--out", "moved.npy")
+    assert result.code == 2
+    assert message in result.err
+    assert result.err.count("\n") == 1
+
+
+def write_odd_images(folder):
+    """Two files of images whose sides are odd."""
+    paths = folder / "a.npy", folder / "b.npy"
+    for seed, path in enumerate(paths):
+        np.save(path, np.random.default_rng(seed).integers(0, 17, (60, 1, 7, 7)))
+    return paths
+
+
+def test_images_with_odd_sides_get_a_network_of_units_and_a_note(girsanov, tmp_path):
+    options = [option for option in TINY if option not in ("--width", "8")]
+    result = girsanov("bridge", *write_odd_images(tmp_path), "--out", tmp_path / "run", *options)
+    assert result.code == 0
+    assert "images of shape (1, 7, 7) get mlp networks" in result.err
+    settings = json.loads((tmp_path / "run" / "data.json").read_text())["settings"]
+    assert (settings["network"], settings["width"]) == ("mlp", 128)
+    assert np.load(tmp_path / "run" / "forward.npy").shape == (9, 1, 7, 7)
+
+
+def test_images_with_odd_sides_take_no_convolutions(girsanov, tmp_path):
+    ends = write_odd_images(tmp_path)
+    result = girsanov("bridge", *ends, "--out", tmp_path / "run", *TINY, "--network", "conv", "--quiet")
+    assert result.code == 2
+    assert "even sides of 4 or more; these rows have shape (1, 7, 7): use mlp" in result.err
+    assert result.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("place", ["file.txt/sub", "file.txt", "a" * 300])
+def test_folders_that_cannot_be_made(place, tables, girsanov, tmp_path):
+    (tmp_path / "file.txt").write_text("dear")
+    result = girsanov("bridge", *tables, "--out", tmp_path / place, *TINY, "--quiet")
+    assert result.code == 2
+    assert "choose another --out" in result.err
+    assert result.err.count("\n") == 1
+
+
 def test_a_bridge_to_a_normal_law_has_a_bound_and_draws(to_normal, girsanov):
     metrics = json.loads((to_normal / "metrics.json").read_text())
     entry = metrics["test"]["elbo"]
@@ -173,9 +237,25 @@ def test_a_bridge_to_a_normal_law_has_a_bound_and_draws(to_normal, girsanov):
     assert metrics["history"][-1]["elbo"] > metrics["history"][0]["elbo"] - 1.0
     drawn = girsanov("translate", to_normal, "-n", "7")
     assert read_csv(drawn.out)[1].shape == (7, 3)
-    refused = girsanov("translate", to_normal, to_normal)
-    assert refused.code == 2
-    assert "leave DATA" in refused.err
+    for options in ((to_normal,), ("--classes", "0")):
+        refused = girsanov("translate", to_normal, *options)
+        assert refused.code == 2
+        assert "leave DATA, --direction and --classes out" in refused.err
+
+
+@pytest.mark.parametrize("option", ["rounds", "paths"])
+def test_what_a_bridge_to_a_normal_law_would_ignore_is_refused(option, tables, girsanov, tmp_path):
+    run = tmp_path / "run"
+    result = girsanov("bridge", tables[0], "normal", "--out", run, *TINY_TO_NORMAL, f"--{option}", "60", "--quiet")
+    assert result.code == 2
+    assert f"{option} has no effect on a bridge to a normal law" in result.err
+    assert result.err.count("\n") == 1
+    assert not run.exists()
+
+
+def test_the_settings_of_a_bridge_to_a_normal_law_are_complete(to_normal):
+    settings = json.loads((to_normal / "metrics.json").read_text())["settings"]
+    assert (settings["rounds"], settings["paths"]) == (3, 102)
 
 
 def test_the_bound_is_in_the_units_of_the_data(tmp_path):
@@ -204,7 +284,7 @@ def test_reports_can_be_written_again(run, girsanov, tmp_path):
 
 
 def test_a_time_budget_plans_the_steps(tables, girsanov, tmp_path):
-    options = [*TINY[2:], "--time-budget", "1"]
+    options = [option for option in TINY if option not in ("--steps", "6")] + ["--time-budget", "1"]
     result = girsanov("bridge", *tables, "--out", tmp_path / "run", *options, "--json", "--quiet")
     assert result.json["steps"] >= 20
     assert result.json["timing"]["training"] < 20
@@ -218,7 +298,7 @@ def test_a_time_budget_plans_the_steps(tables, girsanov, tmp_path):
         (["--sigma", "0"], "sigma must be positive"),
         (["--start", "warm"], "start must be"),
         (["--network", "cnn"], "network must be"),
-        (["--network", "conv"], "needs images"),
+        (["--network", "conv"], "needs images (c, h, w) with even sides of 4 or more; these rows have shape (3,)"),
         (["--time-budget", "5", "--steps", "6"], "either steps or a time budget"),
         (["--drop", "hair"], "no column 'hair'"),
         (["--rounds", "0"], "--rounds"),

@@ -11,7 +11,7 @@ where their losses fall by more than twice the standard error of the fall, row b
 __all__ = ["AlternatingConfig", "Projection", "project", "simulate_rows"]
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,6 +102,7 @@ def project(
     run: Path | None = None,
     progress: Progress | None = None,
     after_round: Callable[[int], None] | None = None,
+    identity: str = "",
 ) -> list[Projection]:
     """Fit both halves of ``chain`` in place.
 
@@ -113,18 +114,13 @@ def project(
         run: folder for checkpoints, one for each projection; an interrupted fit goes on from there.
         progress: what shows the progress.
         after_round: called with the number of each alternation that has ended.
+        identity: describes the rows and the bridge; a resume with another one is refused.
     """
-    done = []
+    projecting, done = _Projecting(chain, config, run, progress, identity), []
     if config.warm_start is not None:
-        generator = torch.Generator().manual_seed(mix(config.seed, 0))
-        first, second = (_split(rows, config.seed) for rows in (start, end))
-        counts = _held_paths(config.paths), config.paths
-        held, kept = (
-            coupled_rows(a, b, count, config.warm_start, generator)
-            for a, b, count in zip(first, second, counts, strict=True)
-        )
+        held, kept = _coupled(start, end, config)
         for half in (chain.backward_half, chain.forward_half):
-            done.append(_match(half, held, kept, 0, config.warm_steps, config, run, progress))
+            done.append(projecting.match(half, held, kept, 0, config.warm_steps))
     for number in range(1, config.rounds + 1):
         for half, source in ((chain.backward_half, start), (chain.forward_half, end)):
             direction: Direction = "forward" if source is start else "backward"
@@ -132,12 +128,22 @@ def project(
             held, kept = _paths(chain.eval(), source, direction, config, generator)
             chain.train()
             if config.loss == "matching":
-                done.append(_match(half, held.ends(), kept.ends(), number, config.steps, config, run, progress))
+                done.append(projecting.match(half, held.ends(), kept.ends(), number, config.steps))
             else:
-                done.append(_likelihood(chain, half, held, kept, number, config, run, progress))
+                done.append(projecting.likelihood(half, held, kept, number))
         if after_round is not None:
             after_round(number)
     return done
+
+
+def _coupled(start: EndRows, end: EndRows, config: AlternatingConfig) -> list[Pairs]:
+    """Pairs of held-out rows and of the others, for the warm start."""
+    assert config.warm_start is not None
+    generator = torch.Generator().manual_seed(mix(config.seed, 0))
+    first, second = (_split(rows, config.seed) for rows in (start, end))
+    fewer = min(first[0], second[0], key=lambda rows: len(rows.x))
+    counts = min(_held_paths(config.paths), len(fewer.x)), config.paths
+    return [coupled_rows(a, b, n, config.warm_start, generator) for a, b, n in zip(first, second, counts, strict=True)]
 
 
 def simulate_rows(
@@ -158,116 +164,106 @@ def _paths(
     chain: BridgeChain, rows: EndRows, direction: Direction, config: AlternatingConfig, generator: torch.Generator
 ) -> tuple[Paths, Paths]:
     """Paths from held-out rows and from the others."""
-    found = []
-    counts = _held_paths(config.paths), config.paths
+    found, counts = [], (_held_paths(config.paths), config.paths)
     for part, count in zip(_split(rows, config.seed), counts, strict=True):
-        ends_only = config.loss == "matching"
-        found.append(simulate_rows(chain, part.draw(count, generator), direction, generator, ends_only=ends_only))
+        index, ends_only = part.index(count, generator), config.loss == "matching"
+        paths = simulate_rows(chain, part[index], direction, generator, ends_only=ends_only)
+        found.append(replace(paths, row=index))
     return found[0], found[1]
 
 
 def _held_paths(paths: int) -> int:
-    return min(MOST_HELD, max(2, int(HELD_OUT * paths)))
+    return max(2, min(MOST_HELD, int(HELD_OUT * paths)))
+
+
+def _by_row(values: Tensor, row: Tensor | None) -> Tensor:
+    """Means of the values of each row: paths from one row are not independent."""
+    if row is None:
+        return values
+    _, number, count = row.unique(return_inverse=True, return_counts=True)
+    return torch.zeros(len(count), dtype=values.dtype, device=values.device).index_add(0, number, values) / count
 
 
 def _split(rows: EndRows, seed: int) -> tuple[EndRows, EndRows]:
     """The same rows are held out in every projection; weights and conditions go with their rows."""
-    count = max(2, int(HELD_OUT * len(rows.x)))
-    order = torch.randperm(len(rows.x), generator=torch.Generator().manual_seed(mix(seed, 6)))
-    order = order.to(rows.x.device)
-    return rows[order[:count]], rows[order[count:]]
+    return rows.split(HELD_OUT, mix(seed, 6))
 
 
-def _match(
-    half: Half,
-    held: Pairs,
-    kept: Pairs,
-    number: int,
-    steps: int,
-    config: AlternatingConfig,
-    run: Path | None,
-    progress: Progress | None,
-) -> Projection:
-    objective = MatchingObjective(half)
-    generator = torch.Generator().manual_seed(mix(config.seed, number, 3))
-    noise = [
-        torch.randn(held.start.shape, generator=generator, dtype=held.start.dtype) for _ in range(VALIDATION_TIMES)
-    ]
-    offset = torch.rand(len(held), generator=generator, dtype=torch.float64)
+@dataclass(frozen=True)
+class _Projecting:
+    """What all projections of a fit share; a method for each loss."""
 
-    @torch.no_grad()
-    def losses(module: nn.Module) -> Tensor:
-        assert isinstance(module, Half)
-        grid = ((i + offset) / VALIDATION_TIMES for i in range(VALIDATION_TIMES))
-        each = [objective.errors(module, held, p, e.to(held.start.device)) for p, e in zip(grid, noise, strict=True)]
-        return torch.stack(each).mean(0).double()
+    chain: BridgeChain
+    config: AlternatingConfig
+    run: Path | None
+    progress: Progress | None
+    identity: str
 
-    return _train(half, half, objective, kept, losses, number, steps, config, run, progress)
+    def match(self, half: Half, held: Pairs, kept: Pairs, number: int, steps: int) -> Projection:
+        """Fit a half to the ends of paths."""
+        objective, place = MatchingObjective(half), held.start.device
+        generator = torch.Generator().manual_seed(mix(self.config.seed, number, 3))
+        noise = [
+            torch.randn(held.start.shape, generator=generator, dtype=held.start.dtype) for _ in range(VALIDATION_TIMES)
+        ]
+        offset = torch.rand(len(held), generator=generator, dtype=torch.float64)
 
+        @torch.no_grad()
+        def losses(module: nn.Module) -> Tensor:
+            assert isinstance(module, Half)
+            grid = ((i + offset) / VALIDATION_TIMES for i in range(VALIDATION_TIMES))
+            each = [objective.errors(module, held, p, e.to(place)) for p, e in zip(grid, noise, strict=True)]
+            return torch.stack(each).mean(0).double()
 
-def _likelihood(
-    chain: BridgeChain,
-    half: Half,
-    held: Paths,
-    kept: Paths,
-    number: int,
-    config: AlternatingConfig,
-    run: Path | None,
-    progress: Progress | None,
-) -> Projection:
-    objective = TrajectoryObjective(half.direction)
-    own = {id(p) for p in half.parameters()}
-    offset = chain.encoder_log_variance if half.direction == "forward" else chain.decoder_log_variance
-    trained = {name: p.requires_grad for name, p in chain.named_parameters()}
-    for parameter in chain.parameters():
-        parameter.requires_grad_(id(parameter) in own or parameter is offset)
+        return self.train(half, half, objective, kept, losses, held.row, number, steps)
 
-    @torch.no_grad()
-    def losses(module: nn.Module) -> Tensor:
-        assert isinstance(module, BridgeChain)
-        ks = (torch.full((len(held),), k) for k in range(module.length))
-        return torch.stack([objective.errors(module, held, k) for k in ks]).mean(0).double()
+    def likelihood(self, half: Half, held: Paths, kept: Paths, number: int) -> Projection:
+        """Fit a half and its step variances to whole paths."""
+        chain, objective = self.chain, TrajectoryObjective(half.direction)
+        own = {id(p) for p in half.parameters()}
+        offset = chain.encoder_log_variance if half.direction == "forward" else chain.decoder_log_variance
+        trained = {name: p.requires_grad for name, p in chain.named_parameters()}
+        for parameter in chain.parameters():
+            parameter.requires_grad_(id(parameter) in own or parameter is offset)
 
-    try:
-        return _train(chain, half, objective, kept, losses, number, config.steps, config, run, progress)
-    finally:
-        for name, parameter in chain.named_parameters():
-            parameter.requires_grad_(trained[name])
+        @torch.no_grad()
+        def losses(module: nn.Module) -> Tensor:
+            assert isinstance(module, BridgeChain)
+            ks = (torch.full((len(held),), k) for k in range(module.length))
+            return torch.stack([objective.errors(module, held, k) for k in ks]).mean(0).double()
 
+        try:
+            return self.train(chain, half, objective, kept, losses, held.row, number, self.config.steps)
+        finally:
+            for name, parameter in chain.named_parameters():
+                parameter.requires_grad_(trained[name])
 
-def _train(
-    module: nn.Module,
-    half: Half,
-    objective: Any,
-    kept: Any,
-    losses: Callable[[nn.Module], Tensor],
-    number: int,
-    steps: int,
-    config: AlternatingConfig,
-    run: Path | None,
-    progress: Progress | None,
-) -> Projection:
-    size = min(config.batch_size, len(kept))
-    order = ShuffledBatches(len(kept), size, mix(config.seed, number, 4))
-    training = TrainingConfig(
-        steps=steps, batch_size=size, learning_rate=config.learning_rate, ema_decay=config.ema_decay,
-        patience=config.patience, validate_every=max(1, steps // 10), seed=mix(config.seed, number, 5) % 2**31,
-    )  # fmt: skip
-    earlier = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    before = losses(module)
-    result = train(
-        module,
-        objective,
-        lambda step: kept[order(step)],
-        config=training,
-        validate=lambda averaged, step: -float(losses(averaged).mean()),
-        run=None if run is None else run / f"round-{number}-{half.direction}",
-        progress=progress,
-        identity=f"{number} {half.direction} {len(kept)}",
-    )
-    after = losses(result.module)
-    fall = before - after
-    accepted = bool(fall.mean() > 2.0 * fall.std() / len(fall) ** 0.5)
-    module.load_state_dict(result.module.state_dict() if accepted else earlier)
-    values = float(before.mean()), float((after if accepted else before).mean())
-    return Projection(number, half.direction, *values, accepted, result.step, round(result.seconds, 2))
+    def train(
+        self, module: nn.Module, half: Half, objective: Any, kept: Any, losses: Callable[[nn.Module], Tensor],
+        row: Tensor | None, number: int, steps: int,
+    ) -> Projection:  # fmt: skip
+        """One training run; its weights are kept where held-out losses fall clearly."""
+        config, size = self.config, min(self.config.batch_size, len(kept))
+        order = ShuffledBatches(len(kept), size, mix(config.seed, number, 4))
+        training = TrainingConfig(
+            steps=steps, batch_size=size, learning_rate=config.learning_rate, ema_decay=config.ema_decay,
+            patience=config.patience, validate_every=max(1, steps // 10), seed=mix(config.seed, number, 5) % 2**31,
+        )  # fmt: skip
+        earlier = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        before = losses(module.eval())
+        result = train(
+            module,
+            objective,
+            lambda step: kept[order(step)],
+            config=training,
+            validate=lambda averaged, step: -float(losses(averaged).mean()),
+            run=None if self.run is None else self.run / f"round-{number}-{half.direction}",
+            progress=self.progress,
+            identity=f"{number} {half.direction} {len(kept)} {self.identity}",
+        )
+        after = losses(result.module)
+        fall = _by_row(before - after, row)
+        accepted = bool(fall.mean() > 2.0 * fall.std() / len(fall) ** 0.5)
+        module.load_state_dict(result.module.state_dict() if accepted else earlier)
+        values = float(before.mean()), float((after if accepted else before).mean())
+        return Projection(number, half.direction, *values, accepted, result.step, round(result.seconds, 2))

@@ -1,12 +1,25 @@
 """What a learned bridge is made of before it is trained: its closed-form start, its halves, its inputs in one form."""
 
-__all__ = ["Start", "blank_halves", "by_time", "shaped", "starting_potentials"]
+__all__ = [
+    "Start",
+    "blank_halves",
+    "by_time",
+    "described",
+    "end_rows",
+    "event_rows",
+    "rows_by_time",
+    "shaped",
+    "span",
+    "starting_potentials",
+]
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 
+from girsanov.bridges.couplings import EndRows
 from girsanov.bridges.gaussian import GaussianBridge
 from girsanov.bridges.halves import BridgeNetwork, Ends, Half, NetworkConfig, moment_match
 from girsanov.bridges.potentials import (
@@ -18,6 +31,7 @@ from girsanov.bridges.potentials import (
     moment_potentials,
 )
 from girsanov.bridges.reference import Clock
+from girsanov.datasets import fingerprint
 from girsanov.densities import Density, Gaussian, StandardNormal
 from girsanov.processes import LinearProcess
 from girsanov.training import Progress
@@ -85,17 +99,84 @@ def by_time(value: Any, times: list[float]) -> dict[float, Any]:
     """Conditions or weights in any of their forms, by time.
 
     Raises:
-        InputError: if a tuple has not one entry for each time.
+        InputError: if a tuple has not one entry for each time, or a time has no rows.
     """
     if value is None:
         return {}
     if isinstance(value, Mapping):
-        return {float(t): v for t, v in value.items()}
+        unknown = [float(t) for t in value if float(t) not in times]
+        if unknown:
+            raise InputError(f"condition= or weights= has an entry for time {unknown[0]:g}, which has no rows")
+        return {float(t): v for t, v in value.items() if v is not None}
     if isinstance(value, tuple):
         if len(value) != len(times):
             raise InputError(f"condition= and weights= need one entry for each of {len(times)} times; got {len(value)}")
         return {t: v for t, v in zip(times, value, strict=True) if v is not None}
     return {times[0]: value}
+
+
+def rows_by_time(x0: Any, x1: Any, prior: Density | None, horizon: float) -> dict[float, Any]:
+    """The rows of a fit by their time.
+
+    Raises:
+        InputError: if it is not one of the three kinds of fits.
+    """
+    if (x1 is not None) + (prior is not None) + isinstance(x0, Mapping) != 1:
+        raise InputError("A bridge is fitted to x0 and x1, to x0 and prior=, or to {time: rows}")
+    if isinstance(x0, Mapping):
+        if len(x0) < 2:
+            raise InputError("A bridge needs rows at two times or more")
+        return {float(t): x for t, x in x0.items()}
+    return {0.0: x0} if x1 is None else {0.0: x0, horizon: x1}
+
+
+def event_rows(x: Any, event_shape: torch.Size) -> State:
+    """Rows of the bridge's shape, in the dtype of its networks.
+
+    Raises:
+        InputError: if they have another shape.
+    """
+    x = torch.as_tensor(x)
+    if x.ndim == 0 or x.shape[1:] != event_shape:
+        found = f"rows of shape {tuple(x.shape[1:])}" if x.ndim else "a number"
+        raise InputError(f"This bridge is of rows of shape {tuple(event_shape)}; got {found}")
+    return x.to(torch.get_default_dtype())
+
+
+def end_rows(x: State, condition: Any, weights: Any) -> EndRows:
+    """Rows of one end with what belongs to them, where they are.
+
+    Raises:
+        InputError: see :class:`~girsanov.bridges.couplings.EndRows`.
+    """
+    parts = (None if part is None else torch.as_tensor(part).to(x.device) for part in (condition, weights))
+    return EndRows(x, *parts)
+
+
+def described(reference: LinearProcess, start: Start | None, ends: Sequence[EndRows], prior: Density | None) -> str:
+    """What a fit that goes on must share with the one that was stopped: its rows, reference, start and prior."""
+    grid = torch.linspace(0.0, reference.horizon, 9, dtype=torch.float64)
+    parts = [*reference.marginal(grid)]
+    for rows in ends:
+        parts += [part for part in (rows.x, rows.condition, rows.weights) if part is not None]
+    if prior is not None:
+        parts.append(prior.log_prob(ends[0].x[:100].to(next(prior.buffers(), ends[0].x).device)))
+    return f"{start} " + " ".join(fingerprint(part)[:16] for part in parts)
+
+
+def span(known: list[float], times: tuple[float, float]) -> tuple[int, int]:
+    """Numbers of an earlier and a later of the known times.
+
+    Raises:
+        InputError: if they are not among these, or in the wrong order.
+    """
+    for t in times:
+        if not any(math.isclose(t, s) for s in known):
+            raise InputError(f"{t:g} is not a fitted time; the times are {', '.join(f'{s:g}' for s in known)}")
+    low, high = (min(range(len(known)), key=lambda j: abs(known[j] - t)) for t in times)
+    if low >= high:
+        raise InputError(f"times= must be an earlier and a later time; got {times[0]:g} and {times[1]:g}")
+    return low, high
 
 
 def shaped(prior: Density, event_shape: torch.Size) -> Density:

@@ -1,25 +1,33 @@
 r"""Trajectories of cells from snapshots: an annotated matrix in, a bridge through its times out.
 
 Every cell is measured once, so what is known are the laws at a few times. The bridge joins them by the paths that stray
-least from Brownian motion (note of paper 3, section 7); cells that grow or die have weights. Whether the paths between
-two times mean anything is measured by leaving a time out: train on the others, push the cells of the time before, and
-compare with the cells that were left out, by exact transport.
+least from Brownian motion (note of paper 3, section 7). Cells that grow or die have weights over the next interval: the
+section after their time starts in weighted cells, and the section before ends in the cells as they were observed.
 
-Only ``.obs[key]``, ``.obsm[key]`` and ``.n_obs`` of the matrix are used, so AnnData is not a dependency.
+Whether the paths between two times mean anything is measured by leaving a time out: train on the others, push the cells
+of the time before, and compare with the cells that were left out, by exact transport.
+
+A moved cell is one draw of its path, or, as ``way="mean"``, the average of many, its expected place. That is no draw of
+the law: its spread is too small, as the noise of the paths is averaged out, and it lies nearer in W1 where the noise of
+sampling dominates, as it does between small samples in many dimensions.
 """
 
 __all__ = ["HeldOutError", "Trajectories", "fit_trajectories"]
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, final
+from pathlib import Path
+from typing import Any, Literal, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from girsanov.bridges.alternating import AlternatingConfig
+from girsanov.bridges.annotated import AnnotatedCells
+from girsanov.bridges.couplings import EndRows
 from girsanov.bridges.halves import NetworkConfig
 from girsanov.bridges.metrics import wasserstein
 from girsanov.bridges.schrodinger import SchrodingerBridge, Start
@@ -29,6 +37,8 @@ from girsanov.types import InputError, State
 
 SIGMA = 0.5  # default of the reference, in spreads of the representation
 COMPARED = 2000  # cells on each side of an exact distance
+PATHS = 64  # that an expected place is the average of
+Way = Literal["sample", "mean"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class HeldOutError:
         untouched: W1 of the cells of the time before, left where they are; a mean over the same seeds.
         after: W1 of the cells of the time after it; likewise.
         cells: that were compared on each side.
+        way: of moving a cell, one draw (``sample``) or its expected place (``mean``).
     """
 
     time: float
@@ -54,6 +65,7 @@ class HeldOutError:
     untouched: float
     after: float
     cells: tuple[int, int]
+    way: Way = "sample"
 
 
 @final
@@ -61,12 +73,14 @@ class Trajectories:
     """A bridge through the times of an annotated matrix.
 
     Attributes:
-        bridge: fitted, in units of the representation.
+        bridge: fitted, in units of the representation; its ``device`` is where cells are moved.
         times: of the snapshots, increasing.
         sigma: of the reference over the whole time, in units of the representation.
     """
 
-    def __init__(self, bridge: SchrodingerBridge, snapshots: dict[float, Tensor], fit: "_Fit", keys: "_Keys") -> None:
+    def __init__(
+        self, bridge: SchrodingerBridge, snapshots: dict[float, Tensor], fit: "_Fit", keys: AnnotatedCells
+    ) -> None:
         self.bridge, self.times, self.sigma = bridge, sorted(snapshots), fit.sigma
         self._snapshots, self._fit, self._keys = snapshots, fit, keys
 
@@ -81,53 +95,69 @@ class Trajectories:
     ) -> State:
         """Move cells from one fitted time to another, against time where the end is earlier.
 
+        Every cell that is given moves once: growth decides how the bridge was fitted, not which cells go on from a time
+        between both.
+
         Args:
-            cells: rows ``n d`` of the representation; or an annotated matrix, whose cells at ``start`` are moved.
+            cells: rows ``n d`` of the representation, on any device; or an annotated matrix, whose cells at ``start``
+                are moved.
             start: time of the cells; default the first.
             end: time they are moved to; default the last.
             return_path: whether to return whole paths, see :meth:`path_times`.
             seed: of the noise.
 
         Returns:
-            Rows ``n d`` at the end, or paths ``m n d`` in the order of time.
+            Rows ``n d`` at the end, or paths ``m n d`` in the order of time, on the CPU.
 
         Raises:
             InputError: if a time is not of the fit, or the cells have another width.
         """
         start, end = self._span(start, end)
         rows = cells if isinstance(cells, Tensor | np.ndarray) else self._keys.at(cells, start)
-        return self.bridge.sample(
-            torch.as_tensor(rows).to(torch.get_default_dtype()),
-            "forward" if start < end else "backward",
-            times=(min(start, end), max(start, end)),
-            return_path=return_path,
-            generator=torch.Generator().manual_seed(seed),
-        )
+        rows = torch.as_tensor(rows).to(torch.get_default_dtype())
+        return _move(self.bridge, rows, start, end, torch.Generator().manual_seed(seed), return_path=return_path)
 
     def path_times(self, start: float | None = None, end: float | None = None) -> Tensor:
         """Times of the states of a path, float64, increasing."""
         start, end = self._span(start, end)
-        return self.bridge.path_times((min(start, end), max(start, end)))
+        return self.bridge.path_times((min(start, end), max(start, end))).cpu()
 
-    def push(self, adata: Any, *, end: float | None = None, key: str | None = None, seed: int = 0) -> np.ndarray:
+    def push(
+        self,
+        adata: Any,
+        *,
+        end: float | None = None,
+        key: str | None = None,
+        way: Way = "sample",
+        paths: int = PATHS,
+        seed: int = 0,
+    ) -> np.ndarray:
         """Move every cell from its own time to ``end``.
 
         Args:
             adata: an annotated matrix with the keys of the fit.
             end: a fitted time; default the last.
             key: where in ``.obsm`` to write the result; ``None`` writes nothing.
+            way: ``sample``, one draw for each cell; ``mean``, its expected place, which is no draw of the law and has
+                too small a spread.
+            paths: of each cell that a mean is the average of.
             seed: of the noise.
 
         Returns:
             Rows ``n_obs d``; cells of time ``end`` stay as they are.
+
+        Raises:
+            InputError: if the time is not of the fit, or there is no such way.
         """
         times = self._keys.times(adata)
-        rows, end = self._keys.rows(adata), self._span(None, end)[1]
+        rows, end = self._keys.rows(adata), self._known(self.times[-1] if end is None else end)
         moved = rows.clone()
         for t in np.unique(times).tolist():
             here = torch.as_tensor(times == t)
             if t != end:
-                moved[here] = self.trajectories(rows[here], start=t, end=end, seed=seed)
+                generator = torch.Generator().manual_seed(seed)
+                draw = functools.partial(_move, self.bridge, rows[here], *self._span(t, end), generator)
+                moved[here] = _placed(draw, way, paths)
         if key is not None:
             adata.obsm[key] = moved.numpy()
         return moved.numpy()
@@ -138,50 +168,75 @@ class Trajectories:
         *,
         seeds: int = 5,
         cells: int = COMPARED,
+        way: Way = "sample",
+        paths: int = PATHS,
         refit: bool = True,
         progress: Progress | None = None,
     ) -> HeldOutError:
-        """Leave a time out: fit to the others, push all cells of the time before it, and compare, by exact W1.
+        """Leave a time out: fit to the others, push cells of the time before it, and compare, by exact W1.
+
+        The pushed cells are drawn by a generator that the seed keys: each at most once where cells have no growth, by
+        weight and with repetition where they have, so that they stand for the cells that were to come. Those of the
+        left-out time, as those of both neighbours, are compared as they were observed.
 
         Args:
             time: one of the fitted ones, neither the first nor the last.
             seeds: fits and draws that are made.
             cells: compared on each side at most.
+            way: ``sample``, one draw for each cell; ``mean``, its expected place. A mean is no draw of the law: it is
+                nearer where the noise of sampling dominates, and has too small a spread.
+            paths: of each cell that a mean is the average of.
             refit: fit anew for every seed; otherwise one fit, and seeds draw paths and cells.
             progress: what shows the fits.
 
         Raises:
-            InputError: if the time cannot be left out, or POT is not installed.
+            InputError: if the time cannot be left out, there is no such way, or POT is not installed.
         """
         if time not in self.times[1:-1]:
             inner = ", ".join(f"{t:g}" for t in self.times[1:-1]) or "none here"
             raise InputError(f"Only a time between two others can be left out ({inner}); got {time:g}")
-        i = self.times.index(time)
-        before, after = self.times[i - 1], self.times[i + 1]
         kept = {t: x for t, x in self._snapshots.items() if t != time}
-        values, untouched, later, bridge = [], [], [], None
+        found, bridge = [], None
         for seed in range(seeds):
             if bridge is None or refit:
-                bridge = self._fit(kept, seed, progress)
+                bridge = self._fit(kept, seed, progress, f"without-{time}/seed-{seed}")
             generator = torch.Generator().manual_seed(mix(seed, 1) % 2**31)
-            pushed = _state_at(bridge, self._snapshots[before], (before, after), time, self.sigma, generator)
-            compared = [_some(x, cells, generator) for x in (pushed, self._snapshots[before], self._snapshots[after])]
-            truth = _some(self._snapshots[time], cells, generator)
-            for found, x in zip((values, untouched, later), compared, strict=True):
-                found.append(wasserstein(x, truth))
+            found.append(self._distances(bridge, time, cells, way, paths, generator))
+        values, untouched, later = zip(*found, strict=True)
+        before = self._around(time)[0]
         counts = min(cells, len(self._snapshots[before])), min(cells, len(self._snapshots[time]))
         mean, stderr = float(np.mean(values)), float(np.std(values, ddof=1) / seeds**0.5) if seeds > 1 else math.nan
         beside = float(np.mean(untouched)), float(np.mean(later))
-        return HeldOutError(time, before, tuple(values), mean, stderr, *beside, counts)
+        return HeldOutError(time, before, values, mean, stderr, *beside, counts, way)
+
+    def _distances(
+        self, bridge: SchrodingerBridge, time: float, cells: int, way: Way, paths: int, generator: torch.Generator
+    ) -> tuple[float, float, float]:
+        """W1 to the cells of a time: of pushed ones, of those of the time before, of those of the time after."""
+        before, after = self._around(time)
+        here = EndRows(self._snapshots[before], weights=self._fit.weights.get(before))
+        drawn = here.draw(min(cells, len(here.x)), generator).x
+        # all cells before the first path, so that every way is compared on the same ones
+        truth, *beside = [_some(self._snapshots[t], cells, generator) for t in (time, before, after)]
+        draw = functools.partial(_state_at, bridge, drawn, (before, after), time, self.sigma, generator)
+        first, second, third = (wasserstein(x, truth) for x in (_placed(draw, way, paths), *beside))
+        return first, second, third
+
+    def _around(self, time: float) -> tuple[float, float]:
+        i = self.times.index(time)
+        return self.times[i - 1], self.times[i + 1]
 
     def _span(self, start: float | None, end: float | None) -> tuple[float, float]:
-        start, end = self.times[0] if start is None else start, self.times[-1] if end is None else end
-        for t in (start, end):
-            if t not in self.times:
-                raise InputError(f"Time {t:g} is not of this fit: its times are {_listed(self.times)}")
+        start = self._known(self.times[0] if start is None else start)
+        end = self._known(self.times[-1] if end is None else end)
         if start == end:
             raise InputError(f"The cells are at time {start:g} already: give another end")
-        return float(start), float(end)
+        return start, end
+
+    def _known(self, time: float) -> float:
+        if time not in self.times:
+            raise InputError(f"Time {time:g} is not of this fit: its times are {_listed(self.times)}")
+        return float(time)
 
 
 def fit_trajectories(
@@ -189,14 +244,17 @@ def fit_trajectories(
     *,
     time_key: str,
     rep: str = "X_pca",
-    components: int | None = None,
+    columns: int | None = None,
     growth: str | None = None,
     sigma: float = SIGMA,
     start: Start | None = None,
+    mixture_components: int = 50,
     steps: int = 40,
     network: NetworkConfig | None = None,
     alternating: AlternatingConfig | None = None,
     seed: int = 0,
+    device: str | torch.device = "cpu",
+    run: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Trajectories:
     """Fit a bridge through the snapshots of an annotated matrix.
@@ -206,15 +264,19 @@ def fit_trajectories(
             and ``.n_obs``.
         time_key: of the time of each cell.
         rep: of the representation in which paths run.
-        components: keep so many of its first columns.
-        growth: key in ``.obs`` of weights of the cells, such as growth rates over the next interval.
+        columns: keep so many of its first ones.
+        growth: key in ``.obs`` of weights of the cells, such as growth factors over the next interval: sections start
+            in weighted cells and end in unweighted ones. Those of the last time are not used, and may be ``nan``.
         sigma: of the reference over the whole time, in spreads of the representation (the root mean variance within
             the snapshots): how much a path may stray.
         start: where training starts, see :class:`SchrodingerBridge`.
+        mixture_components: Gaussians of each mixture, where it starts from mixtures.
         steps: of a path between two times.
         network: size of the networks.
         alternating: settings of the fit.
         seed: decides everything random.
+        device: where to fit and to move cells; results come back to the CPU.
+        run: folder for checkpoints, also of the fits without a time; an interrupted fit goes on from there.
         progress: what shows the fit.
 
     Returns:
@@ -237,7 +299,7 @@ def fit_trajectories(
         >>> error.before, error.mean < error.untouched
         (2.0, True)
     """
-    keys = _Keys(time_key, rep, components, growth)
+    keys = AnnotatedCells(time_key, rep, columns, growth)
     times, rows, weights = keys.times(adata), keys.rows(adata), keys.weights(adata)
     present = np.unique(times).tolist()
     if len(present) < 2:
@@ -250,12 +312,12 @@ def fit_trajectories(
 
     def build() -> SchrodingerBridge:
         return SchrodingerBridge(
-            BrownianMotion(sigma=sigma * spread), dim=rows.shape[1], start=start, steps=steps, network=network,
-            alternating=alternating,
+            BrownianMotion(sigma=sigma * spread), dim=rows.shape[1], start=start, components=mixture_components,
+            steps=steps, network=network, alternating=alternating,
         )  # fmt: skip
 
-    masses = {} if weights is None else {t: weights[mask] for t, mask in masks.items()}
-    fit = _Fit(build, sigma * spread, masses, present, seed)
+    masses = {} if weights is None else {t: weights[masks[t]] for t in present[:-1]}  # no interval after the last
+    fit = _Fit(build, sigma * spread, masses, seed, torch.device(device), None if run is None else Path(run))
     return Trajectories(fit(snapshots, 0, progress), snapshots, fit, keys)
 
 
@@ -266,68 +328,46 @@ class _Fit:
     build: Callable[[], SchrodingerBridge]
     sigma: float
     weights: dict[float, Tensor]
-    times: list[float]
     seed: int
+    device: torch.device
+    run: Path | None
 
-    def __call__(self, snapshots: dict[float, Tensor], seed: int, progress: Progress | None) -> SchrodingerBridge:
-        weights = {t: w for t, w in self.weights.items() if t in snapshots} or None
+    def __call__(
+        self, snapshots: dict[float, Tensor], seed: int, progress: Progress | None, folder: str = ""
+    ) -> SchrodingerBridge:
+        rows = {t: x.to(self.device) for t, x in snapshots.items()}
+        weights = {t: w.to(self.device) for t, w in self.weights.items() if t in snapshots} or None
         generator = torch.Generator().manual_seed(mix(self.seed, seed) % 2**31)
-        return self.build().fit(snapshots, weights=weights, generator=generator, progress=progress)
+        run = None if self.run is None else self.run / folder
+        return self.build().fit(rows, weights=weights, generator=generator, run=run, progress=progress)
 
 
-@dataclass(frozen=True)
-class _Keys:
-    """Where the times, the representation and the weights of cells stand."""
+def _move(
+    bridge: SchrodingerBridge,
+    x: State,
+    start: float,
+    end: float,
+    generator: torch.Generator,
+    *,
+    return_path: bool = False,
+) -> State:
+    """Rows moved between two fitted times, where the bridge is; back on the CPU."""
+    direction = "forward" if start < end else "backward"
+    span = min(start, end), max(start, end)
+    x = x.to(bridge.device)
+    return bridge.sample(x, direction, times=span, return_path=return_path, generator=generator).cpu()
 
-    time: str
-    rep: str
-    components: int | None
-    growth: str | None
 
-    def times(self, adata: Any) -> np.ndarray:
-        """Time of each cell, float64."""
-        return self._column(adata, self.time)
-
-    def weights(self, adata: Any) -> Tensor | None:
-        """Weight of each cell, float64."""
-        return None if self.growth is None else torch.as_tensor(self._column(adata, self.growth))
-
-    def rows(self, adata: Any) -> Tensor:
-        """The representation, float32."""
-        if self.rep not in adata.obsm:
-            known = ", ".join(adata.obsm) or "none"
-            raise InputError(f"obsm has no {self.rep!r}: compute it (scanpy.pp.pca), or give rep= one of {known}")
-        values = np.asarray(adata.obsm[self.rep], dtype=np.float64)
-        if values.ndim != 2 or len(values) != adata.n_obs:
-            raise InputError(
-                f"obsm[{self.rep!r}] must have one row for each of {adata.n_obs} cells; got {values.shape}"
-            )
-        if self.components is not None:
-            values = values[:, : self.components]
-        if not np.isfinite(values).all():
-            raise InputError(f"obsm[{self.rep!r}] has entries that are not finite: drop those cells")
-        return torch.as_tensor(values).to(torch.get_default_dtype())
-
-    def at(self, adata: Any, time: float) -> Tensor:
-        """The representation of the cells of one time."""
-        here = torch.as_tensor(self.times(adata) == time)
-        if not bool(here.any()):
-            raise InputError(f"There is no cell at time {time:g}")
-        return self.rows(adata)[here]
-
-    def _column(self, adata: Any, key: str) -> np.ndarray:
-        if key not in adata.obs:
-            raise InputError(f"obs has no column {key!r}")
-        column = np.asarray(adata.obs[key])
-        try:
-            values = column.astype(np.float64)
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"obs[{key!r}] must hold numbers, or categories that are numbers; got {column[0]!r}"
-            ) from error
-        if values.shape != (adata.n_obs,) or not np.isfinite(values).all():
-            raise InputError(f"obs[{key!r}] must hold one finite number for each of {adata.n_obs} cells")
-        return values
+def _placed(draw: Callable[[], State], way: Way, paths: int) -> State:
+    """One draw, or the average of several; these are added up, since all paths at once may not fit the memory."""
+    if way not in ("sample", "mean") or paths < 1:
+        raise InputError(f"way must be sample, or mean of at least one of paths; got {way!r} and {paths}")
+    total = draw()
+    if way == "sample":
+        return total
+    for _ in range(paths - 1):
+        total = total + draw()
+    return total / paths
 
 
 def _state_at(
@@ -339,7 +379,7 @@ def _state_at(
     generator: torch.Generator,
 ) -> State:
     """States at a time between two fitted ones: between two states of a path, the reference pinned at both."""
-    path, times = bridge.sample(x, times=span, return_path=True, generator=generator), bridge.path_times(span)
+    path, times = _move(bridge, x, *span, generator, return_path=True), bridge.path_times(span)
     k = int((times <= time).sum()) - 1
     low, high = float(times[k]), float(times[k + 1])
     share = (time - low) / (high - low)

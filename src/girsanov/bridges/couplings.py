@@ -2,6 +2,7 @@
 
 __all__ = ["EndRows", "Pairs", "coupled_rows"]
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,31 +41,49 @@ class EndRows:
             value = getattr(self, name)
             if value is not None and len(value) != len(self.x):
                 raise InputError(f"{name} must have one entry for each of {len(self.x)} rows; got {len(value)}")
-        if self.weights is not None and not bool((self.weights >= 0).all() and self.weights.sum() > 0):
+        weights = self.weights
+        if weights is not None and not bool((weights >= 0).all() and 0 < weights.sum() < float("inf")):
             raise InputError("weights must be finite, not negative, and not all zero")
 
     def __getitem__(self, index: Tensor) -> "EndRows":
         parts = (None if part is None else part[index] for part in (self.condition, self.weights))
         return EndRows(self.x[index], *parts)
 
-    def draw(self, n: int, generator: torch.Generator) -> "EndRows":
-        """``n`` rows: without repetition as far as they go where weights are equal, else by weight."""
+    def split(self, share: float, seed: int) -> tuple["EndRows", "EndRows"]:
+        """A share of the rows, at least two, and the others; rows of weight 0 are in neither.
+
+        Raises:
+            InputError: if fewer than two others are left.
+        """
+        index = torch.arange(len(self.x)) if self.weights is None else self.weights.cpu().nonzero()[:, 0]
+        order = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))].to(self.x.device)
+        count = max(2, round(share * len(order)))
+        if count > len(order) - 2:
+            raise InputError(f"{len(order)} rows are too few to hold some out: give at least 10, of positive weight")
+        return self[order[:count]], self[order[count:]]
+
+    def index(self, n: int, generator: torch.Generator) -> Tensor:
+        """Numbers of ``n`` drawn rows: without repetition as far as they go where weights are equal, else by weight."""
         if self.weights is None:
             rounds = -(-n // len(self.x))
             index = torch.cat([torch.randperm(len(self.x), generator=generator) for _ in range(rounds)])[:n]
         else:
             index = torch.multinomial(self.weights.double().cpu(), n, replacement=True, generator=generator)
-        index = index.to(self.x.device)
-        return EndRows(self.x[index], None if self.condition is None else self.condition[index])
+        return index.to(self.x.device)
+
+    def draw(self, n: int, generator: torch.Generator) -> "EndRows":
+        """``n`` rows of equal weight, see :meth:`index`."""
+        return dataclasses.replace(self[self.index(n, generator)], weights=None)
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Joined ends of ``n`` paths, each ``n *d``, and their conditions."""
+    """Joined ends of ``n`` paths, each ``n *d``, their conditions, and numbers of the rows that they begin with."""
 
     start: State
     end: State
     condition: Tensor | None = None
+    row: Tensor | None = None
 
     def __getitem__(self, index: Tensor) -> "Pairs":
         given = None if self.condition is None else self.condition[index]
@@ -78,10 +97,10 @@ def coupled_rows(start: EndRows, end: EndRows, n: int, coupling: Coupling, gener
     """Draw ``n`` pairs of rows, independent or joined by optimal transport within minibatches.
 
     A minibatch plan is biased by the size of the batch, so it starts a fit and is never its truth (note of paper 3,
-    section 5, trap 11). Conditions must then be absent.
+    section 5, trap 11).
 
     Raises:
-        InputError: if a minibatch plan is asked for with conditions.
+        InputError: if the rows have conditions: a pair of different ones belongs to no bridge.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
@@ -90,11 +109,11 @@ def coupled_rows(start: EndRows, end: EndRows, n: int, coupling: Coupling, gener
         >>> (pairs.end - pairs.start).flatten()
         tensor([10., 10., 10., 10.])
     """
+    if start.condition is not None or end.condition is not None:
+        raise InputError("Pairs of rows know no conditions: leave warm_start out, and start from a closed form")
     first, second = start.draw(n, generator), end.draw(n, generator)
     if coupling == "independent":
-        return Pairs(first.x, second.x, first.condition)
-    if first.condition is not None:
-        raise InputError("A minibatch coupling knows no conditions: start from 'independent' or a closed form")
+        return Pairs(first.x, second.x)
     from scipy.optimize import linear_sum_assignment
 
     order = []

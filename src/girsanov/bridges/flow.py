@@ -12,13 +12,15 @@ second order, tells how much the two learned halves disagree (test T10 there).
 
 __all__ = ["ForwardProcess", "flow_log_prob"]
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
 
 from girsanov.bridges.chain import BridgeChain
-from girsanov.calculus import Exact
+from girsanov.bridges.halves import Direction
+from girsanov.calculus import Exact, normal_blocks
 from girsanov.densities import Density
 from girsanov.processes import Process
 from girsanov.solvers.ode import Adaptive
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 PATHS = 16
 CHUNK = 256
+DIRECTIONS: tuple[Direction, Direction] = ("forward", "backward")
 
 
 @final
@@ -74,11 +77,7 @@ def inconsistency(
     """Half the variance of the log-weight over paths from each row, nats, shape ``n``."""
     total, state = 0.0, x.repeat_interleave(paths, 0)
     given = None if condition is None else condition.expand(len(x), *condition.shape[1:]).repeat_interleave(paths, 0)
-    generator = torch.Generator().manual_seed(seed)
-
-    def noise(count: int) -> Tensor:
-        return torch.randn(count, *state.shape, generator=generator, dtype=state.dtype).to(state.device)
-
+    noise = normal_blocks(state, torch.Generator().manual_seed(seed))
     for i, chain in enumerate(bridge.chains):
         assert isinstance(chain, BridgeChain)
         law = end if i == len(bridge.chains) - 1 else None
@@ -91,22 +90,37 @@ def inconsistency(
 
 
 def _integrate(bridge: "SchrodingerBridge", x: State, end: Density, condition: Tensor | None) -> tuple[Nats, int]:
+    """Log-densities and evaluations: each section by itself, since drifts jump from one to the next."""
     values, cost = [], 0
-    grid = torch.tensor(bridge.times, dtype=torch.float64, device=x.device)
     for begin in range(0, len(x), CHUNK):
-        rows = x[begin : begin + CHUNK].double()
+        state, total, spent = x[begin : begin + CHUNK].double(), 0.0, 0
         given = condition if condition is None or len(condition) == 1 else condition[begin : begin + CHUNK]
-
-        def field(t: Time, y: State, index: Tensor, given: Tensor | None = given) -> tuple[State, Tensor]:
-            c = given if given is None or len(given) == 1 else given[index]
-            return Exact()(lambda z: _velocity(bridge, t, z, c), y, None)
-
-        solution = Adaptive(rtol=TOLERANCE, atol=TOLERANCE).solve(field, rows, grid)
-        values.append(end.log_prob(solution.state) + solution.integrals[0])
-        cost = max(cost, int(solution.evaluations.max()))
+        for i in range(len(bridge.chains)):
+            grid = torch.tensor(bridge.times[i : i + 2], dtype=torch.float64, device=x.device)
+            solution = Adaptive(rtol=TOLERANCE, atol=TOLERANCE).solve(_Velocity(bridge, i, given), state, grid)
+            state, total = solution.state, total + solution.integrals[0]
+            spent += int(solution.evaluations.max())
+        values.append(end.log_prob(state) + total)
+        cost = max(cost, spent)
     return torch.cat(values), 2 * cost
 
 
-def _velocity(bridge: "SchrodingerBridge", t: Time, x: State, condition: Tensor | None) -> State:
-    y = x.to(torch.get_default_dtype())
-    return (0.5 * (bridge.forward_drift(t, y, condition) + bridge.backward_drift(t, y, condition))).to(x.dtype)
+@final
+@dataclass(frozen=True)
+class _Velocity:
+    """Velocity of the flow in one section and its divergence: what a solver integrates."""
+
+    bridge: "SchrodingerBridge"
+    section: int
+    condition: Tensor | None
+
+    def __call__(self, t: Time, x: State, index: Tensor) -> tuple[State, Tensor]:
+        given = self.condition
+        given = given if given is None or len(given) == 1 else given[index]
+        return Exact()(lambda z: self.at(t, z, given), x, None)
+
+    def at(self, t: Time, x: State, condition: Tensor | None) -> State:
+        """Half of the sum of both drifts, shape ``b *d``."""
+        y, times = x.to(torch.get_default_dtype()), t.expand(len(x))
+        u, v = (self.bridge.section_drift(self.section, times, y, condition, way) for way in DIRECTIONS)
+        return (0.5 * (u + v)).to(x.dtype)

@@ -16,10 +16,19 @@ clock tau, with :math:`r` the time to the end that the half pulls to and w that 
 the standard deviation of the pull to a single point of the end, given the state, kept finite by delta at the end.
 """
 
-__all__ = ["BridgeNetwork", "Direction", "Ends", "Half", "NetworkConfig", "moment_match", "require_condition"]
+__all__ = [
+    "BridgeNetwork",
+    "Direction",
+    "Ends",
+    "Half",
+    "NetworkConfig",
+    "moment_match",
+    "require_condition",
+    "takes_convolutions",
+]
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -103,11 +112,21 @@ def moment_match(law: Density) -> Gaussian:
     raise InputError(f"The end of a bridge is a Gaussian, a GaussianMixture or rows; got {type(law).__name__}")
 
 
+def takes_convolutions(event_shape: Sequence[int]) -> bool:
+    """Whether rows of a shape get a convolutional network: images ``(c, h, w)`` whose sides are even and at least 4.
+
+    Example:
+        >>> takes_convolutions((1, 8, 8)), takes_convolutions((1, 7, 7)), takes_convolutions((64,))
+        (True, False, False)
+    """
+    return len(event_shape) == 3 and all(side % 2 == 0 and side >= 4 for side in event_shape[1:])
+
+
 class BridgeNetwork(nn.Module):
     """A residual network of time and standardised state, plus a part that is affine in the state.
 
     Args:
-        event_shape: shape of one row; ``(c, h, w)`` with even sides gets a convolutional network.
+        event_shape: shape of one row; a convolutional network if :func:`takes_convolutions`.
         config: its size.
 
     Example:
@@ -118,9 +137,8 @@ class BridgeNetwork(nn.Module):
     def __init__(self, event_shape: tuple[int, ...], config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        image = len(event_shape) == 3 and all(side % 2 == 0 for side in event_shape[1:]) and min(event_shape[1:]) >= 4
         common = {"classes": config.classes, "condition_dim": config.condition_dim, "dropout": config.dropout}
-        if image:
+        if takes_convolutions(event_shape):
             self.residual: nn.Module = ConvNetwork(
                 event_shape,
                 width=config.width,

@@ -12,12 +12,14 @@ divergence of the moment-matched Gaussian below and, where the encoder is still 
 above.
 
 *Freezing* is the paper's recipe: at a decoder that reverses the encoder, the gradient of J in the encoder is that of
-the prior loss alone (section 2.4), so once the prior loss no longer falls on validation rows the encoder is kept, its
+the prior loss alone (section 2.4), so once the prior loss no longer moves on validation rows the encoder is kept, its
 paths are simulated once in a while, and the decoder goes on alone, a step of a path at a time.
 """
 
 __all__ = ["JointConfig", "JointObjective", "PriorLoss", "Progressed", "fit_joint", "prior_loss"]
 
+import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -32,10 +34,22 @@ from girsanov.bridges.chain import BridgeChain, StepVariances
 from girsanov.bridges.couplings import EndRows
 from girsanov.bridges.matching import MatchingObjective, Paths, TrajectoryObjective
 from girsanov.bridges.potentials import FlatPotentials
+from girsanov.calculus import normal_blocks
 from girsanov.densities import Density, Gaussian, StandardNormal
 from girsanov.objectives import Batch
-from girsanov.training import Progress, ShuffledBatches, TrainingConfig, TrainingResult, mix, train
-from girsanov.types import InputError, MeanEstimate, State
+from girsanov.training import (
+    Progress,
+    ShuffledBatches,
+    TrainingConfig,
+    TrainingResult,
+    mix,
+    parse_json,
+    train,
+    write_text_atomic,
+)
+from girsanov.types import MeanEstimate, State
+
+HISTORY = "validations.json"
 
 
 @dataclass(frozen=True)
@@ -53,8 +67,8 @@ class JointConfig:
         learn_encoder: whether the forward process, its drift and step variances, is learned; without, it stays where it
             starts, an ordinary diffusion.
         freeze: whether the encoder is frozen once its prior loss has converged.
-        freeze_tolerance: nats by which the prior loss must fall to count.
-        freeze_patience: validations without that fall.
+        freeze_tolerance: nats by which the prior loss must move, up or down, to count.
+        freeze_patience: validations in which it has not, after which it has converged.
         decoder_steps: training steps of the decoder alone, after freezing.
         refresh: steps between fresh paths of the frozen encoder.
         validation: share of the rows that is held out.
@@ -103,7 +117,8 @@ class PriorLoss:
     """What is known of KL(q_T || prior), in nats.
 
     Attributes:
-        lower: the divergence of the Gaussian with q_T's moments; 0 where the prior is no Gaussian.
+        lower: the divergence of the Gaussian with q_T's moments, less what the rows' own noise adds to it on average;
+            0 where the prior is no Gaussian, or there are no more rows than dimensions to tell.
         upper: mean divergence of q(x_T | x), where the encoder is the reference; else ``None``.
     """
 
@@ -162,12 +177,12 @@ class JointObjective:
         """Loss of every row, shape ``b``."""
         assert isinstance(chain, BridgeChain)
         x, eta = batch.x, self.weight(step)
-
-        def noise(count: int) -> Tensor:
-            return torch.randn(count, *x.shape, generator=generator, dtype=x.dtype).to(x.device)
-
         parts = chain.split(
-            x, noise, condition=batch.condition, path_gradient=self.path_gradients, checkpoint=self.checkpoint
+            x,
+            normal_blocks(x, generator),
+            condition=batch.condition,
+            path_gradient=self.path_gradients,
+            checkpoint=self.checkpoint,
         )
         loss = -(parts["prior"] + parts["steps"])
         if eta:
@@ -183,8 +198,7 @@ def prior_loss(chain: BridgeChain, x: State, end: State) -> PriorLoss:
     target = _gaussian(prior, end)
     if target is None:
         return PriorLoss(0.0, None)
-    mean, covariance = ends.mean(0), torch.cov(ends.T).reshape(ends.shape[1], ends.shape[1])
-    lower = max(0.0, float(_gaussian_kl(mean, covariance, target)))
+    lower = _moment_kl(ends, target)
     half = chain.forward_half
     if not isinstance(half.potentials, FlatPotentials) or not half.untrained():
         return PriorLoss(lower, None)
@@ -202,6 +216,7 @@ def fit_joint(
     *,
     run: Path | None = None,
     progress: Progress | None = None,
+    identity: str = "",
 ) -> list[Progressed]:
     """Fit both halves of ``chain``, whose prior is known, in place.
 
@@ -209,14 +224,15 @@ def fit_joint(
         chain: the bridge.
         rows: data; a share of them is held out.
         config: settings.
-        run: folder for checkpoints, one for each stage.
+        run: folder for checkpoints, one for each stage, and for the validations.
         progress: what shows the progress.
+        identity: describes the rows and the bridge; a resume with another one is refused.
 
     Returns:
         The validations, in order.
     """
-    held, kept = _hold_out(rows, config)
-    fitting = _Fitting(chain, held, kept, config, run, progress)
+    held, kept = (_drawn(part, config) for part in rows.split(config.validation, mix(config.seed, 18)))
+    fitting = _Fitting(chain, held, kept, config, run, progress, identity)
     chain.forward_half.requires_grad_(config.learn_encoder)
     if isinstance(chain.encoder_log_variance, nn.Parameter):
         chain.encoder_log_variance.requires_grad_(config.learn_encoder)
@@ -239,8 +255,24 @@ class _Fitting:
     config: JointConfig
     run: Path | None
     progress: Progress | None
+    identity: str
     history: list[Progressed] = field(default_factory=list)
     begun: float = field(default_factory=time.process_time)
+
+    def __post_init__(self) -> None:
+        """Validations of a run that goes on are known; its processor time counts from there."""
+        if self.run is not None and (file := self.run / HISTORY).is_file():
+            self.history = [Progressed(**entry) for entry in parse_json(file.read_bytes(), str(file))["validations"]]
+            self.begun -= max((entry.cpu_seconds for entry in self.history), default=0.0)
+
+    def note(self, entry: Progressed) -> None:
+        """Keep a validation; one that is made again after a stop replaces itself."""
+        known = [e for e in self.history if (e.stage, e.step) != (entry.stage, entry.step)]
+        self.history = [*known, entry]
+        if self.run is not None:
+            self.run.mkdir(parents=True, exist_ok=True)
+            text = json.dumps({"validations": [e.to_json() for e in self.history]}, allow_nan=False) + "\n"
+            write_text_atomic(self.run / HISTORY, text)
 
     def warm_up(self) -> None:
         """The decoder alone, on paths of the encoder as it is, by matching their ends."""
@@ -257,7 +289,7 @@ class _Fitting:
         config = self.config
         batches = self._batches(_Rows(self.kept), 12)
         patience = config.freeze_patience if config.freeze else config.patience
-        validate = self._prior_plateau if config.freeze else self._elbo
+        validate = self._prior_moves if config.freeze else self._elbo
         path = not any(config.reference_weight) if config.path_gradients is None else config.path_gradients
         objective = JointObjective(
             config.weight, path_gradients=path and config.learn_encoder, checkpoint=config.checkpoint
@@ -289,27 +321,28 @@ class _Fitting:
     def _decoder_elbo(self, module: nn.Module, step: int) -> MeanEstimate:
         return self._validate(module, step, "decoder")[0]
 
-    def _prior_plateau(self, module: nn.Module, step: int) -> float:
-        """Minus the prior loss, in whole tolerances: smaller falls do not count as progress."""
-        _, lower = self._validate(module, step, "joint")
-        return -self.config.freeze_tolerance * round(lower / self.config.freeze_tolerance)
+    def _prior_moves(self, module: nn.Module, step: int) -> float:
+        """How often the prior loss has moved by more than the tolerance until this step, up or down."""
+        self._validate(module, step, "joint")
+        losses = [entry.prior_lower for entry in self.history if entry.stage == "joint" and entry.step <= step]
+        moves, last = 0, losses[0]
+        for loss in losses:
+            if abs(loss - last) > self.config.freeze_tolerance:
+                moves, last = moves + 1, loss
+        return float(moves)
 
     @torch.no_grad()
     def _validate(self, module: nn.Module, step: int, stage: str) -> tuple[MeanEstimate, float]:
         assert isinstance(module, BridgeChain)
         x = self.held.x
         generator = torch.Generator().manual_seed(mix(self.config.seed, 13))
-
-        def noise(count: int) -> Tensor:
-            return torch.randn(count, *x.shape, generator=generator, dtype=x.dtype).to(x.device)
-
-        parts = module.split(x, noise, condition=self.held.condition)
+        parts = module.split(x, normal_blocks(x, generator), condition=self.held.condition)
         values = parts["prior"] + parts["steps"]
         lower = prior_loss(module, x, parts["end"]).lower
         found = (float(v.mean()) for v in (values, parts["prior"]))
         elbo, prior = found
         spent = round(time.process_time() - self.begun, 3)
-        self.history.append(Progressed(stage, step, elbo, prior, lower, float(parts["reference"].mean()), spent))
+        self.note(Progressed(stage, step, elbo, prior, lower, float(parts["reference"].mean()), spent))
         rows_stderr = float(values.std() / len(values) ** 0.5)
         return MeanEstimate(elbo, 0.0, rows_stderr, len(values)), lower
 
@@ -336,7 +369,7 @@ class _Fitting:
         folder = None if self.run is None else self.run / name
         return train(
             module, objective, batches, config=training, validate=validate, run=folder, progress=self.progress,
-            identity=f"{name} {len(self.kept.x)}",
+            identity=f"{name} {len(self.kept.x)} {self.identity}",
         )  # fmt: skip
 
 
@@ -372,23 +405,32 @@ class _PathCache:
         return self.paths[self.order(step)]
 
 
-def _hold_out(rows: EndRows, config: JointConfig) -> tuple[EndRows, EndRows]:
-    count = max(2, round(config.validation * len(rows.x)))
-    if count > len(rows.x) - 2:
-        raise InputError(f"{len(rows.x)} rows are too few to hold some out: give at least 10")
-    if rows.weights is not None:
-        rows = rows.draw(len(rows.x), torch.Generator().manual_seed(mix(config.seed, 17)))
-    order = torch.randperm(len(rows.x), generator=torch.Generator().manual_seed(mix(config.seed, 18)))
-    parts = []
-    for index in (order[:count], order[count:]):
-        parts.append(EndRows(rows.x[index], None if rows.condition is None else rows.condition[index]))
-    return parts[0], parts[1]
+def _drawn(rows: EndRows, config: JointConfig) -> EndRows:
+    """Rows of equal weight: as many draws where they have weights."""
+    if rows.weights is None:
+        return rows
+    return rows.draw(len(rows.x), torch.Generator().manual_seed(mix(config.seed, 17)))
 
 
 def _gaussian(prior: Density, x: State) -> Gaussian | None:
     if isinstance(prior, StandardNormal):
         return Gaussian(torch.zeros(x.shape[1:], dtype=torch.float64, device=x.device), 1.0)
     return prior if isinstance(prior, Gaussian) else None
+
+
+def _moment_kl(ends: Tensor, target: Gaussian) -> float:
+    r"""KL from ``target`` of the Gaussian with the moments of rows ``n d``, without the bias of n Gaussian rows.
+
+    Their sample moments have :math:`E\, \mathrm{KL} = \mathrm{KL} + \frac12 \big(d/n + d \log\frac{n-1}{2}
+    - \sum_{i=1}^d \psi(\tfrac{n-i}{2})\big)`, by the law of a Wishart determinant.
+    """
+    n, d = ends.shape
+    if n <= d + 1:
+        return 0.0
+    found = _gaussian_kl(ends.mean(0), torch.cov(ends.T).reshape(d, d), target)
+    halves = 0.5 * (n - torch.arange(1, d + 1, dtype=torch.float64))
+    bias = 0.5 * (d / n + d * math.log(0.5 * (n - 1)) - torch.digamma(halves).sum())
+    return max(0.0, float(found) - float(bias))
 
 
 def _gaussian_kl(mean: Tensor, covariance: Tensor, target: Gaussian) -> Tensor:

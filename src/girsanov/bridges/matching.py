@@ -91,10 +91,11 @@ class MatchingObjective:
 
 @dataclass(frozen=True)
 class Paths:
-    """Whole paths, ``N+1 n *d``, and their conditions."""
+    """Whole paths, ``N+1 n *d``, their conditions, and numbers of the rows that they begin with."""
 
     states: Tensor
     condition: Tensor | None = None
+    row: Tensor | None = None
 
     def __getitem__(self, index: Tensor) -> "Paths":
         return Paths(self.states[:, index], None if self.condition is None else self.condition[index])
@@ -104,7 +105,7 @@ class Paths:
 
     def ends(self) -> Pairs:
         """First and last state of each path."""
-        return Pairs(self.states[0], self.states[-1], self.condition)
+        return Pairs(self.states[0], self.states[-1], self.condition, self.row)
 
 
 @final

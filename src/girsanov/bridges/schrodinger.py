@@ -10,7 +10,6 @@ __all__ = ["SchrodingerBridge"]
 
 import copy
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -19,7 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.bridges.alternating import AlternatingConfig, project
-from girsanov.bridges.building import Start, blank_halves, by_time, shaped, starting_potentials
+from girsanov.bridges.building import (
+    Start,
+    blank_halves,
+    by_time,
+    described,
+    end_rows,
+    event_rows,
+    rows_by_time,
+    shaped,
+    span,
+    starting_potentials,
+)
 from girsanov.bridges.chain import BridgeChain, StepVariances, cosine_times, uniform_times
 from girsanov.bridges.couplings import EndRows
 from girsanov.bridges.flow import ForwardProcess, flow_log_prob
@@ -132,7 +142,8 @@ class SchrodingerBridge(nn.Module):
             x1: rows of the end, for a bridge between rows.
             prior: law of the end, for a bridge to a known density.
             condition: of the rows: a tensor for x0 alone, ``(c0, c1)`` for both ends, or ``{time: condition}``.
-            weights: of the rows (growth and death), in the same form.
+            weights: of the rows (growth and death), in the same form. With three times or more they say how much each
+                row counts as a *start*: sections end at the rows as they were observed.
             generator: read once for a seed; ``None`` means seed 0.
             run: folder for checkpoints; an interrupted fit goes on from there.
             progress: what shows the progress.
@@ -144,13 +155,14 @@ class SchrodingerBridge(nn.Module):
         Raises:
             InputError: if the rows do not fit each other or the bridge.
         """
-        rows = self._by_time(x0, x1, prior)
+        rows = rows_by_time(x0, x1, prior, self.reference.horizon)
         self.times, self.prior, self.history = sorted(rows), prior, []
         given, masses = (by_time(value, self.times) for value in (condition, weights))
         ends = {t: self._end(rows[t], given.get(t), masses.get(t)) for t in rows}
         seed, folder = seed_of(generator) % 2**31, None if run is None else Path(run)
+        identity = "" if run is None else described(self.reference, self.start, list(ends.values()), prior)
         if prior is not None:
-            return self._fit_to_prior(ends[self.times[0]], prior, seed, folder, progress)
+            return self._fit_to_prior(ends[self.times[0]], prior, seed, folder, progress, identity)
         self.chains = nn.ModuleList()
         for i in range(len(self.times) - 1):
             first, second = ends[self.times[i]], ends[self.times[i + 1]]
@@ -158,15 +170,19 @@ class SchrodingerBridge(nn.Module):
         for i, chain in enumerate(self.chains):
             assert isinstance(chain, BridgeChain)
             pair = ends[self.times[i]], ends[self.times[i + 1]]
+            if len(self.times) > 2:
+                pair = pair[0], dataclasses.replace(pair[1], weights=None)
             config = dataclasses.replace(self.alternating, seed=self.alternating.seed + seed + 1000 * i)
             look = None if after_round is None else (lambda number: after_round(self, number))
             place = None if folder is None else folder / f"section-{i}"
-            done = project(chain.train(), *pair, config, run=place, progress=progress, after_round=look)
+            done = project(
+                chain.train(), *pair, config, run=place, progress=progress, after_round=look, identity=identity
+            )
             self.history += [{"section": i, **projection.to_json()} for projection in done]
         return self.eval()
 
     def _fit_to_prior(
-        self, rows: EndRows, prior: Density, seed: int, run: Path | None, progress: Progress | None
+        self, rows: EndRows, prior: Density, seed: int, run: Path | None, progress: Progress | None, identity: str
     ) -> "SchrodingerBridge":
         self.times = [0.0, self.reference.horizon]
         target = shaped(copy.deepcopy(prior), self.event_shape)
@@ -174,7 +190,8 @@ class SchrodingerBridge(nn.Module):
         chain = self._blank(0, rows.x, target, seed, progress)
         self.chains = nn.ModuleList([chain])
         config = dataclasses.replace(self.joint, seed=self.joint.seed + seed)
-        self.history = [entry.to_json() for entry in fit_joint(chain.train(), rows, config, run=run, progress=progress)]
+        done = fit_joint(chain.train(), rows, config, run=run, progress=progress, identity=identity)
+        self.history = [entry.to_json() for entry in done]
         return self.eval()
 
     def _blank(
@@ -231,6 +248,8 @@ class SchrodingerBridge(nn.Module):
         Raises:
             InputError: if the bridge is not fitted, or rows do not fit it.
         """
+        if direction not in ("forward", "backward"):
+            raise InputError(f"direction must be forward or backward; got {direction!r}")
         generator = generator or torch.Generator().manual_seed(0)
         low, high = self._span(times)
         state = self._rows_from(x, direction, generator)
@@ -269,6 +288,17 @@ class SchrodingerBridge(nn.Module):
         """Drift v of the process run from the last time to the first, written forward in t, shape ``b *d``."""
         return self._drift(t, x, condition, "backward")
 
+    def section_drift(self, i: int, t: Time, x: State, condition: Tensor | None, direction: Direction) -> State:
+        """A drift within the section between times i and i + 1, at times ``b``: both ends belong to it."""
+        chain, horizon = self._section_chain(i), self.reference.horizon
+        speed = horizon / (self.times[i + 1] - self.times[i])
+        local = (speed * (t - self.times[i])).clamp(0.0, horizon)
+        given = None if condition is None else condition.expand(len(x), *condition.shape[1:])
+        half = chain.forward_half if direction == "forward" else chain.backward_half
+        rate, squared = (v.reshape(-1, *(1,) * (x.ndim - 1)).to(x) for v in half.clock.reference.rates(local))
+        sign = 1.0 if direction == "forward" else -1.0
+        return speed * (rate * x + sign * squared * half(local, x, given))
+
     def pair(self) -> Pair:
         """Both processes with the prior: the pair whose bounds are those of this bridge.
 
@@ -287,14 +317,14 @@ class SchrodingerBridge(nn.Module):
         Raises:
             InputError: if the bridge joins rows to rows: neither density is known, so there is no bound.
         """
-        chain = self._bounded(x, condition)
+        chain, x = self._bounded(x, condition)
         return chain_elbo(chain, x, paths=paths, condition=condition, generator=generator)
 
     def importance_bound(
         self, x: State, *, paths: int = 16, condition: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Estimate:
         """Importance-weighted bound with ``paths`` paths, tighter than :meth:`elbo`; see there."""
-        chain = self._bounded(x, condition)
+        chain, x = self._bounded(x, condition)
         return importance_bound(chain, x, paths=paths, condition=condition, generator=generator)
 
     def log_prob(
@@ -328,6 +358,7 @@ class SchrodingerBridge(nn.Module):
         law = end or self.prior
         if law is None:
             raise InputError("The probability flow ends at rows only: pass end=, a density of the last time")
+        x = event_rows(x, self.event_shape)
         require_condition(condition, self.network, len(x))
         self._span(None)
         with torch.no_grad():
@@ -352,23 +383,10 @@ class SchrodingerBridge(nn.Module):
 
     # Parts.
 
-    def _by_time(self, x0: Rows, x1: Tensor | None, prior: Density | None) -> dict[float, Tensor]:
-        if (x1 is not None) + (prior is not None) + isinstance(x0, Mapping) != 1:
-            raise InputError("A bridge is fitted to x0 and x1, to x0 and prior=, or to {time: rows}")
-        if isinstance(x0, Mapping):
-            if len(x0) < 2:
-                raise InputError("A bridge needs rows at two times or more")
-            return {float(t): x for t, x in x0.items()}
-        return {0.0: x0} if x1 is None else {0.0: x0, self.reference.horizon: x1}
-
     def _end(self, x: Tensor, condition: Tensor | None, weights: Tensor | None) -> EndRows:
-        x = torch.as_tensor(x)
-        if x.shape[1:] != self.event_shape:
-            raise InputError(
-                f"This bridge is of rows of shape {tuple(self.event_shape)}; got rows of shape {tuple(x.shape[1:])}"
-            )
+        x = event_rows(x, self.event_shape)
         require_condition(condition, self.network, len(x))
-        return EndRows(x.to(torch.get_default_dtype()), condition, weights)
+        return end_rows(x, condition, weights)
 
     def _section(self, i: int) -> LinearProcess:
         """The reference between neighbouring times i and i + 1, on its own clock."""
@@ -390,27 +408,18 @@ class SchrodingerBridge(nn.Module):
     def _span(self, times: tuple[float, float] | None) -> tuple[int, int]:
         if not len(self.chains):
             raise InputError("This bridge is not fitted: call fit first")
-        if times is None:
-            return 0, len(self.times) - 1
-        for t in times:
-            if not any(math.isclose(t, known) for known in self.times):
-                raise InputError(f"{t:g} is not a fitted time; the times are {', '.join(f'{s:g}' for s in self.times)}")
-        low, high = (min(range(len(self.times)), key=lambda j: abs(self.times[j] - t)) for t in times)
-        if low >= high:
-            raise InputError(f"times= must be an earlier and a later time; got {times[0]:g} and {times[1]:g}")
-        return low, high
+        return (0, len(self.times) - 1) if times is None else span(self.times, times)
 
     def _rows_from(self, x: State | int, direction: Direction, generator: torch.Generator) -> State:
-        if not isinstance(x, Tensor):
+        if isinstance(x, int):
             if direction == "forward" or self.prior is None:
                 raise InputError("A number of rows can be drawn only backwards from a prior: pass rows to move")
-            return self._section_chain(0).sample_prior(int(x), generator)
-        if x.shape[1:] != self.event_shape:
-            raise InputError(f"Expected rows of shape {tuple(self.event_shape)}; got {tuple(x.shape[1:])}")
-        return x.to(torch.get_default_dtype())
+            return self._section_chain(0).sample_prior(x, generator)
+        return event_rows(x, self.event_shape)
 
     def _drift(self, t: float | Time, x: State, condition: Tensor | None, direction: Direction) -> State:
         low, high = self._span(None)
+        x = event_rows(x, self.event_shape)
         require_condition(condition, self.network, len(x))
         times = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x)).contiguous()
         edges = torch.tensor(self.times[1:-1], dtype=torch.float64, device=x.device)
@@ -420,25 +429,16 @@ class SchrodingerBridge(nn.Module):
             rows = (section == i).nonzero()[:, 0]
             if len(rows):
                 given = condition if condition is None or len(condition) == 1 else condition[rows]
-                out = out.index_add(0, rows, self._section_drift(i, times[rows], x[rows], given, direction))
+                out = out.index_add(0, rows, self.section_drift(i, times[rows], x[rows], given, direction))
         return out
 
-    def _section_drift(self, i: int, t: Time, x: State, condition: Tensor | None, direction: Direction) -> State:
-        chain, horizon = self._section_chain(i), self.reference.horizon
-        speed = horizon / (self.times[i + 1] - self.times[i])
-        local = (speed * (t - self.times[i])).clamp(0.0, horizon)
-        given = None if condition is None else condition.expand(len(x), *condition.shape[1:])
-        half = chain.forward_half if direction == "forward" else chain.backward_half
-        rate, squared = (v.reshape(-1, *(1,) * (x.ndim - 1)).to(x) for v in half.clock.reference.rates(local))
-        sign = 1.0 if direction == "forward" else -1.0
-        return speed * (rate * x + sign * squared * half(local, x, given))
-
-    def _bounded(self, x: State, condition: Tensor | None) -> BridgeChain:
+    def _bounded(self, x: State, condition: Tensor | None) -> tuple[BridgeChain, State]:
         if self.prior is None:
             raise InputError(_NO_DENSITY)
         self._span(None)
+        x = event_rows(x, self.event_shape)
         require_condition(condition, self.network, len(x))
-        return self._section_chain(0)
+        return self._section_chain(0), x
 
 
 _NO_DENSITY = (

@@ -46,7 +46,9 @@ class Training:
         str | None,
         typer.Option(help="Where training starts: gaussian, mixture or reference.", show_default="gaussian"),
     ] = None
-    rounds: Annotated[int, typer.Option(min=1, help="Alternations of both halves.")] = 3
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Alternations of both halves; none to normal.", show_default="3")
+    ] = None
     steps: Annotated[
         int | None,
         typer.Option(min=1, help="Training steps of each half in each round.", show_default="1500; 2000 to normal"),
@@ -54,12 +56,19 @@ class Training:
     time_budget: Annotated[float | None, typer.Option(metavar="S", help="Seconds of training.")] = None
     paths: Annotated[
         int | None,
-        typer.Option(min=20, help="Paths simulated for each half.", show_default="one from each row, 10,000 at most"),
+        typer.Option(
+            min=20,
+            help="Paths simulated for each half; none to normal.",
+            show_default="one from each row, 10,000 at most",
+        ),
     ] = None
     chain_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of a path.", show_default="40; 20 to normal")
     ] = None
-    network: Annotated[str | None, typer.Option(help="mlp or conv; chosen by the data.")] = None
+    network: Annotated[
+        str | None,
+        typer.Option(help="mlp or conv.", show_default="conv for images with even sides of 4 or more, mlp otherwise"),
+    ] = None
     width: Annotated[int | None, typer.Option(min=1, help="Units or channels of the networks.")] = None
     blocks: Annotated[int, typer.Option(min=1, help="Residual blocks of the networks.")] = 2
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per training step.")] = 256
@@ -143,6 +152,7 @@ def translate(
     direction: Annotated[
         str | None, typer.Option(help="forward, from source to target, or backward.", show_default="forward")
     ] = None,
+    classes: Annotated[str | None, typer.Option(metavar="A,B", help="Of DATA, only rows of these classes.")] = None,
     out: Annotated[Path | None, typer.Option(help="A .csv, .npy or .png file; CSV is printed if left out.")] = None,
     number: Annotated[int, typer.Option("-n", "--number", min=1, help="Rows to draw where the end is normal.")] = 64,
     limit: LimitOption = None,
@@ -159,6 +169,7 @@ def translate(
     from girsanov.cli.tables import check_suffix, write_rows
 
     check_suffix(out)
+    chosen = _classes(classes)
     if direction not in (None, "forward", "backward"):
         raise UsageError(f"--direction must be forward or backward, not {direction!r}")
     prepare_threads(threads)
@@ -167,25 +178,30 @@ def translate(
     place = choose_device(device)
     model = BridgeModel.load(run)
     model.bridge.to(place)
-    rows = _drawn(model, data, direction, number, seed) if model.known_end else _moved(
-        model, data, direction or "forward", limit, seed
+    rows = _drawn(model, data, direction, chosen, number, seed) if model.known_end else _moved(
+        model, data, direction or "forward", chosen, limit, seed
     )  # fmt: skip
     write_rows(out, rows, model.schema, json=json, note=stderr_note(quiet))
 
 
-def _moved(model: Any, data: str | None, direction: str, limit: int | None, seed: int) -> Any:
-    from girsanov.datasets import read
+def _moved(
+    model: Any, data: str | None, direction: str, classes: tuple[str, ...] | None, limit: int | None, seed: int
+) -> Any:
+    from girsanov.runs import EndSource
+    from girsanov.runs.ends import source_rows
 
     if data is None:
         raise UsageError("give DATA, the rows to move")
-    x = model.schema.encode(read(data))[:limit]
+    x = model.schema.encode(source_rows(EndSource(data, classes)))[:limit]
     return model.translate(x, direction, seed=seed)
 
 
-def _drawn(model: Any, data: str | None, direction: str | None, number: int, seed: int) -> Any:
-    if data is not None or direction == "forward":
+def _drawn(
+    model: Any, data: str | None, direction: str | None, classes: tuple[str, ...] | None, number: int, seed: int
+) -> Any:
+    if data is not None or direction == "forward" or classes is not None:
         raise UsageError(
-            "this bridge leads to a normal law, so it draws rows from that: leave DATA and --direction out"
+            "this bridge leads to a normal law, so it draws rows from that: leave DATA, --direction and --classes out"
         )
     return model.draw(number, seed=seed)
 
@@ -196,7 +212,7 @@ def _classes(text: str | None) -> tuple[str, ...] | None:
         return None
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if not names:
-        raise UsageError("a choice of classes needs at least one name, such as --source-classes 0,1")
+        raise UsageError("a choice of classes needs at least one name, such as 0,1")
     return names
 
 

@@ -14,6 +14,7 @@ __all__ = ["ChainObjective"]
 import torch
 from torch import Tensor, nn
 
+from girsanov.calculus import normal_blocks
 from girsanov.objectives.denoising import Batch
 from girsanov.pairs import Chain
 from girsanov.transforms import Transform
@@ -47,10 +48,7 @@ class ChainObjective(nn.Module):
         """Loss of every row of ``batch``, shape ``b``."""
         del step
         x = self._rows(batch.x, generator)
-
-        def noise(count: int) -> Tensor:
-            return torch.randn(count, *x.shape, generator=generator, dtype=x.dtype).to(x.device)
-
+        noise = normal_blocks(x, generator)
         weights = chain.log_weights(x, noise, condition=batch.condition, checkpoint=self.checkpoint)
         return -weights / x[0].numel()
 

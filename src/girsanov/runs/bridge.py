@@ -2,13 +2,14 @@
 
 __all__ = ["fit_bridge_run", "write_bridge_report"]
 
+import contextlib
 import csv
 import dataclasses
 import io
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,19 +64,21 @@ def fit_bridge_run(
     """
     note = note or (lambda _: None)
     folder, begun = Path(out), time.monotonic()
-    config = config.completed(ends)
-    known = _begun(folder, ends, config)
+    given, config = config, config.completed(ends)
+    with _writable(folder):
+        known = _begun(folder, ends, config)
     if known is not None and (folder / "metrics.json").is_file():
         note(f"{folder} is complete: nothing to fit again")
         if not (folder / "report.html").exists():
             write_bridge_report(folder)
         return json.loads((folder / "metrics.json").read_text())
-    for sentence in (*ends.described, *ends.schema.notes):
+    for sentence in (*ends.described, *ends.schema.notes, *given.notes(ends)):
         note(sentence)
     place = torch.device(device)
     record = known or _record(ends, config, place, note)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_record(folder, record)
+    with _writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_record(folder, record)
     model, rounds = _fitted(ends, folder, record, place, progress, note)
     trained = time.monotonic()
     model.save(folder)
@@ -117,6 +120,15 @@ def write_bridge_report(run: str | Path) -> Path:
     except InputError as error:
         ends, missing = None, f"This section needs the data, which could not be read again: {error}"
     return _report(folder, model, metrics, ends, missing)
+
+
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """What the file system refuses, as a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write in {folder} ({error.strerror}): choose another --out") from error
 
 
 def _begun(folder: Path, ends: Ends, config: BridgeConfig) -> dict[str, Any] | None:
@@ -169,6 +181,7 @@ def _blank(ends: Ends, record: dict[str, Any], steps: int, rounds: int | None = 
     """The bridge before it is fitted."""
     config = BridgeConfig(**record["settings"])
     shape = ends.schema.event_shape
+    assert config.rounds is not None
     assert config.paths is not None
     assert config.width is not None
     assert config.chain_steps is not None

@@ -6,11 +6,13 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+from girsanov.bridges.halves import takes_convolutions
 from girsanov.runs.ends import Ends
 from girsanov.types import InputError
 
 SIGMA = 0.5  # default of the reference, in spreads of the columns
 SMALL = 256  # pixels up to which images take fewer channels
+ROUNDS = 3
 PATHS, IMAGE_PATHS = 10_000, 4000  # most that are simulated for a projection unless said
 
 
@@ -22,13 +24,14 @@ class BridgeConfig:
         sigma: of the Brownian reference over the whole time, in spreads of the columns: how much a path may stray;
             default 0.5, and 1 to a normal law, where nothing need stay as it was.
         start: ``gaussian``, ``mixture`` or ``reference``, see :class:`girsanov.SchrodingerBridge`.
-        rounds: alternations.
+        rounds: alternations between two sets of rows; by default 3. A bridge to a normal law has none.
         steps: training steps of a projection, or of a joint fit to a normal law; by default 1500 and 2000.
         time_budget: seconds of training, from which the steps are planned.
         paths: paths simulated for a projection; by default one from each row, 10,000 (images: 4,000) at most. More than
-            the rows repeat them, and then what a projection holds out no longer shows whether it overfits.
+            the rows repeat them, and then what a projection holds out no longer shows whether it overfits. A bridge to
+            a normal law has no projections.
         chain_steps: steps of a path; by default 40, and 20 to a normal law, where training walks whole paths.
-        network: ``mlp`` or ``conv``; chosen by the data.
+        network: ``mlp`` or ``conv``; by default ``conv`` for images whose sides are even and at least 4.
         width: of the networks; by default 128 units; of images 16 channels, or 32.
         blocks: of the networks.
         batch_size: of training.
@@ -40,7 +43,7 @@ class BridgeConfig:
 
     sigma: float | None = None
     start: str | None = None
-    rounds: int = 3
+    rounds: int | None = None
     steps: int | None = None
     time_budget: float | None = None
     paths: int | None = None
@@ -68,20 +71,47 @@ class BridgeConfig:
             raise InputError(f"network must be mlp or conv; got {self.network!r}")
 
     def completed(self, ends: Ends) -> "BridgeConfig":
-        """With the settings that the data decide."""
-        images, d = ends.schema.kind == "images", math.prod(ends.schema.event_shape)
-        to_law = len(ends.x) == 1
-        network = self.network or ("conv" if images and len(ends.schema.event_shape) == 3 else "mlp")
-        channels = 16 if d <= SMALL else 32
+        """With the settings that the data decide.
+
+        Raises:
+            InputError: for a setting that these data cannot have, or that has no effect on them.
+        """
+        shape, images, to_law = tuple(ends.schema.event_shape), ends.schema.kind == "images", len(ends.x) == 1
+        self._require_network(shape)
+        if to_law:
+            self._require_effect()
+        network = self.network or ("conv" if images and takes_convolutions(shape) else "mlp")
+        channels = 16 if math.prod(shape) <= SMALL else 32
         rows = min(len(splits.train) for splits in ends.splits)
-        if network == "conv" and len(ends.schema.event_shape) != 3:
-            raise InputError("A convolutional network needs images of shape (channels, height, width): use mlp")
         return dataclasses.replace(
             self,
             sigma=self.sigma or (1.0 if to_law else SIGMA),
             start=self.start or "gaussian",
+            rounds=self.rounds or ROUNDS,
             chain_steps=self.chain_steps or (20 if to_law else 40),
             paths=self.paths or min(rows, IMAGE_PATHS if images else PATHS),
             network=network,
             width=self.width or (channels if network == "conv" else 128),
         )
+
+    def notes(self, ends: Ends) -> list[str]:
+        """What people should know about the choices that :meth:`completed` makes for them."""
+        shape = tuple(ends.schema.event_shape)
+        if self.network is not None or ends.schema.kind != "images" or takes_convolutions(shape):
+            return []
+        return [f"images of shape {shape} get mlp networks: convolutions need (c, h, w) with even sides of 4 or more"]
+
+    def _require_network(self, shape: tuple[int, ...]) -> None:
+        if self.network == "conv" and not takes_convolutions(shape):
+            raise InputError(
+                "A convolutional network needs images (c, h, w) with even sides of 4 or more; "
+                f"these rows have shape {shape}: use mlp"
+            )
+
+    def _require_effect(self) -> None:
+        """Refuse what a joint fit would ignore: it alternates no projections."""
+        for name in ("rounds", "paths"):
+            if getattr(self, name) is not None:
+                raise InputError(
+                    f"{name} has no effect on a bridge to a normal law, which alternates no projections: leave it out"
+                )

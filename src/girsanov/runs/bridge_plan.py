@@ -38,6 +38,7 @@ def planned_steps(blank: SchrodingerBridge, rows: list[State], config: BridgeCon
     step, evaluation = _projection_costs(blank, rows, config)
     assert config.paths is not None
     assert config.chain_steps is not None
+    assert config.rounds is not None
     fixed = config.paths * (config.chain_steps + VALIDATION) * evaluation
     return max(LEAST, int((config.time_budget / (2 * config.rounds) - fixed) / step))
 
