@@ -54,11 +54,11 @@ class Plan:
     settings: dict[str, dict]
 
 
-# 760 paths are one from each row: what a projection holds out are then rows that it does not train on
 SMALL = Plan(
-    "digits", frozenset(range(5)), ("0–4", "5–9"), 1000, {"mlp": (256, 2), "conv": (16, 1)},
+    "digits", frozenset(range(5)), ("0–4", "5–9"), 1000, {"mlp": (256, 2), "conv": (32, 2)},
     {"mlp": {"rounds": 2, "steps": 1200, "paths": 6000, "batch_size": 256, "learning_rate": 3e-3},
-     "conv": {"rounds": 3, "steps": 400, "paths": 760, "batch_size": 128, "learning_rate": 2e-3}},
+     "conv": {"warm_start": "minibatch", "warm_steps": 1500, "rounds": 1, "steps": 800, "paths": 4000,
+              "batch_size": 128, "learning_rate": 2e-3}},
 )  # fmt: skip
 MNIST = Plan(
     "mnist", frozenset(range(0, 10, 2)), ("even", "odd"), 2000, {"conv": (32, 3)},
