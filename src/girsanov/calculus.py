@@ -199,6 +199,9 @@ class KeyedStreams:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def __getitem__(self, rows: slice) -> "KeyedStreams":
+        return KeyedStreams(self.keys[rows], self.position)
+
     def words(self, count: int) -> np.ndarray:
         """The next ``count`` words of every stream, uint32 ``n count``."""
         blocks = -(-count // 4)

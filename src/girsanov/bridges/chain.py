@@ -24,7 +24,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint as recompute
 
 from girsanov.bridges.halves import Direction, Half
-from girsanov.calculus import expand_as_rows, sum_event
+from girsanov.calculus import expand_as_rows, normal_blocks, sum_event
 from girsanov.densities import Density
 from girsanov.pairs import Chain, IsotropicScale, Kernel, Noise, Scale, TriangularScale
 from girsanov.types import InputError, Nats, State
@@ -144,15 +144,18 @@ class BridgeChain(Chain):
         *,
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
+        noise: Noise | None = None,
     ) -> State:
-        """Paths from rows of one end to the other, in the order of time: shape ``N+1 n *d``."""
-        generator = generator or torch.Generator().manual_seed(0)
+        """Paths from rows of one end to the other, in the order of time: shape ``N+1 n *d``.
+
+        Their noise is drawn from ``generator``, or given by ``noise``.
+        """
+        noise = noise or normal_blocks(x, generator or torch.Generator().manual_seed(0))
         up = direction == "forward"
         states = [x]
         for k in range(self.length) if up else reversed(range(self.length)):
             kernel = self.encode(k, x, condition) if up else self.decode(k, x, condition)
-            eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-            x = x + kernel.shift + kernel.spread(eps)
+            x = x + kernel.shift + kernel.spread(noise(1)[0])
             states.append(x)
         return torch.stack(states if up else states[::-1])
 

@@ -40,7 +40,7 @@ from girsanov.bridges.reference import Clock
 from girsanov.calculus import seed_of
 from girsanov.densities import Density
 from girsanov.likelihoods import chain_elbo, importance_bound
-from girsanov.pairs import Pair
+from girsanov.pairs import Noise, Pair
 from girsanov.processes import LinearProcess, Section
 from girsanov.training import Progress
 from girsanov.types import Estimate, InputError, State, Time
@@ -230,6 +230,7 @@ class SchrodingerBridge(nn.Module):
         times: tuple[float, float] | None = None,
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
+        noise: Noise | None = None,
     ) -> State:
         """Move rows along the bridge.
 
@@ -241,6 +242,7 @@ class SchrodingerBridge(nn.Module):
             times: earlier and later time, two of the fitted ones; default the first and the last.
             condition: of the rows, leading dimension ``n`` or 1.
             generator: source of the noise; ``None`` means seed 0.
+            noise: blocks of standard normal noise in its place, ``count -> count n *d``.
 
         Returns:
             Rows at the other end ``n *d``; or whole paths ``m n *d`` in the order of time (see :meth:`path_times`).
@@ -258,7 +260,7 @@ class SchrodingerBridge(nn.Module):
         order = range(low, high) if direction == "forward" else reversed(range(low, high))
         parts: list[Tensor] = []
         for i in order:
-            path = self._section_chain(i).simulate(state, direction, condition=given, generator=generator)
+            path = self._section_chain(i).simulate(state, direction, condition=given, generator=generator, noise=noise)
             state = path[-1] if direction == "forward" else path[0]
             if return_path:
                 parts.append(path[1:] if direction == "forward" and parts else path)

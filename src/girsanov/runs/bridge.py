@@ -204,7 +204,8 @@ def _encoded(ends: Ends, units: Units, config: BridgeConfig, place: torch.device
     rows = []
     for i in range(len(ends.x)):
         generator = torch.Generator().manual_seed(mix(config.seed, 400, i) % 2**31)
-        x = to_units(ends.part(i, "train"), ends.schema, units, generator)
+        x = ends.part(i, "train")
+        x = to_units(x, ends.schema, units, torch.rand(x.shape, generator=generator, dtype=torch.float64))
         rows.append((x.flatten(1) if config.network == "mlp" else x).to(place))
     return rows
 

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from girsanov.bridges import SchrodingerBridge
 from girsanov.bridges.chain import rows_at_once
+from girsanov.calculus import KeyedStreams, keyed_generators, keyed_normal, keyed_uniform
 from girsanov.datasets import Schema
+from girsanov.pairs import Noise
 from girsanov.runs.ends import Ends, EndSource, Units, read_ends
 from girsanov.training import mix, parse_json, write_bytes_atomic, write_text_atomic
 from girsanov.types import InputError, State
@@ -92,10 +94,10 @@ class BridgeModel:
 
         Args:
             x: rows as the schema encodes them, ``n *event_shape``.
-            purpose: keys the noise, beside the seed of the run.
+            purpose: keys the noise, beside the seed of the run and the row itself.
         """
-        generator = torch.Generator().manual_seed(mix(self.seed, 100 + purpose) % 2**31)
-        rows = to_units(x, self.schema, self.units, generator).reshape(-1, *self.bridge.event_shape)
+        uniform = keyed_uniform(_streams(x, mix(self.seed, 100 + purpose)), x.shape[1:], x)
+        rows = to_units(x, self.schema, self.units, uniform).reshape(-1, *self.bridge.event_shape)
         return rows.to(self.bridge.device)
 
     def decode(self, y: State) -> State:
@@ -112,26 +114,30 @@ class BridgeModel:
         Args:
             x: rows as the schema encodes them, ``n *event_shape``, data units.
             direction: ``forward`` from the source to the target, or ``backward``.
-            seed: of the noise; that of the run when omitted.
+            seed: of the noise, which is keyed by each row: a row moves to the same place whichever rows are moved with
+                it, and one that occurs again to another. That of the run when omitted.
 
         Returns:
             Rows at the other end in data units, discrete columns rounded; a normal law's are not.
         """
-        generator = torch.Generator().manual_seed(mix(self.seed if seed is None else seed, 200) % 2**31)
-        y = self.encode(x, purpose=0 if seed is None else seed)
-        moved = [self.bridge.sample(block, direction, generator=generator) for block in y.split(rows_at_once(y))]
+        y, streams = self.encode(x, purpose=0 if seed is None else seed), _streams(x, mix(self._seed(seed), 200))
+        moved, size = [], rows_at_once(y)
+        for begin in range(0, len(y), size):
+            block = y[begin : begin + size]
+            noise = _noise(streams[begin : begin + size], block)
+            moved.append(self.bridge.sample(block, direction, noise=noise))
         found = self.decode(torch.cat(moved))
         return found if self.known_end and direction == "forward" else self.rounded(found)
 
     def draw(self, n: int, *, seed: int | None = None) -> State:
         """Rows in data units that start as draws of the known end."""
-        generator = torch.Generator().manual_seed(mix(self.seed if seed is None else seed, 500, 3) % 2**31)
+        generator = torch.Generator().manual_seed(mix(self._seed(seed), 500, 3) % 2**31)
         return self.rounded(self.decode(self.bridge.sample(n, "backward", generator=generator)))
 
     def paths(self, x: State, direction: Direction = "forward") -> Tensor:
         """Whole paths of rows in data units, unrounded: shape ``m n *event_shape``."""
-        generator = torch.Generator().manual_seed(mix(self.seed, 300) % 2**31)
-        states = self.bridge.sample(self.encode(x), direction, return_path=True, generator=generator)
+        noise = _noise(_streams(x, mix(self.seed, 200)), y := self.encode(x))
+        states = self.bridge.sample(y, direction, return_path=True, noise=noise)
         return torch.stack([self.decode(state) for state in states])
 
     @property
@@ -139,18 +145,33 @@ class BridgeModel:
         """Of the run."""
         return int(self.record["settings"]["seed"])
 
+    def _seed(self, given: int | None) -> int:
+        return self.seed if given is None else given
+
     @property
     def known_end(self) -> bool:
         """Whether the target is a law whose density is known."""
         return self.bridge.prior is not None
 
 
-def to_units(x: State, schema: Schema, units: Units, generator: torch.Generator) -> State:
-    """Dequantised rows in units of the spread."""
-    width = schema.bin_width
-    if schema.discrete:
-        x = x + width * (torch.rand(x.shape, generator=generator, dtype=torch.float64) - 0.5)
-    return units.encode(x)
+def to_units(x: State, schema: Schema, units: Units, uniform: Tensor) -> State:
+    """Rows in units of the spread, dequantised by ``uniform`` draws on [0, 1) of their shape."""
+    return units.encode(x + schema.bin_width * (uniform - 0.5) if schema.discrete else x)
+
+
+def _streams(x: State, seed: int) -> KeyedStreams:
+    """Randomness of each row by its content and how often it stood there before: copies do not share it."""
+    flat = x.flatten(1).double().cpu()
+    _, number = flat.unique(dim=0, return_inverse=True)
+    order = number.argsort(stable=True)
+    place = torch.empty_like(order).index_put((order,), torch.arange(len(order)))
+    first = torch.searchsorted(number[order], number)
+    return keyed_generators(seed, "bridge", torch.cat([flat, (place - first)[:, None]], 1))
+
+
+def _noise(streams: KeyedStreams, y: State) -> Noise:
+    """Standard normal blocks for rows ``n *d``: ``count -> count n *d``."""
+    return lambda count: keyed_normal(streams, (count, *y.shape[1:]), y).movedim(1, 0)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
