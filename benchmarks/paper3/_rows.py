@@ -11,13 +11,18 @@ class Rows:
 
     Args:
         path: the file; made where it is absent.
+        options: of the command; rows that were made with other numbers among them are left aside.
+        without: names of numbers that only choose which rows are made.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, options, *, without=()):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        numbers = {k: v for k, v in sorted(vars(options).items()) if isinstance(v, int | float) and k not in without}
+        self.settings = {k: v for k, v in numbers.items() if not isinstance(v, bool)}
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        self.all = [json.loads(line) for line in lines]
+        found = [json.loads(line) for line in lines]
+        self.all = [row for row in found if row.pop("made_with", None) == self.settings]
 
     def has(self, **keys):
         """Whether a row with these values is there."""
@@ -27,6 +32,6 @@ class Rows:
         """Keep and print a row."""
         self.all.append(row)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps({**row, "made_with": self.settings}) + "\n")
         shown = (f"{key}={value:.5g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items())
         print(" ".join(shown), flush=True)

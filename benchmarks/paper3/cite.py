@@ -226,7 +226,7 @@ def parse():
 def main():
     """All fits that are not there yet, then the record."""
     options = parse()
-    options.torchcfm, kept = torchcfm_from(options.peers), Rows(options.partial)
+    options.torchcfm, kept = torchcfm_from(options.peers), Rows(options.partial, options, without=("seeds",))
     days = {day: torch.from_numpy(np.load(options.data / f"pcas_50_day_{day}.npy")) for day in PLACE}
     methods = [m for m in options.methods if m != "sf2m" or options.torchcfm is not None]
     for seed in range(options.seeds):

@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--no-record", action="store_true", help="keep the partial rows only")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    kept = Rows(arguments.partial)
+    kept = Rows(arguments.partial, arguments)
     for steps in arguments.steps:
         for learned in (SIDES.index(side) for side in arguments.sides):
             if not kept.has(steps=steps, forward=SIDES[learned]):

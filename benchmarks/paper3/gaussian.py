@@ -258,7 +258,7 @@ def parse():
 def main():
     """All fits that are not there yet, then the record."""
     options = parse()
-    torchcfm, kept = torchcfm_from(options.peers), Rows(options.partial)
+    torchcfm, kept = torchcfm_from(options.peers), Rows(options.partial, options)
     cases = [("shift", 50)] if options.shift else [("random", d) for d in options.dimensions]
     if options.shift:
         options.grid = 20

@@ -213,7 +213,7 @@ def parse():
 def main():
     """All fits that are not there yet, then the record."""
     options = parse()
-    torchcfm, kept = torchcfm_from(options.peers), Rows(options.partial)
+    torchcfm, kept = torchcfm_from(options.peers), Rows(options.partial, options)
     for d in options.dimensions:
         for eps in options.noises:
             wanted = [m for m in options.methods if not kept.has(method=m, dim=d, eps=eps)]
