@@ -46,8 +46,18 @@ class Training:
         str | None,
         typer.Option(help="Where training starts: gaussian, mixture or reference.", show_default="gaussian"),
     ] = None
+    warm_start: Annotated[
+        str | None,
+        typer.Option(
+            help="minibatch: match both halves to pairs of rows by optimal transport first; or none.",
+            show_default="minibatch with convolutions",
+        ),
+    ] = None
     rounds: Annotated[
-        int | None, typer.Option(min=1, help="Alternations of both halves; none to normal.", show_default="3")
+        int | None,
+        typer.Option(
+            min=1, help="Alternations of both halves; none to normal.", show_default="3; 1 after a warm start"
+        ),
     ] = None
     steps: Annotated[
         int | None,
@@ -59,7 +69,7 @@ class Training:
         typer.Option(
             min=20,
             help="Paths simulated for each half; none to normal.",
-            show_default="one from each row, 10,000 at most",
+            show_default="one from each row, 10,000 at most; 4,000 with convolutions",
         ),
     ] = None
     chain_steps: Annotated[

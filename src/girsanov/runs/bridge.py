@@ -185,6 +185,7 @@ def _blank(ends: Ends, record: dict[str, Any], steps: int, rounds: int | None = 
     assert config.paths is not None
     assert config.width is not None
     assert config.chain_steps is not None
+    warm = config.warm_start == "minibatch" and rounds is None
     return SchrodingerBridge(
         BrownianMotion(sigma=record["sigma"]),
         event_shape=(math.prod(shape),) if config.network == "mlp" else shape,
@@ -193,7 +194,7 @@ def _blank(ends: Ends, record: dict[str, Any], steps: int, rounds: int | None = 
         network=NetworkConfig(width=config.width, blocks=config.blocks),
         alternating=AlternatingConfig(
             rounds=config.rounds if rounds is None else rounds, steps=steps, paths=config.paths,
-            batch_size=config.batch_size,
+            batch_size=config.batch_size, warm_start="minibatch" if warm else None, warm_steps=steps,
         ),
         joint=JointConfig(steps=steps, warm_steps=max(1, steps // 2), batch_size=config.batch_size),
     )  # fmt: skip

@@ -12,8 +12,8 @@ from girsanov.types import InputError
 
 SIGMA = 0.5  # default of the reference, in spreads of the columns
 SMALL = 256  # pixels up to which images take fewer channels
-ROUNDS = 3
-PATHS, IMAGE_PATHS = 10_000, 4000  # most that are simulated for a projection unless said
+ROUNDS = 3  # and one after a warm start, which brings both ends about
+PATHS, IMAGE_PATHS = 10_000, 4000  # simulated for a projection unless said: of tables at most, of images
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,15 @@ class BridgeConfig:
         sigma: of the Brownian reference over the whole time, in spreads of the columns: how much a path may stray;
             default 0.5, and 1 to a normal law, where nothing need stay as it was.
         start: ``gaussian``, ``mixture`` or ``reference``, see :class:`girsanov.SchrodingerBridge`.
-        rounds: alternations between two sets of rows; by default 3. A bridge to a normal law has none.
+        warm_start: ``minibatch``, pairs of rows by optimal transport in small batches, to which both halves are matched
+            before they alternate; or ``none``. By default the first with convolutions, whose corrections of a closed
+            form would take many alternations. A bridge to a normal law has none.
+        rounds: alternations between two sets of rows; by default 3, and 1 after a warm start. A bridge to a normal law
+            has none.
         steps: training steps of a projection, or of a joint fit to a normal law; by default 1500 and 2000.
         time_budget: seconds of training, from which the steps are planned.
-        paths: paths simulated for a projection; by default one from each row, 10,000 (images: 4,000) at most. More than
-            the rows repeat them, and then what a projection holds out no longer shows whether it overfits. A bridge to
-            a normal law has no projections.
+        paths: paths simulated for a projection, and pairs of a warm start; by default one from each row, 10,000 at
+            most; with convolutions 4,000, some from the same rows. A bridge to a normal law has no projections.
         chain_steps: steps of a path; by default 40, and 20 to a normal law, where training walks whole paths.
         network: ``mlp`` or ``conv``; by default ``conv`` for images whose sides are even and at least 4.
         width: of the networks; by default 128 units; of images 16 channels, or 32.
@@ -43,6 +46,7 @@ class BridgeConfig:
 
     sigma: float | None = None
     start: str | None = None
+    warm_start: str | None = None
     rounds: int | None = None
     steps: int | None = None
     time_budget: float | None = None
@@ -67,6 +71,8 @@ class BridgeConfig:
             raise InputError("give either steps or a time budget, from which they are planned")
         if self.start not in (None, "gaussian", "mixture", "reference"):
             raise InputError(f"start must be gaussian, mixture or reference; got {self.start!r}")
+        if self.warm_start not in (None, "minibatch", "none"):
+            raise InputError(f"warm_start must be minibatch or none; got {self.warm_start!r}")
         if self.network not in (None, "mlp", "conv"):
             raise InputError(f"network must be mlp or conv; got {self.network!r}")
 
@@ -81,15 +87,17 @@ class BridgeConfig:
         if to_law:
             self._require_effect()
         network = self.network or ("conv" if images and takes_convolutions(shape) else "mlp")
+        warm = "none" if to_law else self.warm_start or ("minibatch" if network == "conv" else "none")
         channels = 16 if math.prod(shape) <= SMALL else 32
         rows = min(len(splits.train) for splits in ends.splits)
         return dataclasses.replace(
             self,
             sigma=self.sigma or (1.0 if to_law else SIGMA),
             start=self.start or "gaussian",
-            rounds=self.rounds or ROUNDS,
+            warm_start=warm,
+            rounds=self.rounds or (ROUNDS if warm == "none" else 1),
             chain_steps=self.chain_steps or (20 if to_law else 40),
-            paths=self.paths or min(rows, IMAGE_PATHS if images else PATHS),
+            paths=self.paths or (IMAGE_PATHS if network == "conv" else min(rows, IMAGE_PATHS if images else PATHS)),
             network=network,
             width=self.width or (channels if network == "conv" else 128),
         )
@@ -110,7 +118,7 @@ class BridgeConfig:
 
     def _require_effect(self) -> None:
         """Refuse what a joint fit would ignore: it alternates no projections."""
-        for name in ("rounds", "paths"):
+        for name in ("warm_start", "rounds", "paths"):
             if getattr(self, name) is not None:
                 raise InputError(
                     f"{name} has no effect on a bridge to a normal law, which alternates no projections: leave it out"

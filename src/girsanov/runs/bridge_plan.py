@@ -40,12 +40,13 @@ def planned_steps(blank: SchrodingerBridge, rows: list[State], config: BridgeCon
     assert config.chain_steps is not None
     assert config.rounds is not None
     fixed = config.paths * (config.chain_steps + VALIDATION) * evaluation
-    return max(LEAST, int((config.time_budget / (2 * config.rounds) - fixed) / step))
+    projections = 2 * (config.rounds + (config.warm_start == "minibatch"))
+    return max(LEAST, int((config.time_budget / projections - fixed) / step))
 
 
 def _projection_costs(blank: SchrodingerBridge, rows: list[State], config: BridgeConfig) -> tuple[float, float]:
     """Seconds of a training step and of one evaluation of the network."""
-    blank.start, blank.alternating = "reference", dataclasses.replace(blank.alternating, rounds=0)
+    blank.start, blank.alternating = "reference", dataclasses.replace(blank.alternating, rounds=0, warm_start=None)
     blank.fit(*(x[:ROWS] for x in rows))
     chain = blank.chains[0]
     assert isinstance(chain, BridgeChain)
