@@ -252,9 +252,10 @@ def _training(contents: BridgeContents) -> str:
     if rounds and figures.available():
         floors = {way: metrics["test"][way]["floor"]["energy"] for way in ("forward", "backward")}
         caption = (
-            "Alternation 0 is the closed form that training starts from. A projection fits one half to paths that the "
-            "other one makes from rows of its own end; a correction that held-out paths do not confirm is not made, so "
-            "the loss after it is at most that before."
+            "The errors of alternation 0 are those of the closed form that training starts from; a loss there, if any, "
+            "is of the warm start, which fits both halves to pairs of rows. A projection fits one half to paths that "
+            "the other one makes from rows of its own end; a correction that held-out paths do not confirm is not "
+            "made, so the loss after it is at most that before."
         )
         parts.append(figure(drawings.alternations(rounds, floors, history), caption))
     return section("Training", *parts, table(header, rows))
