@@ -118,8 +118,8 @@ def bridges(document):
         moved, true = (way[f"share_in_target_{which}neighbours"] for which in ("", "true_"))
         lines += [
             "",
-            f"Even digits of MNIST moved to odd ones, learned without pairs: {100 * moved:.0f} % are odd to a classifier "
-            f"that says so of {100 * true:.0f} % of true odd ones "
+            f"Even digits of MNIST moved to odd ones, learned without pairs: {100 * moved:.0f} % are odd to a "
+            f"classifier that says so of {100 * true:.0f} % of true odd ones "
             "([data](benchmarks/results/paper3-mnist.json)).",
             "",
             "![Images of digits and where a bridge moves them](docs/figures/paper3-mnist.png)",
