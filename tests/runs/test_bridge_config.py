@@ -48,12 +48,24 @@ def test_convolutions_of_odd_sides_are_refused(ends):
         BridgeConfig(network="conv").completed(ends((1, 7, 7)))
 
 
+def test_warm_starts_are_for_convolutions(ends):
+    """After one, a single alternation; the pairs of a warm start may use a row several times."""
+    made = BridgeConfig().completed(ends((1, 4, 4)))
+    assert (made.warm_start, made.rounds, made.paths) == ("minibatch", 1, 4000)
+    made = BridgeConfig(warm_start="none").completed(ends((1, 4, 4)))
+    assert (made.warm_start, made.rounds) == ("none", 3)
+    made = BridgeConfig().completed(ends((1, 7, 7)))
+    assert (made.warm_start, made.rounds, made.paths) == ("none", 3, 34)
+    with pytest.raises(InputError, match="warm_start must be minibatch or none; got 'pairs'"):
+        BridgeConfig(warm_start="pairs")
+
+
 def test_rounds_and_paths_belong_to_bridges_between_rows(ends):
-    between, to_law = ends((1, 4, 4)), ends((1, 4, 4), "normal")
+    between, to_law = ends((1, 7, 7)), ends((1, 7, 7), "normal")
     for made in (between, to_law):
         completed = BridgeConfig().completed(made)
-        assert (completed.rounds, completed.paths) == (3, 34)
+        assert (completed.warm_start, completed.rounds, completed.paths) == ("none", 3, 34)
     assert BridgeConfig(rounds=2, paths=60).completed(between).rounds == 2
-    for settings in ({"rounds": 3}, {"paths": 60}):
+    for settings in ({"rounds": 3}, {"paths": 60}, {"warm_start": "minibatch"}):
         with pytest.raises(InputError, match="no effect on a bridge to a normal law"):
             BridgeConfig(**settings).completed(to_law)
