@@ -184,23 +184,23 @@ def test_growth_of_the_last_day_counts_for_nothing(cells):
 
 
 def test_pushed_cells_are_drawn_by_weight():
-    """Only the upper mode has descendants, and the left-out day is that mode.
+    """Only the upper mode has descendants, and both later days are that mode.
 
-    Moments are the same at both ends and sigma is tiny, so the closed form leaves cells where they are: by weight they
-    are at the true places but for the modes' width, and without weights half of them has 20 to go, W1 10.
+    Sigma is tiny: by weight the closed form leaves cells where they are, at the true places but for the modes' width.
+    Without weights it brings the lower mode half of its way of 20 until the left-out day, so that W1 is 5.
     """
-    clouds = [modes(200, share, seed, distance=10.0) for seed, share in enumerate((0.5, 1.0, 0.5))]
+    clouds = [modes(200, share, seed, distance=10.0) for seed, share in enumerate((0.5, 1.0, 1.0))]
     growth = np.concatenate([(clouds[0][:, 0] > 0).astype(float), np.ones(400)])
     cells, errors = matrix(clouds, growth=growth), {}
     for key in (None, "growth"):
         fit = gv.fit_trajectories(cells, time_key="day", growth=key, sigma=1e-3, **CLOSED)
         errors[key] = fit.held_out_error(1.0, seeds=2)
-    assert errors[None].mean == pytest.approx(10.0, abs=0.5)
+    assert errors[None].mean == pytest.approx(5.0, abs=0.5)
     # one sample of 200 against another, of deviation 0.3 in two dimensions: about 0.1
     assert errors["growth"].mean < 0.3
     # neighbours are compared as they were observed
     assert errors["growth"].untouched == pytest.approx(10.0, abs=0.5)
-    assert errors["growth"].after == pytest.approx(10.0, abs=0.5)
+    assert errors["growth"].after < 0.3
 
 
 @pytest.fixture(scope="module")

@@ -142,6 +142,17 @@ def test_weights_move_the_bridge_to_the_rows_that_count():
     assert abs(float(moved.mean()) - 2.56) < 0.3
 
 
+def test_closed_form_starts_know_the_weights():
+    """Without any projection, rows of weight 0 are as if they were not there, up to the draws of the others."""
+    x0, half = ends(4000)
+    x1 = torch.cat([half[:2000] + 5.0, half[2000:]])
+    weights = torch.cat([torch.zeros(2000), torch.ones(2000)])
+    settings = AlternatingConfig(rounds=0)
+    bridge = SchrodingerBridge(BrownianMotion(), dim=2, steps=20, network=SMALL, alternating=settings)
+    moved = bridge.fit(x0, x1, weights=(None, weights)).sample(x0)
+    assert float((moved.mean(0) - half[2000:].mean(0)).abs().max()) < 5.0 * (2.0 / 2000) ** 0.5
+
+
 def test_the_flow_goes_through_sections_one_by_one():
     """Exact Gaussian sections, drifts that jump between them: the flow's density of the start is the start's."""
     g = torch.Generator().manual_seed(0)

@@ -71,6 +71,10 @@ class EndRows:
             index = torch.multinomial(self.weights.double().cpu(), n, replacement=True, generator=generator)
         return index.to(self.x.device)
 
+    def unweighted(self, seed: int) -> "EndRows":
+        """Rows of equal weight: as many draws where they have weights, else these."""
+        return self if self.weights is None else self.draw(len(self.x), torch.Generator().manual_seed(seed))
+
     def draw(self, n: int, generator: torch.Generator) -> "EndRows":
         """``n`` rows of equal weight, see :meth:`index`."""
         return dataclasses.replace(self[self.index(n, generator)], weights=None)

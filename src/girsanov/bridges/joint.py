@@ -231,7 +231,8 @@ def fit_joint(
     Returns:
         The validations, in order.
     """
-    held, kept = (_drawn(part, config) for part in rows.split(config.validation, mix(config.seed, 18)))
+    parts = rows.split(config.validation, mix(config.seed, 18))
+    held, kept = (part.unweighted(mix(config.seed, 17)) for part in parts)
     fitting = _Fitting(chain, held, kept, config, run, progress, identity)
     chain.forward_half.requires_grad_(config.learn_encoder)
     if isinstance(chain.encoder_log_variance, nn.Parameter):
@@ -403,13 +404,6 @@ class _PathCache:
             generator = torch.Generator().manual_seed(mix(self.config.seed, 16, epoch))
             self.epoch, self.paths = epoch, simulate_rows(self.chain, self.rows, "forward", generator)
         return self.paths[self.order(step)]
-
-
-def _drawn(rows: EndRows, config: JointConfig) -> EndRows:
-    """Rows of equal weight: as many draws where they have weights."""
-    if rows.weights is None:
-        return rows
-    return rows.draw(len(rows.x), torch.Generator().manual_seed(mix(config.seed, 17)))
 
 
 def _gaussian(prior: Density, x: State) -> Gaussian | None:

@@ -10,6 +10,7 @@ __all__ = ["SchrodingerBridge"]
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -163,15 +164,12 @@ class SchrodingerBridge(nn.Module):
         identity = "" if run is None else described(self.reference, self.start, list(ends.values()), prior)
         if prior is not None:
             return self._fit_to_prior(ends[self.times[0]], prior, seed, folder, progress, identity)
-        self.chains = nn.ModuleList()
-        for i in range(len(self.times) - 1):
-            first, second = ends[self.times[i]], ends[self.times[i + 1]]
-            self.chains.append(self._blank(i, first.x, second.x, seed, progress))
-        for i, chain in enumerate(self.chains):
+        self.chains, pairs = nn.ModuleList(), self._pairs(ends)
+        for i, pair in enumerate(pairs):
+            first, second = (rows.unweighted(seed).x for rows in pair)
+            self.chains.append(self._blank(i, first, second, seed, progress))
+        for i, (chain, pair) in enumerate(zip(self.chains, pairs, strict=True)):
             assert isinstance(chain, BridgeChain)
-            pair = ends[self.times[i]], ends[self.times[i + 1]]
-            if len(self.times) > 2:
-                pair = pair[0], dataclasses.replace(pair[1], weights=None)
             config = dataclasses.replace(self.alternating, seed=self.alternating.seed + seed + 1000 * i)
             look = None if after_round is None else (lambda number: after_round(self, number))
             place = None if folder is None else folder / f"section-{i}"
@@ -181,13 +179,18 @@ class SchrodingerBridge(nn.Module):
             self.history += [{"section": i, **projection.to_json()} for projection in done]
         return self.eval()
 
+    def _pairs(self, ends: dict[float, EndRows]) -> list[tuple[EndRows, EndRows]]:
+        """Rows of both ends of each section; with three times or more, weights are those of starts."""
+        found = [(ends[first], ends[second]) for first, second in itertools.pairwise(self.times)]
+        return found[:1] if len(found) == 1 else [(a, dataclasses.replace(b, weights=None)) for a, b in found]
+
     def _fit_to_prior(
         self, rows: EndRows, prior: Density, seed: int, run: Path | None, progress: Progress | None, identity: str
     ) -> "SchrodingerBridge":
         self.times = [0.0, self.reference.horizon]
         target = shaped(copy.deepcopy(prior), self.event_shape)
         self.prior = target
-        chain = self._blank(0, rows.x, target, seed, progress)
+        chain = self._blank(0, rows.unweighted(seed).x, target, seed, progress)
         self.chains = nn.ModuleList([chain])
         config = dataclasses.replace(self.joint, seed=self.joint.seed + seed)
         done = fit_joint(chain.train(), rows, config, run=run, progress=progress, identity=identity)
@@ -198,11 +201,8 @@ class SchrodingerBridge(nn.Module):
         self, i: int, first: State, second: State | Density, seed: int, progress: Progress | None
     ) -> BridgeChain:
         """The chain of a section before it is trained, where its rows are; closed forms are fitted on the CPU."""
-        process, default, place = (
-            self._section(i),
-            "reference" if isinstance(second, Density) else "gaussian",
-            first.device,
-        )
+        process, place = self._section(i), first.device
+        default: Start = "reference" if isinstance(second, Density) else "gaussian"
         first, second = first.cpu(), second.cpu()
         potentials = starting_potentials(
             self.start or default, process, first, second, components=self.components, seed=seed, progress=progress,
