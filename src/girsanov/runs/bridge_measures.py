@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from girsanov.bridges import BridgeChain, energy_distance, wasserstein
-from girsanov.calculus import sum_event
+from girsanov.calculus import normal_blocks, sum_event
 from girsanov.evaluation import summary
 from girsanov.reports.bridge import BridgeView
 from girsanov.runs.bridge_model import DIRECTIONS, BridgeModel, Direction
@@ -102,8 +102,7 @@ def _movement(model: BridgeModel, start: State, moved: State, direction: Directi
         generator = torch.Generator().manual_seed(mix(model.seed, 600) % 2**31)
         x = model.encode(start)
         with torch.no_grad():
-            noise = lambda n: torch.randn(n, *x.shape, generator=generator, dtype=x.dtype).to(x.device)  # noqa: E731
-            parts = chain.walk(x, noise)
+            parts = chain.walk(x, normal_blocks(x, generator))
         found["path_kl"] = float(parts["reference"].mean())
     return found
 
