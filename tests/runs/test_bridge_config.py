@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from girsanov.bridges import BridgeNetwork, NetworkConfig
-from girsanov.bridges.halves import takes_convolutions
-from girsanov.models import ConvNetwork
+from girsanov.models import ConvNetwork, takes_convolutions
 from girsanov.runs import BridgeConfig, EndSource, read_ends
 from girsanov.types import InputError
 

@@ -24,11 +24,10 @@ __all__ = [
     "NetworkConfig",
     "moment_match",
     "require_condition",
-    "takes_convolutions",
 ]
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -38,7 +37,7 @@ from torch import Tensor, nn
 from girsanov.bridges.potentials import Potentials
 from girsanov.bridges.reference import Clock
 from girsanov.densities import Density, Gaussian, GaussianMixture
-from girsanov.models import ConvNetwork, ResidualMLP
+from girsanov.models import ConvNetwork, ResidualMLP, takes_convolutions
 from girsanov.types import InputError, State, Time
 
 Direction = Literal["forward", "backward"]
@@ -112,21 +111,11 @@ def moment_match(law: Density) -> Gaussian:
     raise InputError(f"The end of a bridge is a Gaussian, a GaussianMixture or rows; got {type(law).__name__}")
 
 
-def takes_convolutions(event_shape: Sequence[int]) -> bool:
-    """Whether rows of a shape get a convolutional network: images ``(c, h, w)`` whose sides are even and at least 4.
-
-    Example:
-        >>> takes_convolutions((1, 8, 8)), takes_convolutions((1, 7, 7)), takes_convolutions((64,))
-        (True, False, False)
-    """
-    return len(event_shape) == 3 and all(side % 2 == 0 and side >= 4 for side in event_shape[1:])
-
-
 class BridgeNetwork(nn.Module):
     """A residual network of time and standardised state, plus a part that is affine in the state.
 
     Args:
-        event_shape: shape of one row; a convolutional network if :func:`takes_convolutions`.
+        event_shape: shape of one row; a convolutional network if :func:`girsanov.models.takes_convolutions`.
         config: its size.
 
     Example:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from girsanov.density_model.config import Config
-from girsanov.models import ConvNetwork, Ensemble, Head, ResidualMLP, TwoLayerNetwork
+from girsanov.models import ConvNetwork, Ensemble, Head, ResidualMLP, TwoLayerNetwork, takes_convolutions
 from girsanov.models.unet import UNet
 from girsanov.types import InputError
 
@@ -63,7 +63,7 @@ def require_network(config: Config, event_shape: Sequence[int]) -> None:
 
 
 def _default(event_shape: Sequence[int]) -> str:
-    if len(event_shape) != 3 or any(side % 2 for side in event_shape[1:]) or min(event_shape[1:]) < 4:
+    if not takes_convolutions(event_shape):
         return "mlp"
     return "conv" if max(event_shape[1:]) <= SMALL_IMAGE else "unet"
 

@@ -20,6 +20,7 @@ __all__ = [
     "log_snr_range",
     "noise_prediction",
     "require_rows",
+    "takes_convolutions",
     "to_noise",
     "working_dtype",
 ]
@@ -33,6 +34,13 @@ from girsanov.models.evaluation import (
     working_dtype,
 )
 from girsanov.models.heads import ExpertHead, Head, Lattice, LatticeHead, MixtureHead, ResidualHead
-from girsanov.models.networks import ConditionMap, ConvNetwork, Ensemble, ResidualMLP, TwoLayerNetwork
+from girsanov.models.networks import (
+    ConditionMap,
+    ConvNetwork,
+    Ensemble,
+    ResidualMLP,
+    TwoLayerNetwork,
+    takes_convolutions,
+)
 from girsanov.models.predictions import PREDICTIONS, from_noise, to_noise
 from girsanov.models.score_model import ScoreModel

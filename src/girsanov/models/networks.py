@@ -9,7 +9,16 @@ features and to the output. At low log-SNR the exact correction is the class's m
 have to make out of nothing.
 """
 
-__all__ = ["ConditionMap", "ConvNetwork", "Embedding", "Ensemble", "LabelMaps", "ResidualMLP", "TwoLayerNetwork"]
+__all__ = [
+    "ConditionMap",
+    "ConvNetwork",
+    "Embedding",
+    "Ensemble",
+    "LabelMaps",
+    "ResidualMLP",
+    "TwoLayerNetwork",
+    "takes_convolutions",
+]
 
 import math
 from collections.abc import Sequence
@@ -304,6 +313,16 @@ class TwoLayerNetwork(nn.Module):
 def _silu_slope(x: Tensor) -> Tensor:
     gate = torch.sigmoid(x)
     return gate * (1.0 + x * (1.0 - gate))
+
+
+def takes_convolutions(event_shape: Sequence[int]) -> bool:
+    """Whether rows of a shape get a convolutional network: images ``(c, h, w)`` whose sides are even and at least 4.
+
+    Example:
+        >>> takes_convolutions((1, 8, 8)), takes_convolutions((1, 7, 7)), takes_convolutions((64,))
+        (True, False, False)
+    """
+    return len(event_shape) == 3 and all(side % 2 == 0 and side >= 4 for side in event_shape[1:])
 
 
 class _ConvBlock(nn.Module):

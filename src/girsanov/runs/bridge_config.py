@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from girsanov.bridges.halves import takes_convolutions
+from girsanov.models import takes_convolutions
 from girsanov.runs.ends import Ends
 from girsanov.types import InputError
 
