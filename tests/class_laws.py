@@ -7,6 +7,7 @@ from torch import Tensor
 
 from girsanov.densities import Gaussian, GaussianMixture
 from girsanov.processes import LinearProcess, VariancePreserving
+from tests.seeds import seeded
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def class_laws(
     shape: tuple[int, ...], *, classes: int = 3, components: int = 2, distance: float = 1.0, seed: int = 0
 ) -> ClassLaws:
     """Random class-conditional mixtures with diagonal covariances of a falling spectrum."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     d = torch.Size(shape).numel()
     spectrum = (torch.arange(1, d + 1, dtype=torch.float64) ** -0.5).reshape(shape)
     laws = []

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from tests.seeds import seed, seeded
+
 
 @pytest.fixture(autouse=True)
 def seeds() -> None:
     """Seed the global generators before every test; the package itself never draws from them."""
-    torch.manual_seed(0)
-    np.random.seed(0)
+    torch.manual_seed(seed())
+    np.random.seed(seed())
 
 
 @pytest.fixture
@@ -31,8 +33,8 @@ def float64() -> Iterator[None]:
 
 @pytest.fixture
 def generator() -> torch.Generator:
-    """A generator with a fixed seed, for code that takes one."""
-    return torch.Generator().manual_seed(0)
+    """A generator with the seed 0 of ``tests.seeds``, for code that takes one."""
+    return seeded()
 
 
 @pytest.fixture(scope="session")

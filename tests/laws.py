@@ -27,6 +27,7 @@ from girsanov.processes import (
     VarianceExploding,
     VariancePreserving,
 )
+from tests.seeds import seeded
 
 SHARED_RANGE = (-15.0, 15.0)
 
@@ -85,7 +86,7 @@ class Case:
         return mean, torch.einsum("k,kij->ij", self.weights, second) - torch.outer(mean, mean)
 
     def rows(self, n: int, seed: int = 0) -> Tensor:
-        return self.density.sample(n, generator=torch.Generator().manual_seed(seed))
+        return self.density.sample(n, generator=seeded(seed))
 
 
 def spd(d: int, count: int, generator: torch.Generator) -> Tensor:
@@ -97,7 +98,7 @@ def spd(d: int, count: int, generator: torch.Generator) -> Tensor:
 
 def gaussian_case(shape: tuple[int, ...], seed: int = 0) -> Case:
     """A Gaussian with dense covariance."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     d = math.prod(shape)
     mean, covariance = torch.randn(d, generator=generator), spd(d, 1, generator)
     return Case(Gaussian(mean.reshape(shape), covariance[0]), torch.ones(1), mean[None], covariance)
@@ -105,7 +106,7 @@ def gaussian_case(shape: tuple[int, ...], seed: int = 0) -> Case:
 
 def diagonal_gaussian_case(shape: tuple[int, ...], seed: int = 0) -> Case:
     """A Gaussian given by its variances."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     mean = torch.randn(shape, generator=generator)
     variances = 0.2 + torch.rand(shape, generator=generator)
     return Case(Gaussian(mean, variances), torch.ones(1), mean.reshape(1, -1), torch.diag(variances.flatten())[None])
@@ -119,7 +120,7 @@ def isotropic_case(shape: tuple[int, ...]) -> Case:
 
 def low_rank_case(shape: tuple[int, ...], rank: int, seed: int = 0) -> Case:
     """A Gaussian given by ``rank`` principal variances and one for the rest."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     d = math.prod(shape)
     mean = torch.randn(d, generator=generator)
     basis = torch.linalg.qr(torch.randn(d, rank, generator=generator))[0]
@@ -131,7 +132,7 @@ def low_rank_case(shape: tuple[int, ...], rank: int, seed: int = 0) -> Case:
 
 def mixture_case(shape: tuple[int, ...], seed: int = 0) -> Case:
     """A mixture of three Gaussians with dense covariances."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     d = math.prod(shape)
     weights = torch.tensor([0.2, 0.5, 0.3])
     means, covariances = torch.randn(3, d, generator=generator), spd(d, 3, generator)
@@ -140,7 +141,7 @@ def mixture_case(shape: tuple[int, ...], seed: int = 0) -> Case:
 
 def diagonal_mixture_case(shape: tuple[int, ...], seed: int = 0) -> Case:
     """A mixture of two Gaussians given by their variances."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     d = math.prod(shape)
     weights, means = torch.tensor([0.4, 0.6]), torch.randn(2, d, generator=generator)
     variances = 0.2 + torch.rand(2, d, generator=generator)
@@ -266,11 +267,6 @@ def hermite(d: int, nodes: int) -> tuple[Tensor, Tensor]:
     weights = weights / weights.sum()
     grid = torch.cartesian_prod(*[points] * d).reshape(-1, d)
     return grid, torch.cartesian_prod(*[weights] * d).reshape(-1, d).prod(1)
-
-
-def seeded(seed: int) -> torch.Generator:
-    """A generator with this seed."""
-    return torch.Generator().manual_seed(seed)
 
 
 def assert_student(z: Tensor, degrees: int) -> None:

@@ -9,6 +9,7 @@ from torch.distributions import MultivariateNormal
 from girsanov.densities import Gaussian
 from girsanov.pairs import EulerChain, Pair
 from girsanov.processes import Process
+from tests.seeds import seeded
 
 
 class LinearSDE(Process):
@@ -33,7 +34,7 @@ def random_linear_pair(
     d: int, steps: int, seed: int, shape=None, kind="isotropic"
 ) -> tuple[EulerChain, "LinearSDE", "LinearSDE"]:
     """A chain of two random linear processes with a Gaussian prior."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
 
     def draw(*size):
         return torch.randn(*size, generator=generator)

@@ -19,6 +19,7 @@ from girsanov.calculus import (
     seed_of,
     sum_event,
 )
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -28,7 +29,7 @@ SHAPE = (2, 2, 3)
 @pytest.fixture
 def field():
     """A nonlinear field on (c, h, w) that mixes all dimensions, and its divergence."""
-    matrix = torch.randn(12, 12, generator=torch.Generator().manual_seed(1))
+    matrix = torch.randn(12, 12, generator=seeded(1))
 
     def value(x):
         return (x.flatten(1) @ matrix.T + x.flatten(1).sin()).reshape(x.shape)
@@ -46,7 +47,7 @@ def all_signs(d):
 
 def assert_unbiased(strategy):
     """The mean over the whole law of the probe is the trace, to rounding."""
-    matrix = torch.randn(4, 4, generator=torch.Generator().manual_seed(2))
+    matrix = torch.randn(4, 4, generator=seeded(2))
     _, divergence = strategy(lambda x: x @ matrix.T, torch.zeros(1, 4), all_signs(4))
     torch.testing.assert_close(divergence.mean(0), matrix.trace()[None])
 
@@ -182,7 +183,7 @@ def test_keyed_noise_has_its_law_within_and_across_rows():
 
 
 def test_seed_of_reads_a_generator_once():
-    first, second = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
+    first, second = seeded(5), seeded(5)
     seed = seed_of(first)
     assert seed == seed_of(second) != seed_of(second)
     assert 0 <= seed < 2**63

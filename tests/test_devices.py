@@ -23,16 +23,17 @@ from girsanov.runs import (
     select,
 )
 from tests.elsewhere import DEVICE, Remote, accelerator
+from tests.seeds import seeded
 
 TINY = {"steps": 2, "width": 8, "blocks": 1, "members": 1, "batch_size": 16}
 
 
 def images(n=40):
-    return torch.randint(0, 5, (n, 1, 4, 4), generator=torch.Generator().manual_seed(0))
+    return torch.randint(0, 5, (n, 1, 4, 4), generator=seeded(0))
 
 
 def table(n=60):
-    x = torch.randn(n, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = torch.randn(n, 2, generator=seeded(0), dtype=torch.float64)
     return torch.cat([x[:20] + 4.0, x[20:]])
 
 
@@ -106,7 +107,7 @@ PATHS = {
 @pytest.mark.parametrize("name", PATHS)
 def test_a_likelihood_elsewhere_has_the_bits_of_the_one_here(name):
     score, process = score_and_process()
-    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = torch.randn(3, 2, generator=seeded(1), dtype=torch.float64)
     expected = PATHS[name](score, process, x)
     with accelerator():
         found = PATHS[name](score.to(DEVICE), process.to(DEVICE), x.to(DEVICE))
@@ -194,7 +195,7 @@ def test_the_simulation_refuses_what_an_accelerator_refuses():
 
 
 def ends(n=40, shape=(2,)):
-    x = torch.randn(2, n, *shape, generator=torch.Generator().manual_seed(2))
+    x = torch.randn(2, n, *shape, generator=seeded(2))
     return x[0] - 1.0, 2.0 * x[1] + 1.0
 
 
@@ -205,7 +206,7 @@ BRIDGES = {
     "gaussian start": ({"dim": 2}, {}),
     "mixture start, weights": (
         {"dim": 2, "start": "mixture", "components": 2},
-        {"weights": (torch.rand(40, generator=torch.Generator().manual_seed(0)), None)},
+        {"weights": (torch.rand(40, generator=seeded(0)), None)},
     ),
     "full covariances": (
         {"dim": 2, "start": "mixture", "components": 2, "alternating": replace(SHORT, potential_covariances="full")},

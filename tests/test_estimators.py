@@ -8,9 +8,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from girsanov import DensityEstimator
+from tests.seeds import rng
 
 TINY = {"max_steps": 5, "width": 16, "blocks": 1, "samples": 8}
-ROWS = np.random.default_rng(0).normal(size=(120, 3)) @ np.diag([1.0, 5.0, 0.1])
+ROWS = rng(0).normal(size=(120, 3)) @ np.diag([1.0, 5.0, 0.1])
 
 
 @pytest.mark.filterwarnings("ignore")

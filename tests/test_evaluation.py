@@ -9,6 +9,7 @@ from girsanov.datasets import from_array, split
 from girsanov.density_model import prepare
 from girsanov.evaluation import LIKELIHOODS, denoising_curve, difference, evaluate, summary
 from girsanov.types import Estimate
+from tests.seeds import seeded
 
 PLAIN = gv.Config(steps=1, network="mlp", width=8, blocks=1, gaussianise=False, flow=False)
 
@@ -22,13 +23,13 @@ def untrained(x):
 @pytest.fixture(scope="module")
 def gaussian():
     mixing = torch.tensor([[1.0, 0.0, 0.0], [0.8, 0.6, 0.0], [0.1, 0.2, 2.0]])
-    return untrained(torch.randn(400, 3, generator=torch.Generator().manual_seed(1)) @ mixing.T)
+    return untrained(torch.randn(400, 3, generator=seeded(1)) @ mixing.T)
 
 
 @pytest.fixture(scope="module")
 def clusters():
     """A trained model of two clusters, where a network gains on the Gaussian, and rows it has not seen."""
-    generator = torch.Generator().manual_seed(2)
+    generator = seeded(2)
     x = torch.randn(900, 2, generator=generator) * 0.3
     x[:, 0] += 2.0 * torch.randint(0, 2, (900,), generator=generator)
     config = gv.Config(steps=800, network="mlp", width=48, blocks=1, batch_size=128, gaussianise=False, flow=False)
@@ -45,15 +46,15 @@ def test_each_likelihood_is_named_by_its_model(clusters):
 
 def test_evaluations_are_those_of_the_model(clusters):
     model, x = clusters
-    seeded = [torch.Generator().manual_seed(5) for _ in range(2)]
+    generators = [seeded(5) for _ in range(2)]
     assert torch.equal(
-        evaluate(model, x[:9], samples=16, generator=seeded[0]).value,
-        model.elbo(x[:9], samples=16, generator=seeded[1]).value,
+        evaluate(model, x[:9], samples=16, generator=generators[0]).value,
+        model.elbo(x[:9], samples=16, generator=generators[1]).value,
     )
 
 
 def test_probes_replace_the_exact_divergence_where_there_are_many_dimensions():
-    model, x = untrained(torch.randn(80, 14, generator=torch.Generator().manual_seed(0)))
+    model, x = untrained(torch.randn(80, 14, generator=seeded(0)))
     estimate = evaluate(model, x[:2], "ode")
     assert estimate.kind == "unbiased"
     assert bool(torch.isfinite(estimate.stderr).all())
@@ -103,7 +104,7 @@ def test_the_curve_does_not_depend_on_chunks(clusters, monkeypatch):
 
 
 def test_the_interval_of_a_difference_is_students():
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     ours, theirs = (torch.randn(25, generator=generator, dtype=torch.float64) for _ in range(2))
     result = difference(ours, theirs)
     expected = stats.ttest_rel(ours.numpy(), theirs.numpy()).confidence_interval(0.95)

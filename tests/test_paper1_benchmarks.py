@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.seeds import rng
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -31,7 +33,7 @@ def mnist_full(tmp_path, monkeypatch):
 def write_idx(folder):
     """Thirty training and twelve test images of a bar, in the format of MNIST, 8 x 8 pixels to be quick."""
     folder.mkdir()
-    generator = np.random.default_rng(0)
+    generator = rng(0)
     for part, count in (("train", 30), ("t10k", 12)):
         images = np.zeros((count, 8, 8), dtype=np.uint8)
         for image in images:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 import girsanov as gv
+from tests.seeds import seeded
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +35,7 @@ def test_what_the_page_names_exists():
 def test_the_example_runs():
     page = (ROOT / "docs" / "paper1.md").read_text()
     code = page.split("```python\n")[1].split("```")[0].replace("steps=512", "steps=64")
-    x = torch.randn(80, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = torch.randn(80, 2, generator=seeded(0), dtype=torch.float64)
     model = gv.fit(x, config=gv.Config(steps=2, network="mlp", width=8, blocks=1, gaussianise=False))
     found = {"gv": gv, "model": model, "x": x}
     exec(code, found)

@@ -16,7 +16,8 @@ from girsanov.pairs import AncestralChain
 from girsanov.processes import OrnsteinUhlenbeck, VariancePreserving
 from girsanov.samplers import sample, sample_with_log_prob
 from girsanov.types import InputError
-from tests.laws import REMEMBERING, each_process, gaussian_case, mixture_case, note_mixture_2d, seeded
+from tests.laws import REMEMBERING, each_process, gaussian_case, mixture_case, note_mixture_2d
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -12,7 +12,7 @@ from girsanov.applications.classifier import DiffusionClassifier
 from girsanov.datasets import from_array
 from girsanov.types import InputError
 from tests.class_laws import class_laws
-from tests.laws import seeded
+from tests.seeds import rng, seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -205,7 +205,7 @@ def test_what_does_not_fit_is_refused():
 @pytest.fixture(scope="module")
 def fitted():
     """A conditional model of two clusters with discrete and continuous columns, and its rows."""
-    generator = np.random.default_rng(0)
+    generator = rng(0)
     label = generator.integers(0, 2, 400)
     x = np.stack([generator.poisson(3.0 + 6.0 * label), generator.normal(size=400) + 2.0 * label], 1)
     data = dataclasses.replace(from_array(x, labels=label), classes=("low", "high"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from girsanov.applications.elimination import NoiseModel, looks, spending, survivors
-from tests.laws import seeded
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

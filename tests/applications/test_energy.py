@@ -13,6 +13,7 @@ from girsanov.densities import Gaussian, GaussianMixture
 from girsanov.stein import Sliced
 from girsanov.training import TrainingConfig
 from girsanov.types import InputError
+from tests.seeds import seeded
 
 SHORT = TrainingConfig(steps=300, batch_size=256, learning_rate=0.02, ema_decay=0.9, weight_decay=0.0, warmup=10)
 QUICK = Annealing(particles=256, levels=60, leapfrogs=3)
@@ -67,7 +68,7 @@ def test_errors_of_the_normaliser_are_honest():
             energy,
             Gaussian(torch.zeros(shape), 1.5),
             annealing=Annealing(particles=64, levels=20, leapfrogs=2),
-            generator=torch.Generator().manual_seed(seed),
+            generator=seeded(seed),
         )
         errors.append((found.value - truth) / found.stderr)
     z = torch.tensor(errors)
@@ -103,7 +104,7 @@ class Precision(nn.Module):
 )
 def test_training_finds_the_precisions_and_the_density(divergence, diffusion):
     scale = torch.tensor([2.0, 0.5], dtype=torch.float64)
-    x = scale * torch.randn(4000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = scale * torch.randn(4000, 2, generator=seeded(0), dtype=torch.float64)
     model = fit_energy(Precision(), x, diffusion=diffusion, divergence=divergence, config=SHORT)
     found = (-0.5 * model.energy.log_precision).exp()
     torch.testing.assert_close(found, scale, rtol=0.1, atol=0.0)
@@ -123,7 +124,7 @@ def test_a_tilted_gaussian_learns_a_mixture():
     law = GaussianMixture(
         torch.tensor([0.5, 0.5]), torch.tensor([[-1.2, 0.0], [1.2, 0.5]]), 0.35 * torch.eye(2).expand(2, -1, -1)
     )
-    x, fresh = (law.sample(n, generator=torch.Generator().manual_seed(s)).float() for n, s in ((4000, 0), (2000, 1)))
+    x, fresh = (law.sample(n, generator=seeded(s)).float() for n, s in ((4000, 0), (2000, 1)))
     energy = TiltedGaussian(Gaussian.fit(x), width=32)
     model = fit_energy(
         energy, x, divergence=Exact(), config=TrainingConfig(steps=600, learning_rate=0.01, ema_decay=0.98)
@@ -137,7 +138,7 @@ def test_a_tilted_gaussian_learns_a_mixture():
 
 def test_a_robust_matrix_survives_outliers():
     """A tenth of the rows at 30 standard deviations: the plain fit's scale explodes, the robust one's does not."""
-    x = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = torch.randn(2000, 2, generator=seeded(0), dtype=torch.float64)
     x[:200] = 30.0
     plain, robust = (
         float(

@@ -13,7 +13,8 @@ from girsanov.models import ScoreModel, TwoLayerNetwork
 from girsanov.processes import VariancePreserving
 from girsanov.transforms import Compose, Standardise
 from girsanov.types import InputError
-from tests.laws import Case, gaussian_case, mixture_case, seeded
+from tests.laws import Case, gaussian_case, mixture_case
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

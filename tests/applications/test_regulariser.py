@@ -11,7 +11,8 @@ from girsanov.models import ScoreModel, TwoLayerNetwork
 from girsanov.processes import VariancePreserving
 from girsanov.types import InputError
 from tests.applications.test_novelty import ExactNetwork
-from tests.laws import gaussian_case, mixture_case, note_mixture_1d, seeded
+from tests.laws import gaussian_case, mixture_case, note_mixture_1d
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -9,7 +9,7 @@ from girsanov.applications.classifier import DiffusionClassifier
 from girsanov.applications.screen import GaussianScreen, Screened, largest_lag
 from girsanov.types import InputError
 from tests.class_laws import class_laws
-from tests.laws import seeded
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

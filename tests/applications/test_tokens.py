@@ -11,7 +11,8 @@ from girsanov.densities import Gaussian
 from girsanov.processes import VariancePreserving
 from girsanov.training import TrainingConfig
 from girsanov.types import InputError
-from tests.laws import assert_student, each_process, seeded
+from tests.laws import assert_student, each_process
+from tests.seeds import seeded
 
 LENGTH = 5
 

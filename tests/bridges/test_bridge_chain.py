@@ -21,6 +21,7 @@ from girsanov.densities import Gaussian, GaussianMixture
 from girsanov.likelihoods import chain_elbo
 from girsanov.processes import BrownianMotion, OrnsteinUhlenbeck, VariancePreserving
 from girsanov.types import InputError
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 D = 2
@@ -39,7 +40,7 @@ def make_chain(reference, potentials, prior=None, steps=6, noise=0.0, **options)
 
 
 def draws(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return torch.randn(*shape, generator=seeded(3), dtype=torch.float64)
 
 
 REFERENCES = {
@@ -54,7 +55,7 @@ def test_without_pulls_the_encoder_is_the_reference_at_any_number_of_steps(make)
     reference = make()
     chain = make_chain(reference, FlatPotentials(), steps=2)
     n, x = 200_000, torch.tensor([[0.5, -1.0]])
-    end = chain.simulate(x.expand(n, D), generator=torch.Generator().manual_seed(0))[-1]
+    end = chain.simulate(x.expand(n, D), generator=seeded(0))[-1]
     alpha, sigma = reference.marginal(torch.tensor(reference.horizon))
     stderr = sigma / n**0.5
     assert bool(((end.mean(0) - alpha * x[0]).abs() < 4.5 * stderr).all())  # four z scores: false alarm below 1e-4
@@ -105,13 +106,13 @@ def test_step_densities_add_up_to_the_log_weight(variances):
     """log w = log prior + sum of log B_k - log F_k, with densities of single steps at numbers of their own."""
     chain = perturbed(OrnsteinUhlenbeck(2.0), variances)
     x = draws(5, D)
-    path = chain.simulate(x, generator=torch.Generator().manual_seed(0))
+    path = chain.simulate(x, generator=seeded(0))
     total = chain.prior.log_prob(path[-1])
     for k in range(chain.length):
         number = torch.full((5,), k)
         for direction, sign in (("backward", 1.0), ("forward", -1.0)):
             total = total + sign * chain.step_log_prob(direction, number, path[k], path[k + 1])
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     parts = chain.split(x, lambda count: torch.randn(count, 5, D, generator=generator))
     torch.testing.assert_close(parts["prior"] + parts["steps"], total)
 
@@ -121,9 +122,9 @@ def test_reference_term_is_the_kl_of_the_steps():
     chain = make_chain(OrnsteinUhlenbeck(2.0), FlatPotentials(), noise=0.2, variances="diagonal")
     chain.encoder_log_variance.data.normal_(0.0, 0.3)
     x = draws(5, D)
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     found = chain.walk(x, lambda count: torch.randn(count, 5, D, generator=generator))["reference"]
-    path = chain.simulate(x, generator=torch.Generator().manual_seed(0))
+    path = chain.simulate(x, generator=seeded(0))
     alpha, tau = chain.get_buffer("alpha"), chain.get_buffer("tau")
     expected = torch.zeros(5)
     for k in range(chain.length):
@@ -214,7 +215,7 @@ def random_half(direction, shape, config, potentials=None):
 
 
 def random_mixture(d, seed):
-    g = torch.Generator().manual_seed(seed)
+    g = seeded(seed)
     means, variances = torch.randn(3, d, generator=g), torch.rand(3, d, generator=g) + 0.5
     return GaussianMixture(torch.ones(3) / 3, means, variances)
 
@@ -266,7 +267,7 @@ def test_path_gradients_have_the_mean_of_total_gradients(variances):
     chain, groups, n = perturbed(BrownianMotion(), variances), 40, 500
     found = {True: [], False: []}
     for i in range(groups):
-        g = torch.Generator().manual_seed(i)
+        g = seeded(i)
         x, eps = torch.randn(n, D, generator=g), torch.randn(chain.length, n, D, generator=g)
         for path in found:
             found[path].append(flattened(encoder_gradients(chain, x, eps, path_gradient=path)))

@@ -16,6 +16,7 @@ from girsanov.bridges import AlternatingConfig, NetworkConfig, wasserstein
 from girsanov.bridges.cells import _placed, _state_at
 from girsanov.bridges.gaussian import GaussianBridge
 from tests.elsewhere import DEVICE, accelerator
+from tests.seeds import rng, seeded
 
 #: the closed form between the moments does the work; networks only have to do no harm
 SETTINGS = {
@@ -32,7 +33,7 @@ DAYS = (2.0, 3.0, 4.0, 7.0)
 
 def snapshots(rows=150, dim=3, seed=0):
     """Clouds that move by 2 a day along the first axis."""
-    generator = np.random.default_rng(seed)
+    generator = rng(seed)
     day = np.repeat(DAYS, rows)
     x = generator.normal(size=(len(day), dim))
     x[:, 0] += 2.0 * day
@@ -83,12 +84,12 @@ def test_the_left_out_time_is_hit_better_than_by_its_neighbours(fitted):
 def test_the_state_at_a_time_has_the_variance_of_the_bridge(cells):
     """Two point clouds: halfway the paths are a Brownian bridge, whose variance is sigma^2/4."""
     day = np.repeat([0.0, 1.0, 2.0], 400)
-    x = np.random.default_rng(0).normal(size=(1200, 2)) * 1e-3 + day[:, None]
+    x = rng(0).normal(size=(1200, 2)) * 1e-3 + day[:, None]
     cells = SimpleNamespace(obs={"day": day}, obsm={"X_pca": x}, n_obs=1200)
     fit = gv.fit_trajectories(cells, time_key="day", sigma=1000.0, **SETTINGS | {"steps": 40})
     kept = {t: s for t, s in fit._snapshots.items() if t != 1.0}
     bridge = fit._fit(kept, 0, None)
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     for time in (0.5, 1.0):
         state = _state_at(bridge, fit._snapshots[0.0], (0.0, 2.0), time, fit.sigma, generator)
         expected = fit.sigma * (time * (2.0 - time) / 4.0) ** 0.5
@@ -117,7 +118,7 @@ def test_cells_are_pushed_to_the_first_time_too(fitted, cells):
 
 def test_growth_weighs_cells():
     """Only cells above 0 have descendants: the bridge's backward end is their half of the first snapshot."""
-    generator = np.random.default_rng(1)
+    generator = rng(1)
     day = np.repeat([0.0, 1.0], 400)
     x = np.stack([np.sign(generator.normal(size=800)) * 3.0, generator.normal(size=800)], 1)
     growth = np.where((day == 0.0) & (x[:, 0] < 0), 0.0, 1.0)
@@ -140,7 +141,7 @@ def matrix(clouds, **obs):
 
 def modes(rows, share, seed=0, distance=3.0):
     """Two narrow modes at +-distance, of which the upper one has exactly this share."""
-    x = 0.3 * np.random.default_rng(seed).normal(size=(rows, 2))
+    x = 0.3 * rng(seed).normal(size=(rows, 2))
     x[:, 0] += np.where(np.arange(rows) < round(share * rows), distance, -distance)
     return x
 
@@ -156,7 +157,7 @@ def test_growth_weighs_the_start_of_the_next_section_only():
     last day, moved back, were three of four times in the upper mode. Between symmetric clouds a fit without weights
     ends at one half both times, and one whose weights count at both sides at three quarters both times.
     """
-    cloud = [0.3 * np.random.default_rng(seed).normal(size=(1000, 2)) for seed in (1, 2)]
+    cloud = [0.3 * rng(seed).normal(size=(1000, 2)) for seed in (1, 2)]
     middle = modes(1000, 0.5)
     growth = np.concatenate([np.ones(1000), np.where(middle[:, 0] > 0, 3.0, 1.0), np.ones(1000)])
     cells = matrix([cloud[0], middle, cloud[1]], growth=growth)
@@ -206,7 +207,7 @@ def test_pushed_cells_are_drawn_by_weight():
 @pytest.fixture(scope="module")
 def normal():
     """Three days of one Gaussian in 20 dimensions, and the closed-form bridge between their moments."""
-    cells = matrix(np.random.default_rng(4).normal(size=(3, 400, 20)))
+    cells = matrix(rng(4).normal(size=(3, 400, 20)))
     return cells, gv.fit_trajectories(cells, time_key="day", sigma=1.0, **CLOSED | {"steps": 40})
 
 
@@ -278,7 +279,7 @@ def test_the_benchmarks_mean_is_that_of_the_library(cite, normal):
     _, fit = normal
     kept = {0.0: fit._snapshots[0.0], 1.0: fit._snapshots[2.0]}
     bridge = fit._fit(kept, 0, None)
-    x, generator = kept[0.0], torch.Generator().manual_seed(5)
+    x, generator = kept[0.0], seeded(5)
     with torch.no_grad():
         euler = lambda rows: cite.euler(bridge.forward_drift, rows, 0.5, fit.sigma, generator)  # noqa: E731
         theirs = cite.ways(euler, lambda rows: rows, x)["mean"]

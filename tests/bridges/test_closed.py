@@ -14,15 +14,12 @@ from girsanov.calculus import Exact, sum_event
 from girsanov.likelihoods.weights import chain_elbo, path_log_weight
 from girsanov.processes import BrownianMotion, Cosine, HarmonicVP, OrnsteinUhlenbeck, StraightPath
 from tests.bridges.registry import BRIDGES
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 each_bridge = pytest.mark.parametrize("make", BRIDGES.values(), ids=BRIDGES)
 SHARES = (0.0, 0.03, 0.4, 0.97, 1.0)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def score(bridge, t, x):

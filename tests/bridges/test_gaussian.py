@@ -11,6 +11,7 @@ import girsanov as gv
 from girsanov.bridges import gaussian_bridge
 from girsanov.processes import BrownianMotion, VariancePreserving
 from tests.bridges.registry import GAUSSIANS, gaussian, note_gaussian
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -66,7 +67,7 @@ def test_the_brownian_closed_form_of_the_note():
     half = root(S0)
     C = 0.5 * (half @ root(4.0 * half @ S1 @ half + b**2 * eye) @ torch.linalg.inv(half) - b * eye)
     torch.testing.assert_close(bridge.cross, C)
-    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(4, 3, generator=seeded(0))
     for r in (0.0, 0.3, 1.0):
         m_r = (1 - r) * m0 + r * m1
         S_r = (1 - r) ** 2 * S0 + r**2 * S1 + r * (1 - r) * (C + C.T + b * eye)
@@ -150,7 +151,7 @@ def test_the_path_is_markov(make):
 def test_transitions_compose_and_start_like_the_drifts(make):
     """Kernels both ways: Chapman-Kolmogorov, and d/dt of the mean at no distance is the drift."""
     bridge = make()
-    x = torch.randn(3, *bridge.event_shape, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(3, *bridge.event_shape, generator=seeded(0))
     for times in ((0.1, 0.5, 0.8), (0.8, 0.5, 0.1)):
         s, t, u = (bridge.horizon * v for v in times)
         first, second, whole = bridge.transition(s, t), bridge.transition(t, u), bridge.transition(s, u)
@@ -172,8 +173,8 @@ def test_the_exact_chain_has_one_weight(make):
     bridge = make()
     for shares in ([0.0, 1.0], [0.0, 0.01, 0.5, 0.52, 1.0], torch.linspace(0.0, 1.0, 41).tolist()):
         chain = bridge.chain(bridge.horizon * torch.tensor(shares))
-        x = bridge.start.sample(20, generator=torch.Generator().manual_seed(0))
-        generator = torch.Generator().manual_seed(1)
+        x = bridge.start.sample(20, generator=seeded(0))
+        generator = seeded(1)
         weights = chain.log_weights(x, lambda count, g=generator, x=x: torch.randn(count, *x.shape, generator=g))
         torch.testing.assert_close(weights, bridge.start.log_prob(x), atol=1e-8, rtol=0.0)
         made, weight = chain.sample(20)

@@ -19,6 +19,7 @@ from girsanov.pairs import EulerChain, Pair, girsanov_log_weights
 from girsanov.processes import Process
 from tests.bridges.registry import BRIDGES
 from tests.linear_pairs import chain_marginal, mean_of_quadratic, random_linear_pair
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -262,7 +263,7 @@ def test_the_data_processing_chain():
 def test_importance_bounds_grow_and_stay_below():
     """T9: non-decreasing in K and at most log p_chain, each within 4 standard errors."""
     chain, _, _ = random_linear_pair(2, 4, 3)
-    x = chain.sample(300, generator=torch.Generator().manual_seed(0))[0]
+    x = chain.sample(300, generator=seeded(0))[0]
     truth, before = chain_marginal(chain).log_prob(x), None
     for paths in (1, 8, 64):
         bound = importance_bound(chain, x, paths=paths)
@@ -281,7 +282,7 @@ def test_no_bound_breaks_the_entropy_floor(name):
     The chain and its importance-weighted bound are of a density; an estimate of the continuum is not held to it.
     """
     bridge = BRIDGES[name]()
-    x = bridge.start.sample(500, generator=torch.Generator().manual_seed(0))
+    x = bridge.start.sample(500, generator=seeded(0))
     log_density = bridge.start.log_prob(x)
     for error in (0.0, -0.3, 0.3):
 

@@ -25,6 +25,7 @@ from girsanov.densities import Gaussian
 from girsanov.objectives import Batch
 from girsanov.processes import BrownianMotion, OrnsteinUhlenbeck
 from girsanov.types import InputError
+from tests.seeds import seeded
 
 D = 2
 
@@ -55,10 +56,10 @@ def test_one_step_is_a_gaussian_variational_autoencoder():
     chain.encoder_log_variance.data.fill_(-0.4)
     chain.decoder_log_variance.data.copy_(torch.tensor([[0.2, -0.3]]))
     x = torch.tensor([[0.4, -1.1]]).expand(40_000, D)
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     with torch.no_grad():
         ours = JointObjective(lambda step: 0.0)(chain, Batch(x), generator, 0)
-        eps = torch.randn(len(x), D, generator=torch.Generator().manual_seed(1))
+        eps = torch.randn(len(x), D, generator=seeded(1))
         encoder = chain.encode(0, x)
         posterior = Normal(x + encoder.shift, math.exp(-0.2) * torch.ones(D))
         z = posterior.mean + posterior.stddev * eps
@@ -80,11 +81,8 @@ def test_reference_weight_falls_geometrically_and_to_zero():
 
 def test_weight_of_the_reference_adds_the_encoders_divergence():
     chain, x = make_chain(noise=0.3), torch.randn(50, D)
-    losses = [
-        JointObjective(lambda step, eta=eta: eta)(chain, Batch(x), torch.Generator().manual_seed(0), 0)
-        for eta in (0.0, 0.5)
-    ]
-    generator = torch.Generator().manual_seed(0)
+    losses = [JointObjective(lambda step, eta=eta: eta)(chain, Batch(x), seeded(0), 0) for eta in (0.0, 0.5)]
+    generator = seeded(0)
     parts = chain.split(x, lambda count: torch.randn(count, 50, D, generator=generator))
     torch.testing.assert_close(losses[1] - losses[0], 0.5 * parts["reference"] / D)
 
@@ -94,8 +92,8 @@ def test_bracket_of_the_prior_loss_holds_the_closed_form():
     """Gaussian data and the reference as encoder: KL(q_T || prior) is known, and lies between both ends."""
     reference, data = OrnsteinUhlenbeck(1.0), Gaussian(torch.tensor([1.0, -0.5]), torch.tensor([0.3, 2.0]))
     chain = make_chain(reference, steps=20)
-    x = data.sample(40_000, generator=torch.Generator().manual_seed(0))
-    end = chain.simulate(x, generator=torch.Generator().manual_seed(1))[-1]
+    x = data.sample(40_000, generator=seeded(0))
+    end = chain.simulate(x, generator=seeded(1))[-1]
     law = data.marginal(reference, reference.horizon)
     exact = float(
         kl_divergence(Normal(law.mean, law.marginal_variance().sqrt()), Normal(torch.zeros(D), torch.ones(D))).sum()
@@ -109,7 +107,7 @@ def test_bracket_of_the_prior_loss_holds_the_closed_form():
 
 
 def rows(n=800):
-    x = torch.randn(n, D, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(n, D, generator=seeded(0))
     return EndRows(torch.stack([x[:, 0], 0.5 * x[:, 0].square() + 0.3 * x[:, 1]], 1))
 
 
@@ -211,7 +209,7 @@ def test_prior_loss_has_no_bias_by_few_rows(d, n):
     chain = make_chain(steps=2, prior=Gaussian(torch.zeros(d), 1.0), d=d)
     shift = torch.zeros(d, dtype=torch.float64)
     shift[0] = 4.0
-    g = torch.Generator().manual_seed(0)
+    g = seeded(0)
     found = [prior_loss(chain, x, x + shift).lower for x in torch.randn(200, n, d, generator=g, dtype=torch.float64)]
     found = torch.tensor(found, dtype=torch.float64)
     assert bool((found > 0).all())  # else clamping at 0 would be a bias
@@ -238,7 +236,7 @@ def test_freezing_waits_until_the_prior_loss_no_longer_moves(monkeypatch):
 
 def test_held_out_rows_are_of_no_training_row_where_rows_have_weights():
     x = torch.arange(100.0)[:, None].expand(100, D)
-    weights = torch.cat([torch.zeros(40), torch.rand(60, generator=torch.Generator().manual_seed(0)) + 0.1])
+    weights = torch.cat([torch.zeros(40), torch.rand(60, generator=seeded(0)) + 0.1])
     held, kept = EndRows(x, weights=weights).split(0.2, 3)
     both = torch.cat([held.x, kept.x])[:, 0]
     assert len(held.x) == 12
@@ -274,7 +272,7 @@ def test_only_covariances_of_the_steps_let_the_annealed_fit_select_the_bridge(va
     tilted = [torch.tensor([[1.0, r], [r, 1.0]], dtype=torch.float64) for r in (0.9, -0.9)]
     zero = torch.zeros(2, dtype=torch.float64)
     exact = gaussian_bridge(zero, tilted[0], zero, tilted[1], reference=BrownianMotion())
-    x = exact.start.sample(20_000, generator=torch.Generator().manual_seed(0)).float()
+    x = exact.start.sample(20_000, generator=seeded(0)).float()
     joint = JointConfig(
         steps=600, batch_size=256, learning_rate=1e-2, reference_weight=(1.0, 0.01), validation=0.01,
         validate_every=600, step_variances=variances, ema_decay=0.98,

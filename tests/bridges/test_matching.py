@@ -11,6 +11,7 @@ from girsanov.bridges.potentials import QuadraticPotentials
 from girsanov.bridges.reference import Clock
 from girsanov.processes import BrownianMotion, OrnsteinUhlenbeck
 from girsanov.types import InputError
+from tests.seeds import seeded
 
 D, N = 2, 60_000
 REFERENCES = {"brownian": BrownianMotion, "ou": lambda: OrnsteinUhlenbeck(2.0)}
@@ -39,7 +40,7 @@ def test_matching_is_least_at_the_bridges_own_pull(make, direction):
     bridge = make_bridge(reference)
     half = make_half(direction, reference, QuadraticPotentials(bridge), bridge)
     pairs = Pairs(*(x.float() for x in bridge.sample_coupling(N)))
-    objective, generator = MatchingObjective(half), torch.Generator().manual_seed(0)
+    objective, generator = MatchingObjective(half), seeded(0)
     positions, eps = torch.rand(N, generator=generator, dtype=torch.float64), torch.randn(N, D, generator=generator)
     with torch.no_grad():
         base = objective.errors(half, pairs, positions, eps)
@@ -62,7 +63,7 @@ def test_trajectory_likelihood_is_least_at_the_bridges_own_pull(direction):
     chain, objective = BridgeChain(halves[0], halves[1], times), TrajectoryObjective(direction)
     paths = Paths(bridge.sample_path(times, N).float())
     half = chain.forward_half if direction == "forward" else chain.backward_half
-    k = torch.randint(1, 39, (N,), generator=torch.Generator().manual_seed(0))
+    k = torch.randint(1, 39, (N,), generator=seeded(0))
     with torch.no_grad():
         values = {}
         for shift in (-0.5, 0.0, 0.5):

@@ -21,12 +21,9 @@ from girsanov.bridges.metrics import (
 from girsanov.processes import BrownianMotion
 from tests.bridges.registry import BRIDGES, GAUSSIANS, note_mixture
 from tests.laws import spd
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def test_bures_wasserstein_of_commuting_covariances():

@@ -13,16 +13,13 @@ from girsanov.likelihoods.weights import chain_elbo
 from girsanov.processes import BrownianMotion, OrnsteinUhlenbeck
 from tests.bridges.registry import BRIDGES, NoteReference, note_mixture
 from tests.laws import gaussian_case, mixture_case
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 MIXTURES = {name: make for name, make in BRIDGES.items() if "mixture" in name}
 MIXTURES["note-4.3"] = note_mixture
 each_mixture = pytest.mark.parametrize("make", MIXTURES.values(), ids=MIXTURES)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def conditional_log_prob(law, y):

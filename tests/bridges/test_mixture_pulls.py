@@ -5,10 +5,11 @@ import torch
 from girsanov.bridges import MixturePotentials
 from girsanov.densities import GaussianMixture
 from girsanov.processes import VariancePreserving
+from tests.seeds import seeded
 
 
 def test_one_time_for_all_rows_gives_the_same_pulls():
-    g = torch.Generator().manual_seed(0)
+    g = seeded(0)
     weights = torch.tensor([0.2, 0.5, 0.3])
     mixtures = [
         GaussianMixture(weights, 2.0 * torch.randn(3, 4, generator=g), 0.2 + torch.rand(3, 4, generator=g))

@@ -19,6 +19,7 @@ from girsanov.densities import Gaussian, GaussianMixture
 from girsanov.processes import BrownianMotion, OrnsteinUhlenbeck
 from girsanov.types import InputError
 from tests.bridges.registry import BRIDGES
+from tests.seeds import seeded
 
 TIMES = (0.0, 0.3, 0.97)
 
@@ -43,7 +44,7 @@ def closed_form(bridge):
 @pytest.mark.parametrize("make", BRIDGES.values(), ids=BRIDGES)
 def test_pulls_make_the_bridges_drifts(make, t):
     bridge = make()
-    x = torch.randn(5, *bridge.event_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(5, *bridge.event_shape, dtype=torch.float64, generator=seeded(1))
     time, forward, backward = drifts_of(closed_form(bridge), bridge, t, x)
     torch.testing.assert_close(forward, bridge.forward_drift(time, x), rtol=1e-8, atol=1e-8)
     if t > 0:  # at 0 itself the Gaussian bridge divides by nothing, the potentials by a clock of 0
@@ -55,7 +56,7 @@ def test_pulls_make_the_bridges_drifts(make, t):
 def test_one_time_for_all_rows_is_that_time_for_each(make):
     bridge = make()
     potentials = closed_form(bridge)
-    x = torch.randn(4, *bridge.event_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(4, *bridge.event_shape, dtype=torch.float64, generator=seeded(1))
     one, each = torch.tensor([0.4 * bridge.horizon]), torch.full((4,), 0.4 * bridge.horizon)
     for pull in (potentials.forward_pull, potentials.backward_pull):
         torch.testing.assert_close(pull(one, x), pull(each, x))
@@ -72,7 +73,7 @@ def test_flat_potentials_do_not_pull():
 @pytest.mark.parametrize("reference", [BrownianMotion(), OrnsteinUhlenbeck(1.0)], ids=["brownian", "ou"])
 def test_dual_fit_finds_the_entropic_plan(reference, covariances):
     """Two dimensions, three modes; the metric's floor at 400 draws is about 0.2, independent coupling above 50."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     means = torch.tensor([[3.0, 0.0], [-2.0, 2.5], [-2.0, -2.5]])
     potential = GaussianMixture([0.5, 0.3, 0.2], means, torch.full((3, 2), 0.3))
     exact = OneSidedBridge(reference, Gaussian(torch.zeros(2), 1.0), potential)
@@ -91,7 +92,7 @@ def test_dual_fit_finds_the_entropic_plan(reference, covariances):
 @pytest.mark.slow
 def test_oblique_components_want_full_covariances():
     """Ends stretched along diagonals in four dimensions: with as many components as there are, only full ones do."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     means = 2.0 * torch.randn(3, 4, generator=generator)
     basis, _ = torch.linalg.qr(torch.randn(3, 4, 4, generator=generator))
     covariances = (basis * torch.tensor([4.0, 1.0, 0.2, 0.1])) @ basis.mT
@@ -112,7 +113,7 @@ def test_oblique_components_want_full_covariances():
 
 @pytest.mark.slow
 def test_dual_fit_backwards_is_the_dual_fit_of_exchanged_ends():
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     psi = GaussianMixture([0.6, 0.4], torch.tensor([[1.5, 0.0], [-1.5, 1.0]]), torch.full((2, 2), 0.4))
     psihat = GaussianMixture([0.5, 0.5], torch.tensor([[0.0, 1.0], [0.0, -1.0]]), torch.full((2, 2), 0.5))
     bridge = MixtureBridge(OrnsteinUhlenbeck(1.0), psihat, psi)

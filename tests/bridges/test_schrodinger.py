@@ -10,6 +10,7 @@ from girsanov.bridges import AlternatingConfig, EndRows, JointConfig, NetworkCon
 from girsanov.densities import Gaussian, GaussianMixture, StandardNormal
 from girsanov.processes import BrownianMotion, Cosine, OrnsteinUhlenbeck
 from girsanov.types import InputError
+from tests.seeds import seeded
 
 SMALL = NetworkConfig(width=16, blocks=1)
 QUICK = AlternatingConfig(rounds=1, steps=10, paths=200, potential_steps=40)
@@ -18,7 +19,7 @@ EXACT = gaussian_bridge(torch.tensor([-1.0, 0.0]), S0, torch.tensor([1.0, 0.5]),
 
 
 def ends(n, seed=0):
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     return EXACT.start.sample(n, generator=generator).float(), EXACT.end.sample(n, generator=generator).float()
 
 
@@ -108,7 +109,7 @@ def test_flow_density_of_halves_that_disagree_is_refused(quick, tmp_path):
 
 def test_several_times_are_joined_by_sections():
     """Rows of one Brownian path law at three times: through the middle, and per unit of the user's time."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     rows = {2.0: torch.randn(3000, 2, generator=generator)}
     rows[4.0] = rows[2.0] + 0.5 * torch.randn(3000, 2, generator=generator) + 1.0
     rows[3.0] = 0.7 * torch.randn(3000, 2, generator=generator) + torch.tensor([3.0, 0.0])
@@ -131,7 +132,7 @@ def test_several_times_are_joined_by_sections():
 
 def test_weights_move_the_bridge_to_the_rows_that_count():
     """Half of the rows have weight 0: from N(0, 1) to N(3, 1). Two alternations leave 3 rho^4 = 0.44, rho = 0.618."""
-    x0 = torch.randn(4000, 1, generator=torch.Generator().manual_seed(0))
+    x0 = torch.randn(4000, 1, generator=seeded(0))
     x1 = torch.cat([x0[:2000] - 3.0, x0[2000:] + 3.0])
     weights = torch.cat([torch.zeros(2000), torch.ones(2000)])
     settings = AlternatingConfig(rounds=2, steps=150, paths=4000, learning_rate=5e-3, ema_decay=0.95)
@@ -155,7 +156,7 @@ def test_closed_form_starts_know_the_weights():
 
 def test_the_flow_goes_through_sections_one_by_one():
     """Exact Gaussian sections, drifts that jump between them: the flow's density of the start is the start's."""
-    g = torch.Generator().manual_seed(0)
+    g = seeded(0)
     rows = {
         t: m + s * torch.randn(3000, 2, generator=g) for t, m, s in ((0.0, 0.0, 1.0), (1.0, 3.0, 0.3), (3.0, 0.0, 2.0))
     }
@@ -180,7 +181,7 @@ def test_arrays_and_rows_of_other_types_are_taken_everywhere():
 
 
 def test_conditions_choose_the_end():
-    x0 = torch.randn(2000, 1, generator=torch.Generator().manual_seed(0))
+    x0 = torch.randn(2000, 1, generator=seeded(0))
     label = torch.arange(2000) % 2
     x1 = x0 + torch.where(label[:, None] == 1, 3.0, -3.0)
     settings = AlternatingConfig(rounds=2, steps=200, paths=2000, learning_rate=5e-3, ema_decay=0.95)
@@ -231,7 +232,7 @@ def test_saved_and_loaded_it_gives_the_same_bits(make, tmp_path):
 def test_a_bridge_to_a_prior_is_saved_with_it(variances, tmp_path):
     joint = JointConfig(steps=5, batch_size=32, step_variances=variances)
     bridge = SchrodingerBridge(OrnsteinUhlenbeck(2.0), event_shape=(1, 4, 4), steps=4, network=SMALL, joint=joint)
-    x = torch.randn(60, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(60, 1, 4, 4, generator=seeded(0))
     bridge.fit(x, prior=StandardNormal())
     bridge.save_pretrained(tmp_path / "bridge")
     loaded = SchrodingerBridge.from_pretrained(tmp_path / "bridge")
@@ -319,9 +320,9 @@ def test_annealed_joint_fit_selects_the_schroedinger_bridge():
     """N(-1, 1) to N(1, 1), b = 1, ten steps: cov (sqrt 5 - 1)/2 within 5 %, the bound within 0.02 of the entropy."""
     joint = JointConfig(steps=500, batch_size=256, learning_rate=1e-2, reference_weight=(1.0, 0.003), ema_decay=0.98)
     bridge = SchrodingerBridge(BrownianMotion(), dim=1, steps=10, network=SMALL, joint=joint)
-    x = torch.randn(4000, 1, generator=torch.Generator().manual_seed(0)) - 1.0
+    x = torch.randn(4000, 1, generator=seeded(0)) - 1.0
     bridge.fit(x, prior=Gaussian(torch.ones(1), 1.0))
-    x0 = torch.randn(50_000, 1, generator=torch.Generator().manual_seed(1)) - 1.0
+    x0 = torch.randn(50_000, 1, generator=seeded(1)) - 1.0
     coupling = float(cross(x0, bridge.sample(x0)))
     assert abs(coupling / 0.618034 - 1.0) < 0.05
     estimate = bridge.elbo(x0[:4000]).mean()
@@ -342,11 +343,11 @@ def test_paths_are_held_out_by_row():
     """With many paths of few rows: a row that starts a training path starts no held-out one, in any round."""
     from girsanov.bridges.alternating import _paths, _split
 
-    rows = EndRows(torch.randn(40, 2, generator=torch.Generator().manual_seed(0)), weights=torch.rand(40))
+    rows = EndRows(torch.randn(40, 2, generator=seeded(0)), weights=torch.rand(40))
     bridge = SchrodingerBridge(BrownianMotion(), dim=2, steps=3, network=SMALL, alternating=QUICK).fit(*ends(40))
     settings = AlternatingConfig(paths=500)
     for seed in (1, 2):
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         held, kept = _paths(bridge.chains[0], rows, "forward", settings, generator)
         seen = {tuple(row.tolist()) for row in kept.states[0]}
         assert not any(tuple(row.tolist()) in seen for row in held.states[0])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from girsanov.cli import main
+from tests.seeds import rng
 
 #: a fit of a second or two: everything is there, nothing is good
 TINY = [
@@ -69,7 +70,7 @@ def girsanov(capsys):
 
 def _write_table(path, rows=120, seed=0, shift=0.0):
     """Two continuous columns and a discrete one, of two clusters."""
-    generator = np.random.default_rng(seed)
+    generator = rng(seed)
     cluster = generator.integers(0, 2, rows)
     x = generator.normal(size=(rows, 2)) * 0.3 + np.stack([2.0 * cluster, 1.0 - cluster], 1) + shift
     count = generator.poisson(3.0, rows) + cluster

@@ -14,6 +14,7 @@ from girsanov.cli import main
 from girsanov.datasets import read
 from girsanov.runs import BridgeConfig, BridgeModel, EndSource, read_ends
 from girsanov.training import Interrupted
+from tests.seeds import rng, seeded
 
 TINY_TO_NORMAL = [
     "--steps", "6", "--chain-steps", "4", "--width", "8", "--blocks", "1", "--batch-size", "32", "--threads", "1",
@@ -197,7 +198,7 @@ def write_odd_images(folder):
     """Two files of images whose sides are odd."""
     paths = folder / "a.npy", folder / "b.npy"
     for seed, path in enumerate(paths):
-        np.save(path, np.random.default_rng(seed).integers(0, 17, (60, 1, 7, 7)))
+        np.save(path, rng(seed).integers(0, 17, (60, 1, 7, 7)))
     return paths
 
 
@@ -262,7 +263,7 @@ def test_the_bound_is_in_the_units_of_the_data(tmp_path):
     """Normal data, whose bridge is the closed form that training starts from: minus the entropy, but for the chain."""
     from girsanov.runs.bridge import fit_bridge_run
 
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     x = torch.randn(4000, 2, generator=generator, dtype=torch.float64) * torch.tensor([2.0, 0.1]) + 5.0
     np.save(tmp_path / "x.npy", x.numpy())
     ends = read_ends(EndSource(str(tmp_path / "x.npy")), EndSource("normal"))

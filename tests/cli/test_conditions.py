@@ -11,6 +11,7 @@ import girsanov as gv
 from girsanov import runs
 from girsanov.cli import main
 from girsanov.runs import all_rows
+from tests.seeds import rng, seeded
 
 FEW = ("--limit", "5", "--samples", "8", "--quiet")
 
@@ -25,7 +26,7 @@ def run(tmp_path_factory, quick):
 
 def draws():
     """The draws of a command with the default seed and as few samples."""
-    return {"samples": 8, "generator": torch.Generator().manual_seed(0)}
+    return {"samples": 8, "generator": seeded(0)}
 
 
 def values(result):
@@ -59,7 +60,7 @@ def test_held_out_rows_keep_their_classes_and_the_result_says_what_was_given(run
 def test_classes_are_found_by_name_in_other_data(run, girsanov, tmp_path):
     """Labels 0 and 1 of a folder whose subfolders are called 7 and 3 are the model's classes 7 and 3."""
     pillow = pytest.importorskip("PIL.Image")
-    images, names = np.random.default_rng(0).integers(0, 17, (4, 8, 8)).astype(np.uint8), ["3", "3", "7", "7"]
+    images, names = rng(0).integers(0, 17, (4, 8, 8)).astype(np.uint8), ["3", "3", "7", "7"]
     for k, (image, name) in enumerate(zip(images, names, strict=True)):
         (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
         pillow.fromarray(image).save(tmp_path / "data" / name / f"{k}.png")
@@ -152,7 +153,7 @@ def test_labels_and_text_of_diffusers(pretrained, girsanov, tmp_path):
     assert values(girsanov("score", *options, "--class", "4")) == pytest.approx(one.tolist(), rel=1e-6)
     assert values(girsanov("score", *options, "--own-class")) == pytest.approx(own.tolist(), rel=1e-6)
 
-    embeddings = torch.randn(5, 7, 6, generator=torch.Generator().manual_seed(1))
+    embeddings = torch.randn(5, 7, 6, generator=seeded(1))
     options = folder_options(pretrained, "text")
     for name, given in (("each", embeddings), ("all", embeddings[:1])):
         np.save(tmp_path / f"{name}.npy", given.numpy())

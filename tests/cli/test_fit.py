@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from girsanov.cli.fit import _folder_name
+from tests.seeds import seeded
 
 FILES = {
     "config.json",
@@ -92,7 +93,7 @@ def test_other_evaluation_settings_do_not_train_again(run_copy, girsanov, tiny):
 
 def test_bits_per_dimension_where_every_column_is_discrete(tmp_path, girsanov, quick):
     data = tmp_path / "counts.csv"
-    numbers = torch.randint(0, 6, (90, 2), generator=torch.Generator().manual_seed(0)).tolist()
+    numbers = torch.randint(0, 6, (90, 2), generator=seeded(0)).tolist()
     data.write_text("a,b\n" + "".join(f"{a},{b}\n" for a, b in numbers))
     result = girsanov("fit", data, "--out", tmp_path / "run", *quick)
     assert result.code == 0, result.err
@@ -276,7 +277,7 @@ def test_names_of_run_folders(data, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [("--model", "cnf"), ("--noise", "categorical", "--network", "mlp")])
 def test_other_models_and_noises_end_with_a_report(options, girsanov, tmp_path):
-    rows = torch.randint(0, 4, (120, 1, 2, 2), generator=torch.Generator().manual_seed(0))
+    rows = torch.randint(0, 4, (120, 1, 2, 2), generator=seeded(0))
     np.save(tmp_path / "x.npy", rows.numpy().astype(np.uint8))
     result = girsanov(
         "fit",

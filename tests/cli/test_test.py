@@ -7,6 +7,7 @@ import torch
 
 import girsanov as gv
 from girsanov.runs import rows_of
+from tests.seeds import seeded
 
 QUICK = ("--resamples", "99", "--level", "1", "--level", "4", "--quiet")
 
@@ -15,7 +16,7 @@ QUICK = ("--resamples", "99", "--level", "1", "--level", "4", "--quiet")
 def gaussian(tmp_path_factory):
     """A hardly trained model, rows that it drew, and the same rows shifted."""
     folder = tmp_path_factory.mktemp("gaussian")
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     rows = torch.randn(400, 2, generator=generator, dtype=torch.float64) * torch.tensor([1.0, 3.0]) + 5.0
     model = gv.fit(rows, config=gv.Config(steps=1, network="mlp", width=8, blocks=1, flow=False))
     model.save_pretrained(folder / "model")
@@ -67,7 +68,7 @@ def test_the_command_is_the_method(gaussian, complete, girsanov):
         shown = girsanov("test", data, run, "--level", "2", "--json", "--limit", "50", "--seed", "3").json
         model = gv.DensityModel.from_pretrained(run)
         x = rows_of(model, str(data)).first(50).x
-        expected = model.score_test(x, [2.0], generator=torch.Generator().manual_seed(3))
+        expected = model.score_test(x, [2.0], generator=seeded(3))
         assert shown["levels"][0]["discrepancy"] == expected.levels[0].result.discrepancy
         assert json.dumps(shown["pvalue"]) == json.dumps(expected.pvalue)
 

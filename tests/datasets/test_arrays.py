@@ -8,8 +8,9 @@ import pytest
 
 from girsanov.datasets import load, read
 from girsanov.types import InputError
+from tests.seeds import rng
 
-RNG = np.random.default_rng(0)
+RNG = rng(0)
 
 
 def npy(tmp_path, values, **options):

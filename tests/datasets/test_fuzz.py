@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from girsanov.datasets import load
 from girsanov.types import InputError
+from tests.seeds import rng
 
 FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-RNG = np.random.default_rng(0)
+RNG = rng(0)
 
 
 def load_or_sentence(path):

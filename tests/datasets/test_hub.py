@@ -5,8 +5,9 @@ import pytest
 
 from girsanov.datasets import hub, load
 from girsanov.types import InputError
+from tests.seeds import rng
 
-RNG = np.random.default_rng(0)
+RNG = rng(0)
 
 
 @pytest.fixture

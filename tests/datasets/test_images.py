@@ -8,9 +8,10 @@ import pytest
 
 from girsanov.datasets import load
 from girsanov.types import InputError
+from tests.seeds import rng
 
 Image = pytest.importorskip("PIL.Image")
-RNG = np.random.default_rng(0)
+RNG = rng(0)
 
 
 def picture(path, *, shape=(5, 4), mode=None, **options):

@@ -4,10 +4,7 @@ import numpy as np
 import pytest
 
 from girsanov.datasets.lattice import Lattice, lattice_of
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
+from tests.seeds import rng
 
 
 def printed(values, digits=5):

@@ -6,8 +6,9 @@ import torch
 
 from girsanov.datasets import Schema, from_array, load, read
 from girsanov.types import InputError
+from tests.seeds import rng
 
-RNG = np.random.default_rng(0)
+RNG = rng(0)
 
 
 def test_the_same_table_from_every_format(tmp_path):

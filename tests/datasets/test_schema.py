@@ -9,12 +9,9 @@ import torch
 
 from girsanov.datasets import Raw, Schema, array_raw, from_array
 from girsanov.types import InputError
+from tests.seeds import rng
 
 N = 200
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
 
 
 def table(name="data", *, named=True, **columns):

@@ -8,6 +8,7 @@ import pytest
 from girsanov.datasets import load, read
 from girsanov.datasets.tables import CHUNK
 from girsanov.types import InputError
+from tests.seeds import rng
 
 
 def write(tmp_path, text, name="data.csv"):
@@ -44,7 +45,7 @@ def test_headers_separators_and_compression(tmp_path, text, names, rows, name):
 
 
 def test_values_survive(tmp_path):
-    values = np.random.default_rng(0).normal(size=(50, 3))
+    values = rng(0).normal(size=(50, 3))
     text = "\n".join(",".join(map(repr, row)) for row in values.tolist())
     raw = read(write(tmp_path, text))
     np.testing.assert_array_equal(np.stack(raw.columns, 1), values)

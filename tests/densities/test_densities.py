@@ -11,8 +11,8 @@ from tests.laws import (
     gaussian_case,
     note_mixture_1d,
     note_mixture_2d,
-    seeded,
 )
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -6,7 +6,8 @@ import torch
 
 from girsanov.densities import Gaussian
 from girsanov.types import InputError
-from tests.laws import each_gaussian, expected_log_normal, low_rank_case, seeded
+from tests.laws import each_gaussian, expected_log_normal, low_rank_case
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -7,7 +7,7 @@ import girsanov as gv
 from girsanov.density_model.certificate import certify
 from girsanov.likelihoods.ddpm import SCHEDULES
 from girsanov.likelihoods.denoising import Draws
-from tests.laws import seeded
+from tests.seeds import seeded
 
 
 @pytest.fixture(scope="module")

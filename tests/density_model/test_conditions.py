@@ -14,13 +14,14 @@ from girsanov.models.networks import Embedding
 from girsanov.objectives import Batch, DenoisingObjective
 from girsanov.transforms import Compose
 from girsanov.types import InputError
+from tests.seeds import seeded
 
 TINY = Config(network="mlp", width=64, blocks=2, steps=600, members=1, gaussianise=False, conditional=True)
 
 
 def regression(n: int = 1500, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """x | c = N((c_1, -c_2), 0.3^2 I) for conditions in units of thousands."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     c = torch.randn(n, 2, generator=generator, dtype=torch.float64)
     x = c * torch.tensor([1.0, -1.0]) + 0.3 * torch.randn(n, 2, generator=generator, dtype=torch.float64)
     return x, 1000.0 * c + 5000.0
@@ -58,7 +59,7 @@ def test_one_condition_serves_all_rows(fitted):
 
 def test_it_samples_given_a_condition_and_is_saved(fitted, tmp_path):
     c = torch.tensor([[6500.0, 4000.0]], dtype=torch.float64)
-    drawn = fitted.sample(200, steps=32, condition=c, generator=torch.Generator().manual_seed(0))
+    drawn = fitted.sample(200, steps=32, condition=c, generator=seeded(0))
     torch.testing.assert_close(drawn.mean(0), torch.tensor([1.5, 1.0], dtype=torch.float64), rtol=0, atol=0.25)
     fitted.save_pretrained(tmp_path / "model")
     again = gv.DensityModel.from_pretrained(tmp_path / "model")
@@ -119,7 +120,7 @@ def test_training_hides_conditions_at_the_given_rate(fitted):
     model = gv.ScoreModel(Recorder(), gv.VariancePreserving(), reference=fitted.reference)
     objective = DenoisingObjective(model, Compose(), drop_condition=0.3)
     x, c = regression(2000)
-    objective(model, Batch(x, c), torch.Generator().manual_seed(0), 0)
+    objective(model, Batch(x, c), seeded(0), 0)
     share = float(seen[0].isnan().all(1).double().mean())
     assert abs(share - 0.3) < 4.5 * (0.21 / 2000) ** 0.5  # false alarm 7e-6
     assert torch.equal(seen[0][~seen[0].isnan().any(1)], c[~seen[0].isnan().any(1)])

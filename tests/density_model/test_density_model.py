@@ -15,18 +15,19 @@ import girsanov as gv
 from girsanov.datasets import from_array, load, split
 from girsanov.density_model import Config, prepare
 from girsanov.density_model.coordinates import fit_coordinates
+from tests.seeds import rng, seeded
 
 TINY = Config(network="mlp", width=16, blocks=1, steps=30, members=1)
 
 
 def gaussian_rows(n=300, seed=0):
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     mixing = torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, 0.3], [0.2, 0.0, 2.0]], dtype=torch.float64)
     return torch.randn(n, 3, generator=generator, dtype=torch.float64) @ mixing + 5.0
 
 
 def mixed_rows(n=600, seed=0):
-    generator = np.random.default_rng(seed)
+    generator = rng(seed)
     count = generator.poisson(3.0, n)
     return np.stack([count, np.exp(generator.normal(size=n)) + 0.3 * count, generator.normal(size=n)], 1)
 
@@ -39,7 +40,7 @@ def fitted():
 @pytest.mark.parametrize("shape", [(3,), (1, 4, 4)], ids=["vector", "image"])
 @pytest.mark.parametrize("process", ["vp", "sub-vp", "ve", "ou", "cosine", "harmonic", "straight"])
 def test_an_untrained_model_is_its_gaussian_with_standard_error_zero(shape, process):
-    x = torch.randn(200, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = torch.randn(200, *shape, generator=seeded(0), dtype=torch.float64)
     config = dataclasses.replace(TINY, process=process, gaussianise=False)
     data = from_array(x)
     model = prepare(data, split(200, seed=0), config).eval()
@@ -108,7 +109,7 @@ def test_a_row_does_not_depend_on_its_batch(fitted):
     together = fitted.elbo(x).value
     alone = torch.cat([fitted.elbo(x[i : i + 1]).value for i in (0, 17, 49)])
     assert torch.equal(together[[0, 17, 49]], alone)
-    order = np.random.default_rng(0).permutation(50)
+    order = rng(0).permutation(50)
     assert torch.equal(fitted.elbo(x[order]).value, together[torch.from_numpy(order)])
 
 
@@ -133,7 +134,7 @@ def test_compare_pairs_the_noise(fitted):
     assert not same.value.any()
     other = gv.fit(mixed_rows(), config=dataclasses.replace(TINY, seed=1))
     paired = gv.compare(fitted, other, x)
-    first, second = (model.elbo(x, generator=torch.Generator().manual_seed(0)) for model in (fitted, other))
+    first, second = (model.elbo(x, generator=seeded(0)) for model in (fitted, other))
     torch.testing.assert_close(paired.value, first.value - second.value)
     assert float(paired.stderr.mean()) < float((first.stderr.square() + second.stderr.square()).sqrt().mean())
     assert paired.kind == "estimate"
@@ -178,7 +179,7 @@ def test_a_second_run_of_a_fit_that_ended_on_time_changes_nothing(tmp_path):
 
 
 def test_class_conditions_change_the_likelihood():
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     labels = torch.randint(2, (400,), generator=generator)
     x = torch.randn(400, 2, generator=generator, dtype=torch.float64) + 6.0 * labels[:, None]
     config = dataclasses.replace(TINY, conditional=True, steps=200, width=32, flow=False, gaussianise=False)

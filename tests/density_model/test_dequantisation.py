@@ -14,6 +14,7 @@ from girsanov.density_model.config import DEQUANTISERS
 from girsanov.density_model.dequantisation import weighted_elbo, weighted_log_prob
 from girsanov.transforms import OnLattice, TruncatedNormalDequantise, VariationalDequantise
 from girsanov.types import InputError
+from tests.seeds import seeded
 
 TINY = Config(network="mlp", width=16, blocks=1, steps=30, members=1, gaussianise=False, lattice=False)
 KINDS = {
@@ -25,7 +26,7 @@ KINDS = {
 
 def counts(n: int = 400, seed: int = 0) -> torch.Tensor:
     """Correlated counts in two columns."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     rate = torch.rand(n, 1, generator=generator, dtype=torch.float64) * 3.0 + 1.0
     return torch.poisson(rate.expand(-1, 2), generator=generator).clamp_max(8.0)
 
@@ -134,7 +135,7 @@ def test_what_cannot_work_is_refused():
         gv.fit(counts(), config=Config(logit=True))
     with pytest.raises(InputError, match="must stay evenly spaced: leave logit out"):
         Config(logit=True, dequantise="categorical")
-    continuous = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    continuous = torch.randn(200, 2, generator=seeded(0))
     with pytest.raises(InputError, match="needs images, or a table with gaussianise=False"):
         gv.fit(counts(), config=Config(dequantise="truncated-normal"))
     with pytest.raises(InputError, match="has continuous dimensions"):

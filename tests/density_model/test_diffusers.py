@@ -18,6 +18,7 @@ from girsanov.models.diffusers import from_diffusers
 from girsanov.samplers import sample
 from girsanov.types import InputError
 from tests.models.diffusers.exact import SHAPE, ExactNetwork, diffusers, law, rows
+from tests.seeds import seeded
 
 D = math.prod(SHAPE)
 
@@ -126,9 +127,9 @@ def test_a_pipeline_of_ours_samples_the_model(ours):
     """First and second moment of 400 images by diffusers' DDPM steps; false alarm below 1e-3 each."""
     pipeline = to_diffusers(ours, event_shape=SHAPE, steps=400)
     pipeline.set_progress_bar_config(disable=True)
-    images = torch.randn(400, *SHAPE, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(400, *SHAPE, generator=seeded(0))
     pipeline.scheduler.set_timesteps(400)
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     for t in pipeline.scheduler.timesteps:
         images = pipeline.scheduler.step(pipeline.unet(images, t).sample, t, images, generator=generator).prev_sample
     truth = law().moment_match()
@@ -163,7 +164,7 @@ def test_a_fitted_model_is_shown_in_its_own_grey_levels():
     pipeline = to_diffusers(model, data_range=(0.0, 16.0), steps=50)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler.set_timesteps(50)
-    images = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(64, 1, 8, 8, generator=seeded(0))
     for t in pipeline.scheduler.timesteps:
         noise = pipeline.unet(images, t).sample.detach()
         images = pipeline.scheduler.step(noise, t, images).prev_sample

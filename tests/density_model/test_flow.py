@@ -10,6 +10,7 @@ from girsanov.likelihoods.ode import WhitenedFlow
 from girsanov.models import ResidualMLP, ScoreModel
 from girsanov.objectives import Batch
 from girsanov.transforms import Compose
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -29,7 +30,7 @@ def test_an_untrained_flow_is_its_reference():
     for parameter in model.network.parameters():
         torch.nn.init.zeros_(parameter)
     x = torch.randn(7, 3)
-    loss = FlowObjective(model, Compose([]))(model, Batch(x), torch.Generator().manual_seed(0), 0)
+    loss = FlowObjective(model, Compose([]))(model, Batch(x), seeded(0), 0)
     torch.testing.assert_close(loss, -model.reference.log_prob(x) / 3)
 
 
@@ -39,7 +40,7 @@ def test_the_loss_has_the_gradient_of_the_log_density():
     weight = next(p for p in model.network.parameters() if p.ndim == 2)
 
     def loss():
-        return objective(model, Batch(x), torch.Generator().manual_seed(0), 0).sum()
+        return objective(model, Batch(x), seeded(0), 0).sum()
 
     (gradient,) = torch.autograd.grad(loss(), weight)
     with torch.no_grad():
@@ -79,12 +80,12 @@ def test_fitted_flows_reach_the_truth_of_a_mixture(tmp_path):
     """A planar mixture: the flow gains half of what a Gaussian lacks, and survives saving."""
     torch.set_default_dtype(torch.float32)
     law = gv.GaussianMixture(torch.ones(2), torch.tensor([[-1.5, 0.0], [1.5, 0.5]]), 0.3 * torch.ones(2, 2))
-    x = law.sample(2000, generator=torch.Generator().manual_seed(0))
+    x = law.sample(2000, generator=seeded(0))
     config = gv.Config(
         steps=150, batch_size=64, network="mlp", width=32, blocks=1, gaussianise=False, learning_rate=5e-3
     )
     model = gv.fit(x, config=config, model="cnf")
-    held = law.sample(64, generator=torch.Generator().manual_seed(1))
+    held = law.sample(64, generator=seeded(1))
     estimate = model.log_prob(held)
     assert (estimate.model, estimate.kind) == ("ode", "exact")
     gaussian = model.reference.log_prob(model.transforms(held)[0]) + model.transforms(held)[1]
@@ -96,7 +97,7 @@ def test_fitted_flows_reach_the_truth_of_a_mixture(tmp_path):
 
 
 def test_a_flow_draws_by_its_ode_and_a_diffusion_by_its_sde():
-    x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = torch.randn(60, 2, generator=seeded(0), dtype=torch.float64)
     for kind, own in (("cnf", 1.0), ("diffusion", 0.0)):
         model = gv.fit(x, model=kind, config=gv.Config(steps=2, network="mlp", width=8, blocks=1, gaussianise=False))
         with torch.no_grad():  # a network with something to say

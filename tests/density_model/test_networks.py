@@ -5,12 +5,13 @@ import torch
 
 import girsanov as gv
 from girsanov.density_model.networks import choose_network
+from tests.seeds import seeded
 
 
 @pytest.mark.slow
 def test_the_unet_of_the_settings_is_built_saved_and_read(tmp_path):
     pytest.importorskip("diffusers")
-    x = torch.randint(0, 4, (40, 1, 10, 10), generator=torch.Generator().manual_seed(0))
+    x = torch.randint(0, 4, (40, 1, 10, 10), generator=seeded(0))
     options = {"network": "unet", "width": 8, "multipliers": (1, 2, 2), "blocks": 2, "gaussianise": False}
     model = gv.fit(x, config=gv.Config(steps=2, batch_size=8, **options))
     channels = [block.resnets[0].conv2.out_channels for block in model.score.network.net.down_blocks]

@@ -6,12 +6,13 @@ import torch
 import girsanov as gv
 from girsanov.objectives import Batch, ScheduledObjective
 from girsanov.processes import LearnedSchedule
+from tests.seeds import seeded
 
 OPTIONS = {"network": "mlp", "width": 32, "blocks": 1, "gaussianise": False, "members": 1, "steps": 300}
 
 
 def rows(n=1500):
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     side = torch.randint(2, (n, 1), generator=generator) * 2.0 - 1.0
     return (side * torch.tensor([[1.0, 0.5]]) + 0.1 * torch.randn(n, 2, generator=generator)).double()
 
@@ -32,7 +33,7 @@ def second_moment(model, process, x):
     )
     objective = ScheduledObjective(score, model.transforms)
     with torch.no_grad():
-        return float(objective(score, Batch(x), torch.Generator().manual_seed(1), 0).square().mean())
+        return float(objective(score, Batch(x), seeded(1), 0).square().mean())
 
 
 def test_the_schedule_learns_where_the_model_gains(fitted):

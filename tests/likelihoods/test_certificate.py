@@ -18,7 +18,8 @@ from girsanov.likelihoods.denoising import Draws, Quadrature
 from girsanov.models import ScoreModel, TwoLayerNetwork
 from girsanov.processes import VariancePreserving
 from girsanov.types import InputError
-from tests.laws import diagonal_gaussian_case, gaussian_case, mixture_case, note_mixture_1d, seeded
+from tests.laws import diagonal_gaussian_case, gaussian_case, mixture_case, note_mixture_1d
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

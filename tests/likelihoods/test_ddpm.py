@@ -9,7 +9,8 @@ from girsanov.likelihoods.denoising import Draws, Quadrature, density_by_quadrat
 from girsanov.models import ScoreModel, TwoLayerNetwork
 from girsanov.processes import HarmonicVP, VariancePreserving
 from girsanov.types import InputError
-from tests.laws import each_process, gaussian_case, mixture_case, note_mixture_1d, note_mixture_2d, seeded
+from tests.laws import each_process, gaussian_case, mixture_case, note_mixture_1d, note_mixture_2d
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -30,8 +30,8 @@ from tests.laws import (
     mixture_case,
     note_mixture_1d,
     note_mixture_2d,
-    seeded,
 )
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -16,7 +16,8 @@ from girsanov.processes import VariancePreserving
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError
 from tests.class_laws import ClassLaws, class_laws
-from tests.laws import assert_student, seeded
+from tests.laws import assert_student
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

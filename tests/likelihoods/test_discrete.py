@@ -18,7 +18,8 @@ from girsanov.processes import OrnsteinUhlenbeck, VarianceExploding, VariancePre
 from girsanov.solvers import LogSNRDensity
 from girsanov.transforms import Dequantise, TruncatedNormalDequantise
 from girsanov.types import Estimate, InputError
-from tests.laws import Case, assert_student, hermite, note_mixture_2d, seeded
+from tests.laws import Case, assert_student, hermite, note_mixture_2d
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -26,8 +26,8 @@ from tests.laws import (
     note_mixture_1d,
     note_mixture_2d,
     quadrature_elbo,
-    seeded,
 )
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

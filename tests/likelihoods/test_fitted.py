@@ -11,7 +11,8 @@ from girsanov.density_model import Config, fit
 from girsanov.likelihoods import density, fit_proposal
 from girsanov.processes import VariancePreserving
 from girsanov.solvers import LogSNRDensity
-from tests.laws import SHARED_RANGE, assert_student, gaussian_case, seeded
+from tests.laws import SHARED_RANGE, assert_student, gaussian_case
+from tests.seeds import seeded
 
 SEEDS = 80
 

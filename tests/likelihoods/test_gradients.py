@@ -17,6 +17,7 @@ from girsanov.models import ResidualMLP, ScoreModel, TwoLayerNetwork
 from girsanov.processes import VariancePreserving
 from girsanov.solvers import FixedGrid
 from tests.laws import assert_student, gaussian_case, gaussian_elbo, mixture_case
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -59,7 +60,7 @@ def test_parameter_gradients_are_finite_differences(value_of, make):
     parameters = list(model.parameters())
     total = value_of(model, model.process, x.requires_grad_()).value.sum()
     gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-    generator, step = torch.Generator().manual_seed(1), 1e-5
+    generator, step = seeded(1), 1e-5
     directions = [torch.randn(p.shape, generator=generator) for p in parameters]
     slope = sum(float((g * v).sum()) for g, v in zip(gradients, directions, strict=True) if g is not None)
     moved = []

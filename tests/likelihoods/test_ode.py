@@ -19,8 +19,8 @@ from tests.laws import (
     gaussian_case,
     mixture_case,
     note_mixture_2d,
-    seeded,
 )
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

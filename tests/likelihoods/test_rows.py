@@ -9,7 +9,8 @@ from girsanov.likelihoods import density, elbo, fit_proposal, integral, ode, ode
 from girsanov.models import ConvNetwork, ScoreModel, TwoLayerNetwork
 from girsanov.processes import VariancePreserving
 from girsanov.solvers import Adaptive, FixedGrid
-from tests.laws import mixture_case, note_mixture_2d, seeded
+from tests.laws import mixture_case, note_mixture_2d
+from tests.seeds import seeded
 
 SAMPLED = {
     "elbo": lambda *a, **k: elbo(*a, samples=24, **k),

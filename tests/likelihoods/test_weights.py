@@ -17,6 +17,7 @@ from girsanov.pairs import AncestralChain, EulerChain, Pair, ScorePair
 from girsanov.processes import Process
 from tests.laws import mixture_case
 from tests.linear_pairs import chain_marginal, random_linear_pair
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -47,7 +48,7 @@ each_likelihood = pytest.mark.parametrize("likelihood", LIKELIHOODS.values(), id
 @each_likelihood
 def test_a_row_does_not_depend_on_its_batch(likelihood):
     chain, _, _ = random_linear_pair(4, 4, 0, shape=(2, 2))
-    x = torch.randn(700, 2, 2, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(700, 2, 2, generator=seeded(0))
     together = likelihood(chain.pair, x)
     assert torch.equal(likelihood(chain.pair, x[400:401]).value, together.value[400:401])
     assert torch.equal(likelihood(chain.pair, x.flip(0)).value.flip(0), together.value)
@@ -57,7 +58,7 @@ def test_a_row_does_not_depend_on_its_batch(likelihood):
 def test_the_generator_decides(likelihood):
     chain, _, _ = random_linear_pair(2, 4, 0)
     x = torch.ones(3, 2)
-    values = [likelihood(chain.pair, x, generator=torch.Generator().manual_seed(s)).value for s in (1, 1, 2)]
+    values = [likelihood(chain.pair, x, generator=seeded(s)).value for s in (1, 1, 2)]
     assert torch.equal(values[0], values[1])
     assert not torch.equal(values[0], values[2])
 
@@ -73,7 +74,7 @@ def test_gradients_with_respect_to_rows(likelihood):
 @pytest.mark.slow
 def test_the_importance_bound_of_the_note():
     """Note of paper 3, section 3 (e): ELBO -1.464, K = 8 -1.418, K = 64 -1.408, truth -1.4057, means over N(0, 1)."""
-    x = torch.randn(4000, 1, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(4000, 1, generator=seeded(0))
     truth = chain_truth(x, 16)
     elbo = chain_elbo(mismatched_pair(), x, steps=16)
     few = importance_bound(mismatched_pair(), x, steps=16, paths=8)

@@ -10,6 +10,7 @@ from girsanov.densities import Gaussian, GaussianMixture
 from girsanov.models import Ensemble, Lattice, LatticeHead, MixtureHead, ScoreModel
 from girsanov.models.heads import truncated_moments
 from girsanov.processes import VariancePreserving
+from tests.seeds import seeded
 
 
 def silent(outputs):
@@ -41,11 +42,11 @@ def test_an_untrained_head_is_the_reference_exactly(make):
 
 def test_a_calibrated_mixture_head_is_the_mixtures_denoiser():
     head, mixture = mixture_head()
-    head.calibrate(mixture.sample(4000, generator=torch.Generator().manual_seed(0)), torch.Generator().manual_seed(1))
+    head.calibrate(mixture.sample(4000, generator=seeded(0)), seeded(1))
     model = ScoreModel(silent(1), VariancePreserving(), reference=head.reference, head=head).double().eval()
     level = torch.full((200,), 1.0, dtype=torch.float64)
-    x = mixture.sample(200, generator=torch.Generator().manual_seed(2))
-    eps = torch.randn(200, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    x = mixture.sample(200, generator=seeded(2))
+    eps = torch.randn(200, 2, dtype=torch.float64, generator=seeded(3))
     z = torch.sigmoid(level).sqrt()[:, None] * x + torch.sigmoid(-level).sqrt()[:, None] * eps
     exact = sum_event((eps - mixture.noise(level, z)).square()).mean()
     gaussian = sum_event((eps - head.reference.noise(level, z)).square()).mean()

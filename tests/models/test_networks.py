@@ -5,7 +5,8 @@ import torch
 
 from girsanov.calculus import Exact
 from girsanov.models import ConvNetwork, TwoLayerNetwork
-from tests.laws import each_network, seeded
+from tests.laws import each_network
+from tests.seeds import seeded
 
 
 def awaken(network):

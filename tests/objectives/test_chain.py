@@ -9,6 +9,7 @@ from girsanov.pairs import EulerChain, Pair
 from girsanov.processes import Process
 from girsanov.training import ShuffledBatches, TrainingConfig, train
 from tests.laws import gaussian_case
+from tests.seeds import seeded
 
 
 class Encoder(Process):
@@ -41,7 +42,7 @@ def test_the_loss_is_the_negative_bound_per_dimension():
     chain = EulerChain(Pair(Encoder(4), Decoder(4), gv.Gaussian(torch.zeros(2, 2), 1.0)), 5)
     x = torch.ones(1, 2, 2)
     bound = chain_elbo(chain, x, paths=4000)
-    loss = ChainObjective()(chain, Batch(x.expand(4000, 2, 2)), torch.Generator().manual_seed(0), 0).detach()
+    loss = ChainObjective()(chain, Batch(x.expand(4000, 2, 2)), seeded(0), 0).detach()
     error = 4 * (float(loss.std()) / 4000**0.5 + float(bound.stderr) / 4)
     assert abs(float(loss.mean()) + float(bound.value) / 4) < error
 

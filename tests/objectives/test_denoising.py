@@ -8,6 +8,7 @@ from girsanov.models import MixtureHead, ScoreModel
 from girsanov.objectives import Batch, DenoisingObjective
 from girsanov.processes import VariancePreserving
 from girsanov.transforms import Compose
+from tests.seeds import seeded
 
 
 def exact_model():
@@ -24,10 +25,10 @@ def exact_model():
 
 def test_its_mean_is_minus_the_gain_of_the_bound_per_dimension():
     model, mixture = exact_model()
-    x = mixture.sample(4096, generator=torch.Generator().manual_seed(0))
+    x = mixture.sample(4096, generator=seeded(0))
     objective = DenoisingObjective(model, Compose())
     with torch.no_grad():
-        draws = [objective(model, Batch(x), torch.Generator().manual_seed(i), i).mean() for i in range(40)]
+        draws = [objective(model, Batch(x), seeded(i), i).mean() for i in range(40)]
     losses = torch.stack(draws)
     gain = density(model.eval(), model.process, x, samples=64).value - model.reference.log_prob(x)
     expected, spread = -gain.mean() / 2.0, losses.std() / 40**0.5
@@ -40,7 +41,7 @@ def test_a_model_equal_to_its_reference_has_loss_zero():
     network = torch.nn.Module()
     network.forward = lambda level, features, condition: torch.zeros_like(features)
     model = ScoreModel(network, VariancePreserving(), reference=Gaussian(torch.zeros(3), 2.0))
-    loss = DenoisingObjective(model, Compose())(model, Batch(torch.randn(64, 3)), torch.Generator().manual_seed(0), 0)
+    loss = DenoisingObjective(model, Compose())(model, Batch(torch.randn(64, 3)), seeded(0), 0)
     assert not loss.any()
 
 
@@ -48,9 +49,9 @@ def test_the_proposal_follows_the_gain_and_is_part_of_the_state():
     model, mixture = exact_model()
     objective = DenoisingObjective(model, Compose())
     before = objective.second_moment.clone()
-    x = mixture.sample(2048, generator=torch.Generator().manual_seed(0))
+    x = mixture.sample(2048, generator=seeded(0))
     for step in range(60):
-        objective(model, Batch(x), torch.Generator().manual_seed(step), step)
+        objective(model, Batch(x), seeded(step), step)
     level = torch.linspace(objective.low, objective.high, 49, dtype=torch.float64)
     middle = 0.5 * (level[1:] + level[:-1])
     peak = float(middle[objective.second_moment.argmax()])
@@ -60,8 +61,6 @@ def test_the_proposal_follows_the_gain_and_is_part_of_the_state():
 
 def test_the_same_step_gives_the_same_bits():
     model, mixture = exact_model()
-    x = mixture.sample(64, generator=torch.Generator().manual_seed(0))
-    first, second = (
-        DenoisingObjective(model, Compose())(model, Batch(x), torch.Generator().manual_seed(5), 3) for _ in range(2)
-    )
+    x = mixture.sample(64, generator=seeded(0))
+    first, second = (DenoisingObjective(model, Compose())(model, Batch(x), seeded(5), 3) for _ in range(2))
     assert torch.equal(first, second)

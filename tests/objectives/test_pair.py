@@ -11,7 +11,7 @@ from girsanov.objectives import Batch, PairObjective
 from girsanov.pairs import Pair
 from girsanov.processes import OrnsteinUhlenbeck, Process
 from girsanov.types import InputError
-from tests.laws import seeded
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

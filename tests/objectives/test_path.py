@@ -19,7 +19,8 @@ from girsanov.processes import (
     VariancePreserving,
 )
 from girsanov.types import InputError
-from tests.laws import each_process, gaussian_case, note_mixture_2d, seeded
+from tests.laws import each_process, gaussian_case, note_mixture_2d
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

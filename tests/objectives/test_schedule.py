@@ -9,7 +9,7 @@ from girsanov.models import ResidualMLP, ScoreModel
 from girsanov.objectives import Batch, DenoisingObjective, ScheduledObjective
 from girsanov.processes import LearnedSchedule
 from girsanov.transforms import Compose
-from tests.laws import seeded
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

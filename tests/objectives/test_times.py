@@ -7,7 +7,8 @@ from girsanov.objectives import DebiasedTime, UniformTime, independent, low_disc
 from girsanov.processes import VariancePreserving
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError
-from tests.laws import each_process, seeded
+from tests.laws import each_process
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

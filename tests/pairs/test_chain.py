@@ -12,6 +12,7 @@ from girsanov.pairs import AncestralChain, Chain, EulerChain, IsotropicScale, Ke
 from girsanov.processes import Process
 from tests.laws import mixture_case
 from tests.linear_pairs import chain_marginal, log_mean_exp, mean_of_quadratic, random_linear_pair
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -19,7 +20,7 @@ KINDS = ("isotropic", "diagonal", "matrix")
 
 
 def noise(n, shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     return lambda count: torch.randn(count, n, *shape, generator=generator)
 
 
@@ -57,8 +58,8 @@ def test_the_mean_log_weight_is_a_bound_on_the_chain(kind, steps):
     """T2 of the note of paper 3: E log w <= log p_chain, both exact, for random pairs that do not fit each other."""
     for seed in range(30):
         chain, _, _ = random_linear_pair(3, steps, seed, kind=kind)
-        chain.decoder_log_variance += 0.3 * torch.randn(steps, generator=torch.Generator().manual_seed(seed))
-        x = torch.randn(1, 3, generator=torch.Generator().manual_seed(seed + 1000))
+        chain.decoder_log_variance += 0.3 * torch.randn(steps, generator=seeded(seed))
+        x = torch.randn(1, 3, generator=seeded(seed + 1000))
         bound = mean_of_quadratic(lambda rows, draw, chain=chain: chain.log_weights(rows, draw), x, steps + 1)
         assert float(bound) < float(chain_marginal(chain).log_prob(x))
 
@@ -69,7 +70,7 @@ def test_a_thousand_bounds():
     for seed in range(1000):
         steps = 1 + seed % 6
         chain, _, _ = random_linear_pair(1, steps, seed)
-        x = torch.randn(1, 1, generator=torch.Generator().manual_seed(seed + 1))
+        x = torch.randn(1, 1, generator=seeded(seed + 1))
         bound = mean_of_quadratic(lambda rows, draw, chain=chain: chain.log_weights(rows, draw), x, steps + 1)
         assert float(bound) <= float(chain_marginal(chain).log_prob(x)) + 1e-9
 
@@ -122,7 +123,7 @@ def test_the_exact_posterior_has_one_weight(steps):
     """T1 of the note of paper 3: |log w - log p_chain| < 1e-10 on every path, and on the decoder's own paths."""
     chain, _, _ = random_linear_pair(3, steps, 5)
     exact = Posterior(chain)
-    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(20, 3, generator=seeded(1))
     torch.testing.assert_close(
         exact.log_weights(x, noise(20, (3,))), chain_marginal(chain).log_prob(x), atol=1e-10, rtol=0.0
     )
@@ -142,7 +143,7 @@ def test_the_mean_weight_is_the_density(kind):
 
 def test_decoder_paths_have_the_law_of_the_decoder():
     chain, _, _ = random_linear_pair(2, 3, 7, shape=(1, 2))
-    x, weight = chain.sample(40_000, generator=torch.Generator().manual_seed(0))
+    x, weight = chain.sample(40_000, generator=seeded(0))
     law = chain_marginal(chain)
     assert x.shape == (40_000, 1, 2)
     torch.testing.assert_close(x.flatten(1).mean(0), law.mean, atol=0.05, rtol=0.0)
@@ -197,7 +198,7 @@ def ornstein(variance=0.05):
 def test_the_table_of_learned_variances(steps, tied, fitted):
     """T12 of the note of paper 3: the best step variances make few steps enough; its table within 0.01."""
     chain = ornstein()(steps)
-    x = math.sqrt(0.05) * torch.randn(200_000, 1, generator=torch.Generator().manual_seed(0))
+    x = math.sqrt(0.05) * torch.randn(200_000, 1, generator=seeded(0))
     grid = torch.tensor([[-1.0], [1.0]]) * math.sqrt(0.05)  # the mean over N(0, 0.05) of a quadratic in x
 
     def loss():
@@ -213,9 +214,9 @@ def test_the_error_of_fitted_variances_is_shrunk():
     """Where no step needs an offset, fitting 100 of them to 200 rows costs 100 / 400 nats: a third is left."""
     law, process = gv.Gaussian(torch.zeros(2), torch.tensor([0.5, 2.0])), gv.VariancePreserving()
     chain = AncestralChain(law.score(process), process, 100, prior=law.marginal(process, 1.0))
-    x = law.sample(4000, generator=torch.Generator().manual_seed(0))
+    x = law.sample(4000, generator=seeded(0))
     before = chain.log_weights(x, noise(4000, (2,))).mean()
-    chain.fit_variances(law.sample(200, generator=torch.Generator().manual_seed(1)))
+    chain.fit_variances(law.sample(200, generator=seeded(1)))
     cost = float(before - chain.log_weights(x, noise(4000, (2,))).mean())
     assert 0.0 < cost < 0.6 * 100 / 400
 
@@ -225,9 +226,9 @@ def test_variances_per_dimension():
     chain, _, _ = random_linear_pair(2, 3, 2)
     shared = EulerChain(chain.pair, 3)
     own = EulerChain(chain.pair, 3, per_dimension=True)
-    x = torch.randn(20_000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.2, 2.0])
+    x = torch.randn(20_000, 2, generator=seeded(0)) * torch.tensor([0.2, 2.0])
     for candidate in (shared, own):
-        candidate.fit_variances(x, generator=torch.Generator().manual_seed(1))
+        candidate.fit_variances(x, generator=seeded(1))
     assert own.decoder_log_variance.shape == (3, 2)
     bounds = [c.log_weights(x, noise(len(x), (2,))).mean() for c in (EulerChain(chain.pair, 3), shared, own)]
     assert bounds[0] < bounds[1] < bounds[2]
@@ -237,7 +238,7 @@ def test_variances_per_dimension():
 def test_an_ancestral_chain_at_its_reference_is_the_reference(steps):
     """Exact at every N, in any event shape, with log-weights that do not vary."""
     process = gv.VariancePreserving()
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     root = torch.randn(6, 6, generator=generator)
     law = gv.Gaussian(torch.randn(1, 2, 3, generator=generator), root @ root.T + 0.1 * torch.eye(6))
     score = law.score(process)
@@ -287,7 +288,7 @@ def test_euler_chains_of_the_family_bound_their_own_density(lmbd):
     widths = []
     for steps in (32, 128):
         chain = EulerChain(pair, steps)
-        x, upper = chain.sample(1000, generator=torch.Generator().manual_seed(0))
+        x, upper = chain.sample(1000, generator=seeded(0))
         gap = upper - chain.log_weights(x, noise(1000, (2,)))
         assert gap.mean() > -4 * gap.std() / math.sqrt(1000)
         widths.append(float(gap.mean()))
@@ -310,7 +311,7 @@ def test_gradients_flow_along_the_path_and_checkpoints_change_nothing():
 
     process = Learned()
     chain = EulerChain(Pair(process, lambda t, x: 0.4 * x, gv.Gaussian(torch.zeros(2), 1.0)), 6, learn_variances=True)
-    x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(50, 2, generator=seeded(0))
 
     def bound(checkpoint=False):
         return chain.log_weights(x, noise(50, (2,)), checkpoint=checkpoint).mean()

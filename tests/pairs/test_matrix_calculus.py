@@ -3,6 +3,7 @@ import torch
 from torch.func import jacrev
 
 from girsanov.pairs.matrix_calculus import diffusion_terms
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -17,7 +18,7 @@ COEFFICIENTS = {
 
 @pytest.mark.parametrize("coefficient", COEFFICIENTS.values(), ids=COEFFICIENTS)
 def test_against_nested_jacobians(coefficient):
-    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(4, 3, generator=seeded(0))
 
     def matrix(row):
         g = coefficient(row[None])[0]

@@ -5,6 +5,7 @@ import girsanov as gv
 from girsanov.densities import StandardNormal
 from girsanov.pairs import Pair, ScorePair
 from tests.linear_pairs import LinearSDE
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -40,7 +41,7 @@ def test_the_ode_has_no_pair():
 @pytest.mark.parametrize("lmbd", [-1.0, 0.0, 0.6])
 def test_a_shared_score_gives_the_same_inference_drift(lmbd):
     process, law = gv.VariancePreserving(), gv.Gaussian(torch.ones(2), torch.tensor([0.3, 2.0]))
-    x, t = torch.randn(5, 2, generator=torch.Generator().manual_seed(0)), torch.full((5,), 0.4)
+    x, t = torch.randn(5, 2, generator=seeded(0)), torch.full((5,), 0.4)
     pair = ScorePair(law.score(process), process, lmbd=lmbd, event_shape=(2,))
     v = pair.generative_drift(t, x)
     torch.testing.assert_close(pair._inference_beside(t, x, v, None), pair.inference_drift(t, x))
@@ -49,7 +50,7 @@ def test_a_shared_score_gives_the_same_inference_drift(lmbd):
 def test_an_exact_score_has_reverse_drifts():
     """u - v = g^2 grad log q for every member: the reversal of Anderson."""
     process, law = gv.VariancePreserving(), gv.Gaussian(torch.ones(2), torch.tensor([0.3, 2.0]))
-    x, t = torch.randn(5, 2, generator=torch.Generator().manual_seed(0)), torch.full((5,), 0.4)
+    x, t = torch.randn(5, 2, generator=seeded(0)), torch.full((5,), 0.4)
     score = law.score(process)
     for lmbd in (-1.0, 0.0, 0.6):
         pair = ScorePair(score, process, lmbd=lmbd, event_shape=(2,))

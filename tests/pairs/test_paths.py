@@ -13,6 +13,7 @@ from girsanov.pairs import Pair, ScorePair, feynman_kac_log_weights, girsanov_lo
 from girsanov.processes import Process
 from girsanov.solvers import FixedGrid
 from tests.linear_pairs import log_mean_exp, mean_of_quadratic
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -38,7 +39,7 @@ class Law(Density):
 
 
 def noise(n, d, seed=0):
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     return lambda count: torch.randn(count, n, d, generator=generator)
 
 
@@ -242,7 +243,7 @@ def test_without_noise_the_weight_is_the_change_of_variables():
         return torch.tanh(x @ torch.tensor([[0.5, -0.8], [0.9, 0.3]])) - 0.5 * x
 
     pair = Pair(Still(), velocity, gv.Gaussian(torch.zeros(2), 1.0))
-    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(5, 2, generator=seeded(0))
 
     def field(s, y, rows):
         value, divergence = gv.Exact()(lambda z: velocity(s, z), y)
@@ -260,7 +261,7 @@ def test_weights_of_a_score_pair_include_the_residual():
     process, law = gv.VariancePreserving(log_snr_range=(-10.0, 3.0)), gv.Gaussian(torch.tensor([0.4, -1.0]), 0.5)
     low = torch.tensor(-10.0)
     pair = ScorePair(_Ranged(law.score(process)), process, prior=law.diffused(*process.marginal_at(low)))
-    x = law.sample(4, generator=torch.Generator().manual_seed(0)).repeat_interleave(500, 0)
+    x = law.sample(4, generator=seeded(0)).repeat_interleave(500, 0)
     weights = girsanov_log_weights(pair, x, noise(len(x), 2), steps=200).reshape(4, 500)
     bound = gv.elbo(_Ranged(law.score(process)), process, x[::500], prior=pair.prior, samples=4096)
     gap = weights.mean(1) - bound.value

@@ -3,6 +3,7 @@ import torch
 
 import girsanov as gv
 from girsanov.pairs import SpectralScale, TriangularScale, scale_of
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -10,7 +11,7 @@ SHAPE = (2, 3)
 
 
 def scales(n=5):
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     root = torch.randn(6, 6, generator=generator)
     law = gv.Gaussian(torch.zeros(SHAPE), root @ root.T + torch.eye(6))
     x = torch.zeros(n, *SHAPE)
@@ -37,7 +38,7 @@ def test_a_scale_is_an_invertible_linear_map(name, factor):
     scale = scale if factor is None else scale.stretched(factor)
     columns = torch.eye(6).reshape(6, 1, *SHAPE).expand(6, len(x), *SHAPE)
     dense = torch.stack([scale.times(column).flatten(1) for column in columns], 2)  # n d d
-    eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    eps = torch.randn(x.shape, generator=seeded(1))
     torch.testing.assert_close(scale.times(eps).flatten(1), (dense @ eps.flatten(1)[:, :, None])[:, :, 0])
     torch.testing.assert_close(scale.solve(scale.times(eps)), eps)
     torch.testing.assert_close(scale.log_det(x), torch.linalg.slogdet(dense).logabsdet)

@@ -7,6 +7,7 @@ import girsanov as gv
 from girsanov.datasets import from_array, split
 from girsanov.density_model import prepare
 from girsanov.peers import PEERS, PeerData, fit_gaussian, fit_mixture, fit_spline_flow
+from tests.seeds import seeded
 
 
 def peer_data(x, seed=0, gaussianise=True):
@@ -22,7 +23,7 @@ def mixture_rows(n, seed):
         torch.tensor([[-2.0, 0.5], [2.0, 1.2], [0.3, -2.5]]),
         torch.tensor([[[0.3, 0.1], [0.1, 0.2]], [[0.15, -0.05], [-0.05, 0.4]], [[0.5, 0.0], [0.0, 0.1]]]),
     )
-    return law, law.sample(n, generator=torch.Generator().manual_seed(seed))
+    return law, law.sample(n, generator=seeded(seed))
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def clusters():
 
 @pytest.fixture(scope="module")
 def counts():
-    generator = torch.Generator().manual_seed(3)
+    generator = seeded(3)
     return peer_data(torch.randint(0, 4, (300, 1), generator=generator).double(), gaussianise=False)
 
 
@@ -64,7 +65,7 @@ def test_the_flow_learns(clusters):
 
 
 def test_the_gaussian_is_that_of_maximum_likelihood():
-    x = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0)) @ torch.tensor([[1.0, 0.7], [0.0, 0.5]])
+    x = torch.randn(4000, 2, generator=seeded(0)) @ torch.tensor([[1.0, 0.7], [0.0, 0.5]])
     data = peer_data(x)
     train = data.x[data.splits.train]
     expected = torch.distributions.MultivariateNormal(train.mean(0), torch.cov(train.T, correction=0))

@@ -7,7 +7,8 @@ from girsanov.likelihoods import elbo
 from girsanov.objectives import DenoisingScoreMatching, fit_schedule
 from girsanov.objectives.schedule import schedule_values
 from girsanov.processes import LearnedSchedule
-from tests.laws import mixture_case, note_mixture_2d, seeded
+from tests.laws import mixture_case, note_mixture_2d
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

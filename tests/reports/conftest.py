@@ -8,6 +8,7 @@ import pytest
 
 import girsanov as gv
 from girsanov.runs import EvaluationConfig, Source, fit_run, select
+from tests.seeds import rng
 
 NAMES = ("a<script>document.title='x'</script>", "cost in $ & $\\frac", '"quoted" > it', "plain", "épaisseur", "six")
 EVALUATION = EvaluationConfig(samples=8, ode_rows=2, peer_seconds=0.2, sampler_steps=8)
@@ -34,7 +35,7 @@ def make_run(folder, data, evaluation):
 @pytest.fixture(scope="session")
 def table_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("table")
-    x = np.random.default_rng(0).normal(size=(120, 6)) @ np.triu(np.ones((6, 6)))
+    x = rng(0).normal(size=(120, 6)) @ np.triu(np.ones((6, 6)))
     header = ",".join('"' + name.replace('"', '""') + '"' for name in NAMES)
     lines = [",".join(map(repr, row)) for row in x.tolist()]
     (folder / "data <i>.csv").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
@@ -45,7 +46,7 @@ def table_run(tmp_path_factory):
 def image_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     shape = (90, 3, 4, 4)
-    np.save(folder / "pictures.npy", np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8))
+    np.save(folder / "pictures.npy", rng(0).integers(0, 256, shape).astype(np.uint8))
     return make_run(
         folder, folder / "pictures.npy", EvaluationConfig(samples=8, ode_rows=0, peers=False, sampler_steps=8)
     )

@@ -11,6 +11,7 @@ from girsanov.datasets import Schema, array_raw
 from girsanov.reports import figures
 from girsanov.reports.bridge import BridgeContents, BridgeView, render_bridge
 from girsanov.reports.bridge_figures import principal_axes
+from tests.seeds import rng, seeded
 
 NAMES = ("height", "<b>weight & $x$</b>", "count", "épaisseur")
 
@@ -51,7 +52,7 @@ def contents(x, y, *, names=None, paths=True, **changes):
 
 
 def rows(d=4, n=40, shift=0.0, seed=0):
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + shift
+    return torch.randn(n, d, generator=seeded(seed), dtype=torch.float64) + shift
 
 
 class Outline(HTMLParser):
@@ -101,7 +102,7 @@ def test_tables_of_few_columns_are_drawn_as_they_are(d):
 
 
 def test_a_report_of_images_shows_them():
-    x, y = (torch.randint(0, 17, (40, 1, 4, 4), generator=torch.Generator().manual_seed(k)).double() for k in (0, 1))
+    x, y = (torch.randint(0, 17, (40, 1, 4, 4), generator=seeded(k)).double() for k in (0, 1))
     page = render_bridge(contents(x, y))
     outline = Outline(page)
     assert outline.kinds.count("img") == 2 * 3 + 2  # before, after and truth of both directions; a strip of each
@@ -143,7 +144,7 @@ def test_a_known_end_has_a_bound_and_its_training():
 
 
 def test_principal_axes_see_the_direction_between_the_ends():
-    generator = np.random.default_rng(0)
+    generator = rng(0)
     first = generator.normal(size=(200, 5))
     second = first + 10.0 * np.eye(5)[2]
     second[:, 3] += 10.0  # two columns that move together carry the first component

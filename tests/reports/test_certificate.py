@@ -9,7 +9,7 @@ from girsanov.likelihoods.certificate import certificate
 from girsanov.likelihoods.ddpm import SCHEDULES, ddpm_bound
 from girsanov.processes import VariancePreserving
 from girsanov.reports.certificate import certificate_section
-from tests.laws import seeded
+from tests.seeds import seeded
 
 
 def test_the_section_shows_every_term_and_closes_its_elements():

@@ -12,6 +12,7 @@ from girsanov.reports import figures, samples_png, sections
 from girsanov.reports.page import page, section, table
 from girsanov.reports.png import image_grid, png_bytes
 from girsanov.runs import write_report
+from tests.seeds import rng
 
 HEADINGS = [
     "Result",
@@ -142,7 +143,7 @@ def test_the_same_run_gives_the_same_page(table_run):
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (5, 7, 4)])
 def test_png_is_read_back(shape):
-    pixels = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    pixels = rng(0).integers(0, 256, shape).astype(np.uint8)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(png_bytes(pixels)))), pixels)
 
 

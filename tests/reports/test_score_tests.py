@@ -8,7 +8,7 @@ from girsanov.processes import VariancePreserving
 from girsanov.reports import figures
 from girsanov.reports.score_tests import ScoreTests, score_tests_section
 from girsanov.stein import BLIND_SPOTS, WildBootstrap, score_test
-from tests.laws import seeded
+from tests.seeds import seeded
 
 PROCESS, LAW = VariancePreserving(), Gaussian(torch.zeros(2, dtype=torch.float64), 1.0)
 

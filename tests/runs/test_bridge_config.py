@@ -7,6 +7,7 @@ from girsanov.bridges import BridgeNetwork, NetworkConfig
 from girsanov.models import ConvNetwork, takes_convolutions
 from girsanov.runs import BridgeConfig, EndSource, read_ends
 from girsanov.types import InputError
+from tests.seeds import rng
 
 SHAPES = [(1, 8, 8), (3, 4, 6), (1, 7, 7), (1, 8, 7), (1, 2, 2), (12,), (8, 8)]
 
@@ -19,7 +20,7 @@ def ends(tmp_path):
         paths = []
         for seed in range(2):
             paths.append(str(tmp_path / f"{seed}.npy"))
-            np.save(paths[-1], np.random.default_rng(seed).integers(0, 17, (40, *shape)))
+            np.save(paths[-1], rng(seed).integers(0, 17, (40, *shape)))
         return read_ends(EndSource(paths[0]), EndSource(target or paths[1]))
 
     return make

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from girsanov.runs import BridgeConfig, BridgeModel, EndSource, fit_bridge_run, read_ends
+from tests.seeds import seeded
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def test_a_row_moves_to_the_same_place_in_any_company(run, direction):
     model, x = run
     moved = model.translate(x, direction)
     assert torch.equal(model.translate(x[:7], direction), moved[:7])
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(x), generator=seeded(0))
     assert torch.equal(model.translate(x[order], direction), moved[order])
     assert not torch.equal(model.translate(x, direction, seed=1), moved)
 

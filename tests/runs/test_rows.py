@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from girsanov.runs import Source, select
+from tests.seeds import rng
 
 
 def test_a_limit_keeps_rows_in_order():
@@ -26,7 +27,7 @@ def write_idx(path, images):
 
 @pytest.mark.parametrize("limit", [30, 2])
 def test_a_limit_keeps_the_border_of_the_source(limit, tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (60, 4, 4)).astype(np.uint8)
+    images = rng(0).integers(0, 256, (60, 4, 4)).astype(np.uint8)
     write_idx(tmp_path / "train-images-idx3-ubyte", images[:40])
     write_idx(tmp_path / "t10k-images-idx3-ubyte", images[40:])
     whole = select(Source(str(tmp_path)))

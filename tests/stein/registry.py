@@ -9,11 +9,12 @@ from torch.distributions import transforms as torch_transforms
 
 from girsanov.stein import ContinuousFlow, DiffusionMatrix, FlowMatrix, Function, Radial
 from girsanov.transforms import Gaussianise, Standardise
+from tests.seeds import seeded
 
 
 def affine(d: int) -> object:
     """A full affine map of torch."""
-    generator = torch.Generator().manual_seed(d)
+    generator = seeded(d)
     factor = torch.eye(d) + 0.3 * torch.randn(d, d, generator=generator)
     return lambda x: x @ factor.T + 0.4
 
@@ -27,14 +28,14 @@ def spline(d: int) -> object:
 
 def continuous(d: int) -> object:
     """The Runge-Kutta map of a nonlinear velocity."""
-    generator = torch.Generator().manual_seed(d)
+    generator = seeded(d)
     weight = 0.7 * torch.randn(d, d, generator=generator)
     return ContinuousFlow(lambda t, x: torch.tanh(x @ weight.T + t[:, None]) - 0.3 * x, steps=4)
 
 
 def columns(d: int) -> object:
     """Our column-wise Gaussianisation of skewed rows."""
-    generator = torch.Generator().manual_seed(d)
+    generator = seeded(d)
     x = torch.randn(600, d, generator=generator) + 0.3 * torch.randn(600, d, generator=generator).exp()
     return Gaussianise.fit(x[::2], x[1::2], step=torch.zeros(d))
 
@@ -73,7 +74,7 @@ DIMENSIONS = (1, 2, 5)
 
 def mixing(d: int, r: int) -> Callable[[Tensor], Tensor]:
     """A smooth matrix d r of every row."""
-    weight = torch.randn(d, r, d, generator=torch.Generator().manual_seed(10 * d + r))
+    weight = torch.randn(d, r, d, generator=seeded(10 * d + r))
     return lambda x: torch.eye(d, r) + 0.4 * torch.sin(torch.einsum("icj,nj->nic", weight, x))
 
 

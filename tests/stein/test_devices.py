@@ -32,7 +32,7 @@ from girsanov.stein import (
     transport,
 )
 from tests.elsewhere import DEVICE, Remote, accelerator
-from tests.laws import seeded
+from tests.seeds import seeded
 
 pytestmark = [pytest.mark.usefixtures("float64"), pytest.mark.slow]
 

@@ -9,6 +9,7 @@ import torch
 from girsanov.calculus import Hutchinson
 from girsanov.stein import drift_score_matching, entropy_rate, score_matching, score_of_drifts
 from girsanov.types import InputError
+from tests.seeds import seeded
 from tests.stein.registry import mixing, potential, score_of
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -86,7 +87,7 @@ def full(t, x):
 @pytest.mark.parametrize("diffusion", [scalar, diagonal, full])
 def test_drift_form_is_the_score_form(diffusion):
     """The generative drift that a score stands for gives back the score, and its loss, row by row."""
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     x, t = torch.randn(5, 2, 2, generator=generator), torch.rand(5, generator=generator)
     model = score_of(potential)
 
@@ -121,7 +122,7 @@ def test_drift_form_is_the_score_form(diffusion):
 
 def test_the_exact_reversal_is_stationary():
     """Rows of N(0, 1), stationary under dX = -X/2 dt + dW: the loss is least at the reversal v = X/2."""
-    x = torch.randn(4000, 1, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(4000, 1, generator=seeded(0))
     x = (x - x.mean()) / x.std(correction=0)
     slope = torch.tensor(0.5, requires_grad=True)
     loss = drift_score_matching(

@@ -16,6 +16,7 @@ from girsanov.stein import (
     score_matching,
 )
 from girsanov.types import InputError
+from tests.seeds import rng, seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -31,7 +32,7 @@ def student_score(freedom):
 
 
 def student(freedom, n, seed):
-    generator = np.random.default_rng(seed)
+    generator = rng(seed)
     return torch.tensor(25.0 + 10.0 * generator.standard_t(freedom, size=(n, 1)))
 
 
@@ -40,7 +41,7 @@ def normal_statistics(x):
 
 
 def contaminated(seed, outliers):
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     x = 2.0 + 1.5 * torch.randn(500, 1, generator=generator)
     x[:outliers] = 20.0 + 0.0 * x[:outliers]
     return x
@@ -49,7 +50,7 @@ def contaminated(seed, outliers):
 @pytest.mark.parametrize("optimiser", [BFGS(), NaturalGradient()], ids=["bfgs", "natural"])
 def test_optimisers_find_the_closed_form(optimiser):
     """A normal in d = 2 by its mean and log-variance; plain score matching is maximum likelihood."""
-    x = torch.tensor([1.0, -3.0]) + 2.0 * torch.randn(400, 1, 2, generator=torch.Generator().manual_seed(0))
+    x = torch.tensor([1.0, -3.0]) + 2.0 * torch.randn(400, 1, 2, generator=seeded(0))
 
     def score(theta, x):
         return -(x - theta[:2]) * (-theta[2]).exp()
@@ -196,7 +197,7 @@ def test_efficiency_of_the_gaussianising_flow(freedom, location, scale):
 
 def test_closed_form_is_the_quadratic_s_minimum():
     """Against the loss itself at the fitted parameters, with a base measure and in d = 2."""
-    x = torch.randn(80, 2, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(80, 2, generator=seeded(0))
 
     def statistics(x):
         return torch.stack([-x.square().sum(1), torch.tanh(x[:, 0] * x[:, 1]), x[:, 0], torch.cos(x[:, 1])], 1)

@@ -25,6 +25,7 @@ from girsanov.stein import (
 )
 from girsanov.stein.inverse_jacobian import flow_map
 from girsanov.types import InputError
+from tests.seeds import seeded
 from tests.stein.registry import DIMENSIONS, FLOWS, potential, score_of, spline
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -35,7 +36,7 @@ INVERTIBLE = ("spline", "standardise", "torch")  # with a closed-form inverse
 
 
 def rows(n, d, seed=0):
-    return 0.8 * torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+    return 0.8 * torch.randn(n, d, generator=seeded(seed))
 
 
 def inverse_of(name, flow):
@@ -213,7 +214,7 @@ def test_change_of_the_divergence_is_its_derivative_along_the_flow(d):
 @pytest.mark.parametrize("d", [2, 5])
 def test_linear_flow_of_gaussians_in_closed_form(d):
     """q_t = N(0, V_q), p_t = N(0, V_p) under w = Ax: the mean of -D'AD is a trace; to 1e-9."""
-    generator = torch.Generator().manual_seed(d)
+    generator = seeded(d)
     a = 0.5 * torch.randn(d, d, generator=generator)
     t, v_q, v_p = 0.6, torch.eye(d) * 0.8, torch.eye(d) + 0.3 * torch.ones(d, d)
     jacobian = torch.linalg.matrix_exp(a * t)

@@ -29,7 +29,8 @@ from girsanov.stein.linear_time import _gaussian_draws, stein_features
 from girsanov.stein.nulls import random_signs
 from girsanov.stein.points import SteinPoints
 from girsanov.types import InputError
-from tests.laws import hermite, seeded
+from tests.laws import hermite
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

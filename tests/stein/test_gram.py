@@ -12,6 +12,7 @@ from girsanov.stein.gram import dense_gram, diagonal, gram_sums, paired
 from girsanov.stein.kernels import InverseLog, InverseMultiquadric, Matern, SquaredExponential
 from girsanov.stein.points import SteinPoints
 from girsanov.types import InputError
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -77,7 +78,7 @@ def definition(profile, field, x, y):
 
 
 def rows(n, d, seed=0):
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(n, d, generator=seeded(seed))
 
 
 def points_of(matrix, n=20, d=3, seed=0):

@@ -10,6 +10,7 @@ from girsanov.stein.kernels import InverseMultiquadric
 from girsanov.stein.learned import signal_to_noise
 from girsanov.stein.points import SteinPoints
 from girsanov.types import InputError
+from tests.seeds import seeded
 from tests.stein.registry import FLOWS, potential, score_of
 from tests.stein.test_estimation import student
 
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 def banana(n, seed):
-    z = torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
+    z = torch.randn(n, 2, generator=seeded(seed))
     return torch.stack([z[:, 0].exp(), z[:, 1] + z[:, 0].square()], 1)
 
 
@@ -54,7 +55,7 @@ def test_one_dimension_needs_the_columns_alone():
 def test_flow_discrepancy_is_the_plain_one_at_the_image_entry_by_entry(make, d):
     """m = J^{-1} and the kernel between images, by the general closed form, against the image's plain one."""
     flow = make(d)
-    x = 0.8 * torch.randn(6, d, generator=torch.Generator().manual_seed(1))
+    x = 0.8 * torch.randn(6, d, generator=seeded(1))
     y, s = push_forward(x, score_of(potential), flow)
     b, m = (lambda f: (SteinPoints.at(x, score_of(potential), f).b, f(x)[0]))(FlowMatrix(flow))
     jacobian = torch.linalg.inv(m)
@@ -81,7 +82,7 @@ def test_flow_discrepancy_is_the_plain_one_at_the_image_entry_by_entry(make, d):
 
 def test_gradients_of_the_flow_discrepancy_agree_too():
     flow = FLOWS["spline"](2)
-    x = 0.8 * torch.randn(30, 2, generator=torch.Generator().manual_seed(1))
+    x = 0.8 * torch.randn(30, 2, generator=seeded(1))
     strength = torch.tensor(0.25, requires_grad=True)
     y, s = push_forward(x, score_of(lambda x: potential(x, strength)), flow)
     at_image = kernel_stein_discrepancy(y, s, kernel=InverseMultiquadric(1.0))

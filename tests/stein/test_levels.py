@@ -8,7 +8,7 @@ from girsanov.processes import BrownianMotion, VarianceExploding, VariancePreser
 from girsanov.stein import WildBootstrap, score_test
 from girsanov.stein.levels import _holm, _noised, _rows_for
 from girsanov.types import InputError
-from tests.laws import seeded
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 PROCESSES = {"vp": VariancePreserving(), "ve": VarianceExploding(), "brownian": BrownianMotion()}

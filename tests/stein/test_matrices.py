@@ -8,6 +8,7 @@ from girsanov.stein import DIFFUSIONS, FlowMatrix, Function, Identity, Radial, g
 from girsanov.stein.fields import dense
 from girsanov.stein.matrices import as_diffusion
 from girsanov.types import InputError
+from tests.seeds import seeded
 from tests.stein.registry import DIMENSIONS, FLOWS, MATRICES, potential, score_of, spline
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -18,7 +19,7 @@ each_dimension = pytest.mark.parametrize("d", DIMENSIONS)
 
 
 def rows(n, d, seed=0):
-    return 0.8 * torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+    return 0.8 * torch.randn(n, d, generator=seeded(seed))
 
 
 def by_differences(field, x):
@@ -100,7 +101,7 @@ def test_named_matrices_fit_themselves_to_rows(name):
 
 
 def test_a_column_wise_flow_makes_its_rows_normal():
-    x = torch.randn(4000, 1, generator=torch.Generator().manual_seed(3)).exp()
+    x = torch.randn(4000, 1, generator=seeded(3)).exp()
     y = as_diffusion("gaussianise", x).map(x)
     assert abs(float(y.mean())) < 0.05
     assert abs(float(y.std()) - 1.0) < 0.05

@@ -10,13 +10,14 @@ from girsanov.calculus import Exact, Hutchinson
 from girsanov.stein import FlowMatrix, Function, Sliced, fisher_divergence, score_matching
 from girsanov.stein.score_matching import pointwise_loss, squared_matrix
 from girsanov.types import InputError
+from tests.seeds import seeded
 from tests.stein.registry import MATRICES, potential, score_of, spline
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 
 def rows(n, d, seed=0):
-    return 0.8 * torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+    return 0.8 * torch.randn(n, d, generator=seeded(seed))
 
 
 def normal_rule(nodes=120):
@@ -123,7 +124,7 @@ def test_a_row_keeps_its_loss_whatever_rows_come_with_it():
     parts = [score_matching(part, score, diffusion=strategy, divergence=Hutchinson(3)).rows for part in x.split(3)]
     assert together.shape == (8,)
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-12, atol=1e-12)
-    other = score_matching(x, score, divergence=Hutchinson(3), generator=torch.Generator().manual_seed(1))
+    other = score_matching(x, score, divergence=Hutchinson(3), generator=seeded(1))
     assert not torch.equal(other.rows, score_matching(x, score, divergence=Hutchinson(3)).rows)
 
 
@@ -138,7 +139,7 @@ def test_standard_error_covers_the_mean():
     expected = float(weights @ score_matching(points[:, None], score).rows.detach())
     hits = 0
     for seed in range(1000):
-        x = torch.randn(4000, 1, generator=torch.Generator().manual_seed(seed))
+        x = torch.randn(4000, 1, generator=seeded(seed))
         with torch.no_grad():
             loss = score_matching(x, score)
         hits += abs(float(loss.value) - expected) < 1.96 * loss.stderr

@@ -8,7 +8,7 @@ from girsanov.stein import InverseMultiquadric, compare_scores, kernel_stein_dis
 from girsanov.stein.gram import dense_gram
 from girsanov.stein.points import SteinPoints
 from girsanov.types import InputError
-from tests.laws import seeded
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 KERNEL = InverseMultiquadric(1.0)

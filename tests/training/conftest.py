@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.training import ShuffledBatches, TrainingConfig, TrainingResult, train
+from tests.seeds import seeded
 
 
 class RunningScale(nn.Module):
@@ -25,7 +26,7 @@ class RunningScale(nn.Module):
 
 @dataclass
 class Problem:
-    rows: Tensor = field(default_factory=lambda: torch.randn(37, 3, generator=torch.Generator().manual_seed(1)))
+    rows: Tensor = field(default_factory=lambda: torch.randn(37, 3, generator=seeded(1)))
 
     def module(self) -> nn.Module:
         with torch.random.fork_rng():

@@ -16,6 +16,7 @@ from girsanov.training.progress import LineProgress, RichProgress
 from girsanov.training.schedule import Plan, StepClock, make_plan
 from girsanov.training.state import TrainingState
 from girsanov.types import InputError
+from tests.seeds import seeded
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_average_closed_form():
 def test_average_has_evaluation_mode_current_buffers_and_no_gradient():
     module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     average = MovingAverage(module, 0.9)
-    module(torch.randn(8, 2, generator=torch.Generator().manual_seed(0)))
+    module(torch.randn(8, 2, generator=seeded(0)))
     averaged = average.evaluated()
     assert torch.equal(averaged[1].running_mean, module[1].running_mean)
     assert not averaged.training

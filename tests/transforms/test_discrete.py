@@ -14,6 +14,7 @@ from girsanov.transforms import (
     VariationalDequantise,
 )
 from girsanov.types import Estimate, InputError
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -134,7 +135,7 @@ def test_the_learned_noise_gains_by_training_and_stays_below_the_mass():
     mass = (law.cdf(rows + 0.5) - law.cdf(rows - 0.5)).log().sum(1)
 
     def value(count: int = 2000) -> torch.Tensor:
-        uniform = torch.rand(count * len(rows), 2, generator=torch.Generator().manual_seed(1))
+        uniform = torch.rand(count * len(rows), 2, generator=seeded(1))
         y, log_det = spread(rows.repeat(count, 1), uniform)
         return (law.log_prob(y).sum(1) + log_det).reshape(count, -1).mean(0)
 

@@ -7,10 +7,11 @@ import torch
 
 from girsanov.transforms import TRANSFORMS, Compose, Dequantise, Gaussianise, Logit, SplineFlow, Standardise
 from girsanov.types import InputError
+from tests.seeds import seeded
 
 
 def gaussianise():
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     skewed = torch.randn(3000, 2, generator=generator, dtype=torch.float64).exp()
     counts = torch.poisson(torch.full((3000, 1), 1.5, dtype=torch.float64), generator=generator)
     x = torch.cat([skewed, counts + torch.rand(3000, 1, generator=generator, dtype=torch.float64)], 1)

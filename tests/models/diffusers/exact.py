@@ -15,6 +15,7 @@ pytest.importorskip("diffusers")  # doctests are looked for here, too
 
 from girsanov.calculus import expand_as_rows
 from girsanov.densities import GaussianMixture
+from tests.seeds import seeded
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # whatever diffusers says about what it imports
@@ -42,7 +43,7 @@ CHANNELS, SIZE = SHAPE[0], SHAPE[1]
 
 def law() -> GaussianMixture:
     """Two clusters of images with a non-trivial spectrum, about the scale of [-1, 1]."""
-    generator = torch.Generator().manual_seed(5)
+    generator = seeded(5)
     d = math.prod(SHAPE)
     means = 0.5 * torch.randn(2, *SHAPE, generator=generator, dtype=torch.float64)
     factors = torch.randn(2, d, d, generator=generator, dtype=torch.float64) / math.sqrt(d)
@@ -51,7 +52,7 @@ def law() -> GaussianMixture:
 
 
 def rows(n: int, seed: int = 0) -> torch.Tensor:
-    return law().sample(n, generator=torch.Generator().manual_seed(seed))
+    return law().sample(n, generator=seeded(seed))
 
 
 def linear(steps=1000):

@@ -12,8 +12,8 @@ from girsanov.likelihoods import elbo
 from girsanov.likelihoods.integral import View
 from girsanov.models.diffusers import encode_latents, from_diffusers, latent_scaling
 from girsanov.types import InputError
-from tests.laws import seeded
 from tests.models.diffusers.exact import SHAPE, ExactNetwork, diffusers, law, rows
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 
