@@ -103,14 +103,15 @@ def test_the_curve_does_not_depend_on_chunks(clusters, monkeypatch):
     assert torch.allclose(whole.gain, parts.gain, atol=1e-6)
 
 
-def test_the_interval_of_a_difference_is_students():
-    generator = seeded(0)
-    ours, theirs = (torch.randn(25, generator=generator, dtype=torch.float64) for _ in range(2))
+def test_the_interval_of_a_difference_is_students_where_nothing_is_skewed():
+    half = torch.randn(13, generator=seeded(0), dtype=torch.float64)
+    ours, theirs = torch.cat([half, -half]), torch.full((26,), 0.5, dtype=torch.float64)
     result = difference(ours, theirs)
     expected = stats.ttest_rel(ours.numpy(), theirs.numpy()).confidence_interval(0.95)
     assert (result.low, result.high) == pytest.approx((expected.low, expected.high))
-    with pytest.raises(gv.InputError, match="at least 2 rows"):
-        difference(ours[:1], theirs[:1])
+    assert (result.nats, result.rows) == (pytest.approx(-0.5), 26)
+    with pytest.raises(gv.InputError, match="needs 10 rows or more; got 9"):
+        difference(ours[:9], theirs[:9])
 
 
 @pytest.mark.parametrize("measure", ["density", "mass", "mixed"])

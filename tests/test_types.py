@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from girsanov.types import Estimate, InputError
+from girsanov.types import Estimate, InputError, interval_of_mean
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -20,6 +20,41 @@ def test_intervals_of_few_replicates_cover_as_often_as_they_say(count, level, ge
     low, high = Estimate.from_replicates(replicates, event_dim=1, **FIELDS).interval(level)
     covered = ((low <= 3.0) & (high >= 3.0)).double().mean()
     assert abs(float(covered) - level) < 5 * math.sqrt(level * (1 - level) / 100_000)
+
+
+SKEWED = {
+    "normal": (torch.randn, 0.0),
+    "of one dimension": (lambda *shape, generator: -0.5 * torch.randn(*shape, generator=generator).square(), -0.5),
+    "of two": (lambda *shape, generator: torch.rand(*shape, generator=generator).log(), -1.0),
+    "of two, turned": (lambda *shape, generator: -torch.rand(*shape, generator=generator).log(), 1.0),
+}
+
+
+@pytest.mark.parametrize("count", [10, 25])
+@pytest.mark.parametrize(("draw", "truth"), SKEWED.values(), ids=SKEWED)
+def test_intervals_of_a_mean_over_few_skewed_rows_cover_as_often_as_they_say(draw, truth, count, generator):
+    repeats = 3000
+    ends = [interval_of_mean(row) for row in draw(repeats, count, generator=generator)]
+    covered = sum(low <= truth <= high for low, high in ends) / repeats
+    slack = 5 * math.sqrt(0.95 * 0.05 / repeats)  # Student's t covers 0.86 of ten rows of one dimension
+    assert 0.94 - slack < covered < 0.96 + slack
+
+
+def test_intervals_of_a_mean_follow_shifts_scales_and_reflections(generator):
+    values = torch.rand(12, generator=generator).log()
+    low, high = interval_of_mean(values, 0.9)
+    for scale, shift in ((3.0, 1.0), (-2.0, 5.0), (1e-9, 0.0), (1e9, -1e9)):
+        found = interval_of_mean(scale * values + shift, 0.9)
+        expected = sorted((scale * low + shift, scale * high + shift))
+        assert found == pytest.approx(expected, rel=1e-6)
+    assert interval_of_mean(torch.full((10,), 3.0)) == (3.0, 3.0)
+
+
+def test_no_interval_is_promised_for_the_mean_of_fewer_than_ten_rows():
+    with pytest.raises(InputError, match="needs 10 rows or more; got 9: give more rows"):
+        interval_of_mean(torch.arange(9.0))
+    with pytest.raises(InputError, match="level must lie between 0 and 1; got 95"):
+        interval_of_mean(torch.arange(10.0), 95)
 
 
 def test_an_exact_value_has_an_interval_of_no_width():

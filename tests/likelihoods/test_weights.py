@@ -15,6 +15,7 @@ from girsanov.likelihoods.weights import (
 )
 from girsanov.pairs import AncestralChain, EulerChain, Pair, ScorePair
 from girsanov.processes import Process
+from girsanov.types import Estimate, InputError
 from tests.laws import mixture_case
 from tests.linear_pairs import chain_marginal, random_linear_pair
 from tests.seeds import seeded
@@ -124,6 +125,19 @@ def test_the_bracket_holds_the_density(kind):
         assert (bracket.lower.kind, bracket.upper.kind) == ("lower_bound", "upper_bound")
         widths.append(bracket.width.value)
     assert widths[0] > 2 * widths[1] > 4 * widths[2]
+
+
+def test_the_brackets_interval_of_the_mean_keeps_its_promise_or_none_is_given():
+    """Lower and upper bounds that meet, as of an exact chain: rows of a log-density in one dimension."""
+    values, hits, repeats = -0.5 * torch.randn(2000, 10, generator=seeded(3)).square(), 0, 2000
+    for row in values:
+        sides = (Estimate(row, row, kind, "chain", 1, 1) for kind in ("lower_bound", "upper_bound"))
+        low, high = gv.Bracket(row[:, None], *sides).mean_interval()
+        hits += low <= -0.5 <= high
+    assert abs(hits / repeats - 0.945) < 5 * math.sqrt(0.95 * 0.05 / repeats)
+    chain, _, _ = random_linear_pair(2, 4, 3)
+    with pytest.raises(InputError, match="needs 10 rows or more; got 5"):
+        chain_bracket(chain, 5, paths=1).mean_interval()
 
 
 def test_the_bracket_of_the_reverse_sde_of_a_mixture():

@@ -53,6 +53,33 @@ def normal(x):
     return -x
 
 
+@each_method
+@pytest.mark.parametrize("kernel", [None, InverseMultiquadric(0.7)], ids=["default", "given"])
+def test_results_are_free_of_units_in_single_precision(method, kernel):
+    x = draws(120, 2).float() + 0.5
+
+    def test(scale):
+        sampled = isinstance(method, ParametricBootstrap)
+        own = (
+            ParametricBootstrap(lambda n, g: scale * torch.randn(n, 2, generator=g), resamples=19)
+            if sampled
+            else method
+        )
+        own_kernel = None if kernel is None else kernel.in_units(1.0 / scale)
+        options = {"method": own, "kernel": own_kernel, "generator": seeded(1)}
+        return goodness_of_fit(scale * x, lambda z: -(z / scale) / scale, **options)
+
+    base = test(1.0)
+    assert 0.0 < base.effect_size <= 1.0
+    for scale in (2.0**-80, 2.0**-30, 1e-9, 1e12, 2.0**80):
+        found = test(scale)
+        assert found.pvalue == pytest.approx(base.pvalue, abs=0.021)  # one replicate may change its rank
+        assert found.effect_size == pytest.approx(base.effect_size, rel=1e-3)
+        for name in ("discrepancy", "stderr"):
+            assert getattr(found, name) * scale**2 == pytest.approx(getattr(base, name), rel=1e-3)
+        assert found.kernels[0].bandwidth == pytest.approx(scale * base.kernels[0].bandwidth, rel=1e-3)
+
+
 def rejections(test, repeats, level=0.05):
     return sum(test(seed) <= level for seed in range(repeats))
 

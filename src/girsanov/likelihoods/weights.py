@@ -30,7 +30,7 @@ from girsanov.calculus import Divergence, Exact, keyed_generators, keyed_normal,
 from girsanov.likelihoods.integral import keeps_graph
 from girsanov.models import require_rows
 from girsanov.pairs import Chain, EulerChain, Noise, Pair, feynman_kac_log_weights, girsanov_log_weights
-from girsanov.types import Estimate, InputError, MeanEstimate, Nats, State
+from girsanov.types import Estimate, InputError, MeanEstimate, Nats, State, interval_of_mean
 
 CHUNK = 2048  # paths simulated together, fixed so that results do not depend on the number of rows
 CHUNK_ELEMENTS = 2**21  # at most so many numbers together, for large events
@@ -219,14 +219,11 @@ class Bracket:
 
         Args:
             level: coverage, between 0 and 1; the two sides share what is left.
-        """
-        low, high = self.lower.value, self.upper.value
-        tail = 1.0 - (1.0 - level) / 2.0  # one-sided level of each end
-        from scipy.special import ndtri
 
-        z = float(ndtri(tail))
-        rows = math.sqrt(len(low))
-        return float(low.mean() - z * low.std() / rows), float(high.mean() + z * high.std() / rows)
+        Raises:
+            InputError: for fewer than ten rows, of whose mean no interval keeps its promise.
+        """
+        return interval_of_mean(self.lower.value, level)[0], interval_of_mean(self.upper.value, level)[1]
 
     def interval(self, level: float = 0.95) -> tuple[Nats, Nats]:
         """Interval of each row's log-density by Markov's inequality: valid for any chain, wide by ``2 log(2/alpha)``.

@@ -21,6 +21,7 @@ from girsanov.reports.page import details, figure, headline, minus, page, paragr
 from girsanov.reports.png import image_grid, png_bytes
 from girsanov.reports.score_tests import ScoreTests, score_tests_section
 from girsanov.reports.tables import KINDS, NAMES, differences, sections
+from girsanov.types import FEWEST, student_quantile
 
 RELATIONS = {
     "lower_bound": "is a lower bound on",
@@ -137,8 +138,10 @@ def _meaning(contents: Contents) -> str:
         "mass": "the log-probability of the data, all of whose columns are discrete",
         "mixed": "the joint log-density of the continuous and log-probability of the discrete columns",
     }[entry["measure"]]
-    error = entry["rows_stderr"]
-    margin = "one row has no spread: give more" if error is None else f"± {1.96 * error:.3f} at 95 % from the rows"
+    error, rows = entry["rows_stderr"], entry["rows"]
+    margin = f"{FEWEST} rows or more would say how sure this is"
+    if error is not None and rows >= FEWEST:
+        margin = f"± {student_quantile(0.95, rows - 1) * error:.3f} at 95 % from the rows"
     equation = {"sde": "stochastic differential equation", "ode": "ordinary differential equation"}
     text = [
         f"{minus(format(entry['nats'], '.3f'))} nats per row {RELATIONS[entry['kind']]} {what}, as the generative "

@@ -24,7 +24,7 @@ from girsanov.runs.rows import Rows, Selection, tested_rows
 from girsanov.stein import ScoreTest
 from girsanov.stein.levels import LEVELS
 from girsanov.training import Progress
-from girsanov.types import Estimate, InputError, State
+from girsanov.types import FEWEST, Estimate, InputError, State
 
 FORMAT = 1
 TEST_ROWS = 10_000  # held-out rows that are evaluated at most
@@ -231,7 +231,7 @@ def _peers(
         peer = fit_peer(peer_data, budget)
         begun = time.monotonic()
         estimate = peer_data.estimate(peer, rows.x)
-        gap = asdict(difference(ours, estimate.value)) if len(rows.x) > 1 else None
+        gap = asdict(difference(ours, estimate.value)) if len(rows.x) >= FEWEST else None
         entries[name] = summary(estimate) | {
             "fit_seconds": round(peer.seconds, 1),
             "seconds": _since(begun, time.monotonic()),

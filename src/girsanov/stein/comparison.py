@@ -84,12 +84,14 @@ def compare_scores(
 
 
 def _compared(first: Tensor, second: Tensor) -> ComparisonResult:
+    from scipy.special import stdtr
+
     gap, n = first - second, len(first)
     stderr = 2.0 * float(gap.std()) / math.sqrt(n)
     if stderr == 0.0:
         raise InputError("The two scores agree at all rows: there is nothing to compare")
     statistic = float(gap.mean())
-    pvalue = math.erfc(abs(statistic) / stderr / math.sqrt(2.0))
+    pvalue = 2.0 * float(stdtr(n - 1, -abs(statistic) / stderr))
     return ComparisonResult(
         statistic, stderr, max(pvalue, sys.float_info.min), (float(first.mean()), float(second.mean())), n
     )

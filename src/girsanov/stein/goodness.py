@@ -115,23 +115,36 @@ def goodness_of_fit(
     score = score if callable(score) else torch.as_tensor(score)
     with torch.set_grad_enabled(not isinstance(score, Tensor)):  # scores of energies differentiate inside
         points = SteinPoints.at(x, score, diffusion)
+    unit = points.unit()  # so that squares of squares stay in range, in any units of the rows
+    points = points.in_units(unit)
     directions = None if slices is None else random_directions(points, slices, source)
 
     def resolve(at: SteinPoints) -> Sequence[str | RadialKernel]:
         if directions is not None:
-            return [kernel or "imq"] if isinstance(kernel, str | RadialKernel | None) else list(kernel)
-        return _default_collection(at) if kernel is None else resolve_kernels(kernel, at.x)
+            return _in_units([kernel or "imq"] if isinstance(kernel, str | RadialKernel | None) else kernel, unit)
+        if kernel is None:
+            return _default_collection(at)
+        return resolve_kernels(_in_units([kernel] if isinstance(kernel, str | RadialKernel) else kernel, unit), at.x)
 
-    problem = Problem(points, resolve(points), resolve, diffusion, directions, score, source, block)
-    return _result(method.run(problem), tuple(problem.kernels))
+    problem = Problem(points, resolve(points), resolve, diffusion, directions, score, source, block, unit)
+    return _result(method.run(problem), tuple(_in_units(problem.kernels, 1.0 / unit)), unit)
 
 
 def _default_collection(points: SteinPoints) -> list[RadialKernel]:
     return [InverseMultiquadric(bandwidth) for bandwidth in bandwidth_collection(points.x)]
 
 
-def _result(outcome: Outcome, kernels: tuple[str | RadialKernel, ...]) -> GoodnessOfFitResult:
-    outcome = replace(outcome, statistics=outcome.statistics.cpu(), replicates=outcome.replicates.cpu())
+def _in_units(kernels: Sequence[str | RadialKernel], unit: float) -> list[str | RadialKernel]:
+    """The same kernels of rows divided by ``unit``."""
+    return [kernel if isinstance(kernel, str) else kernel.in_units(unit) for kernel in kernels]
+
+
+def _result(outcome: Outcome, kernels: tuple[str | RadialKernel, ...], unit: float) -> GoodnessOfFitResult:
+    """The result in the caller's units, of an outcome in units of ``unit``."""
+    statistics, replicates, stderr = (
+        a.cpu() / unit**2 for a in (outcome.statistics, outcome.replicates, outcome.stderr)
+    )
+    outcome = replace(outcome, statistics=statistics, replicates=replicates, stderr=stderr)
     pooled = torch.cat([outcome.statistics[:, None], outcome.replicates], 1)
     ranks = _upper_shares(pooled)
     excess = (pooled - pooled.mean(1, keepdim=True)) / pooled.std(1, keepdim=True).clamp_min(1e-300)

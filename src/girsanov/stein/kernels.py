@@ -71,6 +71,10 @@ class RadialKernel(ABC):
             raise InputError("This kernel has no bandwidth yet: give one, or let a discrepancy take it from its points")
         return self.bandwidth**2
 
+    def in_units(self, unit: float) -> "RadialKernel":
+        """The same kernel of points that are divided by ``unit``."""
+        return self if self.bandwidth is None else replace(self, bandwidth=self.bandwidth / unit)
+
     def fitted(self, bandwidth: float) -> "RadialKernel":
         """The kernel itself where it has a bandwidth, else with this one."""
         return self if self.bandwidth is not None else replace(self, bandwidth=bandwidth)

@@ -54,6 +54,7 @@ class Problem:
         score: the score that the caller gave.
         generator: source of all draws.
         block: points per side of a tile.
+        unit: what the caller's rows were divided by.
     """
 
     points: SteinPoints
@@ -64,6 +65,7 @@ class Problem:
     score: ScoreLike
     generator: torch.Generator
     block: int | None = None
+    unit: float = 1.0
 
     def sums(self, weights: Tensor | None = None, *, rows: bool = False) -> GramSums:
         """Sums over all pairs, sliced or not."""
@@ -78,7 +80,7 @@ class Problem:
 
     def on(self, x: State, score: ScoreLike) -> "Problem":
         """The same test of other rows and another score."""
-        points = SteinPoints.at(x, score, self.diffusion)
+        points = SteinPoints.at(x, score, self.diffusion).in_units(self.unit)
         return replace(self, points=points, kernels=self.resolve(points), score=score)
 
 

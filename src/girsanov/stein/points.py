@@ -7,6 +7,7 @@ origin. The score is asked once per point, in batches, never per pair.
 
 __all__ = ["ScoreLike", "SteinPoints"]
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -78,6 +79,15 @@ class SteinPoints:
     def __getitem__(self, index: Any) -> "SteinPoints":
         """Some of the points, about the same centre."""
         return SteinPoints(self.x[index], self.b[index], None if self.m is None else self.m[index])
+
+    def unit(self) -> float:
+        """A power of two near the points' own scale, from which single precision is far in both directions."""
+        largest = float(self.x.detach().abs().max())
+        return 2.0 ** math.frexp(largest)[1] if largest > 0.0 else 1.0
+
+    def in_units(self, unit: float) -> "SteinPoints":
+        """The points divided by ``unit``, whose Stein kernels are ``unit**2`` times as large."""
+        return SteinPoints(self.x / unit, self.b * unit, self.m)
 
     def squared_norm(self) -> Tensor:
         """Sum of squares of m at each point, shape ``n``: d for the identity."""
