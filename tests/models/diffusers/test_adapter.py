@@ -3,6 +3,7 @@
 Statistics are at fixed seeds; each comparison with the truth has a false alarm of 0.5 % (Student's t, 31 degrees).
 """
 
+import functools
 import json
 import sys
 
@@ -69,6 +70,95 @@ def small_dit(**settings):
 def untested(network, scheduler=None, **options):
     """The adapter around an untrained network, which the self-test would refuse."""
     return DiffusersNetwork(network, convention_of(scheduler or diffusers.DDPMScheduler()), **options).eval()
+
+
+# --- how a network is called
+
+
+def forward(self, sample, timestep, class_labels=None, return_dict=True):
+    return ExactNetwork.forward(self, sample, timestep, class_labels, return_dict)
+
+
+def takes_options(self, sample, timestep, **cross_attention_kwargs):
+    assert not cross_attention_kwargs
+    return forward(self, sample, timestep)
+
+
+def takes_more(self, sample, timestep, *extra, attention=None):
+    assert extra == ()
+    return forward(self, sample, timestep)
+
+
+def by_name(self, *, sample, timestep, flag=False):
+    return forward(self, sample, timestep)
+
+
+def presets(self, mode, sample, timestep):
+    assert mode == "eval"
+    return forward(self, sample, timestep)
+
+
+def exact(method):
+    return type("Renamed", (ExactNetwork,), {"forward": method})()
+
+
+def preset():
+    network = exact(presets)
+    network.forward = functools.partial(network.forward, "eval")
+    return network
+
+
+CALLABLE = {
+    "**kwargs": lambda: exact(takes_options),
+    "*args": lambda: exact(takes_more),
+    "keyword-only": lambda: exact(by_name),
+    "partial": preset,
+    "compiled": lambda: torch.compile(exact(forward), backend="eager"),
+    "parallel": lambda: torch.nn.DataParallel(exact(forward)),
+}
+
+
+@pytest.mark.parametrize("make", CALLABLE.values(), ids=CALLABLE)
+def test_a_networks_open_arguments_wrappers_and_presets_are_no_conditions(make):
+    network = DiffusersNetwork(make(), convention_of(diffusers.DDPMScheduler())).eval()
+    known = untested(ExactNetwork())
+    assert (network.slot, network.required, network.fractional) == (known.slot, known.required, known.fractional)
+    levels, z = torch.tensor([-1.0, 2.0], dtype=torch.float64), rows(2).float()
+    torch.testing.assert_close(network(levels, z), known(levels, z))
+
+
+def closed(self, sample, timestep, /):
+    return forward(self, sample, timestep)
+
+
+def anything(self, *args, **kwargs):
+    return forward(self, *args, **kwargs)
+
+
+def other_names(self, x, t, **options):
+    return forward(self, x, t)
+
+
+@pytest.mark.parametrize(
+    ("method", "sentence"),
+    [
+        (closed, "Renamed does not take sample and timestep by name: pass call="),
+        (anything, "Renamed does not take sample and timestep by name: pass call="),
+        (other_names, "Renamed also needs x, t: pass call="),
+    ],
+)
+def test_a_network_whose_call_cannot_be_read_off_asks_for_it(method, sentence):
+    with pytest.raises(InputError, match=sentence):
+        untested(exact(method))
+    called = untested(exact(method), call=lambda network, x, timestep, condition: network(x, timestep))
+    levels, z = torch.tensor([-1.0, 2.0], dtype=torch.float64), rows(2).float()
+    torch.testing.assert_close(called(levels, z), untested(ExactNetwork())(levels, z))
+
+
+def test_a_function_is_no_network(saved):
+    folder, network = saved("DDPM-epsilon")
+    with pytest.raises(InputError, match=r"must be a torch.nn.Module; got partial"):
+        from_diffusers(folder, unet=functools.partial(network, return_dict=True))
 
 
 # --- the truth

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from girsanov.densities import Gaussian
 from girsanov.models.diffusers.loading import find_parts
-from girsanov.models.diffusers.network import Call, DiffusersNetwork, PretrainedHead, setting
+from girsanov.models.diffusers.network import Call, DiffusersNetwork, PretrainedHead, bare, setting
 from girsanov.models.diffusers.readings import convention_of
 from girsanov.models.diffusers.selftest import check_noise_end, check_rows
 from girsanov.models.evaluation import working_dtype
@@ -136,6 +136,6 @@ def _device(model: ScoreModel, rows: State | None) -> torch.device:
 
 def _refuse_mixed_clock(network: nn.Module, reading: str) -> None:
     """NCSN++ divides its output by the timestep, which is the noise scale only for its own scheduler."""
-    fourier = setting(network, "time_embedding_type") == "fourier" and type(network).__name__ == "UNet2DModel"
+    fourier = setting(network, "time_embedding_type") == "fourier" and type(bare(network)).__name__ == "UNet2DModel"
     if fourier and reading != "score":
         raise InputError("This UNet2DModel divides its output by the timestep: pass its own ScoreSdeVeScheduler")

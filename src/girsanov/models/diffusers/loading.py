@@ -91,6 +91,8 @@ def find_parts(source: Any, scheduler: Any = None, unet: nn.Module | None = None
     scheduler = found if scheduler is None else scheduler
     if isinstance(scheduler, str | Path):
         scheduler = _load_scheduler(Path(scheduler), diffusers)
+    if not isinstance(network, nn.Module):
+        raise InputError(f"The network must be a torch.nn.Module; got {type(network).__name__}: wrap it in one")
     if scheduler is None:
         raise InputError("A network alone does not say what it predicts: pass the scheduler that it was trained with")
     if not hasattr(scheduler, "config"):

@@ -24,7 +24,9 @@ Call = Callable[[nn.Module, Tensor, Tensor, Tensor | None], Any]  #: ``(network,
 
 HALF = (torch.float16, torch.bfloat16)
 CLASSES, STATES = "class_labels", "encoder_hidden_states"
-EXPECTED = (CLASSES, STATES, "sample", "hidden_states", "timestep", "self", "args", "kwargs")
+INPUTS = ("sample", "hidden_states")
+EXPECTED = (CLASSES, STATES, *INPUTS, "timestep")
+OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # *args and **kwargs, under any name
 
 #: what the pipelines of some families do around their network, to be repeated in ``call``
 FAMILIES = {
@@ -154,7 +156,7 @@ class PretrainedHead(Head):
 
 def setting(network: nn.Module, name: str) -> Any:
     """An entry of a network's configuration, ``None`` where it has none."""
-    config: Any = getattr(network, "config", None)
+    config: Any = getattr(bare(network), "config", None)
     return config.get(name) if hasattr(config, "get") else getattr(config, name, None)
 
 
@@ -171,29 +173,42 @@ def _tensor(output: Any) -> Tensor:
 def _refuse_guided(network: nn.Module) -> None:
     """Networks that were told a guidance scale predict no score."""
     if setting(network, "guidance_embeds") or setting(network, "time_cond_proj_dim"):
-        name = type(network).__name__
+        name = type(bare(network)).__name__
         raise InputError(f"This {name} was distilled with guidance, so it is no score: load the one it came from")
 
 
+def bare(network: nn.Module) -> nn.Module:
+    """The network itself, inside what ``torch.compile`` or data parallelism put around it."""
+    if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return bare(network.module)
+    inner = getattr(network, "_orig_mod", None)
+    return bare(inner) if isinstance(inner, nn.Module) else network
+
+
 def _parameters(network: nn.Module) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(network.forward).parameters)
+    """What the network's ``forward`` can be given by name."""
+    try:
+        found = inspect.signature(bare(network).forward).parameters.values()
+    except (TypeError, ValueError):  # compiled code without a signature
+        return {}
+    return {p.name: p for p in found if p.kind not in (*OPEN, p.POSITIONAL_ONLY)}
 
 
 def _state_name(network: nn.Module) -> str:
     """How the network calls its input; refuses what it needs beyond input, timestep and one condition."""
     parameters = _parameters(network)
-    name = type(network).__name__
+    name = type(bare(network)).__name__
     more = [p.name for p in parameters.values() if p.default is p.empty and p.name not in EXPECTED]
     if setting(network, "addition_embed_type"):
         more.append("added_cond_kwargs")
-    both = _has_classes(network) and STATES in parameters and parameters[STATES].default is inspect.Parameter.empty
-    if more or both or "timestep" not in parameters:
-        needs = ", ".join(more) or f"{CLASSES} and {STATES}"
-        hint = f" ({FAMILIES[name]})" if name in FAMILIES else ""
-        raise InputError(
-            f"{name} also needs {needs}{hint}: pass call=, a function of (network, input, timestep, condition)"
-        )
-    return next(p for p in parameters if p in ("sample", "hidden_states"))
+    if _has_classes(network) and STATES in parameters and parameters[STATES].default is inspect.Parameter.empty:
+        more.append(f"{CLASSES} and {STATES}")
+    state = next((p for p in parameters if p in INPUTS), None)
+    if not more and state is not None and "timestep" in parameters:
+        return state
+    hint = f" ({FAMILIES[name]})" if name in FAMILIES else ""
+    needs = f"also needs {', '.join(more)}{hint}" if more else "does not take sample and timestep by name"
+    raise InputError(f"{name} {needs}: pass call=, a function of (network, input, timestep, condition)")
 
 
 def _condition_slot(network: nn.Module) -> str | None:
@@ -207,13 +222,13 @@ def _condition_slot(network: nn.Module) -> str | None:
         or setting(network, "caption_channels")
     ):
         return STATES
-    known = hasattr(network, "class_embedding") or setting(network, "num_embeds_ada_norm") is not None
+    known = hasattr(bare(network), "class_embedding") or setting(network, "num_embeds_ada_norm") is not None
     return CLASSES if CLASSES in parameters and not known and STATES not in parameters else None
 
 
 def _has_classes(network: nn.Module) -> bool:
     """Whether the network has an embedding of class labels."""
-    if getattr(network, "class_embedding", None) is not None:
+    if getattr(bare(network), "class_embedding", None) is not None:
         return True
     return CLASSES in _parameters(network) and setting(network, "norm_type") == "ada_norm_zero"
 
