@@ -49,7 +49,7 @@ def test_channels_last_keeps_pixels_in_place(tmp_path):
         (np.ones((1, 3)), "holds one row"),
         (np.ones((4, 2)) * 1j, "complex128"),
         (np.array([["a", "b"]]), "only real numbers"),
-        (np.zeros(3, dtype=[("a", "f8")]), "only real numbers"),
+        (np.zeros(3, dtype=[("a", "f8")]), "every column is constant"),
         (np.zeros((2, 2, 2, 2, 2)), r"give \(n, d\)"),
         (np.array([[1.0, 2.0], [np.nan, 3.0]]), "row 2, column 'x1' is missing"),
         (np.array([[1.0, 2.0], [3.0, np.inf]]), "row 2, column 'x2' is infinite"),

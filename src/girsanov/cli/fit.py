@@ -169,5 +169,10 @@ def _folder_name(data: str) -> str:
         >>> _folder_name("some/where/My data.csv.gz")
         'My-data'
     """
-    name = re.sub(r"(\.csv|\.gz|\.parquet|\.npy|\.npz)+$", "", Path(data).name or "data", flags=re.IGNORECASE)
+    name = re.sub(
+        r"(\.csv|\.tsv|\.txt|\.gz|\.bz2|\.xz|\.zip|\.parquet|\.npy|\.npz)+$",
+        "",
+        Path(data).name or "data",
+        flags=re.IGNORECASE,
+    )
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "data"

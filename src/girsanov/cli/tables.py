@@ -74,7 +74,7 @@ def _npy(rows: Any, schema: Any) -> bytes:
 
 def _table(rows: Any, schema: Any) -> tuple[list[str], list[list[Any]]]:
     """Names and lines of cells, as the source would hold them; an image is one line of its pixels."""
-    from girsanov.datasets.raw import positional_names
+    from girsanov.datasets.frames import positional_names
 
     raw = schema.decode(rows)
     if raw.kind == "images":

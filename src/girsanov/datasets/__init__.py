@@ -97,18 +97,20 @@ def from_array(
     labels: Tensor | Any | None = None,
     classes: tuple[str, ...] | None = None,
     names: tuple[str, ...] | None = None,
+    categorical: bool = False,
     dequantise: bool = True,
     drop: Sequence[str] = (),
     name: str = "array",
 ) -> Data:
-    """Fit a schema to a tensor, an array or a numeric data frame.
+    """Fit a schema to a tensor, an array or a data frame.
 
     Args:
-        x: shape ``n d`` for a table, with the lattice rule applied to each column; any longer shape
-            ``n *d`` is kept, with one lattice for all entries.
+        x: shape ``n d`` for a table, with the lattice rule applied to each column, or a data frame (of pandas, polars
+            or Arrow), read as a file would be; any longer shape ``n *d`` is kept, with one lattice for all entries.
         labels: integer class of each row, shape ``n``.
         classes: names of the classes.
         names: names of the columns of a table, ``x1``, ``x2``, ... by default.
+        categorical: one-hot encode text columns; otherwise they are an error.
         dequantise: declare discrete columns; otherwise they are an error.
         drop: names of columns to leave out.
         name: how errors call the data.
@@ -121,7 +123,7 @@ def from_array(
         torch.Size([100, 2])
     """
     raw = array_raw(x, labels=labels, classes=classes, names=names, name=name)
-    return _data(raw, categorical=False, dequantise=dequantise, drop=drop)
+    return _data(raw, categorical=categorical, dequantise=dequantise, drop=drop)
 
 
 def continuous_table(x: Any, *, name: str = "array") -> Data:

@@ -12,8 +12,8 @@ __all__ = [
     "Numeric",
     "Omitted",
     "OneHot",
+    "RefusedRowsError",
     "Rule",
-    "first_text",
     "on_lattice",
     "refuse_bad_pixels",
     "refuse_missing",
@@ -21,14 +21,30 @@ __all__ = [
     "rule_to_json",
 ]
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from girsanov.datasets.frames import is_number, spelled
 from girsanov.datasets.lattice import Lattice
 from girsanov.types import InputError
+
+
+class RefusedRowsError(InputError):
+    """Rows that a model cannot have; the message is on the first of them.
+
+    Attributes:
+        bad: which rows, bool, shape ``n``.
+        sentence: what is wrong with a row, given its position, without its number.
+    """
+
+    def __init__(self, source: str, bad: np.ndarray, sentence: Callable[[int], str], advice: str = "") -> None:
+        first, more = int(bad.argmax()), int(bad.sum()) - 1
+        also = f" ({more + 1} such rows)" if more and not advice else ""
+        super().__init__(f"{source}: row {first + 1}, {sentence(first)}{advice}{also}")
+        self.bad, self.sentence = bad, sentence
 
 
 @dataclass(frozen=True)
@@ -70,17 +86,18 @@ class OneHot:
             InputError: for a level that the fitted data did not have.
         """
         texts = _texts(column)
-        codes = np.array([self._code(i, text, source) for i, text in enumerate(texts)])
-        return np.eye(len(self.levels))[codes]
-
-    def _code(self, i: int, text: str, source: str) -> int:
-        if text in self.levels:
-            return self.levels.index(text)
+        position = {level: k for k, level in enumerate(self.levels)}
+        codes = np.array([position.get(text, -1) for text in texts])
         known = ", ".join(self.levels[:8]) + (", ..." if len(self.levels) > 8 else "")
-        raise InputError(
-            f"{source}: row {i + 1}, column {self.name!r}: the level {text!r} was not in the data the "
-            f"model was fitted to (it knows {known}); remove such rows or fit again with them."
+        _refuse(
+            codes < 0,
+            source,
+            lambda i: (
+                f"column {self.name!r}: the level {texts[i]!r} was not in the data the model was fitted to (it knows "
+                f"{known}); remove such rows or fit again with them"
+            ),
         )
+        return np.eye(len(self.levels))[codes]
 
     def dimensions(self) -> list[tuple[str, Lattice]]:
         """Name and lattice of each encoded dimension."""
@@ -109,13 +126,14 @@ class Constant:
         else:
             values = _numbers(column, self.name, source)
             wrong = np.abs(values - self.value) > 1e-6 * abs(self.value)
-        if wrong.any():
-            row = int(wrong.argmax())
-            raise InputError(
-                f"{source}: row {row + 1}, column {self.name!r}: {column[row]!s} differs from "
-                f"{self.value!s}, the only value in the data the model was fitted to; remove such rows "
-                "or fit again with them."
-            )
+        _refuse(
+            wrong,
+            source,
+            lambda i: (
+                f"column {self.name!r}: {column[i]!s} differs from {self.value!s}, the only value in the data the "
+                "model was fitted to; remove such rows or fit again with them"
+            ),
+        )
         return np.empty((len(column), 0))
 
     def dimensions(self) -> list[tuple[str, Lattice]]:
@@ -150,12 +168,14 @@ class Copy:
             values = _numbers(column, self.name, source)
             expected = self.intercept + self.slope * _numbers(twin, self.twin, source)
             wrong = np.abs(values - expected) > self.tolerance
-        if wrong.any():
-            row = int(wrong.argmax())
-            raise InputError(
-                f"{source}: row {row + 1}, column {self.name!r}: {column[row]!s} is not {self}, as in "
-                "the data the model was fitted to; remove such rows or fit again with them."
-            )
+        _refuse(
+            wrong,
+            source,
+            lambda i: (
+                f"column {self.name!r}: {column[i]!s} is not {self}, as in the data the model was fitted to; remove "
+                "such rows or fit again with them"
+            ),
+        )
         return np.empty((len(column), 0))
 
     def __str__(self) -> str:
@@ -203,6 +223,11 @@ def rule_from_json(record: Mapping[str, Any]) -> Rule:
     return _RULES[record["rule"]](**fields)
 
 
+def _refuse(bad: Any, source: str, sentence: Callable[[int], str], advice: str = "") -> None:
+    if bad.any():
+        raise RefusedRowsError(source, bad, sentence, advice)
+
+
 def _numbers(column: np.ndarray, name: str, source: str) -> np.ndarray:
     """A column as float64, shape ``n``.
 
@@ -211,29 +236,19 @@ def _numbers(column: np.ndarray, name: str, source: str) -> np.ndarray:
     """
     if column.dtype != object:
         return column.astype(np.float64)
-    row, cell = first_text(column)
-    raise InputError(
-        f"{source}: row {row + 1}, column {name!r}: {cell!r} is not a number, but the model was fitted "
-        "to numbers there; correct it."
+    _refuse(
+        np.array([not is_number(cell) for cell in column], dtype=bool),
+        source,
+        lambda i: (
+            f"column {name!r}: {column[i]!r} is not a number, but the model was fitted to numbers there; correct it"
+        ),
     )
-
-
-def first_text(column: np.ndarray) -> tuple[int, Any]:
-    """Row and cell of the first entry of an object column that is no number."""
-    for row, cell in enumerate(column):
-        try:
-            float(cell)
-        except (TypeError, ValueError):
-            if cell is not None:
-                return row, cell
-    return 0, column[0]
+    return column.astype(np.float64)
 
 
 def _texts(column: np.ndarray) -> list[str]:
     """Text cells; numbers get the spelling that the readers give to numbers in text columns."""
-    if column.dtype == object:
-        return [str(cell) for cell in column]
-    return [f"{cell:.15g}" for cell in column.tolist()]
+    return [spelled(cell) for cell in column.tolist()]
 
 
 def on_lattice(values: np.ndarray, lattice: Lattice, name: str, source: str) -> np.ndarray:
@@ -243,14 +258,16 @@ def on_lattice(values: np.ndarray, lattice: Lattice, name: str, source: str) -> 
         InputError: for a value that lies off the lattice, naming row, column, value and step.
     """
     off = lattice.off(values)
-    if off.any():
-        place = np.unravel_index(int(off.argmax()), values.shape)
-        where = f"column {name!r}" if values.ndim == 1 else f"{name} {tuple(map(int, place[1:]))}"
-        raise InputError(
-            f"{source}: row {place[0] + 1}, {where}: {values[place]:.10g} is off the lattice of step "
-            f"{lattice.step:.6g} through {lattice.offset:.6g} on which the model was fitted; round it, "
-            "or fit again with such rows."
+
+    def sentence(i: int) -> str:
+        place = np.unravel_index(int(off[i].argmax()), values.shape[1:])
+        where = f"column {name!r}" if values.ndim == 1 else f"{name} {tuple(map(int, place))}"
+        return (
+            f"{where}: {values[i][place]:.10g} is off the lattice of step {lattice.step:.6g} through "
+            f"{lattice.offset:.6g} on which the model was fitted; round it, or fit again with such rows"
         )
+
+    _refuse(off.reshape(len(off), -1).any(axis=1), source, sentence)
     return lattice.snap(values)
 
 
@@ -261,22 +278,21 @@ def refuse_missing(columns: Mapping[str, np.ndarray], source: str, advice: str) 
         InputError: naming the first row and column of the first kind found, and how many there are.
     """
     gaps = {name: _missing(column) for name, column in columns.items()}
-    _refuse(gaps, "is missing", "missing values", source, advice)
+    _refuse_cells(gaps, "is missing", "missing value", source, advice)
     infinite = {name: np.isinf(column) for name, column in columns.items() if column.dtype.kind == "f"}
-    _refuse(infinite, "is infinite", "infinite values", source, advice)
+    _refuse_cells(infinite, "is infinite", "infinite value", source, advice)
 
 
-def _refuse(marks: Mapping[str, np.ndarray], what: str, plural: str, source: str, advice: str) -> None:
+def _refuse_cells(marks: Mapping[str, np.ndarray], what: str, plural: str, source: str, advice: str) -> None:
     counts = {name: int(mark.sum()) for name, mark in marks.items() if mark.any()}
     if not counts:
         return
-    name = min(counts, key=lambda column: int(marks[column].argmax()))
-    row = int(marks[name].argmax()) + 1
-    total, others = sum(counts.values()), len(counts)
-    raise InputError(
-        f"{source}: row {row}, column {name!r} {what} ({total} {plural} in {others} "
-        f"column{'s' if others > 1 else ''}: {_listed(list(counts))}); {advice.format(column=name)}"
-    )
+    bad = np.logical_or.reduce([marks[name] for name in counts])
+    name = next(name for name in counts if marks[name][bad.argmax()])
+    total, several = sum(counts.values()), "s" if len(counts) > 1 else ""
+    summary = f"{total} {plural}{'s' if total > 1 else ''} in {len(counts)} column{several}: {_listed(list(counts))}"
+    advice = f" ({summary}); {advice.format(column=name)}"
+    _refuse(bad, source, lambda i: f"column {next(name for name in counts if marks[name][i])!r} {what}", advice)
 
 
 def _listed(names: list[str]) -> str:
@@ -297,10 +313,10 @@ def refuse_bad_pixels(values: np.ndarray, source: str) -> None:
     """
     if values.dtype.kind != "f":
         return
-    bad = ~np.isfinite(values)
-    if bad.any():
-        place = np.unravel_index(int(bad.argmax()), values.shape)
-        raise InputError(
-            f"{source}: row {place[0] + 1}, pixel {tuple(map(int, place[1:]))} is {values[place]} "
-            f"({int(bad.sum())} such values); remove such rows or impute the values."
-        )
+    bad = ~np.isfinite(values).reshape(len(values), -1)
+
+    def sentence(i: int) -> str:
+        place = np.unravel_index(int(bad[i].argmax()), values.shape[1:])
+        return f"pixel {tuple(map(int, place))} is {values[i][place]}"
+
+    _refuse(bad.any(1), source, sentence, f" ({int(bad.sum())} such values); remove such rows or impute the values")

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from girsanov.datasets.frames import frame_parts
 from girsanov.datasets.images import to_bytes
 from girsanov.datasets.raw import Raw, guarded
-from girsanov.datasets.tables import arrow_column
+from girsanov.datasets.tables import TEXT_SUFFIXES
 from girsanov.types import InputError
 
 SAVED = ("dataset_dict.json", "state.json")
@@ -29,7 +30,7 @@ def is_dataset_id(source: str) -> bool:
         >>> is_dataset_id("ylecun/mnist"), is_dataset_id("data/table.csv"), is_dataset_id("a/b/c")
         (True, False, False)
     """
-    readable = (".csv", ".csv.gz", ".parquet", ".npy", ".npz")
+    readable = (*TEXT_SUFFIXES, ".parquet", ".npy", ".npz")
     return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source, re.ASCII)) and not source.endswith(readable)
 
 
@@ -87,8 +88,7 @@ def _read_features(whole: Any, source: str, n_train: int | None, datasets: Any) 
     names = tuple(key for key in whole.column_names if key != target)
     if not names:
         raise InputError(f"{source}: has no column besides its labels; choose a dataset with features.")
-    table = whole.with_format("arrow")[:]
-    columns = tuple(arrow_column(table.column(name)) for name in names)
+    names, columns, notes = frame_parts(whole.with_format("arrow")[:].select(list(names)).to_pandas(), source)
     return Raw(
         source,
         "table",
@@ -98,6 +98,7 @@ def _read_features(whole: Any, source: str, n_train: int | None, datasets: Any) 
         labels=labels,
         classes=classes,
         n_train=n_train,
+        notes=notes,
     )
 
 

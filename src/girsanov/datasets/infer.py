@@ -13,15 +13,16 @@ from girsanov.datasets.columns import (
     Omitted,
     OneHot,
     Rule,
-    first_text,
     refuse_bad_pixels,
     refuse_missing,
 )
+from girsanov.datasets.frames import is_number
 from girsanov.datasets.lattice import Lattice, lattice_of
 from girsanov.datasets.raw import Raw
 from girsanov.types import InputError
 
 MAX_LEVELS = 256
+SHOWN = 5  #: problems and columns in one message
 LARGEST = 1e100  #: squares of larger values overflow
 GAPS = "impute the values or drop the rows, or leave the column out with --drop {column}."
 
@@ -36,8 +37,8 @@ def table_rules(
     """
     columns = _kept(raw, drop)
     refuse_missing(columns, raw.name, GAPS)
+    _refuse_text(columns, raw.name, categorical)
     for name, column in columns.items():
-        _refuse_text(name, column, raw.name, categorical)
         _refuse_huge(name, column, raw.name)
     rules: dict[str, Rule] = {name: Omitted(name) for name in drop}
     rules |= {name: Constant(name, _scalar(column)) for name, column in columns.items() if _is_constant(column)}
@@ -65,22 +66,39 @@ def _kept(raw: Raw, drop: Sequence[str]) -> dict[str, np.ndarray]:
     return kept
 
 
-def _refuse_text(name: str, column: np.ndarray, source: str, categorical: bool) -> None:
-    if column.dtype != object:
-        return
-    row, cell = first_text(column)
-    if not isinstance(cell, str):
-        raise InputError(
-            f"{source}: column {name!r} holds values of type {type(cell).__name__}, not numbers; convert "
-            f"them, or leave the column out with --drop {name}."
-        )
-    if categorical:
-        return
-    comma = "a decimal point instead of the comma, or " if cell.replace(",", "", 1).strip("+-").isdigit() else ""
-    raise InputError(
-        f"{source}: row {row + 1}, column {name!r} is text ({_short(cell)}), not a number; use {comma}"
-        f"--categorical to one-hot encode text, or --drop {name}."
-    )
+def _refuse_text(columns: dict[str, np.ndarray], source: str, categorical: bool) -> None:
+    """Refuse what is neither number nor text, odd cells among numbers, and text unless it is to be one-hot encoded."""
+    found: dict[str, list[tuple[str, str]]] = {"strange": [], "odd": [], "text": [], "names": []}
+    for name, column in columns.items():
+        if column.dtype != object:
+            continue
+        odd = [row for row, cell in enumerate(column) if not is_number(cell)] or [0]
+        cell, distinct = column[odd[0]], len(set(map(str, column)))
+        few = distinct <= MAX_LEVELS and (2 * distinct <= len(column) or categorical)
+        if not isinstance(cell, str):
+            kind = "list" if isinstance(cell, np.ndarray) else type(cell).__name__
+            found["strange"].append((name, f"column {name!r} holds values of type {kind}"))
+        elif 2 * len(odd) <= len(column) and not (categorical and few and 20 * len(odd) > len(column)):
+            more = f" ({len(odd)} such cells)" if len(odd) > 1 else ""
+            found["odd"].append((name, f"row {odd[0] + 1}, column {name!r} holds {_short(cell)}{more}"))
+        elif not categorical:
+            found["text" if few else "names"].append(
+                (name, f"row {odd[0] + 1}, column {name!r} is text ({_short(cell)})")
+            )
+    advice = {
+        "strange": ", not numbers; convert them, or leave them out with {drop}",
+        "odd": " where most rows hold numbers; correct it, leave its row out, or leave the column out with {drop}",
+        "text": ", not a number; use --categorical to one-hot encode text, or {drop}",
+        "names": ", not a number, and seldom comes twice; convert it, or leave it out with {drop}",
+    }
+    problems = []
+    for kind, entries in found.items():
+        if entries:
+            more = f" and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
+            drop = " ".join(f"--drop {name}" for name, _ in entries[:SHOWN])
+            problems.append(", ".join(text for _, text in entries[:SHOWN]) + more + advice[kind].format(drop=drop))
+    if problems:
+        raise InputError(f"{source}: {'; '.join(problems)}.")
 
 
 def _short(cell: str) -> str:

@@ -5,7 +5,7 @@ decides what they mean. Reading foreign bytes can fail in any way a parser can t
 reader runs inside :func:`guarded`, the one place where such failures become one sentence.
 """
 
-__all__ = ["Raw", "from_array", "guarded", "label_array", "positional_names"]
+__all__ = ["Raw", "as_frame", "from_array", "guarded", "label_array"]
 
 import warnings
 from collections.abc import Iterator
@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from torch import Tensor
 
+from girsanov.datasets.frames import frame_parts, positional_names
 from girsanov.types import InputError
 
 
@@ -59,16 +61,6 @@ class Raw:
         return self.values
 
 
-def positional_names(count: int) -> tuple[str, ...]:
-    """Names of columns that have none.
-
-    Example:
-        >>> positional_names(3)
-        ('x1', 'x2', 'x3')
-    """
-    return tuple(f"x{i + 1}" for i in range(count))
-
-
 @contextmanager
 def guarded(name: str, what: str, advice: str = "check that the file is complete") -> Iterator[None]:
     """Turn whatever a parser raises into one sentence that names the file.
@@ -107,14 +99,16 @@ def from_array(
     """Tensors and arrays as :class:`Raw`: ``(n, d)`` is a table, every longer shape is kept.
 
     Args:
-        x: real numbers, shape ``n *d`` with at least two axes; a data frame counts as its array.
+        x: real numbers, shape ``n *d`` with at least two axes; or a table with columns of its own: a data frame of
+            pandas or polars, an Arrow table, a structured array. Masked and null entries are missing.
         labels: integer class of each row, shape ``n``.
         classes: names of the classes.
         names: names of the columns of an ``(n, d)`` array.
         name: how errors call the data.
 
     Raises:
-        InputError: for complex, text or object values, fewer than two axes, no rows or no columns.
+        InputError: for complex values, text outside tables, fewer than two axes, no rows, no columns, or two columns
+            of one name.
 
     Example:
         >>> from_array(np.zeros((4, 2))).names
@@ -122,9 +116,14 @@ def from_array(
         >>> from_array(np.zeros((4, 3, 8, 8))).kind
         'images'
     """
-    frame_names = getattr(x, "columns", None)
-    if names is None and frame_names is not None:
-        names = tuple(str(column) for column in frame_names)
+    with guarded(name, "a table", "check its columns"):
+        frame = as_frame(x)
+        if frame is not None:
+            named = names is not None or not isinstance(x, np.ndarray) or x.dtype.names is not None
+            found, columns, notes = frame_parts(frame.set_axis(list(names), axis=1) if names else frame, name)
+            given = found if named else positional_names(len(found))
+            target = None if labels is None else label_array(_real_array(labels, name), len(frame), name)
+            return Raw(name, "table", given, named, columns, labels=target, classes=classes, notes=notes)
     values = _real_array(x, name)
     if values.ndim < 2:
         raise InputError(
@@ -148,13 +147,26 @@ def from_array(
     )
 
 
+def as_frame(x: Any) -> pd.DataFrame | None:
+    """A table with columns of its own, or an array of text, as a data frame; ``None`` for anything else."""
+    if isinstance(x, pd.DataFrame):
+        return x
+    if not isinstance(x, (Tensor, np.ndarray, pd.Series)) and hasattr(x, "to_pandas"):  # polars, Arrow and others
+        frame = x.to_pandas()
+        return frame if isinstance(frame, pd.DataFrame) else None
+    if isinstance(x, np.ndarray) and (x.dtype.names or (x.ndim == 2 and x.dtype.kind == "O")):
+        return pd.DataFrame(x)
+    return None
+
+
 def _real_array(x: Any, name: str) -> np.ndarray:
     if isinstance(x, Tensor):
         # numpy has no bfloat16 and no float8.
         x = x.detach().cpu()
         x = x.float() if x.is_floating_point() and x.element_size() < 4 else x
     with guarded(name, "an array of numbers"):
-        values = np.asarray(x)
+        x = x.toarray() if hasattr(x, "toarray") else x  # sparse matrices
+        values = np.ma.filled(x.astype(np.float64), np.nan) if np.ma.isMaskedArray(x) else np.asarray(x)
     if values.dtype.kind not in "buif":
         raise InputError(
             f"{name}: holds values of type {values.dtype}, but only real numbers can be modelled; "

@@ -19,6 +19,7 @@ from torch import Tensor
 from girsanov.datasets.columns import (
     Numeric,
     Omitted,
+    RefusedRowsError,
     Rule,
     on_lattice,
     refuse_bad_pixels,
@@ -29,6 +30,7 @@ from girsanov.datasets.columns import (
 from girsanov.datasets.infer import image_lattice, table_rules
 from girsanov.datasets.lattice import Lattice
 from girsanov.datasets.raw import Raw
+from girsanov.datasets.selection import take
 from girsanov.types import InputError
 
 FORMAT = 1
@@ -138,11 +140,43 @@ class Schema:
         if self.kind == "images":
             return torch.from_numpy(self._encode_images(raw))
         columns = self._matched(raw)
-        refuse_missing(columns, raw.name, "remove such rows or impute the values.")
+        refuse_missing(columns, raw.name, "remove such rows or impute the values")
         blocks = [
             rule.encode(columns[rule.name], raw.name, columns) for rule in self.rules if not isinstance(rule, Omitted)
         ]
         return torch.from_numpy(np.concatenate(blocks, axis=1))
+
+    def encode_each(self, raw: Raw) -> tuple[Tensor, np.ndarray, dict[int, str]]:
+        """The rows that :meth:`encode` takes, and what is wrong with each of the others.
+
+        Args:
+            raw: rows of the columns that the schema was fitted to.
+
+        Returns:
+            Encoded rows, ``m *event_shape``; their numbers from 0, shape ``m``; a sentence for every other number.
+
+        Raises:
+            InputError: as :meth:`encode`, where the columns are wrong or no row can be encoded.
+
+        Example:
+            >>> from girsanov.datasets.raw import from_array
+            >>> schema = Schema.infer(from_array(np.linspace(0, 1, 30)[:, None]))
+            >>> schema.encode_each(from_array(np.array([[0.5], [np.nan]])))
+            (tensor([[0.5000]], dtype=torch.float64), array([0]), {1: "row 2, column 'x1' is missing"})
+        """
+        kept, refused = np.arange(len(raw)), {}
+        while True:
+            try:
+                return self.encode(take(raw, kept) if refused else raw), kept, refused
+            except RefusedRowsError as error:
+                if error.bad.all() and not refused:
+                    raise
+                refused |= {
+                    int(kept[i]): f"row {kept[i] + 1}, {error.sentence(i)}" for i in np.flatnonzero(error.bad).tolist()
+                }
+                kept = kept[~error.bad]
+                if not len(kept):
+                    raise InputError(f"{raw.name}: no row fits the model: {refused[0]}.") from error
 
     def decode(self, x: Tensor, *, name: str = "decoded") -> Raw:
         """The inverse of :meth:`encode`, for samples: what the source would have held.

@@ -20,7 +20,7 @@ from girsanov.datasets.arrays import is_idx_folder, read_idx_folder, read_npy, r
 from girsanov.datasets.hub import is_dataset_folder, is_dataset_id, read_hub
 from girsanov.datasets.images import has_images, read_image_folder
 from girsanov.datasets.raw import Raw, guarded
-from girsanov.datasets.tables import read_csv, read_parquet
+from girsanov.datasets.tables import TEXT_SUFFIXES, read_parquet, read_text
 from girsanov.types import InputError
 
 
@@ -48,8 +48,7 @@ NAMED = {
 }
 
 _READERS = {
-    ".csv": read_csv,
-    ".csv.gz": read_csv,
+    **dict.fromkeys(TEXT_SUFFIXES, read_text),
     ".parquet": read_parquet,
     ".npy": read_npy,
     ".npz": read_npz,
@@ -61,7 +60,8 @@ def read(source: str | os.PathLike[str]) -> Raw:
 
     Args:
         source: a name (``digits``, ``breast_cancer``, ``diabetes``, ``iris``, ``wine``); a ``.csv``,
-            ``.csv.gz``, ``.parquet``, ``.npy`` or ``.npz`` file; a folder of idx files, of images or
+            ``.tsv`` or ``.txt`` file, also packed (``.gz``, ``.bz2``, ``.xz``, ``.zip``); a ``.parquet``, ``.npy`` or
+            ``.npz`` file; a folder of idx files, of images or
             of a saved dataset; or a Hugging Face dataset id. A name wins over a path; write
             ``./digits`` for a folder of that name.
 
@@ -89,7 +89,8 @@ def read(source: str | os.PathLike[str]) -> Raw:
     reader = _reader(path)
     if reader is None:
         raise InputError(
-            f"{name}: has no suffix that can be read ({', '.join(_READERS)}); convert it to one of these, "
+            f"{name}: has no suffix that can be read (.csv, .tsv, .txt, also packed as .gz, .bz2, .xz or .zip, "
+            ".parquet, .npy, .npz); convert it to one of these, "
             "and give idx and image files as their folder."
         )
     return reader(path, name)

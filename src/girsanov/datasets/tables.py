@@ -1,196 +1,299 @@
 """Tables from text and Parquet files: columns with names, parsed but not interpreted.
 
-A CSV column is numeric when every cell is a number or missing (empty, ``nan``, ``NA``, ``N/A``,
-``null``, ``none``, ``?``), else it is text; missing cells become NaN or ``None`` and are refused
-later, where the schema can say which column to drop. Rows are numbered from 1 without the header.
+pandas parses; how a text file is laid out is found here, because every guess is to be said and every fault to have
+its line. Rows are numbered from 1 without the header.
 """
 
-__all__ = ["read_csv", "read_parquet"]
+__all__ = ["TEXT_SUFFIXES", "read_parquet", "read_text"]
 
+import bz2
+import codecs
 import csv
 import gzip
 import io
-from collections.abc import Iterator
-from itertools import islice
+import lzma
+import warnings
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import numpy as np
+import pandas as pd
 
-from girsanov.datasets.raw import Raw, guarded, positional_names
+from girsanov.datasets.frames import COMMAS, MISSING, frame_parts, is_number, positional_names
+from girsanov.datasets.raw import Raw, guarded
 from girsanov.types import InputError
 
-MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "?"})
-CHUNK = 20_000  #: rows parsed at a time, so that a numeric file is never held as strings
+OPENERS = {"": io.FileIO, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zip": zipfile.ZipFile}
+TEXT_SUFFIXES = tuple(kind + packed for kind in (".csv", ".tsv", ".txt") for packed in OPENERS)
+MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+SEPARATORS = "\t;|,"  #: the earlier wins where two explain a file alike
+EXACT: Any = "round_trip"  #: a spelling that the stubs of pandas lack
+HEAD_LINES, HEAD_SIZE = 100, 2**24  #: what the layout is found from
+SPELLINGS = sorted({way(word) for word in MISSING for way in (str, str.upper, str.title)})
 
 
-def read_csv(path: Path, name: str) -> Raw:
-    """Read a ``.csv`` or ``.csv.gz`` file.
+@dataclass(frozen=True)
+class Layout:
+    """How a text file is laid out.
 
-    The separator is the tab where the first line has one, else the semicolon, else the comma. The
-    first row is a header when it holds no number and the rows below do, or, in a table of text,
-    when none of its cells comes again in its column.
+    Attributes:
+        separator: of cells; a blank stands for any number of blanks.
+        skipped: records before the first row.
+        names: of the columns, ``None`` where the file has none; an empty one for a column without.
+        width: number of columns.
+        notes: sentences on what was guessed.
+    """
+
+    separator: str
+    skipped: int
+    names: tuple[str, ...] | None
+    width: int
+    notes: tuple[str, ...]
+
+
+def read_text(path: Path, name: str) -> Raw:
+    """Read a ``.csv``, ``.tsv`` or ``.txt`` file, also one packed by gzip, bzip2, xz or zip.
+
+    The separator (tab, semicolon, bar, comma or blanks) is the one that gives most lines the same number of cells. The
+    first row is a header when it holds no number and the rows below do, when its numbers count the columns and the
+    rows below are not like it, or, in a table of text, when none of its cells comes again in its column. Lines above
+    it that are comments or titles are left out, and said.
 
     Args:
-        path: the file, UTF-8 with or without a byte-order mark.
+        path: the file, in UTF-8, UTF-16 with its mark, or Windows-1252.
         name: how errors call it.
 
     Raises:
-        InputError: unreadable or truncated file, no rows, a row of another length (naming its
-            line), or a column name that occurs twice.
+        InputError: unreadable or truncated file, no rows, a row of another length (naming its line), or a column name
+            that occurs twice.
     """
-    gzipped = path.suffix == ".gz"
-    with guarded(name, "a gzip-compressed CSV file" if gzipped else "a CSV file in UTF-8"):
-        opened = gzip.GzipFile if gzipped else io.FileIO
-        with opened(path) as data, io.TextIOWrapper(data, "utf-8-sig", newline="") as text:  # type: ignore[arg-type]
-            return _parse(_rows(text, name), name)
+    packed = path.suffix.lower().removeprefix(".")
+    known = {"gz": "gzip", "bz2": "bzip2"}.get(packed, packed)
+    with guarded(name, f"a {known}-compressed text file" if f".{packed}" in OPENERS else "a text file"):
+        encoding, notes = _encoding(path, name)
+        with _text(path, encoding, name) as text:
+            layout = _layout(_head(text), name)
+        frame = _frame(path, encoding, layout, name)
+        frame.columns = pd.Index(layout.names or positional_names(layout.width))
+        styles = ("thousands", "decimal") if layout.separator == "," else ("decimal", "thousands")
+        names, columns, more = frame_parts(frame, name, commas=styles)
+    said = (*notes, *layout.notes, *more)
+    return Raw(name, "table", names=names, named=layout.names is not None, columns=columns, notes=said)
 
 
-def _rows(text: io.TextIOWrapper, name: str) -> Iterator[list[str]]:
-    first = text.readline()
-    while first and not first.strip():
-        first = text.readline()
-    delimiter = next((mark for mark in "\t;" if mark in first), ",")
-    text.seek(0)
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
-    width = 0
+def _binary(path: Path, name: str) -> IO[bytes]:
+    suffix = path.suffix.lower()
+    if suffix != ".zip":
+        return OPENERS.get(suffix, io.FileIO)(path)  # type: ignore[return-value]
+    archive = zipfile.ZipFile(path)
+    members = [member for member in archive.namelist() if not member.endswith("/") and "__MACOSX" not in member]
+    if len(members) != 1:
+        raise InputError(f"{name}: holds {len(members)} files ({', '.join(members[:5])}); give an archive of one.")
+    return archive.open(members[0])
+
+
+def _text(path: Path, encoding: str, name: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BufferedReader(_binary(path, name)), encoding, newline="")  # type: ignore[arg-type]
+
+
+def _encoding(path: Path, name: str) -> tuple[str, tuple[str, ...]]:
+    """The encoding in which all of a file can be read, and a sentence where it had to be guessed."""
+    with _binary(path, name) as data:
+        start = data.read(4)
+    marked = next((encoding for mark, encoding in MARKS.items() if start.startswith(mark)), None)
+    for encoding in [marked] if marked else ["utf-8", "cp1252"]:
+        decoder = codecs.getincrementaldecoder(encoding)()
+        with _binary(path, name) as data:
+            try:
+                while block := data.read(2**20):
+                    if "\0" in decoder.decode(block):
+                        raise InputError(f"{name}: holds zero bytes and is no plain text; save it as UTF-8.")
+                decoder.decode(b"", final=True)
+            except UnicodeDecodeError:
+                continue
+        guess = "Not in UTF-8, so read as Windows-1252; save the file as UTF-8 if letters look wrong."
+        return encoding, (guess,) if encoding == "cp1252" else ()
+    raise InputError(f"{name}: is neither in UTF-8 nor in Windows-1252; save it as UTF-8.")
+
+
+def _head(text: io.TextIOWrapper) -> list[str]:
+    """The first lines, whole."""
+    lines: list[str] = []
+    size = 0
+    while len(lines) < HEAD_LINES and size < HEAD_SIZE and (line := text.readline(HEAD_SIZE)):
+        lines.append(line)
+        size += len(line)
+    return lines
+
+
+def _records(lines: Iterable[str], separator: str, *, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """Line number and cells of every record that is not empty."""
+    if separator == " ":
+        lines = (" ".join(line.split()) for line in lines)
+    reader = csv.reader(lines, delimiter=separator, strict=strict, skipinitialspace=True)
     for row in reader:
-        if not row or (len(row) == 1 and not row[0].strip()):
-            continue
-        width = width or len(row)
-        if len(row) != width:
-            raise InputError(
-                f"{name}: line {reader.line_num} has {len(row)} cells where the first line has "
-                f"{width}; repair that line."
-            )
-        yield row
+        if len(row) > 1 or (row and row[0].strip()):
+            yield reader.line_num, [cell.strip() for cell in row]
 
 
-def _parse(rows: Iterator[list[str]], name: str) -> Raw:
-    head = list(islice(rows, CHUNK))
-    if not head:
+def _layout(lines: list[str], name: str) -> Layout:
+    separator = _separator([line for line in lines if line.strip() and not line.lstrip().startswith("#")])
+    records = list(_records(lines, separator))
+    widths = Counter(len(cells) for _, cells in records if not cells[0].startswith("#"))
+    if not widths:
         raise InputError(f"{name}: holds no rows; give a table with at least one row of numbers.")
-    named = _is_header(head)
-    if named and len(head) == 1:
+    width = widths.most_common(1)[0][0]
+    above, comment = _titles([cells for _, cells in records], width)
+    (line, first), rest = records[above], [cells for _, cells in records[above + 1 :]]
+    names, note = _names(first, rest, comment, width)
+    if len(first if names is None else names) != width:
+        raise _ragged(name, line, len(first), width)
+    own = names is not None and names != comment
+    if own and not rest:
         raise InputError(f"{name}: holds a header and no rows; give at least one row of numbers.")
-    names = _header(head.pop(0), name) if named else positional_names(len(head[0]))
-    columns = _columns(head, rows)
-    return Raw(name, "table", names=names, named=named, columns=columns)
+    lines_above = [str(line) for line, _ in records[: above - (comment == names)]]
+    if lines_above:
+        note.append(f"Left out line {', '.join(lines_above)}: a comment or title.")
+    return Layout(separator, above + own, names, width, tuple(note))
 
 
-def _columns(head: list[list[str]], rows: Iterator[list[str]]) -> tuple[np.ndarray, ...]:
-    blocks: list[np.ndarray | list[list[str]]] = []
-    while head:
-        try:
-            blocks.append(np.array(head, dtype=np.float64))
-        except ValueError:
-            blocks.append(head)
-        head = list(islice(rows, CHUNK))
-    if all(isinstance(block, np.ndarray) for block in blocks):
-        return tuple(np.ascontiguousarray(column) for column in np.concatenate(blocks).T)
-    return tuple(_column(blocks, j) for j in range(len(blocks[0][0])))
+def _names(
+    first: list[str], rest: list[list[str]], comment: tuple[str, ...], width: int
+) -> tuple[tuple[str, ...] | None, list[str]]:
+    """The names of the columns, ``None`` where there are none, and a sentence on how they were found."""
+    start = ", ".join(first[:3])
+    if _is_header(first, rest):
+        short = len(first) == width - 1 and width > 2 and all(cells[-1] for cells in rest)
+        guessed = [f"Read the first row ({start}, ...) as the names of the columns."] if _counts(first) else []
+        return (("", *first) if short else tuple(first)), guessed  # R gives no name to the names of rows
+    if len(comment) == width and not any(map(_like_number, comment)):
+        return comment, ["Took the names of the columns from the comment above them."]  # as numpy.savetxt writes
+    return None, [f"Read the first row ({start}, ...) as data; name the columns if it is not."] if _counts(
+        first
+    ) else []
 
 
-def _column(blocks: list[np.ndarray | list[list[str]]], j: int) -> np.ndarray:
-    """Column j over all blocks: float64 with NaN where missing, or text with ``None``."""
-    parts = [block[:, j] if isinstance(block, np.ndarray) else [row[j] for row in block] for block in blocks]
-    try:
-        return np.concatenate([_floats(part) for part in parts])
-    except ValueError:
-        return np.concatenate([_texts(part) for part in parts])
+def _separator(lines: list[str]) -> str:
+    """What stands between the cells of the first lines."""
+    best, found = (0.0, 0.0), ","
+    for mark in SEPARATORS:
+        rows = [cells for _, cells in _records(lines, mark)]
+        width, count = Counter(map(len, rows)).most_common(1)[0] if rows else (1, 0)
+        cells = [cell for row in rows[1:] for cell in row]
+        score = (round(count / max(len(rows), 1), 1), sum(map(_like_number, cells)) / max(len(cells), 1))
+        if width > 1 and 2 * count >= len(rows) and score > best:
+            best, found = score, mark
+    rows = [line.split() for line in lines]
+    widths = Counter(map(len, rows[1:] or rows))
+    cells = [cell for row in rows[1:] or rows for cell in row]
+    blanks = bool(widths) and widths.most_common(1)[0][0] > 1 and 2 * sum(map(_like_number, cells)) > len(cells)
+    return " " if blanks and not best[0] else found
 
 
-def _floats(cells: np.ndarray | list[str]) -> np.ndarray:
-    if isinstance(cells, np.ndarray):
-        return cells
-    return np.array(["nan" if _missing(cell) else cell for cell in cells], dtype=np.float64)
+def _titles(records: list[list[str]], width: int) -> tuple[int, tuple[str, ...]]:
+    """How many records stand above the table, and the cells of the last one if it is a comment."""
+    count, comment = 0, ()
+    for cells, following in pairwise(records):
+        marked = cells[0].startswith("#")
+        alone = bool(cells[0]) and not any(cells[1:]) and not _like_number(cells[0])
+        above = len(cells) < width or (width > 1 and all(following) and not any(map(_like_number, following)))
+        if not marked and not (alone and above):
+            break
+        comment = tuple(cell for cell in (cells[0].lstrip("# "), *cells[1:]) if cell) if marked else ()
+        count += 1
+    return count, comment
 
 
-def _texts(cells: np.ndarray | list[str]) -> np.ndarray:
-    texts = np.empty(len(cells), dtype=object)
-    if isinstance(cells, np.ndarray):
-        texts[:] = [None if np.isnan(cell) else f"{cell:.15g}" for cell in cells.tolist()]
-    else:
-        texts[:] = [None if _missing(cell) else _plain(cell) for cell in cells]
-    return texts
+def _like_number(cell: str) -> bool:
+    return is_number(cell) or (bool(cell) and any(pattern.fullmatch(cell) for pattern, _ in COMMAS.values()))
 
 
-def _plain(cell: str) -> str:
-    """One spelling per number, so that ``1`` and ``1.0`` are one level of a text column."""
-    return f"{float(cell):.15g}" if _is_number(cell) else cell.strip()
-
-
-def _missing(cell: str) -> bool:
-    return cell.strip().lower() in MISSING
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
+def _counts(cells: list[str]) -> bool:
+    """Whether the numbers among cells are 0, 1, 2, ..., or 1, 2, 3, ..., or years one after the other."""
+    numbers = [cell for cell in cells if is_number(cell)]
+    if len(numbers) < 2 or not all(cell.isdecimal() for cell in numbers):
         return False
-    return True
+    first = int(numbers[0])
+    return (first < 2 or 1000 <= first < 3000) and [int(cell) for cell in numbers] == [
+        *range(first, first + len(numbers))
+    ]
 
 
-def _is_header(rows: list[list[str]]) -> bool:
-    first, rest = rows[0], rows[1:]
-    if any(_is_number(cell) for cell in first) or all(_missing(cell) for cell in first):
+def _is_header(first: list[str], rest: list[list[str]]) -> bool:
+    numbers = [j for j, cell in enumerate(first) if _like_number(cell)]
+    if numbers:
+        return _counts(first) and _unlike(first, numbers, rest)
+    if all(cell.lower() in MISSING for cell in first):
         return False
-    if not rest or any(_is_number(cell) for cell in rest[0]):
+    if not rest or any(map(_like_number, rest[0])):
         return True
-    return not any(first[j] in {row[j] for row in rest} for j in range(len(first)))
+    return not any(first[j] in {row[j] for row in rest if j < len(row)} for j in range(len(first)))
 
 
-def _header(cells: list[str], name: str) -> tuple[str, ...]:
-    spare = positional_names(len(cells))
-    names = tuple(cell.strip() or spare[j] for j, cell in enumerate(cells))
-    _require_unique(names, name)
-    return names
+def _unlike(first: list[str], numbers: list[int], rest: list[list[str]]) -> bool:
+    """Whether the rows below hold other kinds of numbers than a row that counts: fractions, or of another size."""
+    columns = [[float(row[j]) for row in rest if j < len(row) and is_number(row[j])] for j in numbers]
+    fractions = sum(any(value % 1 for value in column) for column in columns)
+    if 2 * fractions > len(columns) and rest:
+        return True
+    values = {value for column in columns for value in column}
+    if int(first[numbers[0]]) >= 1000:
+        return bool(values) and not any(1000 <= value < 3000 for value in values)
+    pairs = [(float(first[j]), column) for j, column in zip(numbers, columns, strict=True)]
+    outside = sum(not min(values) <= value <= max(values) for value, _ in pairs) if values else 0
+    absent = sum(value not in column for value, column in pairs) if len(rest) > 20 else 0
+    return len(numbers) > 4 and 2 * max(outside, absent) > len(numbers)
 
 
-def _require_unique(names: tuple[str, ...], name: str) -> None:
-    twice = next((column for column in names if names.count(column) > 1), None)
-    if twice is not None:
-        raise InputError(f"{name}: has two columns named {twice!r}; rename one.")
+def _frame(path: Path, encoding: str, layout: Layout, name: str) -> pd.DataFrame:
+    """The rows, parsed by pandas; a record of another width is refused with its line."""
+    blanks = layout.separator == " "
+    try:
+        with _text(path, encoding, name) as text, warnings.catch_warnings():
+            list(islice(_records(text, layout.separator), layout.skipped))
+            frame: Any = pd.read_csv(
+                text,
+                header=None,
+                sep=r"\s+" if blanks else layout.separator,
+                na_values=SPELLINGS,
+                keep_default_na=False,
+                float_precision=EXACT,
+                skipinitialspace=True,
+            )
+    except pd.errors.ParserError:
+        _check_widths(path, encoding, layout, name)
+        raise
+    if frame.shape[1] != layout.width or frame.iloc[:, -1].hasnans:  # pandas fills what a short record lacks
+        _check_widths(path, encoding, layout, name)
+    return frame
+
+
+def _check_widths(path: Path, encoding: str, layout: Layout, name: str) -> None:
+    with _text(path, encoding, name) as text:
+        for line, cells in islice(_records(text, layout.separator, strict=True), layout.skipped, None):
+            if len(cells) != layout.width:
+                raise _ragged(name, line, len(cells), layout.width)
+
+
+def _ragged(name: str, line: int, cells: int, width: int) -> InputError:
+    return InputError(f"{name}: line {line} has {cells} cells where other lines have {width}; repair that line.")
 
 
 def read_parquet(path: Path, name: str) -> Raw:
     """Read a ``.parquet`` file of numbers, booleans and text.
 
-    Columns of other types are kept as objects: the schema refuses them unless they are dropped.
+    Columns of other types are kept as objects: the schema refuses them unless they are dropped. The index of a data
+    frame is no column.
 
     Raises:
-        InputError: pyarrow missing, unreadable or truncated file, no rows or no columns.
+        InputError: unreadable or truncated file, no rows, no columns, or a column name that occurs twice.
     """
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        message = f"{name}: reading Parquet needs pyarrow; run pip install 'girsanov[data]'."
-        raise InputError(message) from error
+    from pyarrow import parquet
+
     with guarded(name, "a Parquet file"):
-        table = parquet.read_table(path)
-        if not table.num_columns or not table.num_rows:
-            raise InputError(f"{name}: holds no rows; give a table with at least one row of numbers.")
-        names = tuple(str(column) for column in table.column_names)
-        _require_unique(names, name)
-        columns = tuple(arrow_column(column) for column in table.columns)
-    return Raw(name, "table", names=names, named=True, columns=columns)
-
-
-def arrow_column(column: Any) -> np.ndarray:
-    """One Arrow column as numbers (NaN where null), or as an object array of text or anything else."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    kind = column.type
-    if pa.types.is_boolean(kind):
-        column, kind = pc.cast(column, pa.uint8()), pa.uint8()
-    if pa.types.is_decimal(kind):
-        column, kind = pc.cast(column, pa.float64()), pa.float64()
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        if column.null_count:
-            column = pc.fill_null(pc.cast(column, pa.float64(), safe=False), float("nan"))
-        return np.asarray(column.to_numpy())
-    values = np.empty(len(column), dtype=object)
-    values[:] = column.to_pylist()
-    return values
+        names, columns, notes = frame_parts(parquet.read_table(path).to_pandas(), name)
+    return Raw(name, "table", names=names, named=True, columns=columns, notes=notes)

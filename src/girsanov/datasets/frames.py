@@ -1,0 +1,195 @@
+"""Data frames as named columns: whatever holds a table comes through here, files too.
+
+A column is numeric when every cell is a number or missing, else it is text; missing cells become NaN or ``None`` and
+are refused later, where the schema can say which column to drop. An index of pandas is never data.
+"""
+
+__all__ = ["COMMAS", "MISSING", "frame_parts", "is_number", "positional_names", "spelled"]
+
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from girsanov.types import InputError
+
+#: in any column, in any case
+MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "?", "<na>", "nat", "-nan", "1.#qnan", "-1.#ind"}) | {
+    f"#{error}" for error in ("n/a", "na", "div/0!", "value!", "ref!", "num!", "null!", "name?")
+}
+DASHES = frozenset({"-", "--", "–", "—", ".", "*"})  #: missing among numbers, a level among texts
+NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity|nan)", re.ASCII | re.IGNORECASE)
+#: how a comma may stand in a number: what the cells look like, and what is to be removed from them
+COMMAS = {
+    "thousands": (re.compile(r"[+-]?(\d+|[1-9]\d{0,2}(,\d{3})+)(\.\d*)?", re.ASCII), ","),
+    "decimal": (re.compile(r"[+-]?(\d*|[1-9]\d{0,2}(\.\d{3})+)(,\d+)?(e[+-]?\d+)?", re.ASCII | re.IGNORECASE), "."),
+}
+READ_COMMAS = {
+    "thousands": "Commas before three digits were read as thousands separators",
+    "decimal": "Commas were read as decimal points",
+}
+#: names that pandas gives to columns without one, and to an index
+NAMELESS = re.compile(r"(Unnamed: \d+(_level_\d+)?|__index_level_\d+__)?")
+
+
+def positional_names(count: int) -> tuple[str, ...]:
+    """Names of columns that have none.
+
+    Example:
+        >>> positional_names(3)
+        ('x1', 'x2', 'x3')
+    """
+    return tuple(f"x{i + 1}" for i in range(count))
+
+
+def is_number(cell: Any) -> bool:
+    """Whether a cell is a number, or the decimal spelling of one; ``1_000``, ``0x1A`` and ``1+2j`` are identifiers.
+
+    Example:
+        >>> [is_number(cell) for cell in (1, " -2.5e3", "1_000", "0x1A", None)]
+        [True, True, False, False, False]
+    """
+    if isinstance(cell, str):
+        return NUMBER.fullmatch(cell.strip()) is not None
+    return isinstance(cell, (Real, Decimal, np.bool_))
+
+
+def spelled(cell: Any) -> str:
+    """One spelling per number, so that ``1`` and ``1.0`` are one level of a text column.
+
+    Example:
+        >>> spelled("1.0"), spelled(1), spelled(" red ")
+        ('1', '1', 'red')
+    """
+    text = str(cell).strip()
+    if isinstance(cell, (bool, np.bool_)) or not is_number(text):
+        return text
+    return str(int(text)) if re.fullmatch(r"[+-]?\d+", text, re.ASCII) else f"{float(text):.15g}"
+
+
+def frame_parts(
+    frame: pd.DataFrame, name: str, *, commas: tuple[str, ...] = ("thousands", "decimal")
+) -> tuple[tuple[str, ...], tuple[np.ndarray, ...], tuple[str, ...]]:
+    """Names and columns of a data frame, and sentences about what was left out or read in a special way.
+
+    Args:
+        frame: columns of any type; those that are neither numbers nor text stay objects.
+        name: how errors call it.
+        commas: what commas in numbers may be, the likelier first.
+
+    Raises:
+        InputError: two columns of one name, no rows or no columns.
+
+    Example:
+        >>> frame_parts(pd.DataFrame({"a": ["1.5", "?"], "b": [True, False]}), "frame")
+        (('a', 'b'), (array([1.5, nan]), array([1, 0], dtype=uint8)), ())
+    """
+    if 0 in frame.shape:
+        raise InputError(f"{name}: holds no rows; give a table with at least one row of numbers.")
+    names = tuple(_label(label) for label in frame.columns)
+    twice = next((column for column in names if column and names.count(column) > 1), None)
+    if twice is not None:
+        raise InputError(f"{name}: has two columns named {twice!r}; rename one.")
+    read = [_column(frame.iloc[:, j], commas) for j in range(len(names))]
+    styles = {style for _, style in read if style}
+    if len(styles) > 1:  # a file has one way to write numbers: 1,234 beside 0,5 is 1.234
+        return frame_parts(frame, name, commas=commas[1:])
+    columns = {j: column for j, (column, _) in enumerate(read)}
+    notes = [f"The index {label!r} is not data; reset_index() makes it a column." for label in _index_names(frame)]
+    notes += _leave_out(names, columns)
+    taken = {names[j] for j in columns}
+    final = tuple(names[j] or _fresh(j, taken) for j in columns)
+    for style in styles:
+        found = [label for label, j in zip(final, columns, strict=True) if read[j][1] == style]
+        notes.append(f"{READ_COMMAS[style]}: {', '.join(found)}.")
+    return final, tuple(columns.values()), tuple(notes)
+
+
+def _index_names(frame: pd.DataFrame) -> list[str]:
+    return [str(label) for label in frame.index.names if label is not None and not NAMELESS.fullmatch(str(label))]
+
+
+def _label(label: Any) -> str:
+    """A column's name as text; the levels of a longer one are joined."""
+    if isinstance(label, tuple):
+        return "_".join(part for part in map(_label, label) if part)
+    return "" if label is None or label != label else str(label).strip()
+
+
+def _fresh(j: int, taken: set[str]) -> str:
+    """A name for a column without one."""
+    name = f"x{j + 1}"
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _leave_out(names: Sequence[str], columns: dict[int, np.ndarray]) -> list[str]:
+    """Remove columns that are no data: an index that was written as a column, and empty ones without a name."""
+    notes = []
+    for j, name in enumerate(names):
+        if len(columns) == 1 or not NAMELESS.fullmatch(name):
+            continue
+        called = repr(name) if name else f"{j + 1}, which has no name"
+        column = columns[j]
+        if column.dtype.kind == "f" and bool(np.isnan(column).all()):
+            notes.append(f"Left out column {called}: it is empty.")
+        elif (j == 0 or name.startswith("__")) and (
+            column.dtype.kind != "f" or bool((column == np.rint(column)).all())
+        ):
+            notes.append(f"Left out column {called}: it is the index of the rows; give it a name if it is data.")
+        else:
+            continue
+        del columns[j]
+    return notes
+
+
+def _column(series: pd.Series, commas: tuple[str, ...]) -> tuple[np.ndarray, str | None]:
+    """A column as numbers or objects, and how its commas were read."""
+    kind: Any = series.dtype
+    if isinstance(kind, pd.CategoricalDtype) or not pd.api.types.is_numeric_dtype(kind):
+        return _cells(series, commas)
+    if series.hasnans and not isinstance(kind, np.dtype):
+        return series.to_numpy(dtype=np.float64, na_value=np.nan), None
+    plain = kind if isinstance(kind, np.dtype) else getattr(kind, "numpy_dtype", getattr(kind, "subtype", None))
+    if plain is None or plain.kind not in "buif":
+        return _cells(series, commas)
+    return np.ascontiguousarray(series.to_numpy(dtype=np.uint8 if plain.kind == "b" else plain)), None
+
+
+def _cells(series: pd.Series, commas: tuple[str, ...]) -> tuple[np.ndarray, str | None]:
+    """A column of objects: numbers where all cells are, else text, else whatever they are."""
+    declared = isinstance(series.dtype, pd.CategoricalDtype)
+    try:
+        codes, found = pd.factorize(series.astype(object).to_numpy())
+    except TypeError:  # lists and the like
+        return series.to_numpy(dtype=object), None
+    cells = [cell.strip() if isinstance(cell, str) else cell for cell in found]
+    cells = [None if isinstance(cell, str) and cell.lower() in MISSING else cell for cell in cells]
+    numbers, style = (None, None) if declared else _numbers(cells, commas)
+    if numbers is not None:
+        return np.append(numbers, np.nan)[codes] if (codes < 0).any() else numbers[codes], style
+    texts = np.empty(len(cells) + 1, dtype=object)
+    known = all(cell is None or isinstance(cell, str) or is_number(cell) for cell in cells)
+    texts[:-1] = [spelled(cell) if known and cell is not None else cell for cell in cells]
+    return texts[codes], None
+
+
+def _numbers(cells: list[Any], commas: tuple[str, ...]) -> tuple[np.ndarray | None, str | None]:
+    """Distinct cells as numbers, ``None`` where some are none, and how commas were read."""
+    cells = ["nan" if cell is None or (isinstance(cell, str) and cell in DASHES) else cell for cell in cells]
+    if all(map(is_number, cells)):
+        if cells and all(isinstance(cell, int) and abs(cell) < 2**63 for cell in cells):
+            return np.array([int(cell) for cell in cells], dtype=np.int64), None
+        return np.array([float(cell) for cell in cells], dtype=np.float64), None
+    texts = [str(cell) for cell in cells]
+    for style in commas:
+        pattern, removed = COMMAS[style]
+        if all(text == "nan" or (text and pattern.fullmatch(text)) for text in texts):
+            plain = [text.replace(removed, "").replace(",", ".") for text in texts]
+            return np.array([float(text) for text in plain], dtype=np.float64), style
+    return None, None
