@@ -7,7 +7,8 @@ vector-Jacobian products; Hutchinson's estimator is :math:`\mathrm{div} f \appro
 
 Keyed noise makes a row's draws a function of (seed, purpose, content of the row) alone: neither the batch
 it arrives in, nor its order, nor the chunking can change them. A digest of the content keys a counter-based
-cipher, which is evaluated for all rows of a batch at once.
+cipher, which is evaluated for all rows of a batch at once. It is for evaluating rows: equal rows get equal noise, so
+that whatever is fitted to rows or chosen by them draws from a :func:`stream` instead, afresh for every copy.
 """
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "keyed_uniform",
     "normal_blocks",
     "seed_of",
+    "stream",
     "sum_event",
 ]
 
@@ -181,6 +183,18 @@ def seed_of(generator: torch.Generator | None) -> int:
         return 0
     high = torch.iinfo(torch.int64).max
     return int(torch.randint(high, (), generator=generator, device=generator.device))
+
+
+def stream(seed: int, purpose: str) -> torch.Generator:
+    """A generator for one use of a seed; streams of different purposes are independent.
+
+    Example:
+        >>> a, b = stream(0, "training rows"), stream(0, "held-out rows")
+        >>> bool(torch.rand((), generator=a) == torch.rand((), generator=b))
+        False
+    """
+    digest = hashlib.blake2b(f"{seed}|{purpose}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 @final

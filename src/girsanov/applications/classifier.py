@@ -264,13 +264,15 @@ class DiffusionClassifier:
         return scores
 
     def _everything(self, rows: State, levels: Levels, pairs: int, round_: int) -> Evidence:
-        """All classes of all rows."""
-        parts = []
+        """All classes of all rows, with noise of its own for every copy of a row: what is fitted looks at it."""
+        parts, position = [], torch.arange(len(rows), device=rows.device)[:, None]
+        keys = torch.cat([rows.flatten(1), position.to(rows)], 1)
         for first in range(0, len(rows), BLOCK):
             block = rows[first : first + BLOCK]
             alive = torch.ones(len(block), len(self.classes_), dtype=torch.bool, device=rows.device)
             start = pairs * self._log_prior.to(rows.device).expand(alive.shape)
-            parts.append(self.model.look(block, alive, start, levels, pairs=pairs, seed=self.seed, round_=round_))
+            noise = {"seed": self.seed, "round_": round_, "keys": keys[first : first + BLOCK]}
+            parts.append(self.model.look(block, alive, start, levels, pairs=pairs, **noise))
         return Evidence(*(torch.cat(column) for column in zip(*map(_columns, parts), strict=True)))
 
     def _named(self, weights: str | Callable[[Tensor], Tensor]) -> Levels:

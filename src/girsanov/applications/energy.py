@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.applications.annealing import Annealing, LogNormaliser, log_normaliser
-from girsanov.calculus import Exact, Hutchinson, keyed_generators, keyed_rademacher
+from girsanov.calculus import Exact, Hutchinson, stream
 from girsanov.densities import Gaussian
 from girsanov.stein.matrices import DiffusionLike
 from girsanov.stein.score_matching import Sliced, SquaredMatrix, pointwise_loss, squared_matrix
@@ -213,8 +213,8 @@ def _fixed_probes(
     """The held-out rows' own signs, the same at every validation."""
     if isinstance(divergence, Exact):
         return None
-    generators = keyed_generators(seed, "energy validation", rows)
-    return keyed_rademacher(generators, (divergence.probes, values.columns), rows).transpose(0, 1)
+    shape = (divergence.probes, len(rows), values.columns)
+    return (2.0 * torch.randint(2, shape, generator=stream(seed, "energy validation")) - 1.0).to(rows)
 
 
 def _widened(reference: Gaussian, factor: float) -> Gaussian:

@@ -100,7 +100,16 @@ class ClassConditional:
 
     @torch.no_grad()
     def look(
-        self, rows: State, alive: Tensor, start: Tensor, levels: Levels, *, pairs: int, seed: int, round_: int
+        self,
+        rows: State,
+        alive: Tensor,
+        start: Tensor,
+        levels: Levels,
+        *,
+        pairs: int,
+        seed: int,
+        round_: int,
+        keys: Tensor | None = None,
     ) -> Evidence:
         """Evaluate ``pairs`` antithetic pairs for every row and class in ``alive``.
 
@@ -112,23 +121,25 @@ class ClassConditional:
             pairs: number P of new pairs.
             seed: keys the draws together with each row.
             round_: looks are independent.
+            keys: what keys the draws of each row, ``n k``; default its content.
         """
+        keys = rows if keys is None else keys
         size = max(1, HELD_ELEMENTS // max(1, alive.shape[1] * 2 * pairs * rows[0].numel()))
         parts = []
         for first in range(0, len(rows), size):
             part = slice(first, first + size)
-            draws = self._draw(rows[part], levels.proposal, pairs, seed, round_)
+            draws = self._draw(rows[part], keys[part], levels.proposal, pairs, seed, round_)
             parts.append(self._compare(draws, alive[part], start[part], levels, pairs))
         return Evidence(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def _draw(self, rows: State, proposal: LogSNRDensity, pairs: int, seed: int, round_: int) -> Draws:
+    def _draw(self, rows: State, keys: Tensor, proposal: LogSNRDensity, pairs: int, seed: int, round_: int) -> Draws:
         """Evaluation points, flattened from ``n P 2``; every pair has a dequantisation draw of its own."""
         x = rows.repeat_interleave(pairs, 0)
         if self.transforms is not None:
-            generators = keyed_generators(seed, "dequantise pairs", rows, round_)
+            generators = keyed_generators(seed, "dequantise pairs", keys, round_)
             x = self.transforms(x, keyed_uniform(generators, (pairs, *rows.shape[1:]), rows).flatten(0, 1))[0]
         states = x.unflatten(0, (len(rows), 1, pairs))
-        return draw(rows, states, proposal, seed=seed, round_=round_, dtype=working_dtype(self.score, x))
+        return draw(keys, states, proposal, seed=seed, round_=round_, dtype=working_dtype(self.score, x))
 
     def _compare(
         self, draws: Draws, alive: Tensor, start: Tensor, levels: Levels, pairs: int

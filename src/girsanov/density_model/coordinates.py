@@ -6,7 +6,7 @@ diffusion's starting point: the flow as the last transform, the mixture as the e
 scaled.
 """
 
-__all__ = ["Coordinates", "fit_coordinates", "spread"]
+__all__ = ["Coordinates", "fit_coordinates"]
 
 import warnings
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import keyed_generators, keyed_uniform
+from girsanov.calculus import stream
 from girsanov.datasets import Data, Splits, fingerprint
 from girsanov.densities import GaussianMixture
 from girsanov.density_model.config import Config
 from girsanov.density_model.dequantisation import make_dequantiser
+from girsanov.density_model.noise import copies_for, spread
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, mix, train
-from girsanov.transforms import Compose, Dequantise, Gaussianise, Logit, SplineFlow, Standardise, Transform
+from girsanov.transforms import Compose, Gaussianise, Logit, SplineFlow, Standardise, Transform
 from girsanov.types import State
 
-COPIES = 4  # dequantised copies of the training rows to which closed forms are fitted
 COMPONENTS = (5, 20, 60)
 RIDGES = (1e-5, 1e-2)
 MIXTURE_ROWS = 20_000
@@ -48,16 +48,6 @@ class Coordinates:
     transforms: Compose
     mixture: GaussianMixture | None
     held_out: dict[str, float]
-
-
-def spread(transforms: Compose, rows: State, seed: int, copies: int = COPIES) -> tuple[State, Tensor]:
-    """Rows in the model's space with their log-determinants, several dequantisation draws each."""
-    with torch.no_grad():
-        if not any(isinstance(member, Dequantise) for member in transforms.transforms):
-            return transforms(rows)
-        generators = keyed_generators(seed, "reference", rows)
-        uniform = keyed_uniform(generators, (copies, *rows.shape[1:]), rows).flatten(0, 1)
-        return transforms(rows.repeat_interleave(copies, 0), uniform)
 
 
 def fit_coordinates(
@@ -97,11 +87,12 @@ def _columns(data: Data, rows: State, held: State, config: Config) -> Compose:
         members.append(make_dequantiser(schema, data.x, config))
     if config.logit:
         members.append(_logit(data))
-        rows = spread(Compose(members), rows, config.seed, copies=1)[0]
+        rows = spread(Compose(members), rows, stream(config.seed, "logit"), copies=1)[0]
     if schema.kind == "images" or not config.gaussianise:
         return Compose([*members, Standardise.fit(rows, shared=schema.kind == "images")])
     dequantised = Compose(members)
-    (y, _), (other, _) = (spread(dequantised, part, config.seed) for part in (rows, held))
+    y, _ = spread(dequantised, rows, stream(config.seed, "columns"))
+    other, _ = spread(dequantised, held, stream(config.seed, "held-out columns"))
     return Compose([*members, Gaussianise.fit(y, other, schema.bin_width, schema.offset - 0.5 * schema.bin_width)])
 
 
@@ -115,8 +106,8 @@ def _fit_mixture(columns: Compose, rows: State, held: State, seed: int) -> tuple
     """The best mixture on held-out rows, more components as long as they pay; ``None`` if one is best."""
     from sklearn.mixture import GaussianMixture as Mixture
 
-    y = spread(columns, rows[:MIXTURE_ROWS], seed, copies=1)[0].numpy()
-    other, log_det = spread(columns, held, seed, copies=1)
+    y = spread(columns, rows[:MIXTURE_ROWS], stream(seed, "mixture"), copies=1)[0].numpy()
+    other, log_det = spread(columns, held, stream(seed, "held-out mixture"), copies_for(len(held), HELD_OUT_ROWS))
     best, score = None, -float("inf")
     for count in (1, *COMPONENTS):
         if count * ROWS_PER_COMPONENT > len(y):
@@ -160,7 +151,7 @@ def _fit_flow(
         seed=config.seed,
     )
     shuffled = ShuffledBatches(len(rows), settings.batch_size, mix(config.seed, 5))
-    other, log_det = spread(columns, held, config.seed, copies=1)
+    other, log_det = spread(columns, held, stream(config.seed, "held-out flow"), copies_for(len(held), HELD_OUT_ROWS))
 
     def loss(module: nn.Module, batch: State, generator: torch.Generator, step: int) -> Tensor:
         uniform = torch.rand(batch.shape, generator=generator, dtype=batch.dtype)

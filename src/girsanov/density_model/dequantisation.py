@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import expand_as_rows, seed_of, sum_event
+from girsanov.calculus import expand_as_rows, seed_of, stream, sum_event
 from girsanov.datasets import Data, Schema
 from girsanov.density_model.config import Config
+from girsanov.density_model.noise import fresh_elbo
 from girsanov.likelihoods import elbo
 from girsanov.likelihoods.discrete import LatticePoints, importance_weighted, log_mean_exp
 from girsanov.objectives import low_discrepancy
@@ -161,7 +162,7 @@ def fit_dequantiser(
         assert isinstance(module, VariationalDequantise)
         del step
         candidate = type(model)(_replaced(model.transforms, module), model.score, model.schema, record=model.record)
-        return candidate.encoded_elbo(held, samples=SAMPLES).mean()
+        return fresh_elbo(candidate, held, stream(seed, "dequantiser"), samples=SAMPLES).mean()
 
     model.score.requires_grad_(False)
     result = train(

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import keyed_generators, keyed_uniform, seed_of
+from girsanov.calculus import seed_of, stream
 from girsanov.datasets import Data, Splits, fingerprint, from_array, load, split
 from girsanov.densities import Gaussian
 from girsanov.density_model.config import PROCESSES, Config, make_process
-from girsanov.density_model.coordinates import COPIES, Coordinates, fit_coordinates, spread
+from girsanov.density_model.coordinates import Coordinates, fit_coordinates
 from girsanov.density_model.dequantisation import (
     fit_dequantiser,
     lattice_points,
@@ -29,6 +29,7 @@ from girsanov.density_model.dequantisation import (
 from girsanov.density_model.flow import FlowObjective
 from girsanov.density_model.model import DensityModel
 from girsanov.density_model.networks import build_network, choose_network, require_network
+from girsanov.density_model.noise import COPIES, fresh_elbo, fresh_log_prob, spread
 from girsanov.likelihoods import fit_proposal
 from girsanov.models import ConditionMap, ExpertHead, Head, Lattice, LatticeHead, MixtureHead, ResidualHead, ScoreModel
 from girsanov.objectives import Batch, DenoisingObjective, ScheduledObjective
@@ -156,7 +157,7 @@ def prepare(data: Data, splits: Splits, config: Config, coordinates: Coordinates
     coordinates = coordinates or fit_coordinates(data, splits, dataclasses.replace(config, flow=False))
     transforms = coordinates.transforms
     copies = max(1, min(COPIES, MOST_NUMBERS // rows.numel()))
-    y, _ = spread(reference_transforms(transforms), rows, config.seed, copies)
+    y, _ = spread(reference_transforms(transforms), rows, stream(config.seed, "reference"), copies)
     reference = Gaussian.fit(y, rank=config.rank)
     shape = data.schema.event_shape
     classes = len(_class_names(data)) if config.conditional else 0
@@ -262,9 +263,7 @@ def _calibrate(model: DensityModel, rows: State, seed: int) -> None:
     """Let an expert start from its best share; until here the model is the Gaussian."""
     head = model.score.head
     if isinstance(head, ExpertHead):
-        rows = rows[:CALIBRATION_ROWS]
-        generators = keyed_generators(seed, "calibrate", rows)
-        y, _ = model.transforms(rows, keyed_uniform(generators, rows.shape[1:], rows))
+        y, _ = spread(model.transforms, rows[:CALIBRATION_ROWS], stream(seed, "calibration"), copies=1)
         head.calibrate(y.float(), torch.Generator().manual_seed(mix(seed, 2)))
 
 
@@ -313,15 +312,18 @@ def _train(
 
     held = splits.validation[:VALIDATION_ROWS]
 
+    def noise() -> torch.Generator:
+        return stream(config.seed, "validation")  # the same for all steps that are compared
+
     def validate(module: torch.nn.Module, step: int) -> MeanEstimate:
         del step
         assert isinstance(module, ScoreModel)
         candidate = DensityModel(model.transforms, module, model.schema, record=model.record)
         condition = None if labels is None else labels[held].to(x.device)
         if config.model == "cnf":
-            few, given = held[:FLOW_ROWS], None if condition is None else condition[:FLOW_ROWS]
-            return candidate.encoded_log_prob(x[few], condition=given, solver=FixedGrid(FLOW_STEPS)).mean()
-        return candidate.encoded_elbo(x[held], samples=VALIDATION_SAMPLES, condition=condition).mean()
+            few, given = x[held[:FLOW_ROWS]], None if condition is None else condition[:FLOW_ROWS]
+            return fresh_log_prob(candidate, few, noise(), condition=given, solver=FixedGrid(FLOW_STEPS)).mean()
+        return fresh_elbo(candidate, x[held], noise(), samples=VALIDATION_SAMPLES, condition=condition).mean()
 
     objective = _objective(model, config).to(x.device)
     identity = f"{model.record['data']['fingerprint']} {config.to_json() | {'time_budget': None}}"
@@ -363,7 +365,5 @@ def _settle(model: DensityModel, x: State, labels: Tensor | None, splits: Splits
 @torch.no_grad()
 def _proposal(model: DensityModel, rows: State) -> Any:
     """Fit the log-SNR density of later evaluations on validation rows."""
-    rows = rows[:PROPOSAL_ROWS]
-    uniform = keyed_uniform(keyed_generators(0, "proposal", rows), rows.shape[1:], rows)
-    y, _ = model.transforms(rows, uniform)
+    y, _ = spread(model.transforms, rows[:PROPOSAL_ROWS], stream(0, "proposal"), copies=1)
     return fit_proposal(model.score, model.score.process, y.float(), reference=model.reference, decoder=model.reference)

@@ -105,6 +105,13 @@ class DensityModel(nn.Module):
         return self.reference.diffused(*self.score.process.marginal_at(low))
 
     @property
+    def law_at_horizon(self) -> Density:
+        """Where the ODE ends: the end of the range, or N(0, I) where the process goes on to log-SNR -inf."""
+        process = self.score.process
+        end = process.log_snr(torch.tensor(process.horizon, dtype=torch.float64))
+        return self.prior if bool(end.isfinite()) else process.prior(self.reference)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes that a conditional model knows, in the order of their labels; else none."""
         known = self.record.get("network", {}).get("config", {}).get("classes")
@@ -245,7 +252,7 @@ class DensityModel(nn.Module):
                 self.score,
                 self.score.process,
                 view.x[:, j],
-                prior=self._law_at_horizon(),
+                prior=self.law_at_horizon,
                 reference=self.reference,
                 condition=condition,
                 generator=torch.Generator().manual_seed(seed),
@@ -386,12 +393,6 @@ class DensityModel(nn.Module):
     def _require_density(self) -> None:
         if self.lattice is not None:
             raise InputError("This model decodes cells and has no density: use its elbo, or fit another dequantise")
-
-    def _law_at_horizon(self) -> Density:
-        """Where the ODE ends: the end of the range, or N(0, I) where the process goes on to log-SNR -inf."""
-        process = self.score.process
-        end = process.log_snr(torch.tensor(process.horizon, dtype=torch.float64))
-        return self.prior if bool(end.isfinite()) else process.prior(self.reference)
 
     def _views(self, rows: State, replicates: int, seed: int, round_: int) -> View:
         """Dequantise each replicate afresh; continuous data are transformed once."""

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from girsanov.calculus import keyed_generators, keyed_uniform
+from girsanov.calculus import keyed_generators, keyed_uniform, stream
 from girsanov.datasets import Splits
 from girsanov.density_model import DensityModel
+from girsanov.density_model.noise import spread
 from girsanov.transforms import Compose, Dequantise, Standardise
 from girsanov.types import Estimate, Nats, State
 
@@ -71,9 +72,8 @@ class PeerData:
             return Compose([Standardise.fit(rows, shared=shared)])
         dequantise = Dequantise(schema.event_shape, schema.bin_width, schema.offset)
         # of the dequantised rows: a column with one frequent value varies less than the width of its bins
-        generator = torch.Generator().manual_seed(self.seed)
-        spread, _ = dequantise(rows, torch.rand(rows.shape, generator=generator, dtype=torch.float64))
-        return Compose([dequantise, Standardise.fit(spread, shared=shared)])
+        y, _ = spread(Compose([dequantise]), rows, stream(self.seed, "scale of peers"), copies=1)
+        return Compose([dequantise, Standardise.fit(y, shared=shared)])
 
     @property
     def dim(self) -> int:
@@ -89,18 +89,19 @@ class PeerData:
         """Flat standardised training rows; where columns are dequantised, several copies, shape ``m d``."""
         rows = self.x[self.splits.train]
         copies = min(MAX_COPIES, max(1, COPIES_OF // len(rows))) if self.dequantised else 1
-        generator = torch.Generator().manual_seed(self.seed)
-        return torch.cat([self.spread(rows, generator) for _ in range(copies)])
+        return self.spread(rows, stream(self.seed, "training peers"), copies)
 
-    def spread(self, rows: State, generator: torch.Generator) -> Tensor:
+    def spread(self, rows: State, generator: torch.Generator, copies: int = 1) -> Tensor:
         """Flat standardised rows with fresh dequantisation noise."""
-        uniform = torch.rand(rows.shape, generator=generator, dtype=torch.float64)
-        return self.transforms(rows, uniform)[0].flatten(1)
+        return spread(self.transforms, rows, generator, copies)[0].flatten(1)
 
     def validation(self, log_prob: LogProb) -> float:
-        """Mean log-likelihood of the validation rows, nats in data units."""
-        rows = self.x[self.splits.validation][:VALIDATION_ROWS]
-        return float(self._values(log_prob, rows, VALIDATION_DRAWS).mean())
+        """Mean log-likelihood of the validation rows, nats in data units, every copy of a row with its own draws."""
+        generator, values = stream(self.seed, "validation peers"), []
+        for rows in self.x[self.splits.validation][:VALIDATION_ROWS].split(CHUNK):
+            y, log_det = spread(self.transforms, rows, generator, VALIDATION_DRAWS)
+            values.append(log_prob(y.flatten(1)).double() + log_det)
+        return float(torch.cat(values).mean())
 
     def estimate(self, peer: Peer, rows: State) -> Estimate:
         """Log-likelihood of encoded rows in data units: exact, or the bound that dequantisation gives."""
