@@ -12,6 +12,7 @@ that whatever is fitted to rows or chosen by them draws from a :func:`stream` in
 """
 
 __all__ = [
+    "LANES",
     "Exact",
     "Hutchinson",
     "KeyedStreams",
@@ -21,6 +22,7 @@ __all__ = [
     "keyed_rademacher",
     "keyed_uniform",
     "normal_blocks",
+    "row_blocks",
     "seed_of",
     "stream",
     "sum_event",
@@ -28,7 +30,7 @@ __all__ = [
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, final
 
@@ -40,6 +42,7 @@ from girsanov.types import Nats, State
 
 Field = Callable[[State], State]
 
+LANES = 32  # vectorised functions round what is left over from so many otherwise, on some kernels
 SLAB = 2**14  # blocks of random words computed together: what stays in a processor's cache
 
 
@@ -51,6 +54,24 @@ def expand_as_rows(t: Tensor, x: State) -> Tensor:
         torch.Size([5, 1, 1, 1])
     """
     return t.to(x.device, x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def row_blocks(n: int, rows: int, device: torch.device | None = None) -> Iterator[tuple[Tensor, int]]:
+    """Indices of ``n`` rows in blocks of one size, the last filled up with its last row, and how many are new in each.
+
+    A row evaluated in such blocks does not depend on the number of rows: products of matrices of another shape
+    round otherwise. From 32 rows on, the size is rounded down to a multiple of 32, so that vectorised functions leave
+    no rest, which some round otherwise too.
+
+    Example:
+        >>> [(index.tolist(), count) for index, count in row_blocks(5, 3)]
+        [([0, 1, 2], 3), ([3, 4, 4], 2)]
+        >>> [len(index) for index, count in row_blocks(5, 40)]
+        [32]
+    """
+    rows = max(1, rows if rows < LANES else rows // LANES * LANES)
+    for start in range(0, n, rows):
+        yield torch.arange(start, start + rows, device=device).clamp_max(n - 1), min(rows, n - start)
 
 
 def normal_blocks(x: State, generator: torch.Generator) -> Callable[[int], Tensor]:

@@ -124,6 +124,14 @@ def test_torn_log_does_not_matter(problem, tmp_path, interrupt_at, cut):
     assert len(result.history) - len(steps) <= 1
 
 
+def test_the_result_takes_gradients_where_the_module_does(problem):
+    """Without, PyTorch computes some products of matrices otherwise, and a saved model would differ from itself."""
+    module = problem.module()
+    frozen = next(module.parameters()).requires_grad_(False)
+    _, result = problem.train(module=module, steps=2)
+    assert [p.requires_grad for p in result.module.parameters()] == [p is not frozen for p in module.parameters()]
+
+
 def test_other_settings_data_or_module_are_refused(problem, tmp_path):
     problem.train(tmp_path, identity="digits")
     with pytest.raises(InputError, match=r"learning_rate=0\.001, not 0\.5"):

@@ -21,7 +21,7 @@ from typing import Any, Protocol, final
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows, keyed_generators, keyed_normal, keyed_uniform, seed_of
+from girsanov.calculus import expand_as_rows, keyed_generators, keyed_normal, keyed_uniform, row_blocks, seed_of
 from girsanov.densities import Gaussian
 from girsanov.likelihoods.baselines import GaussianBaseline
 from girsanov.models import ScoreModel, require_rows, working_dtype
@@ -95,21 +95,26 @@ def band_errors(
         raise InputError(f"Give one band or more and at least as many samples; got {bands} bands, {samples} samples")
     seed, rows = seed_of(generator), model.encode(x)
     require_rows(rows)
-    uniform = keyed_uniform(keyed_generators(seed, "dequantise", rows), rows.shape[1:], rows)
-    y, log_det = model.transforms(rows, uniform)
-    reference, (low, high) = model.reference, model.score.log_snr_range
-    proposal = LogSNRDensity.from_spectrum(low, high, reference.spectrum())
+    proposal = LogSNRDensity.from_spectrum(*model.score.log_snr_range, model.reference.spectrum())
     edges = proposal.nodes(bands + 1)
     count = samples // bands * bands
-    chunk = max(1, CHUNK // count)
-    gains = []
-    for start in range(0, len(y), chunk):
-        index = torch.arange(start, start + chunk, device=y.device).clamp_max(len(y) - 1)
-        gains.append(_gains(model, y[index], proposal, count, bands, seed)[: len(y) - start])
-    gain = torch.cat(gains)
+    parts = []
+    for index, fresh in row_blocks(len(rows), max(1, CHUNK // count), rows.device):
+        parts.append([value[:fresh] for value in _block(model, rows[index], proposal, count, edges, seed)])
+    log_prob, errors = (torch.cat(values) for values in zip(*parts, strict=True))
+    return BandErrors(log_prob, errors, edges)
+
+
+def _block(
+    model: Fitted, rows: State, proposal: LogSNRDensity, count: int, edges: Tensor, seed: int
+) -> tuple[Nats, Tensor]:
+    """Log-probabilities ``n`` and errors ``n b`` of one block of encoded rows."""
+    uniform = keyed_uniform(keyed_generators(seed, "dequantise", rows), rows.shape[1:], rows)
+    y, log_det = model.transforms(rows, uniform)
+    gain = _gains(model, y, proposal, count, len(edges) - 1, seed)
     pairs = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
-    baseline = torch.stack([reference.squared_error_integral(y, *pair) for pair in pairs], 1)
-    return BandErrors(reference.log_prob(y) + log_det + gain.sum(1), 0.5 * baseline - gain, edges)
+    baseline = torch.stack([model.reference.squared_error_integral(y, *pair) for pair in pairs], 1)
+    return model.reference.log_prob(y) + log_det + gain.sum(1), 0.5 * baseline - gain
 
 
 def _gains(model: Fitted, y: State, proposal: LogSNRDensity, count: int, bands: int, seed: int) -> Tensor:

@@ -31,7 +31,7 @@ from girsanov.likelihoods.differences import (
     pointwise_information,
 )
 from girsanov.likelihoods.discrete import LatticePoints, categorical_elbo, transform_views
-from girsanov.likelihoods.integral import View
+from girsanov.likelihoods.integral import View, view_of
 from girsanov.models import ScoreModel
 from girsanov.processes import LinearProcess
 from girsanov.samplers import sample
@@ -246,7 +246,7 @@ class DensityModel(nn.Module):
         self._require_condition(condition)
         seed = seed_of(generator)
         draws = draws if self.measure != "density" else 1
-        view = self._views(x, draws, seed, 0)
+        view = view_of(self._views, x, draws, seed)
         estimates = [
             ode_log_prob(
                 self.score,

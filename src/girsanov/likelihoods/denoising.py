@@ -18,7 +18,7 @@ from typing import Protocol, final
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows, keyed_generators, keyed_normal, seed_of, sum_event
+from girsanov.calculus import expand_as_rows, keyed_generators, keyed_normal, row_blocks, seed_of, sum_event
 from girsanov.densities import Gaussian
 from girsanov.models import log_snr_range, noise_prediction, require_rows, working_dtype
 from girsanov.processes import LinearProcess
@@ -145,13 +145,12 @@ def _errors(
     score: Score, process: LinearProcess, x: State, levels: Tensor, eps: State, condition: Tensor | None
 ) -> Tensor:
     """Squared errors of one row ``1 *d`` at levels ``m`` and noise ``m *d``, in padded chunks."""
-    chunk, parts = min(CHUNK, len(eps)), []
-    for start in range(0, len(eps), chunk):
-        index = torch.arange(start, start + chunk, device=eps.device).clamp_max(len(eps) - 1)
+    parts = []
+    for index, _ in row_blocks(len(eps), min(CHUNK, len(eps)), eps.device):
         level, noise = levels[index], eps[index]
         alpha, sigma = torch.sigmoid(level).sqrt(), torch.sigmoid(-level).sqrt()
         z = expand_as_rows(alpha, noise) * x + expand_as_rows(sigma, noise) * noise
-        given = None if condition is None else condition.expand(chunk, *condition.shape[1:])
+        given = None if condition is None else condition.expand(len(index), *condition.shape[1:])
         parts.append(sum_event((noise - noise_prediction(score, process, level, z, given)).square()))
     return torch.cat(parts)[: len(eps)]
 

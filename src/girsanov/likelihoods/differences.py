@@ -36,9 +36,9 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows, keyed_generators, keyed_normal, seed_of, sum_event
+from girsanov.calculus import expand_as_rows, keyed_generators, keyed_normal, row_blocks, seed_of, sum_event
 from girsanov.densities import Gaussian
-from girsanov.likelihoods.integral import Views, identity_view
+from girsanov.likelihoods.integral import Views, identity_view, view_of
 from girsanov.likelihoods.paired import Draws, deviations, draw, gain
 from girsanov.models import ScoreModel, gaussian_reference, log_snr_range, require_rows, working_dtype
 from girsanov.processes import LinearProcess
@@ -240,7 +240,7 @@ def difference_curve(
     if levels is None:
         levels = torch.linspace(*setup.log_snr_range, LEVELS, dtype=torch.float64)
     levels = levels.double().to(x.device)
-    y = setup.views(x, 1, setup.seed, 0).x[:, 0].to(setup.dtype)
+    y = view_of(setup.views, x, 1, setup.seed).x[:, 0].to(setup.dtype)
     half = keyed_normal(keyed_generators(setup.seed, "curve", x), y.shape[1:], y.new_empty(0))
     first, second = (_condition(c, x) for c in (c1, c2))
     gaps, squares = [], []
@@ -256,15 +256,14 @@ def _at_level(
 ) -> tuple[Nats, Nats]:
     """Both integrands at one level under given noise, each of shape ``n``."""
     gaps, squares = [], []
-    for start in range(0, len(y), CHUNK):
-        index = torch.arange(start, min(start + CHUNK, len(y)), device=y.device)
+    for index, count in row_blocks(len(y), CHUNK, y.device):
         levels = level.expand(len(index))
         alpha, sigma = torch.sigmoid(level).sqrt().to(y.dtype), torch.sigmoid(-level).sqrt().to(y.dtype)
         draws = Draws(levels, torch.ones_like(levels), alpha * y[index] + sigma * eps[index], eps[index])
         error, delta1 = setup.deviations(draws, _rows(c1, index, 1))
         delta2 = setup.deviations(draws, _rows(c2, index, 1))[1]
-        gaps.append(gain(error, delta1) - gain(error, delta2))
-        squares.append(0.5 * sum_event((delta1 - delta2).square()))
+        gaps.append((gain(error, delta1) - gain(error, delta2))[:count])
+        squares.append(0.5 * sum_event((delta1 - delta2).square())[:count])
     return torch.cat(gaps), torch.cat(squares)
 
 
@@ -368,8 +367,7 @@ def _chunks(n: int, setup: _Setup, x: State) -> Iterator[tuple[Tensor, int]]:
     """Indices of rows, padded to a fixed number, and how many of them count."""
     each = setup.points * setup.replicates
     rows = max(1, min(CHUNK, CHUNK_ELEMENTS // max(setup.event_dim, 1)) // each)
-    for start in range(0, n, rows):
-        yield torch.arange(start, start + rows, device=x.device).clamp_max(n - 1), n - start
+    return row_blocks(n, rows, x.device)
 
 
 def _condition(c: Condition, x: State) -> Tensor | None:

@@ -13,7 +13,16 @@ Every draw is keyed by the content of its row, calls of the network have a fixed
 row's value does not depend on the rows that it is evaluated with.
 """
 
-__all__ = ["View", "Views", "evaluation_noise", "identity_view", "keeps_graph", "replicate", "require_arguments"]
+__all__ = [
+    "View",
+    "Views",
+    "evaluation_noise",
+    "identity_view",
+    "keeps_graph",
+    "replicate",
+    "require_arguments",
+    "view_of",
+]
 
 import math
 from collections.abc import Callable
@@ -22,7 +31,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from girsanov.calculus import KeyedStreams, keyed_generators, keyed_normal, keyed_uniform
+from girsanov.calculus import LANES, KeyedStreams, keyed_generators, keyed_normal, keyed_uniform, row_blocks
 from girsanov.likelihoods.baselines import Baseline
 from girsanov.models import require_rows, working_dtype
 from girsanov.solvers import LogSNRDensity
@@ -32,6 +41,7 @@ CHUNK = 512  # network evaluations per call, fixed so that results do not depend
 CHUNK_ELEMENTS = 2**21  # at most so many numbers per call, for large events
 BLOCK = 8  # calls whose rows share the drawing of noise and the closed forms
 BLOCK_ELEMENTS = 2**22
+VIEWED = 128  # rows that are transformed together
 DRAWS = 16  # noise draws per replicate for a prior whose expected log-density is not closed form
 FEW_DIMENSIONS = 4  # up to so many, noise is a low-discrepancy sequence
 WIDTH = 1.5  # s^2, the variance of that noise
@@ -58,6 +68,15 @@ def identity_view(rows: State, replicates: int, seed: int, round_: int) -> View:
     """Every replicate sees the row itself."""
     del seed, round_
     return View(rows[:, None].expand(-1, replicates, *rows.shape[1:]), rows.new_zeros(len(rows), replicates).double())
+
+
+def view_of(views: Views, x: State, replicates: int, seed: int) -> View:
+    """The view of any number of rows, made in blocks of one size."""
+    parts = []
+    for index, count in row_blocks(len(x), VIEWED, x.device):
+        view = views(x[index], replicates, seed, 0)
+        parts.append((view.x[:count], view.log_det[:count]))
+    return View(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 def require_arguments(x: State, samples: int, condition: Tensor | None) -> None:
@@ -119,10 +138,8 @@ def replicate(
     evaluations = max(call, min(BLOCK * call, BLOCK_ELEMENTS // elements))
     rows = max(1, evaluations // (points * replicates))
     parts = []
-    for start in range(0, len(x), rows):
-        index = torch.arange(start, start + rows, device=x.device).clamp_max(len(x) - 1)
+    for index, count in row_blocks(len(x), rows, x.device):
         given = condition if condition is None or len(condition) == 1 else condition[index]
-        count = min(rows, len(x) - start)
         block = _Block(baseline, proposal, x[index], count, given, replicates, points, call, seed, round_)
         part = block.evaluate(views, closed_form, sampled_prior)
         parts.append({name: value[:, :count] for name, value in part.items()})
@@ -202,40 +219,38 @@ class _Block:
 
     def _sampled(self, x: State) -> tuple[Tensor, Tensor]:
         """Sampled parts of the integral and of the residual, one per row and replicate; 0 for rows that only pad."""
-        asked = self.count * self.replicates
-        asked_x = x[:asked].to(working_dtype(self.baseline.score, x))
-        generators = keyed_generators(self.seed, "log-snr", self.rows[: self.count], self.round_)
+        asked, drawn = self.count * self.replicates, -(-self.count // LANES) * LANES
+        x = x.to(working_dtype(self.baseline.score, x))
+        generators = keyed_generators(self.seed, "log-snr", self.rows[:drawn], self.round_)
         offset = keyed_uniform(generators, (self.replicates,), x).flatten()
-        noise, ratio = evaluation_noise(generators, self.replicates, self.points, asked_x[:: self.replicates])
+        noise, ratio = evaluation_noise(generators, self.replicates, self.points, x[:: self.replicates][:drawn])
         eps = noise.flatten(0, 1)
         levels, weights, at_end = self.proposal.systematic(offset, self.points)
         if ratio is not None:
             weights = weights * ratio.flatten(0, 1)
-        values = self._values(asked_x, levels, eps, at_end)
+        values, at_end = self._values(x, levels, eps, at_end), at_end[:asked]
         if self.proposal.slope is not None:
-            slope = torch.where(at_end, 0.0, self.proposal.slope_at(levels))
+            slope = torch.where(at_end, 0.0, self.proposal.slope_at(levels)[:asked])
             index = torch.arange(len(x), device=x.device).clamp_max(asked - 1)  # products of matrices of one size
-            values = values - slope * self.baseline.excess(asked_x[index], levels[index], eps[index])[:asked]
-        values = weights * values
+            values = values - slope * self.baseline.excess(x[index], levels[index], eps[index])[:asked]
+        values = weights[:asked] * values
         end = torch.where(at_end, values, 0.0).sum(1)
         inside = torch.where(at_end, 0.0, values).sum(1)
         padding = values.new_zeros(len(x) - asked)
         return torch.cat([inside, padding]), torch.cat([end, padding])
 
     def _values(self, x: State, levels: Tensor, eps: State, at_end: Tensor) -> Tensor:
-        """The sampled integrand, shape ``b k``, in network calls of one size."""
+        """The sampled integrand of the rows asked for, shape ``b k``, in network calls of one size."""
         alpha, sigma = (torch.sigmoid(sign * levels).sqrt().to(x.dtype) for sign in (1.0, -1.0))
         wide = (..., *(None,) * (x.ndim - 1))
-        z = (alpha[wide] * x[:, None] + sigma[wide] * eps).flatten(0, 1)
+        asked = self.count * self.replicates * self.points
+        z = (alpha[wide] * x[: len(eps), None] + sigma[wide] * eps).flatten(0, 1)[:asked]
         level, noise, end, condition = levels.flatten(), eps.flatten(0, 1), at_end.flatten(), self._conditions()
         parts = []
-        for start in range(0, len(z), self.call):
-            part = slice(start, start + self.call)
-            if part.stop > len(z):  # the last call is as long as every other
-                part = torch.arange(part.start, part.stop, device=x.device).clamp_max(len(z) - 1)
+        for part, _ in row_blocks(len(z), self.call, x.device):
             given = condition if condition is None else condition[part]
             parts.append(self.baseline.sampled(level[part], z[part], noise[part], end[part], given))
-        return torch.cat(parts)[: len(z)].reshape(levels.shape)
+        return torch.cat(parts)[:asked].reshape(-1, self.points)
 
     def _prior_noise(self, x: State) -> State:
         """Antithetic draws, shape ``b DRAWS *d``, float64."""

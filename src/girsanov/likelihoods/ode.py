@@ -29,6 +29,7 @@ from girsanov.calculus import (
     Hutchinson,
     keyed_generators,
     keyed_rademacher,
+    row_blocks,
     seed_of,
 )
 from girsanov.densities import Density, Gaussian
@@ -38,8 +39,7 @@ from girsanov.processes import LinearProcess
 from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
 from girsanov.types import Estimate, InputError, Nats, Score, State
 
-CHUNK = 64  # rows solved together, fixed so that results do not depend on their number
-FEW = 16  # up to so many rows are padded to this only
+CHUNK = 32  # rows solved together, fixed so that results do not depend on their number
 
 
 def ode_log_prob(
@@ -95,14 +95,13 @@ def ode_log_prob(
     law = own if isinstance(own, Gaussian) else _standard(x)
     if condition is not None and len(condition) not in (1, len(x)):
         raise InputError(f"condition must have leading dimension 1 or {len(x)}; got {len(condition)}")
-    seed, chunk, parts = seed_of(generator), FEW if len(x) <= FEW else CHUNK, []
+    seed, parts = seed_of(generator), []
     with torch.set_grad_enabled(keeps_graph(x, differentiable)):
-        for start in range(0, len(x), chunk):
-            index = torch.arange(start, start + chunk, device=x.device).clamp_max(len(x) - 1)
+        for index, count in row_blocks(len(x), CHUNK, x.device):
             given = condition if condition is None or len(condition) == 1 else condition[index]
-            flow = WhitenedFlow(score, process, law, divergence, given)
+            flow = WhitenedFlow(score, process, law, divergence, given, one_level=isinstance(solver, FixedGrid))
             part = _solve(flow, x[index], prior, solver, seed)
-            parts.append({name: value[..., : len(x) - start] for name, value in part.items()})
+            parts.append({name: value[..., :count] for name, value in part.items()})
     terms = {name: torch.cat([part[name] for part in parts], -1) for name in parts[0]}
     return _estimate(terms, x, divergence, flow.log_snr_range)
 
@@ -116,6 +115,7 @@ class WhitenedFlow:
         law: the Gaussian that whitens.
         divergence: strategy for the divergence, or ``None`` where only states are wanted.
         condition: rows' conditions, or ``None``.
+        one_level: whether all rows of a call share one level, so that a trace in closed form serves them all.
     """
 
     def __init__(
@@ -125,8 +125,10 @@ class WhitenedFlow:
         law: Gaussian,
         divergence: Divergence | None,
         condition: Tensor | None,
+        *,
+        one_level: bool,
     ) -> None:
-        self.score, self.law = score, law
+        self.score, self.law, self.one_level = score, law, one_level
         self.process = score.process if isinstance(score, ScoreModel) else process
         self.divergence, self.condition = divergence, condition
         self.probes: Tensor | None = None
@@ -159,7 +161,7 @@ class WhitenedFlow:
             return None
         with_trace = getattr(score.network, "with_trace", None)
         head = score.head
-        shared = score.reference is self.law and bool((log_snr == log_snr[0]).all())
+        shared = score.reference is self.law and self.one_level
         if with_trace is None or not isinstance(head, ResidualHead) or not shared or torch.is_grad_enabled():
             return None
         one = log_snr[:1]

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from girsanov.calculus import Divergence, Exact, keyed_generators, keyed_normal, seed_of
+from girsanov.calculus import Divergence, Exact, keyed_generators, keyed_normal, row_blocks, seed_of
 from girsanov.likelihoods.integral import keeps_graph
 from girsanov.models import require_rows
 from girsanov.pairs import Chain, EulerChain, Noise, Pair, feynman_kac_log_weights, girsanov_log_weights
@@ -310,11 +310,10 @@ def _simulate(
     seed = seed_of(generator)
     rows = max(1, min(CHUNK, CHUNK_ELEMENTS // x[0].numel()) // paths)
     parts = []
-    for start in range(0, len(x), rows):
-        index = torch.arange(start, start + rows, device=x.device).clamp_max(len(x) - 1)
+    for index, count in row_blocks(len(x), rows, x.device):
         with torch.set_grad_enabled(keeps_graph(x)):
             part = _simulate_chunk(weigh, x[index], paths, _rows_of(condition, index), seed)
-        parts.append(part[:, : len(x) - start])
+        parts.append(part[:, :count])
     return torch.cat(parts, 1)
 
 

@@ -24,6 +24,7 @@ from girsanov.calculus import (
     keyed_normal,
     keyed_rademacher,
     keyed_uniform,
+    row_blocks,
     seed_of,
 )
 from girsanov.densities import Density
@@ -136,10 +137,9 @@ class ScoreMatchingObjective(nn.Module):
         rows = max(1, CHUNK // (grid.replicates * grid.points))
         parts = []
         with torch.no_grad():
-            for start in range(0, len(x), rows):
-                index = torch.arange(start, start + rows, device=x.device).clamp_max(len(x) - 1)
+            for index, count in row_blocks(len(x), rows, x.device):
                 given = condition if condition is None or len(condition) == 1 else condition[index]
-                parts.append([part[: len(x) - start] for part in grid.evaluate(x[index], given)])
+                parts.append([part[:count] for part in grid.evaluate(x[index], given)])
         prior, matched = (torch.cat([part[k] for part in parts]).T for k in (0, 1))
         return Estimate.from_replicates(
             prior + matched,

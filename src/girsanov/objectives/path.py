@@ -19,7 +19,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import expand_as_rows, keyed_generators, keyed_normal, keyed_uniform, seed_of, sum_event
+from girsanov.calculus import (
+    expand_as_rows,
+    keyed_generators,
+    keyed_normal,
+    keyed_uniform,
+    row_blocks,
+    seed_of,
+    sum_event,
+)
 from girsanov.densities import Density, StandardNormal
 from girsanov.models import require_rows
 from girsanov.objectives.denoising import Batch
@@ -159,10 +167,9 @@ class PathObjective(nn.Module):
         replicates = min(replicates, samples)
         points, seed, parts = samples // replicates, seed_of(generator), []
         rows = max(1, CHUNK // (replicates * points))
-        for start in range(0, len(x), rows):
-            chunk = x[torch.arange(start, start + rows, device=x.device).clamp_max(len(x) - 1)]
-            terms = self._chunk(drift, chunk, replicates, points, seed)
-            parts.append({name: value[:, : len(x) - start] for name, value in terms.items()})
+        for index, count in row_blocks(len(x), rows, x.device):
+            terms = self._chunk(drift, x[index], replicates, points, seed)
+            parts.append({name: value[:, :count] for name, value in terms.items()})
         joined = {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
         return Estimate.from_replicates(
             torch.stack(list(joined.values())).sum(0),

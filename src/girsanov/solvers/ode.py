@@ -3,7 +3,8 @@ r"""Solvers of :math:`dy/ds = f(s, y)` for a batch of independent rows, with qua
 A field returns the velocity of each row and the rates of some scalar integrals (here: divergences), which
 are accumulated in float64. :class:`FixedGrid` takes the same classical Runge-Kutta steps for every row.
 :class:`Adaptive` is Dormand and Prince's 5(4) pair in which every row has its own step size and its own
-accept or reject, so that a row's solution does not depend on the rows it is solved with.
+accept or reject, so that a row's solution does not depend on the rows it is solved with. Rows that have arrived
+stay in the batch, at rest: were it to shrink, products of matrices would round the other rows otherwise.
 """
 
 __all__ = ["Adaptive", "Field", "FixedGrid", "Solution", "Solver"]
@@ -139,33 +140,30 @@ class Adaptive:
         """Integrate ``field`` from ``grid[0]`` to ``grid[-1]``."""
         start, end = float(grid[0]), float(grid[-1])
         count = len(y)
-        y = y.clone()
+        rows = torch.arange(count, device=y.device)
         s = torch.full((count,), start, dtype=torch.float64, device=y.device)
         h = torch.full_like(s, (end - start) / 20.0)
-        integrals: Tensor | None = None
+        integrals: Tensor | float = 0.0
         evaluations = torch.zeros(count, dtype=torch.int64, device=y.device)
         error = torch.zeros_like(s)
         for _ in range(self.max_steps):
-            rows = ((end - s).abs() > 1e-12 * abs(end - start)).nonzero().flatten()
-            if len(rows) == 0:
-                assert integrals is not None
+            moving = (end - s).abs() > 1e-12 * abs(end - start)
+            if not bool(moving.any()):
+                assert isinstance(integrals, Tensor)
                 return Solution(y, integrals, evaluations, error)
-            step = torch.where((s + h - end).abs() < 1e-3 * h.abs(), end - s, h)[rows]
-            step = torch.where((end - s[rows]).abs() < step.abs(), end - s[rows], step)
-            new, gain, ratio, local = self._try(field, s[rows], y[rows], rows, step)
-            evaluations[rows] += 7
-            if integrals is None:
-                integrals = torch.zeros(len(gain), count, dtype=torch.float64, device=y.device)
-            accept = ratio <= 1.0
-            done = rows[accept]
-            y[done] = new[accept]
-            s[done] = s[done] + step[accept]
-            integrals[:, done] += gain[:, accept]
-            error[done] += local[accept]
+            step = torch.where((s + h - end).abs() < 1e-3 * h.abs(), end - s, h)
+            step = torch.where((end - s).abs() < step.abs(), end - s, step)
+            new, gain, ratio, local = self._try(field, s, y, rows, torch.where(moving, step, 0.0))
+            evaluations += 7 * moving
+            accept = moving & (ratio <= 1.0)
+            y = torch.where(accept.reshape(-1, *(1,) * (y.ndim - 1)), new, y)
+            s = torch.where(accept, s + step, s)
+            integrals = integrals + torch.where(accept, gain, 0.0)
+            error = error + torch.where(accept, local, 0.0)
             factor = 0.9 * ratio.clamp_min(1e-10).pow(-0.2)
-            h[rows] = step * factor.clamp(0.2, 5.0)
+            h = torch.where(moving, step * factor.clamp(0.2, 5.0), h)
         raise InputError(
-            f"{len(rows)} of {count} rows did not converge in {self.max_steps} adaptive steps: "
+            f"{int(moving.sum())} of {count} rows did not converge in {self.max_steps} adaptive steps: "
             "loosen rtol and atol, raise max_steps, or use FixedGrid"
         )
 

@@ -248,6 +248,8 @@ class _Loop:
         averaged, state = self.average.evaluated(), self.state
         if self.validator.best is not None:
             averaged.load_state_dict(self.validator.best)
+        for mine, theirs in zip(averaged.parameters(), self.module.parameters(), strict=True):
+            mine.requires_grad_(theirs.requires_grad)  # some products of matrices are computed otherwise without it
         best = state.best_value, state.best_stderr, state.best_step
         history = tuple(self.log.records)
         return TrainingResult(averaged, state.step, self._total(), state.seconds, outcome, *best, history)
