@@ -25,7 +25,7 @@ def run(tmp_path_factory, quick):
                 "--limit",
                 "200",
                 "--conditional",
-                "--no-lattice",
+                "--no-lattice-head",
                 "--out",
                 str(folder),
                 *quick,

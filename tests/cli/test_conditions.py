@@ -19,7 +19,7 @@ FEW = ("--limit", "5", "--samples", "8", "--quiet")
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, quick):
     folder = tmp_path_factory.mktemp("conditions") / "run"
-    options = ["--limit", "150", "--conditional", "--no-lattice", "--out", str(folder)]
+    options = ["--limit", "150", "--conditional", "--no-lattice-head", "--out", str(folder)]
     assert main(["fit", "digits", *options, *quick, "--quiet"]) == 0
     return folder
 

@@ -104,6 +104,25 @@ def test_bits_per_dimension_where_every_column_is_discrete(tmp_path, girsanov, q
     assert elbo["bits_per_dim"] == pytest.approx(-elbo["nats"] / (2 * torch.log(torch.tensor(2.0)).item()))
 
 
+def test_the_command_overrules_how_columns_are_read(tmp_path, girsanov, quick):
+    data = tmp_path / "counts.csv"
+    numbers = torch.randint(0, 60, (90, 3), generator=seeded(0)).tolist()
+    data.write_text("a,b,c\n" + "".join(f"{a},{b},{c}\n" for a, b, c in numbers))
+    stated = ("--continuous", "a,b", "--lattice", "c=1/2", *quick)
+    result = girsanov("fit", data, "--out", tmp_path / "run", *stated)
+    assert result.code == 0, result.err
+    assert "Continuous as asked: a, b." in result.err
+    rules = json.loads((tmp_path / "run" / "config.json").read_text())["schema"]["rules"]
+    assert [rule["lattice"]["step"] for rule in rules] == [0.0, 0.0, 0.5]
+    assert "is complete" in girsanov("fit", data, "--out", tmp_path / "run", *stated).err
+    other = girsanov("fit", data, "--out", tmp_path / "run", "--continuous", "a", *quick)
+    assert other.code == 2
+    assert "read columns as other lattices or densities: choose another --out" in other.err
+    wrong = girsanov("fit", data, "--out", tmp_path / "other", "--lattice", "c", *quick)
+    assert wrong.code == 2
+    assert "--lattice c: there is no =; give COL=STEP" in wrong.err
+
+
 def test_limit_keeps_row_numbers_of_the_source(tmp_path, girsanov, quick, write_table):
     data = write_table(tmp_path / "data.csv")
     result = girsanov("fit", data, "--limit", "40", "--out", tmp_path / "run", *quick, "--json")

@@ -168,6 +168,40 @@ def test_dequantise_false_accepts_continuous_columns():
     assert schema.notes == ()
 
 
+def test_the_owner_overrules():
+    ages = rng().integers(20, 60, N)
+    raw = table(age=ages, height=rng(1).normal(170, 10, N), rain=np.where(np.arange(N) % 4 == 0, 0.0, rng(2).random(N)))
+    schema = Schema.infer(raw, continuous=["age", "rain"], lattice={"height": 0.5})
+    assert schema.bin_width.tolist() == [0, 0.5, 0]
+    notes = "\n".join(schema.notes)
+    assert "Continuous as asked: age, rain (25% of the rows are 0, where a density has no bound)." in notes
+    assert "On a lattice as asked: height (step 0.5)." in notes
+    assert (schema.encode(raw)[:, 1] * 2 % 1).unique().numel() == 1
+    assert Schema.from_json(schema.to_json()) == schema
+    assert schema.cells != Schema.infer(raw).cells
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"continuous": ["agee"]}, "no column 'agee' for --continuous; its columns are height, age"),
+        ({"lattice": {"city": 1.0}}, "column 'city' is text, which is no number; leave it out of --lattice"),
+        ({"lattice": {"age": 1.0}, "continuous": ["age"]}, "cannot be both"),
+        ({"lattice": {"age": 0.0}}, "the step of column 'age' must be a positive number; got 0.0"),
+        ({"lattice": {"age": float("nan")}}, "must be a positive number"),
+    ],
+)
+def test_the_owner_is_told_what_cannot_be(options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        Schema.infer(example(), categorical=True, **options)
+
+
+def test_a_density_of_few_digits_is_named():
+    schema = Schema.infer(table(a=rng().normal(size=3000).round(3), b=rng(1).normal(size=3000)))
+    assert schema.notes == ("Treated as continuous: a (recorded to 3 decimals).",)
+    assert not schema.discrete
+
+
 def test_missing_values_name_the_first_cell_and_the_count():
     raw = example(height=np.where(np.arange(N) % 50 == 7, np.nan, 1.0 + rng().random(N)))
     with pytest.raises(InputError, match=r"row 8, column 'height' is missing \(4 missing .* --drop height"):
@@ -321,7 +355,7 @@ def test_images_refused_at_once():
     values = rng().integers(0, 9, (20, 1, 4, 4))
     with pytest.raises(InputError, match=r"pixels are discrete \(step 1\)"):
         from_array(values, dequantise=False)
-    with pytest.raises(InputError, match="no columns to drop"):
+    with pytest.raises(InputError, match="no columns to drop or state; leave x1 out"):
         from_array(values, drop=["x1"])
 
 

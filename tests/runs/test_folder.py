@@ -36,7 +36,7 @@ def test_a_config_of_something_else(content, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(content))
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(InputError, match=r"not the config\.json of a fitted model"):
-        RunFolder(tmp_path).check("", {})
+        RunFolder(tmp_path).check("", "", {})
 
 
 def test_only_traces_of_a_refused_fit_are_removed(tmp_path):

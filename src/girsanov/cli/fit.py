@@ -2,6 +2,7 @@
 
 __all__ = ["register"]
 
+import csv
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from girsanov.cli.options import (
     choose_device,
     prepare_threads,
 )
-from girsanov.cli.output import as_json, emit, print_result, stderr_note
+from girsanov.cli.output import UsageError, as_json, emit, print_result, stderr_note
 
 if TYPE_CHECKING:
     from girsanov.training import Progress
@@ -57,9 +58,17 @@ def fit(
     noise: Annotated[
         str, typer.Option(help="Of discrete columns: uniform, truncated-normal, variational or categorical.")
     ] = "uniform",
-    lattice: Annotated[bool, typer.Option("--lattice/--no-lattice", help="Head for few discrete levels.")] = True,
+    lattice_head: Annotated[
+        bool, typer.Option("--lattice-head/--no-lattice-head", help="Head for few discrete levels.")
+    ] = True,
     flow: Annotated[bool, typer.Option("--flow/--no-flow", help="Let tables start from a spline flow.")] = True,
     drop: Annotated[list[str] | None, typer.Option(metavar="COL", help="Leave a column out; repeatable.")] = None,
+    continuous: Annotated[
+        list[str] | None, typer.Option(metavar="COL,...", help="Read columns as densities, whatever they look like.")
+    ] = None,
+    lattice: Annotated[
+        list[str] | None, typer.Option(metavar="COL=STEP,...", help="Read columns as multiples of a step.")
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=5, metavar="N", help="Use N rows of the data, chosen at random.")
     ] = None,
@@ -88,7 +97,7 @@ def fit(
         "process": process,
         "schedule": schedule,
         "conditional": conditional,
-        "lattice": lattice,
+        "lattice": lattice_head,
         "flow": flow,
         "steps": steps,
         "time_budget": time_budget,
@@ -99,6 +108,7 @@ def fit(
     prepare_threads(threads)
     place = choose_device(device)
     reading = {"categorical": categorical, "dequantise": dequantise, "drop": drop or ()}
+    reading |= {"continuous": _listed(continuous), "lattice": dict(map(_step, _listed(lattice)))}
     evaluation = {"samples": samples, "ode_rows": ode_rows, "peers": peers, "peer_seconds": peer_budget}
     return _run(
         data, out or Path("runs") / _folder_name(data), limit, settings, reading, evaluation, place, json, quiet
@@ -136,6 +146,27 @@ def _run(
         print_result(metrics)
         emit(f"report: {out / 'report.html'}")
     return 0
+
+
+def _listed(options: Sequence[str] | None) -> list[str]:
+    """The names in options that repeat or hold lists; a name with a comma stands in double quotes."""
+    return [name for row in csv.reader(options or (), skipinitialspace=True) for name in row]
+
+
+def _step(text: str) -> tuple[str, float]:
+    """Column and step of ``COL=STEP``, the step a number or a fraction.
+
+    Example:
+        >>> _step("height=0.5"), _step("share=1/4")
+        (('height', 0.5), ('share', 0.25))
+    """
+    name, mark, number = text.rpartition("=")
+    part, _, whole = number.partition("/")
+    try:
+        return name, float(part) / float(whole or 1)
+    except (ValueError, ZeroDivisionError) as error:
+        wrong = f"{number!r} is no number" if mark else "there is no ="
+        raise UsageError(f"--lattice {text}: {wrong}; give COL=STEP, as in --lattice age=1") from error
 
 
 class _Announcing:

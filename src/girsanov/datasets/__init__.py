@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,8 @@ def load(
     categorical: bool = False,
     dequantise: bool = True,
     drop: Sequence[str] = (),
+    continuous: Sequence[str] = (),
+    lattice: Mapping[str, float] | None = None,
 ) -> Data:
     """Read a source and fit a schema to it.
 
@@ -80,6 +82,8 @@ def load(
         categorical: one-hot encode text columns; otherwise they are an error.
         dequantise: declare discrete columns; otherwise they are an error.
         drop: names of columns to leave out.
+        continuous: names of columns that are densities, whatever their values look like.
+        lattice: steps of columns, by name, on whose multiples their values lie, or are rounded to.
 
     Raises:
         InputError: one sentence, for everything that can be wrong with the data.
@@ -88,7 +92,8 @@ def load(
         >>> load("iris").schema.bin_width
         tensor([0.1000, 0.1000, 0.1000, 0.1000], dtype=torch.float64)
     """
-    return _data(read(source), categorical=categorical, dequantise=dequantise, drop=drop)
+    raw = read(source)
+    return _data(raw, categorical=categorical, dequantise=dequantise, drop=drop, continuous=continuous, lattice=lattice)
 
 
 def from_array(
@@ -100,6 +105,8 @@ def from_array(
     categorical: bool = False,
     dequantise: bool = True,
     drop: Sequence[str] = (),
+    continuous: Sequence[str] = (),
+    lattice: Mapping[str, float] | None = None,
     name: str = "array",
 ) -> Data:
     """Fit a schema to a tensor, an array or a data frame.
@@ -113,6 +120,8 @@ def from_array(
         categorical: one-hot encode text columns; otherwise they are an error.
         dequantise: declare discrete columns; otherwise they are an error.
         drop: names of columns to leave out.
+        continuous: names of columns that are densities, whatever their values look like.
+        lattice: steps of columns, by name, on whose multiples their values lie, or are rounded to.
         name: how errors call the data.
 
     Raises:
@@ -123,7 +132,7 @@ def from_array(
         torch.Size([100, 2])
     """
     raw = array_raw(x, labels=labels, classes=classes, names=names, name=name)
-    return _data(raw, categorical=categorical, dequantise=dequantise, drop=drop)
+    return _data(raw, categorical=categorical, dequantise=dequantise, drop=drop, continuous=continuous, lattice=lattice)
 
 
 def continuous_table(x: Any, *, name: str = "array") -> Data:
@@ -142,8 +151,8 @@ def continuous_table(x: Any, *, name: str = "array") -> Data:
     return Data(schema.encode(raw), None, None, schema, name, None)
 
 
-def _data(raw: Raw, *, categorical: bool, dequantise: bool, drop: Sequence[str]) -> Data:
-    schema = Schema.infer(raw, categorical=categorical, dequantise=dequantise, drop=drop)
+def _data(raw: Raw, **reading: Any) -> Data:
+    schema = Schema.infer(raw, **reading)
     labels = None if raw.labels is None else torch.from_numpy(raw.labels)
     return Data(schema.encode(raw), labels, raw.classes, schema, raw.name, raw.n_train)
 

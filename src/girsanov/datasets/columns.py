@@ -28,7 +28,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from girsanov.datasets.frames import is_number, spelled
-from girsanov.datasets.lattice import Lattice
+from girsanov.datasets.lattice import Lattice, spoken
 from girsanov.types import InputError
 
 
@@ -263,7 +263,7 @@ def on_lattice(values: np.ndarray, lattice: Lattice, name: str, source: str) -> 
         place = np.unravel_index(int(off[i].argmax()), values.shape[1:])
         where = f"column {name!r}" if values.ndim == 1 else f"{name} {tuple(map(int, place))}"
         return (
-            f"{where}: {values[i][place]:.10g} is off the lattice of step {lattice.step:.6g} through "
+            f"{where}: {values[i][place]:.10g} is off the lattice of step {spoken(lattice.step)} through "
             f"{lattice.offset:.6g} on which the model was fitted; round it, or fit again with such rows"
         )
 

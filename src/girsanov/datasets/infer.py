@@ -2,7 +2,7 @@
 
 __all__ = ["image_lattice", "table_rules"]
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from girsanov.datasets.columns import (
     refuse_missing,
 )
 from girsanov.datasets.frames import is_number
-from girsanov.datasets.lattice import Lattice, lattice_of
+from girsanov.datasets.lattice import Lattice, lattice_of, spoken, with_step
+from girsanov.datasets.notes import table_notes
 from girsanov.datasets.raw import Raw
 from girsanov.types import InputError
 
@@ -28,7 +29,13 @@ GAPS = "impute the values or drop the rows, or leave the column out with --drop 
 
 
 def table_rules(
-    raw: Raw, *, categorical: bool, dequantise: bool, drop: Sequence[str]
+    raw: Raw,
+    *,
+    categorical: bool,
+    dequantise: bool,
+    drop: Sequence[str],
+    continuous: Sequence[str] = (),
+    lattice: Mapping[str, float] | None = None,
 ) -> tuple[tuple[Rule, ...], tuple[str, ...]]:
     """One rule per column of a table, and the sentences that say what was done.
 
@@ -40,19 +47,20 @@ def table_rules(
     _refuse_text(columns, raw.name, categorical)
     for name, column in columns.items():
         _refuse_huge(name, column, raw.name)
+    asked = _asked(columns, raw.name, continuous, lattice or {})
     rules: dict[str, Rule] = {name: Omitted(name) for name in drop}
     rules |= {name: Constant(name, _scalar(column)) for name, column in columns.items() if _is_constant(column)}
     varying = {name: column for name, column in columns.items() if name not in rules}
     rules |= _copies(varying)
     for name, column in varying.items():
         if name not in rules:
-            rules[name] = _encoded(name, column, raw.name)
+            rules[name] = asked.get(name) or _encoded(name, column, raw.name)
     ordered = tuple(rules[name] for name in raw.names or ())
     if not any(rule.dimensions() for rule in ordered):
         raise InputError(f"{raw.name}: every column is constant, so there is nothing to model.")
     if not dequantise:
         _refuse_discrete(ordered, raw.name)
-    return ordered, _notes(ordered, varying)
+    return ordered, table_notes(ordered, varying, asked)
 
 
 def _kept(raw: Raw, drop: Sequence[str]) -> dict[str, np.ndarray]:
@@ -64,6 +72,24 @@ def _kept(raw: Raw, drop: Sequence[str]) -> dict[str, np.ndarray]:
     if not kept:
         raise InputError(f"{raw.name}: every column was dropped; keep at least one.")
     return kept
+
+
+def _asked(
+    columns: Mapping[str, np.ndarray], source: str, continuous: Sequence[str], lattice: Mapping[str, float]
+) -> dict[str, Numeric]:
+    """Rules of the columns whose kind was stated."""
+    for name in (*continuous, *lattice):
+        option = "--continuous" if name in continuous else "--lattice"
+        if name not in columns:
+            raise InputError(f"{source}: has no column {name!r} for {option}; its columns are {', '.join(columns)}.")
+        if columns[name].dtype == object:
+            raise InputError(f"{source}: column {name!r} is text, which is no number; leave it out of {option}.")
+        if name in continuous and name in lattice:
+            raise InputError(f"{source}: column {name!r} cannot be both continuous and on a lattice; ask for one.")
+        if name in lattice and not 0.0 < lattice[name] < LARGEST:
+            raise InputError(f"{source}: the step of column {name!r} must be a positive number; got {lattice[name]}.")
+    found = {name: Numeric(name) for name in continuous}
+    return found | {name: Numeric(name, with_step(columns[name], float(step))) for name, step in lattice.items()}
 
 
 def _refuse_text(columns: dict[str, np.ndarray], source: str, categorical: bool) -> None:
@@ -194,53 +220,14 @@ def _encoded(name: str, column: np.ndarray, source: str) -> Rule:
     return OneHot(name, levels)
 
 
-def _discrete(rules: Sequence[Rule]) -> list[Numeric]:
-    return [rule for rule in rules if isinstance(rule, Numeric) and rule.lattice.step]
-
-
 def _refuse_discrete(rules: Sequence[Rule], source: str) -> None:
     names = [rule.name for rule in rules if isinstance(rule, OneHot)]
-    names += [rule.name for rule in _discrete(rules)]
+    names += [rule.name for rule in rules if isinstance(rule, Numeric) and rule.lattice.step]
     if names:
         raise InputError(
             f"{source}: discrete columns have no density: {', '.join(names)}; allow dequantisation, or "
             "leave them out with --drop."
         )
-
-
-def _notes(rules: Sequence[Rule], varying: dict[str, np.ndarray]) -> tuple[str, ...]:
-    notes = []
-    omitted = [rule.name for rule in rules if isinstance(rule, Omitted)]
-    if omitted:
-        notes.append(f"Dropped on request: {', '.join(omitted)}.")
-    constant = [f"{rule.name} (always {rule.value})" for rule in rules if isinstance(rule, Constant)]
-    if constant:
-        notes.append(f"Dropped because constant: {', '.join(constant)}.")
-    notes += [f"Dropped {rule.name!r}: it is {rule}." for rule in rules if isinstance(rule, Copy)]
-    exact = [rule for rule in _discrete(rules) if not rule.lattice.binned]
-    if exact:
-        steps = ", ".join(f"{rule.name} (step {rule.lattice.step:.6g})" for rule in exact)
-        notes.append(f"Discrete, dequantised on a lattice: {steps}.")
-    binned = [
-        f"{rule.name} ({len(np.unique(varying[rule.name]))} distinct values, width {rule.lattice.step:.6g})"
-        for rule in _discrete(rules)
-        if rule.lattice.binned
-    ]
-    if binned:
-        notes.append(f"Discrete, but on no lattice, so rounded to bins: {', '.join(binned)}.")
-    hot = [f"{rule.name} ({len(rule.levels)} levels)" for rule in rules if isinstance(rule, OneHot)]
-    if hot:
-        notes.append(f"One-hot encoded: {', '.join(hot)}.")
-    return tuple(notes + _counters(rules, varying))
-
-
-def _counters(rules: Sequence[Rule], varying: dict[str, np.ndarray]) -> list[str]:
-    """A column that counts the rows says nothing about them, and is easily overlooked."""
-    return [
-        f"{rule.name!r} counts the rows; leave it out with --drop {rule.name} unless it is data."
-        for rule in rules
-        if isinstance(rule, Numeric) and len(varying[rule.name]) > 9 and (np.diff(varying[rule.name]) == 1).all()
-    ]
 
 
 def image_lattice(raw: Raw, *, dequantise: bool) -> tuple[Lattice, tuple[str, ...]]:
@@ -263,10 +250,11 @@ def image_lattice(raw: Raw, *, dequantise: bool) -> tuple[Lattice, tuple[str, ..
         return lattice, ()
     if not dequantise:
         raise InputError(
-            f"{raw.name}: its pixels are discrete (step {lattice.step:.6g}) and have no density; allow dequantisation."
+            f"{raw.name}: its pixels are discrete (step {spoken(lattice.step)}) and have no density; "
+            "allow dequantisation."
         )
     kind = "rounded to bins of width" if lattice.binned else "dequantised with step"
-    return lattice, (f"Discrete pixels, {kind} {lattice.step:.6g}.",)
+    return lattice, (f"Discrete pixels, {kind} {spoken(lattice.step)}.",)
 
 
 def _pixel_lattice(values: np.ndarray) -> Lattice | None:

@@ -2,45 +2,57 @@ r"""Which columns are discrete, and on which lattice.
 
 A density on a column whose values repeat is unbounded: a model may put ever narrower spikes on the
 values that come again. Such a column is *discrete*: what is modelled is the probability of the bin
-of width h around each lattice point :math:`o + h k`. A column without repeats is continuous,
-whatever its decimals say, and so is one that was merely printed with few decimals.
+of width h around each lattice point :math:`o + h k`. Every other column is a density, recorded to so
+many digits, and that it was printed with few of them makes it no lattice.
 
-The rule. A column of n rows and standard deviation s is discrete when some value comes twice, and
+The rule. The *step* h is that of the coarsest lattice on which all values lie up to the rounding of
+their digits (:mod:`girsanov.datasets.steps`). Up to two values that each hold 2 % of the rows (and
+ten of them, or a fifth) are *atoms*, as the zeros of rainfall or the median that replaced missing
+values; s is the spread of the other rows. A *common* value holds 1/500 of the rows (and five of them,
+or a tenth). A column is a lattice when its cells are seen again and again, coarsely enough for a model:
 
-1. one value holds at least 2 % of the rows (and ten of them): an atom, as the zeros of rainfall; or
-2. there are at most n/3 distinct values: three rows or more share each; or
-3. all values lie on a lattice of step h with :math:`h \ge s/500` and at most n/2 distinct values; or
-4. all values lie on a lattice of step :math:`h \ge s/20`.
+1. :math:`h \ge s/500`, and half of the rows that are no atoms share their value with two more; or
+2. :math:`h \ge s/20`, and some value comes twice: tables of few rows; or
+3. there are atoms, or a tenth of the rows are at common values; and the values are whole numbers, or
+   :math:`h \ge s/1000`, or the common values alone need so fine a step.
 
 The factor 500 is the resolution of a model: at log-SNR 15, where likelihoods stop by default, the
 noise has standard deviation 0.00055 s and hides any lattice finer than about four times that. So
-10,000 standard normal draws with three decimals are continuous (h = s/1000, 0.37 n distinct), as are
-whole numbers up to a million that seldom repeat; with two decimals they are discrete.
+a million standard normal draws with three decimals are continuous (h = s/1000), and so are whole
+numbers up to a million that seldom repeat; with two decimals they are discrete.
 
-The step is the largest lattice that holds every value, up to the rounding of printed digits (tables
-that were centred and then printed with five digits lie on their lattice only to about that). Where
-there is none, values are binned to the smallest gap between two of them, or to s/1000 if that is
-more; then every value, new ones too, belongs to the bin it falls in.
+Where only the first half of 3 holds, no lattice is seen, but a density would be unbounded: values are
+rounded to bins as wide as the smallest gap between two of them, or about s/1000 if that is more, one
+of them around the most common value; every value, new ones too, belongs to the bin it falls in. So it
+is where all but a few values lie on a coarse lattice, as whole numbers beside the mean that fills
+their gaps.
 """
 
-__all__ = ["Lattice", "find_lattice", "lattice_of"]
+__all__ = ["Lattice", "atoms", "lattice_of", "levels_of", "spoken", "with_step"]
 
 from dataclasses import dataclass
 
 import numpy as np
 
-ATOM_SHARE, ATOM_ROWS = 0.02, 10
-EXACT, ROUNDED, BINNED = 1e-3, 0.25, 0.5  #: how far from a lattice point a value may lie, in steps
+from girsanov.datasets.recording import relative_precision, strays
+from girsanov.datasets.steps import Grid, find_grid
+
+ATOM_SHARE, ATOM_ROWS, ATOM_FEW = 0.02, 10, 4
+VISIBLE, COARSE, WIDTH = 500, 20, 1000  #: a spread has so many of the finest steps, of coarse ones, of bins
+AGAIN, COMMON_ROWS = 3, 5  #: rows of a typical cell, and at least of a common value
+COMMON_SHARE = 0.1  #: of the rows on common values
+EXACT, ROUNDED, BINNED = 1e-3, 0.45, 0.5  #: how far from a lattice point a value may lie, in steps
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """The points ``offset + step k``; ``slack`` steps is how far from one a value may lie.
+    """The points ``offset + step k``, and how far from one a value may lie.
 
     Attributes:
         step: distance of neighbouring points, 0 for a continuous column.
-        offset: one of the points, the nearest to 0.
-        slack: 0.001 on an exact lattice, 0.25 where digits were rounded, 0.5 where values are binned.
+        offset: one of the points: the nearest to 0, or amid the data where the step is known to few digits.
+        slack: in steps; twice the rounding of the data, or 0.5 where values are binned.
+        relative: and so much of the distance from the offset: digits that large values lack, or the step's own error.
 
     Example:
         >>> Lattice(step=0.5, offset=0.0, slack=0.001).snap(np.array([0.5, 1.0000001]))
@@ -50,10 +62,11 @@ class Lattice:
     step: float = 0.0
     offset: float = 0.0
     slack: float = 0.0
+    relative: float = 0.0
 
     @property
     def binned(self) -> bool:
-        """Whether the values lie on no lattice, so that bins were laid over them."""
+        """Whether values off the points are rounded to them, as bins were laid over the column."""
         return self.slack == BINNED
 
     def snap(self, values: np.ndarray) -> np.ndarray:
@@ -65,11 +78,12 @@ class Lattice:
         return np.where(same, values, points)
 
     def off(self, values: np.ndarray) -> np.ndarray:
-        """Which values lie farther from every point than ``slack`` steps."""
+        """Which values lie farther from every point than the rounding of the data explains."""
         if not self.step or self.binned:
             return np.zeros(values.shape, dtype=bool)
         distance = np.abs(self.snap(values) - values)
-        return distance > self.slack * self.step + 4.5e-16 * np.abs(values)
+        allowed = self.slack * self.step + self.relative * np.abs(values - self.offset)
+        return distance > allowed + 4.5e-16 * np.abs(values)
 
 
 def lattice_of(values: np.ndarray) -> Lattice | None:
@@ -84,141 +98,131 @@ def lattice_of(values: np.ndarray) -> Lattice | None:
         >>> lattice_of(np.random.default_rng(0).normal(size=100).round(6)) is None
         True
     """
-    precision = _precision(values)
-    levels, counts = _levels(np.asarray(values, dtype=np.float64), precision)
+    levels, counts = levels_of(values)
     n, distinct = int(counts.sum()), len(levels)
     if distinct == n or distinct < 2:
         return None
-    gap = float(np.diff(levels).min())
-    spread = float(np.std(values, dtype=np.float64))
-    atom = counts.max() >= max(ATOM_ROWS, ATOM_SHARE * n)
-    repeated = bool(atom or distinct <= n / 3)
-    resolution = spread / 500 if distinct <= n / 2 else spread / 20
-    if not repeated and gap < resolution:
+    precision = relative_precision(values)
+    atom = _atoms(counts)
+    typical, spread = _typical(counts[~atom]), _spread(levels, counts, atom)
+    grid = find_grid(levels, precision)
+    if grid is not None and _seen(grid.step, spread, typical):
+        return _exact(grid, levels)
+    main = ~strays(levels, precision)
+    coarse = find_grid(levels[main], precision) if not main.all() else None
+    if coarse is not None and _seen(coarse.step, spread, typical):
+        return Lattice(coarse.step, coarse.offset, BINNED)
+    common = counts >= max(n / VISIBLE, min(COMMON_ROWS, n / 10))
+    share = counts[common].sum() / n
+    if not (atom.any() or share >= COMMON_SHARE):
         return None
-    lattice = find_lattice(levels, precision)
-    # A fraction of the smallest gap, finer than any model sees, is an accident of the digits.
-    fraction = lattice is not None and lattice.step < min(gap / 1.5, spread / 1000)
-    if lattice is None or (fraction and (levels != np.rint(levels)).any()):
-        return _bins(levels, max(gap, spread / 1000)) if repeated else None
-    return lattice if repeated or lattice.step >= resolution else None
+    whole = bool((levels == np.rint(levels)).all())
+    needed = 0.5 * float(np.diff(levels[common]).min()) if common.sum() > 2 else np.inf
+    if grid is not None and (whole or grid.step >= min(needed, spread / WIDTH)):
+        return _exact(grid, levels) if whole or share >= 0.5 else Lattice(grid.step, grid.offset, BINNED)
+    width = max(float(np.diff(levels).min()), spread / WIDTH)
+    step = _short(width) if grid is None else grid.step * _nice(width / grid.step)
+    mode = float(levels[counts.argmax()])
+    return Lattice(step, mode - step * float(np.rint(mode / step)), BINNED)
 
 
-def _precision(values: np.ndarray) -> float:
-    """Relative rounding error of one stored value."""
-    return float(np.finfo(values.dtype).eps) if values.dtype.kind == "f" else float(np.finfo(np.float64).eps)
+def with_step(values: np.ndarray, step: float) -> Lattice:
+    """The lattice of a given step through the most common value; values off it are rounded to its points.
+
+    Example:
+        >>> with_step(np.array([0.99, 0.99, 1.49]), 0.01).step
+        0.01
+    """
+    levels, counts = levels_of(values)
+    mode = float(levels[counts.argmax()])
+    offset = mode - step * float(np.rint(mode / step))
+    return Lattice(step, 0.0 if abs(offset) <= 1e-6 * step + 4.5e-16 * abs(mode) else offset, BINNED)
 
 
-def _levels(values: np.ndarray, precision: float) -> tuple[np.ndarray, np.ndarray]:
+def spoken(step: float) -> str:
+    """A step as its owner says it.
+
+    Example:
+        >>> spoken(0.05), spoken(1 / 12), spoken(2 / 255)
+        ('0.05', '1/12', '2/255')
+    """
+    text = f"{step:.12g}"
+    if len(text) > 8 and step < 1:
+        for part in (1, 2):
+            if abs(part / step - round(part / step)) < 1e-9 * part / step:
+                return f"{part}/{round(part / step)}"
+    return text
+
+
+def levels_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distinct values and their counts; values that differ by rounding errors alone are one."""
-    levels, counts = np.unique(values, return_counts=True)
-    fresh = np.diff(levels, prepend=-np.inf) > 4 * precision * np.abs(levels)
+    levels, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
+    fresh = np.diff(levels, prepend=-np.inf) > 4 * relative_precision(values) * np.abs(levels)
     starts = np.flatnonzero(fresh)
     return levels[starts], np.add.reduceat(counts, starts)
 
 
-def find_lattice(levels: np.ndarray, precision: float) -> Lattice | None:
-    """The coarsest lattice that holds sorted distinct levels, or ``None``.
+def atoms(values: np.ndarray) -> list[tuple[float, float]]:
+    """The values that hold 2 % of the rows, at most two, and their shares.
 
-    First exactly, as decimal numbers; if there is none, or one much finer than decimal fractions
-    need, up to the rounding of their last printed digit.
-
-    Args:
-        levels: at least two, increasing.
-        precision: relative rounding error of a stored value.
+    Example:
+        >>> atoms(np.concatenate([np.zeros(50), np.linspace(1, 2, 50)]))
+        [(0.0, 0.5)]
     """
-    decimals = _decimals(levels, precision)
-    if decimals is not None:
-        lattice = _exact(levels, int(decimals.max()))
-        fine = lattice and levels[-1] - levels[0] > 50 * len(levels) * lattice.step
-        if lattice and (not fine or not decimals.any()):
-            return lattice
-    printed = _print_error(levels, decimals)
-    tolerance = printed + 8 * precision * float(np.abs(levels).max())
-    for divisor in (1, 2, 3, 4, 5, 6, 8, 10, 12):
-        fitted = _fit(levels, float(np.diff(levels).min()) / divisor, tolerance)
-        if fitted is not None:
-            return Lattice(*fitted, ROUNDED if printed else EXACT)
-    return None
+    levels, counts = levels_of(values)
+    return [(float(levels[i]), float(counts[i] / counts.sum())) for i in np.flatnonzero(_atoms(counts))]
 
 
-def _decimals(levels: np.ndarray, precision: float) -> np.ndarray | None:
-    """Digits after the point of each level, or ``None`` where full-precision floats have no end."""
-    digits = np.full(len(levels), -1)
-    for k in range(16):
-        scaled = levels * 10.0**k
-        error = 4 * precision * np.abs(scaled)
-        done = (np.abs(scaled - np.rint(scaled)) <= error) & (error < 0.05) & (digits < 0)
-        digits[done] = k
-        if (digits >= 0).all():
-            return digits
-    return None
+def _seen(step: float, spread: float, typical: float) -> bool:
+    return step >= spread / COARSE or (step >= spread / VISIBLE and typical >= AGAIN)
 
 
-def _exact(levels: np.ndarray, decimals: int) -> Lattice | None:
-    scaled = np.rint(levels * 10.0**decimals)
-    if np.abs(scaled).max() > 2**53:
-        return None
-    whole = scaled.astype(np.int64)
-    common = int(np.gcd.reduce(np.diff(whole)))
-    # Dividing whole numbers rounds once, so 0.1 comes out as the float 0.1.
-    offset = int(whole[0]) - common * round(int(whole[0]) / common)
-    # A lattice off zero comes from centring, and then the digits of the values were cut somewhere.
-    slack = ROUNDED if offset else EXACT
-    return Lattice(common / 10**decimals, offset / 10**decimals, slack)
+def _atoms(counts: np.ndarray) -> np.ndarray:
+    n = int(counts.sum())
+    least = max(ATOM_SHARE * n, min(ATOM_ROWS, n / 5), ATOM_FEW)
+    marks = np.zeros(len(counts), dtype=bool)
+    marks[np.argsort(-counts, kind="stable")[:2]] = True
+    return marks & (counts >= least)
 
 
-def _print_error(levels: np.ndarray, decimals: np.ndarray | None) -> float:
-    """Half a unit in the last printed digit of the largest level, if few digits were printed."""
-    if decimals is None or not decimals.any():
-        return 0.0
-    size = np.floor(np.log10(np.maximum(np.abs(levels), 1e-300)))
-    digits = float((decimals + size + 1).max())
-    return 0.5 * 10.0 ** (float(size.max()) - digits + 1) if digits <= 8 else 0.0
+def _typical(counts: np.ndarray) -> float:
+    """The number of rows in the cell of the median row; infinite if there is none."""
+    if not len(counts):
+        return np.inf
+    ordered = np.sort(counts)
+    total = np.cumsum(ordered)
+    return float(ordered[np.searchsorted(total, 0.5 * total[-1])])
 
 
-def _fit(levels: np.ndarray, step: float, tolerance: float) -> tuple[float, float] | None:
-    """Step and offset from a guessed step, refined on ever longer gaps; ``None`` if a level misses."""
-    gaps = np.diff(levels)
-    reach = 4 * step
-    while True:
-        near = gaps[gaps <= reach] if reach < gaps.max() else gaps
-        if len(near):
-            step = float(near.sum() / np.rint(near / step).sum())
-        if len(near) == len(gaps):
-            break
-        reach *= 4
-    index = np.concatenate([[0.0], np.cumsum(np.rint(gaps / step))])
-    centred = index - index.mean()
-    step = float(centred @ levels / (centred @ centred))
-    limit = min(2 * tolerance, step / 5)
-    if _miss(levels, step, index) > limit:
-        return None
-    step = _rounded(step, levels, index)
-    offset = float(np.mean(levels - step * index))
-    offset -= step * round(offset / step)
-    return step, 0.0 if abs(offset) <= max(tolerance, 1e-9 * step) else offset
+def _spread(levels: np.ndarray, counts: np.ndarray, atom: np.ndarray) -> float:
+    """Standard deviation of the rows that are no atoms, or what their quartiles say if that is less."""
+    left = ~atom if atom.sum() < len(levels) - 1 else np.ones(len(levels), dtype=bool)
+    points, weights = levels[left], counts[left] / counts[left].sum()
+    share = np.cumsum(weights)
+    low, high = (points[min(int(np.searchsorted(share, q)), len(points) - 1)] for q in (0.25, 0.75))
+    deviation = float(np.sqrt(weights @ (points - weights @ points) ** 2))
+    return min(deviation, float(high - low) / 1.349) if high > low else deviation
 
 
-def _miss(levels: np.ndarray, step: float, index: np.ndarray) -> float:
-    """Largest distance of a level from its point, on the lattice through their middle."""
-    rest = levels - step * index
-    return float(np.abs(rest - rest.mean()).max())
+def _exact(grid: Grid, levels: np.ndarray) -> Lattice:
+    """The lattice of a grid, which never refuses the levels themselves."""
+    slack = min(max(EXACT, 2 * grid.rounding / grid.step), ROUNDED)
+    lattice = Lattice(grid.step, grid.offset, slack, grid.relative)
+    off = levels[lattice.off(levels)]
+    if not len(off):
+        return lattice
+    # Large values of few digits, which had no say in the step.
+    needed = 1.1 * float((np.abs(lattice.snap(off) - off) / np.abs(off - grid.offset)).max())
+    return Lattice(grid.step, grid.offset, slack, max(grid.relative, needed))
 
 
-def _rounded(step: float, levels: np.ndarray, index: np.ndarray) -> float:
-    """The step as a decimal of few digits or as 1/k, if that fits as well: 1 instead of 0.999997."""
-    limit = max(min(1.5 * _miss(levels, step, index), 0.22 * step), 1e-12 * step)
-    short, long = ([float(f"{step:.{digits}g}") for digits in some] for some in (range(1, 5), range(5, 16)))
-    for candidate in (*short, 1.0 / max(1, round(1.0 / step)), *long):
-        if _miss(levels, candidate, index) <= limit:
-            return candidate
-    return step
-
-
-def _bins(levels: np.ndarray, width: float) -> Lattice:
-    """Bins over levels of no lattice, their width rounded down to two digits so that none merge."""
+def _short(width: float) -> float:
+    """Two digits of a width, rounded down so that no values merge."""
     unit = 10.0 ** (np.floor(np.log10(width)) - 1)
-    step = float(f"{np.floor(width / unit) * unit:.2g}")
-    offset = float(levels[0]) - step * float(np.rint(levels[0] / step))
-    return Lattice(step, offset, BINNED)
+    return float(f"{np.floor(width / unit) * unit:.2g}")
+
+
+def _nice(ratio: float) -> float:
+    """The largest of 1, 2, 5, 10, 20, ... that is no more than a number from 1 on."""
+    power = 10.0 ** np.floor(np.log10(max(ratio, 1.0)))
+    return float(power) * max(factor for factor in (1, 2, 5) if factor * power <= max(ratio, 1.0))

@@ -31,6 +31,7 @@ from girsanov.datasets.infer import image_lattice, table_rules
 from girsanov.datasets.lattice import Lattice
 from girsanov.datasets.raw import Raw
 from girsanov.datasets.selection import take
+from girsanov.datasets.splits import fingerprint
 from girsanov.types import InputError
 
 FORMAT = 1
@@ -71,6 +72,8 @@ class Schema:
         categorical: bool = False,
         dequantise: bool = True,
         drop: Sequence[str] = (),
+        continuous: Sequence[str] = (),
+        lattice: Mapping[str, float] | None = None,
     ) -> "Schema":
         """Fit a schema to data.
 
@@ -79,6 +82,9 @@ class Schema:
             categorical: one-hot encode text columns; otherwise they are an error.
             dequantise: declare discrete columns; otherwise they are an error.
             drop: names of columns to leave out.
+            continuous: names of columns that are densities, whatever their values look like.
+            lattice: steps of columns, by name, whose values are rounded to their multiples (shifted to the most
+                common value).
 
         Raises:
             InputError: missing or infinite values, text columns, discrete columns under
@@ -87,15 +93,17 @@ class Schema:
         if len(raw) < 2:
             raise InputError(f"{raw.name}: holds one row, but a model is fitted to many; give more rows.")
         if raw.kind == "images":
-            return cls._infer_images(raw, dequantise, drop)
-        rules, notes = table_rules(raw, categorical=categorical, dequantise=dequantise, drop=drop)
+            return cls._infer_images(raw, dequantise, (*drop, *continuous, *(lattice or ())))
+        rules, notes = table_rules(
+            raw, categorical=categorical, dequantise=dequantise, drop=drop, continuous=continuous, lattice=lattice
+        )
         count = sum(len(rule.dimensions()) for rule in rules)
         return cls("table", (count,), rules, raw.named, raw.notes + notes)
 
     @classmethod
-    def _infer_images(cls, raw: Raw, dequantise: bool, drop: Sequence[str]) -> "Schema":
-        if drop:
-            raise InputError(f"{raw.name}: holds images, which have no columns to drop; leave drop out.")
+    def _infer_images(cls, raw: Raw, dequantise: bool, named: Sequence[str]) -> "Schema":
+        if named:
+            raise InputError(f"{raw.name}: holds images, which have no columns to drop or state; leave {named[0]} out.")
         lattice, notes = image_lattice(raw, dequantise=dequantise)
         rules = (Numeric("pixel", lattice),)
         return cls("images", raw.stack.shape[1:], rules, False, raw.notes + notes)
@@ -116,6 +124,11 @@ class Schema:
     def offset(self) -> Tensor:
         """Lattice origin of each dimension in data units; float64 of event shape."""
         return self._per_dimension("offset")
+
+    @property
+    def cells(self) -> str:
+        """A hash of step and offset of all dimensions: equal rows in other cells are other data."""
+        return fingerprint(torch.stack([self.bin_width, self.offset]))
 
     def _per_dimension(self, attribute: str) -> Tensor:
         values = [getattr(lattice, attribute) for rule in self.rules for _, lattice in rule.dimensions()]

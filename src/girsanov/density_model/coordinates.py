@@ -67,7 +67,7 @@ def fit_coordinates(
         return Coordinates(columns, None, {})
     found: dict[str, float] = {}
     if config.flow and rows.shape[1] <= FLOW_COLUMNS:
-        flow, found["flow"] = _fit_flow(columns, rows, held, config, out, progress)
+        flow, found["flow"] = _fit_flow(columns, rows, held, config, data.schema.cells, out, progress)
         columns = Compose([*_members(columns), flow])
     mixture, found["mixture"] = _fit_mixture(columns, rows, held, config.seed)
     if "flow" in found and found["mixture"] <= found["flow"]:
@@ -131,7 +131,13 @@ def _fit_mixture(columns: Compose, rows: State, held: State, seed: int) -> tuple
 
 
 def _fit_flow(
-    columns: Compose, rows: State, held: State, config: Config, out: Path | None, progress: Progress | None
+    columns: Compose,
+    rows: State,
+    held: State,
+    config: Config,
+    cells: str,
+    out: Path | None,
+    progress: Progress | None,
 ) -> tuple[SplineFlow, float]:
     """A spline flow by maximum likelihood, stopped early on held-out rows."""
     small = len(rows) < LARGE
@@ -173,7 +179,7 @@ def _fit_flow(
         validate=validate,
         run=None if out is None else out / "flow",
         progress=progress,
-        identity=f"flow {fingerprint(rows)}",
+        identity=f"flow {fingerprint(rows)} {cells}",
     )
     assert isinstance(result.module, SplineFlow)
     assert result.best_value is not None

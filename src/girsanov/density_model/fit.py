@@ -178,7 +178,12 @@ def prepare(data: Data, splits: Splits, config: Config, coordinates: Coordinates
     described = {
         "config": config.to_json(),
         "network": record,
-        "data": {"name": data.name, "rows": len(data.x), "fingerprint": fingerprint(data.x)},
+        "data": {
+            "name": data.name,
+            "rows": len(data.x),
+            "fingerprint": fingerprint(data.x),
+            "cells": data.schema.cells,
+        },
         "classes": list(_class_names(data)),
         "splits": splits.to_json(),
         "starting_points": coordinates.held_out,
@@ -326,7 +331,7 @@ def _train(
         return fresh_elbo(candidate, x[held], noise(), samples=VALIDATION_SAMPLES, condition=condition).mean()
 
     objective = _objective(model, config).to(x.device)
-    identity = f"{model.record['data']['fingerprint']} {config.to_json() | {'time_budget': None}}"
+    identity = f"{model.record['data']['fingerprint']} {model.schema.cells} {config.to_json() | {'time_budget': None}}"
     return train(
         model.score,
         objective,

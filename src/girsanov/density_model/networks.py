@@ -84,7 +84,7 @@ def _build_member(record: dict[str, Any], event_shape: Sequence[int], head: Head
     name, options = record["name"], record["config"]
     if name == "two-layer":
         if head.inputs != 1:
-            raise InputError("The two-layer network reads one map: set lattice=False (--no-lattice)")
+            raise InputError("The two-layer network reads one map: set lattice=False (--no-lattice-head)")
         return TwoLayerNetwork(event_shape, **options)
     if name not in NETWORKS or math.prod(event_shape) == 0:
         raise InputError(f"Unknown network {name!r}")

@@ -98,7 +98,7 @@ def fit_run(
     evaluation = evaluation or EvaluationConfig()
     note = note or (lambda _: None)
     folder, data = RunFolder(Path(out)), chosen.data
-    folder.check(fingerprint(data.x), config.to_json())
+    folder.check(fingerprint(data.x), data.schema.cells, config.to_json())
     settings = {"config": config.to_json(), "evaluation": asdict(evaluation)}
     known = folder.metrics()
     if known is not None and known.get("settings") == settings and folder.record() is not None:

@@ -55,11 +55,12 @@ class RunFolder:
 
     path: Path
 
-    def check(self, fingerprint: str, config: Mapping[str, Any]) -> None:
+    def check(self, fingerprint: str, cells: str, config: Mapping[str, Any]) -> None:
         """Refuse a folder that is not a run, or is the run of other data or settings.
 
         Args:
             fingerprint: of the encoded data.
+            cells: :attr:`girsanov.datasets.Schema.cells` of their schema.
             config: settings; ``time_budget`` may differ.
 
         Raises:
@@ -78,6 +79,8 @@ class RunFolder:
             return
         if record["data"]["fingerprint"] != fingerprint:
             raise InputError(f"{self.path} is a run of other data ({record['data']['name']}): choose another --out")
+        if record["data"].get("cells", cells) != cells:
+            raise InputError(f"{self.path} read columns as other lattices or densities: choose another --out")
         for name, value in config.items():
             if name != "time_budget" and record["config"].get(name) != value:
                 raise InputError(

@@ -3,7 +3,7 @@
 __all__ = ["Rows", "Selection", "all_rows", "rows_of", "select", "tested_rows"]
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +58,13 @@ class Selection:
 
 
 def select(
-    source: Source, *, categorical: bool = False, dequantise: bool = True, drop: Sequence[str] = ()
+    source: Source,
+    *,
+    categorical: bool = False,
+    dequantise: bool = True,
+    drop: Sequence[str] = (),
+    continuous: Sequence[str] = (),
+    lattice: Mapping[str, float] | None = None,
 ) -> Selection:
     """Read and check data for a fit; with a limit, keep a random choice of rows, in their order.
 
@@ -67,6 +73,8 @@ def select(
         categorical: see :func:`girsanov.datasets.load`.
         dequantise: see :func:`girsanov.datasets.load`.
         drop: see :func:`girsanov.datasets.load`.
+        continuous: see :func:`girsanov.datasets.load`.
+        lattice: see :func:`girsanov.datasets.load`.
 
     Raises:
         InputError: one sentence, for everything that can be wrong with the data.
@@ -76,7 +84,14 @@ def select(
         >>> chosen.data.x.shape, chosen.index[:3].tolist() == sorted(chosen.index[:3].tolist())
         (torch.Size([50, 4]), True)
     """
-    data = load(source.name, categorical=categorical, dequantise=dequantise, drop=drop)
+    data = load(
+        source.name,
+        categorical=categorical,
+        dequantise=dequantise,
+        drop=drop,
+        continuous=continuous,
+        lattice=lattice,
+    )
     index = _chosen(len(data.x), source)
     border = None if data.n_train is None else int((index < data.n_train).sum())
     labels = None if data.labels is None else data.labels[index]

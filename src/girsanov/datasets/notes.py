@@ -1,0 +1,98 @@
+"""What was done with the columns of a table, in sentences for their owner."""
+
+__all__ = ["table_notes"]
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from girsanov.datasets.columns import Constant, Copy, Numeric, Omitted, OneHot, Rule
+from girsanov.datasets.lattice import atoms, levels_of, spoken
+from girsanov.datasets.recording import recording_of
+
+
+def table_notes(rules: Sequence[Rule], columns: Mapping[str, np.ndarray], asked: Iterable[str] = ()) -> tuple[str, ...]:
+    """The sentences.
+
+    Args:
+        rules: of all columns, in order.
+        columns: the values of those that are not constant.
+        asked: columns whose kind was stated and not found.
+    """
+    stated = [rule for rule in rules if isinstance(rule, Numeric) and rule.name in set(asked)]
+    numeric = [rule for rule in rules if isinstance(rule, Numeric) and rule not in stated]
+    groups = {
+        "Dropped on request": [rule.name for rule in rules if isinstance(rule, Omitted)],
+        "Dropped because constant": [f"{r.name} (always {r.value})" for r in rules if isinstance(r, Constant)],
+        "Discrete, dequantised on a lattice": [said for r in numeric if (said := _stepped(r, columns[r.name]))],
+        "No density, so rounded to bins": [said for r in numeric if (said := _binned(r, columns[r.name]))],
+        "On a lattice as asked": [f"{r.name} (step {spoken(r.lattice.step)})" for r in stated if r.lattice.step],
+        "Continuous as asked": [r.name + _atoms(columns[r.name]) for r in stated if not r.lattice.step],
+        "Treated as continuous": [
+            f"{r.name} ({recorded})" for r in numeric if not r.lattice.step and (recorded := _recorded(columns[r.name]))
+        ],
+        "One-hot encoded": [f"{r.name} ({len(r.levels)} levels)" for r in rules if isinstance(r, OneHot)],
+    }
+    notes = [f"{what}: {', '.join(names)}." for what, names in groups.items() if names]
+    copies = [f"Dropped {rule.name!r}: it is {rule}." for rule in rules if isinstance(rule, Copy)]
+    return (*copies, *notes, *_counters(numeric, columns))
+
+
+def _stepped(rule: Numeric, values: np.ndarray) -> str:
+    """Name and step of a column on a lattice, and what little lies off it; nothing for other columns."""
+    step = f"{rule.name} (step {spoken(rule.lattice.step)}"
+    others = _off(rule, values)
+    if not rule.lattice.step or _many(others, values):
+        return ""
+    if not len(others):
+        return f"{step})"
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return f"{step}; rounded to it: {others[0]:.6g}{more})"
+
+
+def _off(rule: Numeric, values: np.ndarray) -> np.ndarray:
+    """The distinct values that bins move; none on a lattice."""
+    if not rule.lattice.binned:
+        return values[:0]
+    levels, _ = levels_of(values)
+    return levels[np.abs(rule.lattice.snap(levels) - levels) > 1e-3 * rule.lattice.step]
+
+
+def _many(others: np.ndarray, values: np.ndarray) -> bool:
+    return len(others) > max(3, len(np.unique(values)) // 50)
+
+
+def _binned(rule: Numeric, values: np.ndarray) -> str:
+    """Why a column has no density, and how wide its bins are; nothing for other columns."""
+    if not _many(_off(rule, values), values):
+        return ""
+    why = _shares(values) or f"{len(levels_of(values)[0]):,} values come again and again"
+    return f"{rule.name} ({why}; width {spoken(rule.lattice.step)})"
+
+
+def _shares(values: np.ndarray) -> str:
+    found = sorted(atoms(values), key=lambda atom: -atom[1])
+    return f"{found[0][1]:.0%} of the rows are {found[0][0]:.6g}" if found else ""
+
+
+def _atoms(values: np.ndarray) -> str:
+    shares = _shares(values)
+    return f" ({shares}, where a density has no bound)" if shares else ""
+
+
+def _recorded(values: np.ndarray) -> str:
+    """How a continuous column was written, where that shows in values that come again."""
+    levels, _ = levels_of(values)
+    if len(levels) == len(values):
+        return ""
+    recording = recording_of(values)
+    return f"recorded to {recording}" if recording.rounded else f"{len(levels):,} values in {len(values):,} rows"
+
+
+def _counters(rules: Sequence[Numeric], columns: Mapping[str, np.ndarray]) -> list[str]:
+    """A column that counts the rows says nothing about them, and is easily overlooked."""
+    return [
+        f"{rule.name!r} counts the rows; leave it out with --drop {rule.name} unless it is data."
+        for rule in rules
+        if len(columns[rule.name]) > 9 and (np.diff(columns[rule.name].astype(np.float64)) == 1).all()
+    ]
