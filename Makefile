@@ -15,10 +15,15 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.1
 # Two PyTorch processes with two threads each slow each other sixtyfold on two cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
+# Where every kernel of this machine's libraries rounds otherwise, the random numbers are others and fits end elsewhere.
+KERNEL ?= MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
+OFFSET ?= 1
+ELSEWHERE ?= tests
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test format lint types pytest test-fast wheel clean
+.PHONY: help demo test format lint types pytest test-fast test-elsewhere wheel clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1 - \2/p' Makefile
@@ -44,6 +49,10 @@ pytest: $(DEV)  ## unit tests and doctests, the slow ones included
 
 test-fast: $(DEV)  ## the same without the slow ones
 	$(ONE_THREAD) $(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+
+test-elsewhere: $(DEV)  ## tests with other seeds and other rounding: OFFSET=1 KERNEL="MKL_CBWR=AVX2"
+	$(ONE_THREAD) $(KERNEL) GIRSANOV_TEST_SEED_OFFSET=$(OFFSET) $(BIN)/pytest -n 2 --dist worksteal \
+	-m "not slow and not pinned" $(ELSEWHERE)
 
 wheel: $(DEV)  ## build the wheel, install it outside the source tree and run it from there
 	rm -rf build dist

@@ -139,14 +139,16 @@ def test_the_loss_is_zero_at_the_reference(weighting):
 def test_the_likelihoods_loss_is_minus_the_gain_in_the_bound():
     model, x = small_model()
     for parameter in model.head.network.leave.parameters():
-        parameter.mul_(0.1)
+        parameter.mul_(0.5)  # random weights cost far more than the error of what they cost
     objective = TokenObjective(model, repeats=4)
-    losses = torch.stack([objective(model, model.whiten(x), seeded(s), 0).mean() for s in range(60)])
+    losses = torch.stack([objective(model, model.whiten(x), seeded(s), 0).mean() for s in range(120)])
     gaussian = MultivariateNormal(model.mean.flatten(), torch.cov(x.flatten(1).T)).log_prob(x.flatten(1))
-    gain = (model.log_prob(x, samples=256).sequence.value - gaussian).mean() / (2 * LENGTH)
+    bound = model.log_prob(x, samples=256).sequence
+    gain = float((bound.value - gaussian).mean()) / (2 * LENGTH)
+    error = math.hypot(float(losses.std()) / 120**0.5, bound.mean().stderr / (2 * LENGTH))
     # the bound has the ends of the range besides, which are small here
-    assert float(-losses.mean()) == pytest.approx(float(gain), abs=0.01 + 5.0 * float(losses.std()) / 60**0.5)
-    assert abs(float(gain)) > 0.02
+    assert float(-losses.mean()) == pytest.approx(gain, abs=0.01 + 5.0 * error)
+    assert gain < -5.0 * error
 
 
 class Switching:
