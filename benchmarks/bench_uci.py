@@ -35,7 +35,7 @@ def run(folder, name, seed, seconds):
     ours_seconds = time.monotonic() - begun
     splits = Splits.from_json(model.record["splits"])
     test = data.x[splits.test]
-    ours = model.encoded_elbo(test, samples=64)
+    ours = model.elbo(data[splits.test], samples=64)
     with torch.no_grad():
         start = model.reference
         view = model._views(test, 8, 0, 0)

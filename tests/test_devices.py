@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_map_only
 
 import girsanov as gv
 from girsanov.bridges import AlternatingConfig, JointConfig, NetworkConfig, SchrodingerBridge
-from girsanov.density_model.certificate import encoded_certify
+from girsanov.density_model.certificate import certify
 from girsanov.evaluation import denoising_curve
 from girsanov.likelihoods.ddpm import SCHEDULES
 from girsanov.runs import (
@@ -123,7 +123,7 @@ def test_what_a_report_shows_is_computed_there_too():
         model = gv.fit(x, config=config, device=DEVICE)
         rows = model.encode(x[:3])
         assert bool(denoising_curve(model, rows, levels=torch.tensor([0.0])).model.isfinite().all())
-        assert "rows of 16 dimensions" in str(encoded_certify(model, rows, schedule=SCHEDULES["linear"](50)))
+        assert "rows of 16 dimensions" in str(certify(model, rows, schedule=SCHEDULES["linear"](50)))
         assert model.score_test(x[:40], levels=(0.0,)).n == 40
 
 

@@ -73,7 +73,7 @@ def evaluated(model, x, folder, samples):
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = sum(len(line["value"]) for line in lines)
     for start in range(done, len(x), BLOCK):
-        found = model.encoded_elbo(x[start : start + BLOCK].to(model.device), samples=samples)
+        found = model.elbo(x[start : start + BLOCK].to(model.device), samples=samples)
         lines.append({"value": found.value.tolist(), "stderr": found.stderr.tolist(), "nfe": found.nfe})
         with path.open("a") as file:
             file.write(json.dumps(lines[-1]) + "\n")

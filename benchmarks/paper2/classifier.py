@@ -81,7 +81,7 @@ def fit_band(data, splits, seed, seconds, kept=None):
 
     def validate(module, step):
         del module, step
-        return model.encoded_elbo(held, samples=16, condition=held_label).mean()
+        return model.elbo(held, samples=16, condition=held_label).mean()
 
     objective = DenoisingObjective(model.score, model.transforms, drop_condition=0.1)
     begun = time.perf_counter()
@@ -178,15 +178,15 @@ def run(data, seed, options):
     for name in options.weights:
         settings = {"weights": WEIGHTS[name], "samples": 32, "max_samples": options.max_samples}
         classifier = DiffusionClassifier(model, screen=screen, **settings)
-        classifier.encoded_calibrate(held, held_label)
+        classifier.calibrate(held, held_label)
         for method, confidences in (("screened elimination", SCREENED), ("elimination", CONFIDENCES)):
             classifier.screen = screen if method == "screened elimination" else None
             for confidence in confidences:
-                found = measure(classifier.encoded_classify(test, confidence=confidence), label)
+                found = measure(classifier.classify(test, confidence=confidence), label)
                 rows.append({"method": method, "weights": name, "confidence": confidence} | found)
         for budget in BUDGETS:
             classifier.samples = budget
-            found = measure(classifier.encoded_classify(test), label)
+            found = measure(classifier.classify(test), label)
             rows.append({"method": "uniform", "weights": name, "uniform": budget} | found)
     for row in rows:
         print(json.dumps(row), flush=True)

@@ -89,7 +89,7 @@ class DensityEstimator(DensityMixin, BaseEstimator):
         """Lower bound on the log-density of each row, nats in the units of X, shape ``(n,)``."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        estimate = self.model_.encoded_elbo(torch.from_numpy(np.array(X)), samples=self.samples)
+        estimate = self.model_.elbo(np.array(X), samples=self.samples)
         return estimate.value.numpy()
 
     def score(self, X: Any, y: Any = None) -> float:

@@ -42,7 +42,7 @@ CHUNK = 512
 
 def evaluate(
     model: DensityModel,
-    x: State,
+    x: Any,
     likelihood: str = "elbo",
     *,
     samples: int = 32,
@@ -50,11 +50,11 @@ def evaluate(
     condition: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Estimate:
-    """One likelihood of encoded rows, chosen by name.
+    """One likelihood of a model, chosen by name.
 
     Args:
         model: a density model.
-        x: rows that ``model.encode`` has returned, shape ``n *event_shape``.
+        x: rows as the model takes them.
         likelihood: ``elbo``, ``density`` or ``ode``.
         samples: network evaluations per row; the solver of ``ode`` chooses its own.
         target_stderr: of ``density`` alone: the standard error that every row is to reach, in nats.
@@ -67,7 +67,7 @@ def evaluate(
     Example:
         >>> import girsanov as gv
         >>> model = gv.fit(torch.randn(100, 2), config=gv.Config(steps=2, network="mlp", width=8, blocks=1))
-        >>> evaluate(model, torch.zeros(3, 2, dtype=torch.float64), samples=8).kind
+        >>> evaluate(model, torch.zeros(3, 2), samples=8).kind
         'lower_bound'
     """
     if likelihood not in LIKELIHOODS:
@@ -76,14 +76,14 @@ def evaluate(
         raise InputError(f"A target for the standard error is one of the density formula's; got {likelihood}")
     common: dict[str, Any] = {"condition": condition, "generator": generator}
     if likelihood == "elbo":
-        return model.encoded_elbo(x, samples=samples, **common)
+        return model.elbo(x, samples=samples, **common)
     if likelihood == "density":
-        return model.encoded_density(x, samples=samples, target_stderr=target_stderr, **common)
-    if hasattr(model.score.network, "with_trace") or x[0].numel() <= EXACT_DIVERGENCE:
-        return model.encoded_log_prob(x, draws=ODE_DRAWS, divergence=Exact(), **common)
+        return model.density(x, samples=samples, target_stderr=target_stderr, **common)
+    if hasattr(model.score.network, "with_trace") or model.reference.event_dim <= EXACT_DIVERGENCE:
+        return model.log_prob(x, draws=ODE_DRAWS, divergence=Exact(), **common)
     # where dequantisation draws give the standard error, one probe in each is enough
     probes = Hutchinson(probes=PROBES if model.measure == "density" else 1)
-    return model.encoded_log_prob(x, draws=ODE_DRAWS, divergence=probes, solver=COARSE, **common)
+    return model.log_prob(x, draws=ODE_DRAWS, divergence=probes, solver=COARSE, **common)
 
 
 def summary(estimate: Estimate) -> dict[str, Any]:
@@ -167,7 +167,7 @@ class Curve:
 @torch.no_grad()
 def denoising_curve(
     model: DensityModel,
-    x: State,
+    x: Any,
     *,
     levels: Tensor | None = None,
     condition: Tensor | None = None,
@@ -177,7 +177,7 @@ def denoising_curve(
 
     Args:
         model: a density model.
-        x: encoded rows ``n *event_shape``, two or more.
+        x: rows as the model takes them, two or more.
         levels: log-SNR, shape ``k``; default 49 levels over the model's range.
         condition: labels of a conditional model, shape ``n`` or 1.
         generator: read once for a seed.
@@ -185,14 +185,14 @@ def denoising_curve(
     Example:
         >>> import girsanov as gv
         >>> model = gv.fit(torch.randn(100, 2), config=gv.Config(steps=2, network="mlp", width=8, blocks=1))
-        >>> curve = denoising_curve(model, torch.randn(16, 2, dtype=torch.float64), levels=torch.tensor([-2.0, 2.0]))
+        >>> curve = denoising_curve(model, torch.randn(16, 2), levels=torch.tensor([-2.0, 2.0]))
         >>> curve.standard
         tensor([0.1192, 0.8808], dtype=torch.float64)
     """
     if levels is None:
         levels = torch.linspace(*model.score.log_snr_range, 49, dtype=torch.float64)
     levels = levels.double().cpu()
-    seed = seed_of(generator)
+    x, seed = model.encode(x), seed_of(generator)
     y = _model_space(model, x, seed)
     d = y[0].numel()
     eps = keyed_normal(keyed_generators(seed, "curve", x), y.shape[1:], y.new_empty(0, dtype=torch.float32))

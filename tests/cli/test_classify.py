@@ -74,7 +74,7 @@ def test_lines_are_those_of_the_library(run, girsanov):
     model = gv.DensityModel.from_pretrained(run)
     from girsanov.runs import all_rows
 
-    found = DiffusionClassifier(model, samples=8).encoded_classify(all_rows(model, "digits").x[:6])
+    found = DiffusionClassifier(model, samples=8).classify(all_rows(model, "digits").x[:6])
     names = [json.loads(line)["class"] for line in result.out.splitlines()]
     assert names == [int(model.classes[k]) for k in found.index.tolist()]
 

@@ -40,9 +40,9 @@ def test_one_class_and_every_rows_own(run, girsanov):
     for options, condition in (
         ((), None),
         (("--class", "3"), torch.tensor([3])),
-        (("--own-class",), rows.labels),
+        (("--own-class",), rows.data.labels),
     ):
-        expected = model.encoded_elbo(rows.x, condition=condition, **draws()).value
+        expected = model.elbo(rows.x, condition=condition, **draws()).value
         assert values(girsanov("score", run, "digits", *FEW, *options)) == pytest.approx(expected.tolist(), rel=1e-9)
 
 
@@ -50,7 +50,7 @@ def test_held_out_rows_keep_their_classes_and_the_result_says_what_was_given(run
     model = gv.DensityModel.from_pretrained(run)
     rows = runs.tested_rows(model).first(5)
     entry = girsanov("evaluate", run, *FEW, "--own-class", "--json").json["test"]["elbo"]
-    expected = model.encoded_elbo(rows.x, condition=rows.labels, **draws()).value.mean()
+    expected = model.elbo(rows.x, condition=rows.data.labels, **draws()).value.mean()
     assert entry["nats"] == pytest.approx(float(expected), rel=1e-9)
     assert entry["given"] == "its own class"
     assert "given" not in girsanov("evaluate", run, *FEW, "--json").json["test"]["elbo"]
@@ -65,9 +65,7 @@ def test_classes_are_found_by_name_in_other_data(run, girsanov, tmp_path):
         (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
         pillow.fromarray(image).save(tmp_path / "data" / name / f"{k}.png")
     model = gv.DensityModel.from_pretrained(run)
-    expected = model.encoded_elbo(
-        all_rows(model, str(tmp_path / "data")).x, condition=torch.tensor([3, 3, 7, 7]), **draws()
-    )
+    expected = model.elbo(all_rows(model, str(tmp_path / "data")).x, condition=torch.tensor([3, 3, 7, 7]), **draws())
     found = values(girsanov("score", run, tmp_path / "data", "--samples", "8", "--quiet", "--own-class"))
     assert found == pytest.approx(expected.value.tolist(), rel=1e-9)
 
@@ -146,8 +144,8 @@ def test_labels_and_text_of_diffusers(pretrained, girsanov, tmp_path):
     labels = model("labels")
     assert labels.classes == tuple(str(k) for k in range(10))
     rows = all_rows(labels, "digits").first(5)
-    one = labels.encoded_elbo(rows.x, condition=torch.tensor([4]), **draws()).value
-    own = labels.encoded_elbo(rows.x, condition=rows.labels, **draws()).value
+    one = labels.elbo(rows.x, condition=torch.tensor([4]), **draws()).value
+    own = labels.elbo(rows.x, condition=rows.data.labels, **draws()).value
     assert float((one - own).abs().max()) > 1e-3  # the label matters
     options = folder_options(pretrained, "labels")
     assert values(girsanov("score", *options, "--class", "4")) == pytest.approx(one.tolist(), rel=1e-6)
@@ -157,7 +155,7 @@ def test_labels_and_text_of_diffusers(pretrained, girsanov, tmp_path):
     options = folder_options(pretrained, "text")
     for name, given in (("each", embeddings), ("all", embeddings[:1])):
         np.save(tmp_path / f"{name}.npy", given.numpy())
-    everyone = model("text").encoded_elbo(rows.x, condition=embeddings[:1], **draws()).value
+    everyone = model("text").elbo(rows.x, condition=embeddings[:1], **draws()).value
     found = values(girsanov("score", *options, "--condition", tmp_path / "all.npy"))
     assert found == pytest.approx(everyone.tolist(), rel=1e-6)
     done = girsanov("evaluate", *options, "--condition", tmp_path / "each.npy")
@@ -177,7 +175,7 @@ def test_a_classifier_takes_a_network_of_diffusers(pretrained):
     paths = (pretrained / "labels" / "unet", pretrained / "labels" / "scheduler")
     model = density_from_diffusers(*paths, data_range=(-1.0, 1.0), levels=17)
     rows = all_rows(model, "digits").x[:3]
-    found = gv.DiffusionClassifier(model, samples=4).encoded_classify(rows)
+    found = gv.DiffusionClassifier(model, samples=4).classify(rows)
     assert found.probabilities.shape == (3, 10)
     estimate = model.difference(rows.round().numpy(), 1, 2, samples=16)
     assert bool(estimate.value.isfinite().all())

@@ -131,6 +131,6 @@ def test_fresh_noise_does_not_change_what_is_estimated(fitted):
     if model.is_flow:
         return
     x, _ = draw(300, d, 3)
-    fresh = fresh_elbo(model, model.encode(x), seeded(4), samples=32).mean()
+    fresh = fresh_elbo(model, Data(model.encode(x), None, None, model.schema, "x", None), seeded(4), samples=32).mean()
     keyed = model.elbo(x, samples=32).mean()
     assert abs(fresh.value - keyed.value) < 9.0 * math.hypot(fresh.stderr, keyed.stderr) + 1e-3

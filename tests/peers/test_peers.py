@@ -87,7 +87,7 @@ def test_bounds_on_masses_do_not_add_up_to_more_than_one(counts):
 
 def test_draws_are_those_of_the_models_own_bound(counts):
     rows = counts.x[:5]
-    bound = counts.model.encoded_elbo(rows, generator=None)
+    bound = counts.model.elbo(rows, generator=None)
     dequantised = counts.model._views(rows, len(bound.replicates), counts.seed, 0).x
     _, standardise = counts.transforms.transforms
     seen = []

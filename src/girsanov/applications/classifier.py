@@ -157,13 +157,9 @@ class DiffusionClassifier:
 
     def classify(self, x: Any, *, confidence: float | None = None) -> Classification:
         """:meth:`predict` with everything that was found out; arguments as there."""
-        return self.encoded_classify(self.model.encode(x), confidence=confidence)
-
-    def encoded_classify(self, rows: State, *, confidence: float | None = None) -> Classification:
-        """:meth:`classify` of rows that the model's ``encode`` has returned."""
         if confidence is not None and not 0.0 < confidence < 1.0:
             raise InputError(f"confidence must lie between 0 and 1; got {confidence}")
-        levels = self._known_levels()
+        rows, levels = self.model.encode(x), self._known_levels()
         if self.screen is not None and self._screened is None:
             raise InputError("A screen needs held-out rows to be trusted: call calibrate(x, y) first")
         parts = [self._block(rows[first : first + BLOCK], levels, confidence) for first in range(0, len(rows), BLOCK)]
@@ -184,11 +180,7 @@ class DiffusionClassifier:
         Raises:
             InputError: for unknown classes, or fewer rows than classes.
         """
-        return self.encoded_calibrate(self.model.encode(x), y, samples=samples)
-
-    def encoded_calibrate(self, rows: State, y: Any, *, samples: int = 64) -> "DiffusionClassifier":
-        """:meth:`calibrate` on rows that the model's ``encode`` has returned."""
-        label = self._index_of(y)
+        rows, label = self.model.encode(x), self._index_of(y)
         if len(label) != len(rows) or len(rows) < len(self.classes_):
             raise InputError(f"Calibration needs a class for every row, and {len(self.classes_)} rows or more")
         fitted = self.weights == "fitted"

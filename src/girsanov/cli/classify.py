@@ -65,7 +65,7 @@ def classify(
     prepare_threads(common.threads)
     from girsanov.runs import all_rows
 
-    model, place = _model(run, common.device)
+    model = _model(run, common.device)
     rows, note = all_rows(model, data).first(common.limit), stderr_note(common.quiet)
     classifier = _classifier(model, chosen.value, samples, max_samples, common.seed)
     if screen:
@@ -73,13 +73,13 @@ def classify(
     if calibrate:
         held_out = _part(model, "validation")
         note(f"calibrating on {len(held_out[0]):,} validation rows")
-        classifier.encoded_calibrate(held_out[0].to(place), held_out[1])
-    note(f"classifying {rows.described}: {len(rows.x):,}")
+        classifier.calibrate(*held_out)
+    note(f"classifying {rows.described}: {len(rows):,}")
     parts = [] if common.json else [",".join(COLUMNS) + "\n"]
     if out is None and parts:
         emit(parts[0], end="")
-    for start in range(0, len(rows.x), BLOCK):
-        found = classifier.encoded_classify(rows.x[start : start + BLOCK].to(place), confidence=confidence)
+    for start in range(0, len(rows), BLOCK):
+        found = classifier.classify(rows.data[start : start + BLOCK], confidence=confidence)
         parts.append(_lines(found, classifier.classes_.tolist(), start, common.json))
         if out is None:
             emit(parts[-1], end="")
@@ -89,14 +89,14 @@ def classify(
         write_file(out, "".join(parts).encode())
 
 
-def _model(run: str, device: Devices) -> tuple[Any, Any]:
+def _model(run: str, device: Devices) -> Any:
     from girsanov.density_model import DensityModel
 
     place = choose_device(device)
     model = DensityModel.from_pretrained(run).to(place)
     if len(model.classes) < 2:
         raise UsageError(f"{run} was fitted without --conditional: it knows no classes")
-    return model, place
+    return model
 
 
 def _classifier(model: Any, weights: str, samples: int, max_samples: int, seed: int) -> Any:
@@ -112,15 +112,15 @@ def _screen(model: Any) -> Any:
     from girsanov.applications import GaussianScreen
     from girsanov.applications.classifier import class_names
 
-    rows, names = _part(model, "train")
+    part, names = _part(model, "train")
     position = {name: k for k, name in enumerate(class_names(model.classes).tolist())}
     import torch
 
-    return GaussianScreen.fit(rows, torch.tensor([position[name] for name in names.tolist()]))
+    return GaussianScreen.fit(part.x, torch.tensor([position[name] for name in names.tolist()]))
 
 
 def _part(model: Any, part: str) -> tuple[Any, Any]:
-    """Rows of a part of the run's data, encoded, and the names of their classes."""
+    """Rows of a part of the run's data, and the names of their classes."""
     from girsanov.applications.classifier import class_names
     from girsanov.datasets import Splits, fingerprint
     from girsanov.runs import Source, all_rows, select
@@ -128,10 +128,10 @@ def _part(model: Any, part: str) -> tuple[Any, Any]:
     source = Source(**(model.record.get("source") or {"name": model.record["data"]["name"]}))
     found = all_rows(model, source.name)
     index = select(source).index
-    if found.labels is None or fingerprint(found.x[index]) != model.record["data"]["fingerprint"]:
+    if found.data.labels is None or fingerprint(found.x[index]) != model.record["data"]["fingerprint"]:
         raise UsageError(f"{source.name} has changed since the fit: give --no-calibrate, or bring it back")
     chosen = index[getattr(Splits.from_json(model.record["splits"]), part)]
-    return found.x[chosen], class_names(model.classes)[found.labels[chosen].numpy()]
+    return found.data[chosen], class_names(model.classes)[found.data.labels[chosen].numpy()]
 
 
 def _lines(found: Any, classes: list[Any], start: int, json: bool) -> str:

@@ -133,12 +133,12 @@ def evaluate(
     prepare_threads(common.threads)
     from girsanov.runs import rows_of, tested_rows
 
-    model, place = _model(run, common.device, pretrained)
+    model = _model(run, common.device, pretrained)
     found = tested_rows(model) if data is None else rows_of(model, data)
     rows, condition = _conditioned(model, found, given, common)
     _check(model, rows, _tested_with(model, rows, condition, given), pretrained, common.quiet)
-    stderr_note(common.quiet)(f"evaluating {rows.described}: {len(rows.x):,}")
-    entry = _measure(model, rows.x.to(place), condition, method, common)
+    stderr_note(common.quiet)(f"evaluating {rows.described}: {len(rows):,}")
+    entry = _measure(model, rows.data, condition, method, common)
     if given.described() is not None:
         entry["given"] = given.described()
     metrics = {"test": {method.likelihood.value: entry}}
@@ -162,15 +162,15 @@ def score(
     prepare_threads(common.threads)
     from girsanov.runs import all_rows
 
-    model, place = _model(run, common.device, pretrained)
+    model = _model(run, common.device, pretrained)
     rows, condition = _conditioned(model, all_rows(model, data), given, common)
     _check(model, rows, _tested_with(model, rows, condition, given), pretrained, common.quiet)
-    stderr_note(common.quiet)(f"scoring {rows.described}: {len(rows.x):,}")
+    stderr_note(common.quiet)(f"scoring {rows.described}: {len(rows):,}")
     parts = [] if common.json else [",".join(COLUMNS) + "\n"]
     if out is None and parts:
         emit(parts[0], end="")
-    for start in range(0, len(rows.x), BLOCK):
-        block = rows.x[start : start + BLOCK].to(place)
+    for start in range(0, len(rows), BLOCK):
+        block = rows.data[start : start + BLOCK]
         each = condition if condition is None or len(condition) == 1 else condition[start : start + BLOCK]
         text = _lines(_estimate(model, block, each, method, common), start, common.json)
         parts.append(text)
@@ -180,7 +180,7 @@ def score(
         _write(out, "".join(parts))
 
 
-def _model(run: str, device: Devices, pretrained: Pretrained) -> tuple[Any, Any]:
+def _model(run: str, device: Devices, pretrained: Pretrained) -> Any:
     from girsanov.models.diffusers import is_diffusers_folder
 
     place = choose_device(device)
@@ -191,12 +191,12 @@ def _model(run: str, device: Devices, pretrained: Pretrained) -> tuple[Any, Any]
         model = density_from_diffusers(
             run, pretrained.scheduler, data_range=pretrained.limits(), levels=pretrained.levels or None
         )
-        return model.to(place), place
+        return model.to(place)
     if pretrained.data_range is not None or pretrained.scheduler is not None:
         raise UsageError("--data-range and --scheduler are for folders of diffusers: a run knows its own data")
     from girsanov.density_model import DensityModel
 
-    return DensityModel.from_pretrained(run).to(place), place
+    return DensityModel.from_pretrained(run).to(place)
 
 
 def _conditioned(model: Any, rows: Any, given: Given, common: Common) -> tuple[Any, Any]:
@@ -216,7 +216,7 @@ def _conditioned(model: Any, rows: Any, given: Given, common: Common) -> tuple[A
 
 def _tested_with(model: Any, rows: Any, condition: Any, given: Given) -> Any:
     """The condition under which rows test a network: their own class, where it is known, rather than any other."""
-    if given.label is None or rows.labels is None:
+    if given.label is None or rows.data.labels is None:
         return condition
     from girsanov.runs import condition_of
 
@@ -230,11 +230,11 @@ def _check(model: Any, rows: Any, condition: Any, pretrained: Pretrained, quiet:
 
     if not isinstance(model.score.network, DiffusersNetwork):
         return
-    if pretrained.check and len(rows.x) > 1:
+    if pretrained.check and len(rows) > 1:
         from girsanov.density_model.diffusers import check_density
 
         stderr_note(quiet)("testing the network on the first rows")
-        check_density(model, rows.x, condition=condition)
+        check_density(model, rows.data, condition=condition)
     for note in model.score.network.notes:
         stderr_note(quiet)(note)
 

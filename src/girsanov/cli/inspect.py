@@ -5,7 +5,7 @@ __all__ = ["register"]
 import typer
 
 from girsanov.cli.options import JsonOption, RunArgument, ThreadsOption, prepare_threads
-from girsanov.cli.output import as_json, emit
+from girsanov.cli.output import as_json, emit, stderr_note
 
 
 def register(app: typer.Typer) -> None:
@@ -20,7 +20,8 @@ def report(run: RunArgument, threads: ThreadsOption = None, json: JsonOption = F
     prepare_threads(threads)
     from girsanov.runs import is_bridge_run, write_bridge_report, write_report
 
-    path = write_bridge_report(run) if is_bridge_run(run) else write_report(run)
+    write = write_bridge_report if is_bridge_run(run) else write_report
+    path = write(run, note=stderr_note(False))
     emit(as_json({"report": str(path)}) if json else f"report: {path}")
 
 

@@ -53,9 +53,9 @@ def run_test(
     place = choose_device(common.device)
     model = DensityModel.from_pretrained(run).to(place)
     rows = rows_of(model, samples).first(common.limit)
-    stderr_note(common.quiet)(f"testing {rows.described}: {len(rows.x):,}")
-    found = model.encoded_score_test(
-        rows.x.to(place),
+    stderr_note(common.quiet)(f"testing {rows.described}: {len(rows):,}")
+    found = model.score_test(
+        rows.data,
         level or LEVELS,
         diffusion=diffusion,
         method=WildBootstrap(resamples),

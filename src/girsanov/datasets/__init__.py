@@ -12,6 +12,7 @@ __all__ = [
     "Splits",
     "array_raw",
     "continuous_table",
+    "encoded",
     "fingerprint",
     "from_array",
     "joined",
@@ -25,7 +26,7 @@ __all__ = [
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ from girsanov.datasets.splits import Splits, fingerprint, split
 
 @dataclass(frozen=True)
 class Data:
-    """Encoded data and how they were encoded.
+    """Encoded data and how they were encoded: rows that every likelihood of a fitted model takes too.
 
     Attributes:
         x: float64, shape ``n *event_shape``, in data units.
@@ -64,6 +65,15 @@ class Data:
     schema: Schema
     name: str
     n_train: int | None
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.x)
+
+    def __getitem__(self, index: slice | Tensor) -> "Data":
+        """Some of the rows, by a slice, numbers or a mask; the border of the source's own test set is forgotten."""
+        labels = None if self.labels is None else self.labels[index]
+        return replace(self, x=self.x[index], labels=labels, n_train=None)
 
 
 def load(
@@ -152,7 +162,15 @@ def continuous_table(x: Any, *, name: str = "array") -> Data:
 
 
 def _data(raw: Raw, **reading: Any) -> Data:
-    schema = Schema.infer(raw, **reading)
+    return encoded(raw, Schema.infer(raw, **reading))
+
+
+def encoded(raw: Raw, schema: Schema) -> Data:
+    """What a source holds, as a schema encodes it.
+
+    Raises:
+        InputError: see :meth:`Schema.encode`.
+    """
     labels = None if raw.labels is None else torch.from_numpy(raw.labels)
     return Data(schema.encode(raw), labels, raw.classes, schema, raw.name, raw.n_train)
 

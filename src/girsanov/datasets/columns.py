@@ -49,10 +49,26 @@ class RefusedRowsError(InputError):
 
 @dataclass(frozen=True)
 class Numeric:
-    """A number, kept; on a lattice if the column is discrete (``lattice.step`` 0 if continuous)."""
+    """A number, kept; on a lattice if the column is discrete (``lattice.step`` 0 if continuous).
+
+    Attributes:
+        name: of the column.
+        lattice: where its values lie.
+        seen: the least and the largest discrete value of the fitted data, which nothing that is drawn leaves; new
+            rows may. ``None`` where nothing was seen.
+    """
 
     name: str
     lattice: Lattice = field(default_factory=Lattice)
+    seen: tuple[float, float] | None = None
+
+    @classmethod
+    def fit(cls, name: str, column: np.ndarray, lattice: Lattice) -> "Numeric":
+        """The rule of a column, with the range of its discrete values."""
+        if not lattice.step:
+            return cls(name, lattice)
+        low, high = lattice.snap(np.array([column.min(), column.max()], dtype=np.float64)).tolist()
+        return cls(name, lattice, (low, high))
 
     def encode(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Values on the lattice, shape ``n 1``.
@@ -68,8 +84,13 @@ class Numeric:
         return [(self.name, self.lattice)]
 
     def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The column from its encoded dimensions, discrete values on the lattice."""
-        return self.lattice.snap(block[:, 0])
+        """The column from its encoded dimensions, discrete values on the lattice and in the range that was seen."""
+        return self.nearest(block[:, 0])
+
+    def nearest(self, values: np.ndarray) -> np.ndarray:
+        """The nearest values that the source could hold, any shape."""
+        snapped = self.lattice.snap(values)
+        return snapped if self.seen is None else np.clip(snapped, *self.seen)
 
 
 @dataclass(frozen=True)
@@ -218,8 +239,8 @@ def rule_from_json(record: Mapping[str, Any]) -> Rule:
     fields = {key: value for key, value in record.items() if key != "rule"}
     if "lattice" in fields:
         fields["lattice"] = Lattice(**fields["lattice"])
-    if "levels" in fields:
-        fields["levels"] = tuple(fields["levels"])
+    for key in {"levels", "seen"} & set(fields):
+        fields[key] = None if fields[key] is None else tuple(fields[key])
     return _RULES[record["rule"]](**fields)
 
 

@@ -210,7 +210,7 @@ def _copy(name: str, twin: str, columns: dict[str, np.ndarray]) -> Copy | None:
 
 def _encoded(name: str, column: np.ndarray, source: str) -> Rule:
     if column.dtype != object:
-        return Numeric(name, lattice_of(column) or Lattice())
+        return Numeric.fit(name, column, lattice_of(column) or Lattice())
     levels = tuple(sorted({str(cell) for cell in column}))
     if len(levels) > MAX_LEVELS:
         raise InputError(

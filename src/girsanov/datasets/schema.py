@@ -19,6 +19,7 @@ from torch import Tensor
 from girsanov.datasets.columns import (
     Numeric,
     Omitted,
+    OneHot,
     RefusedRowsError,
     Rule,
     on_lattice,
@@ -105,7 +106,7 @@ class Schema:
         if named:
             raise InputError(f"{raw.name}: holds images, which have no columns to drop or state; leave {named[0]} out.")
         lattice, notes = image_lattice(raw, dequantise=dequantise)
-        rules = (Numeric("pixel", lattice),)
+        rules = (Numeric.fit("pixel", raw.stack, lattice),)
         return cls("images", raw.stack.shape[1:], rules, False, raw.notes + notes)
 
     @cached_property
@@ -133,6 +134,16 @@ class Schema:
     def _per_dimension(self, attribute: str) -> Tensor:
         values = [getattr(lattice, attribute) for rule in self.rules for _, lattice in rule.dimensions()]
         return torch.tensor(values, dtype=torch.float64).expand(self.event_shape).clone()
+
+    @cached_property
+    def blocks(self) -> tuple[slice, ...]:
+        """Where among the encoded dimensions each one-hot block stands."""
+        found, start = [], 0
+        for rule in self.rules:
+            stop = start + len(rule.dimensions())
+            found += [slice(start, stop)] if isinstance(rule, OneHot) else []
+            start = stop
+        return tuple(found)
 
     @property
     def discrete(self) -> bool:
@@ -191,11 +202,25 @@ class Schema:
                 if not len(kept):
                     raise InputError(f"{raw.name}: no row fits the model: {refused[0]}.") from error
 
+    def select(self, x: Tensor) -> Tensor:
+        """Rows of numbers as :meth:`encode` takes them, without checks or rounding: differentiable.
+
+        Raises:
+            InputError: for a schema with categories, which no gradient reaches.
+        """
+        if self.kind == "images":
+            return x
+        if self.blocks:
+            raise InputError("gradients do not reach rows with categories: give rows that need none.")
+        rules = [rule for rule in self.rules if not isinstance(rule, Omitted) or x.shape[1] == len(self.rules)]
+        return x[:, [j for j, rule in enumerate(rules) if isinstance(rule, Numeric)]]
+
     def decode(self, x: Tensor, *, name: str = "decoded") -> Raw:
         """The inverse of :meth:`encode`, for samples: what the source would have held.
 
-        Discrete values go to the nearest lattice point, one-hot blocks to their largest level;
-        dropped constants and copies are restored, columns dropped on request are not.
+        Discrete values go to the nearest lattice point of the range that was seen, one-hot blocks to
+        their largest level; dropped constants and copies are restored, columns dropped on request are
+        not.
 
         Args:
             x: shape ``n *event_shape``, data units.
@@ -209,7 +234,7 @@ class Schema:
         values = x.detach().cpu().double().numpy()
         if self.kind == "images":
             (pixel,) = (rule for rule in self.rules if isinstance(rule, Numeric))
-            return Raw(name, "images", values=pixel.lattice.snap(values))
+            return Raw(name, "images", values=pixel.nearest(values))
         columns: dict[str, np.ndarray] = {}
         start = 0
         kept = [rule for rule in self.rules if not isinstance(rule, Omitted)]

@@ -1,6 +1,6 @@
 """The certificate of DDPM training for a fitted density model: rows in, table out."""
 
-__all__ = ["certify", "encoded_certify"]
+__all__ = ["certify"]
 
 from typing import Any
 
@@ -11,7 +11,6 @@ from girsanov.density_model.model import DensityModel
 from girsanov.likelihoods import ddpm_bound
 from girsanov.likelihoods.certificate import Certificate, certificate
 from girsanov.likelihoods.denoising import Draws
-from girsanov.types import State
 
 DRAWS = Draws(2)  # two evaluations per row and step: the fewest that know their error
 
@@ -40,14 +39,7 @@ def certify(model: DensityModel, data: Any, *, generator: torch.Generator | None
         >>> print(str(found).splitlines()[0])
         linear, 50: 8 rows of 2 dimensions, 100 nfe per row
     """
-    return encoded_certify(model, model.encode(data), generator=generator, **options)
-
-
-def encoded_certify(
-    model: DensityModel, rows: State, *, generator: torch.Generator | None = None, **options: Any
-) -> Certificate:
-    """:func:`certify` of rows that ``model.encode`` has returned."""
-    seed = seed_of(generator)
+    rows, seed = model.encode(data), seed_of(generator)
     uniform = keyed_uniform(keyed_generators(seed, "dequantise", rows), rows.shape[1:], rows)
     with torch.no_grad():
         y, log_det = model.transforms(rows, uniform)

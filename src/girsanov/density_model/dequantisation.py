@@ -13,7 +13,6 @@ __all__ = [
     "require_dequantisation",
     "weighted_elbo",
     "weighted_log_prob",
-    "within_range",
 ]
 
 import dataclasses
@@ -35,7 +34,6 @@ from girsanov.training import Progress, ShuffledBatches, TrainingConfig, mix, tr
 from girsanov.transforms import (
     Compose,
     Dequantise,
-    Logit,
     OnLattice,
     Transform,
     TruncatedNormalDequantise,
@@ -112,19 +110,10 @@ def lattice_points(transforms: Compose) -> LatticePoints | None:
     return None
 
 
-def within_range(transforms: Compose, x: State, step: Tensor) -> State:
-    """Draws of a model in logit space, whose margin leaves a little mass beyond the data's range, set to its ends."""
-    for member in transforms.transforms:
-        if isinstance(member, Logit):
-            half = 0.5 * step.to(x)
-            x = x.clamp(member.low + half, member.high - half)
-    return x
-
-
 def fit_dequantiser(
     model: "DensityModel",
     rows: State,
-    held: State,
+    held: Data,
     *,
     out: Path | None = None,
     progress: Progress | None = None,
@@ -134,7 +123,7 @@ def fit_dequantiser(
     Args:
         model: a fitted model.
         rows: encoded training rows ``n *event_shape``.
-        held: encoded rows that decide when to stop, and whether the start was best.
+        held: rows that decide when to stop, and whether the start was best.
         out: folder for checkpoints.
         progress: what shows the progress.
     """

@@ -85,7 +85,9 @@ def density_from_diffusers(
         centre, variance = torch.full(shape, 0.5 * (low + high), dtype=torch.float64), (high - low) ** 2 / 12.0
         transforms = _to_range(shape, low, high, levels)
     score = from_diffusers(parts.network, parts.scheduler, reference=Gaussian(centre, variance), **options)
-    schema = Schema("images", shape, (Numeric("pixel", Lattice(step=1.0 if levels else 0.0)),))
+    schema = Schema(
+        "images", shape, (Numeric("pixel", Lattice(step=1.0), (0.0, levels - 1.0)) if levels else Numeric("pixel"),)
+    )
     return DensityModel(transforms, score, schema, record=_conditions(score.network)).eval()
 
 

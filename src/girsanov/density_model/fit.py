@@ -104,7 +104,7 @@ def fit(
     start = start.to(place)
     _calibrate(start, data.x[splits.validation], config.seed)
     allowance = _allowance(config.time_budget, time.monotonic() - begun, out)
-    result = _train(start, data.x, classes, splits, dataclasses.replace(config, time_budget=allowance), out, progress)
+    result = _train(start, data, classes, splits, dataclasses.replace(config, time_budget=allowance), out, progress)
     assert isinstance(result.module, ScoreModel)
     fitted = DensityModel(start.transforms, result.module, data.schema, record=start.record)
     fitted.record["training"] = {
@@ -118,7 +118,7 @@ def fit(
         "best_step": result.best_step,
     }
     _settle(fitted, data.x, classes, splits, config)
-    rows, held = data.x[splits.train], data.x[splits.validation][:VALIDATION_ROWS]
+    rows, held = data.x[splits.train], data[splits.validation[:VALIDATION_ROWS]]
     fit_dequantiser(fitted.eval(), rows, held, out=None if out is None else Path(out), progress=progress)
     fitted.proposal = _proposal(fitted, data.x[splits.validation])
     return fitted.eval()
@@ -299,14 +299,14 @@ def _training_config(config: Config, rows: int, members: int) -> TrainingConfig:
 
 def _train(
     model: DensityModel,
-    x: State,
+    data: Data,
     labels: Tensor | None,
     splits: Splits,
     config: Config,
     out: str | Path | None,
     progress: Progress | None,
 ) -> TrainingResult:
-    rows = x[splits.train]
+    x, rows = data.x, data.x[splits.train]
     given = None if labels is None else labels[splits.train].to(x.device)
     settings = _training_config(config, len(rows), model.record["network"]["members"])
     shuffled = ShuffledBatches(len(rows), settings.batch_size, mix(config.seed, 3))
@@ -326,9 +326,9 @@ def _train(
         candidate = DensityModel(model.transforms, module, model.schema, record=model.record)
         condition = None if labels is None else labels[held].to(x.device)
         if config.model == "cnf":
-            few, given = x[held[:FLOW_ROWS]], None if condition is None else condition[:FLOW_ROWS]
+            few, given = data[held[:FLOW_ROWS]], None if condition is None else condition[:FLOW_ROWS]
             return fresh_log_prob(candidate, few, noise(), condition=given, solver=FixedGrid(FLOW_STEPS)).mean()
-        return fresh_elbo(candidate, x[held], noise(), samples=VALIDATION_SAMPLES, condition=condition).mean()
+        return fresh_elbo(candidate, data[held], noise(), samples=VALIDATION_SAMPLES, condition=condition).mean()
 
     objective = _objective(model, config).to(x.device)
     identity = f"{model.record['data']['fingerprint']} {model.schema.cells} {config.to_json() | {'time_budget': None}}"

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.calculus import Divergence, seed_of
-from girsanov.datasets import Schema
+from girsanov.datasets import Data, Raw, Schema
 from girsanov.datasets.raw import from_array
 from girsanov.densities import Density, Gaussian
 from girsanov.density_model import storage
-from girsanov.density_model.dequantisation import lattice_points, within_range
+from girsanov.density_model.dequantisation import lattice_points
+from girsanov.density_model.drawing import as_given, draw_rows
 from girsanov.likelihoods import density, elbo, ode_log_prob
 from girsanov.likelihoods.differences import (
     Condition,
@@ -34,7 +35,6 @@ from girsanov.likelihoods.discrete import LatticePoints, categorical_elbo, trans
 from girsanov.likelihoods.integral import View, view_of
 from girsanov.models import ScoreModel
 from girsanov.processes import LinearProcess
-from girsanov.samplers import sample
 from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
 from girsanov.stein import ScoreTest, score_test
 from girsanov.stein.levels import LEVELS
@@ -125,13 +125,22 @@ class DensityModel(nn.Module):
     def encode(self, x: Any) -> Tensor:
         """Rows as the user has them to the model's columns, float64 ``n *event_shape``.
 
+        Args:
+            x: an array, a tensor (gradients pass), a data frame, or :class:`girsanov.datasets.Data`, whatever schema
+                these were read with.
+
         Raises:
             InputError: for other columns or shapes, missing values, or rows off a discrete column's lattice.
         """
-        if isinstance(x, Tensor) and x.requires_grad and tuple(x.shape[1:]) == self.schema.event_shape:
+        if isinstance(x, Data):
+            same = x.schema is self.schema or x.schema.rules == self.schema.rules
+            encoded = x.x.double() if same else self.schema.encode(x.schema.decode(x.x, name=x.name))
+        elif isinstance(x, Tensor) and x.requires_grad:
             self.schema.encode(from_array(x.detach()))  # the checks, without cutting the graph
-            return x.double().to(self.device)
-        return self.schema.encode(from_array(x)).to(self.device)
+            encoded = self.schema.select(x.double())
+        else:
+            encoded = self.schema.encode(x if isinstance(x, Raw) else from_array(x))
+        return encoded.to(self.device)
 
     def elbo(
         self,
@@ -149,19 +158,16 @@ class DensityModel(nn.Module):
             condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
             generator: read once for a seed.
         """
-        return self.encoded_elbo(self.encode(x), samples=samples, condition=condition, generator=generator)
-
-    def encoded_elbo(self, x: State, **options: Any) -> Estimate:
-        """:meth:`elbo` of rows that :meth:`encode` has returned."""
-        self._require_condition(options.get("condition"))
+        self._require_condition(condition)
+        rows, options = self.encode(x), {"samples": samples, "condition": condition, "generator": generator}
         if self.lattice is not None:
             fixed = {"lattice": self.lattice, "prior": self.prior, "reference": self.reference}
-            y, _ = self.transforms(x)
+            y, _ = self.transforms(rows)
             return categorical_elbo(self.score, self.score.process, y, **fixed, proposal=self.proposal, **options)
         return elbo(
             self.score,
             self.score.process,
-            x,
+            rows,
             prior=self.prior,
             reference=self.reference,
             decoder=self.reference,
@@ -189,23 +195,20 @@ class DensityModel(nn.Module):
             condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
             generator: read once for a seed.
         """
-        return self.encoded_density(
-            self.encode(x), samples=samples, target_stderr=target_stderr, condition=condition, generator=generator
-        )
-
-    def encoded_density(self, x: State, **options: Any) -> Estimate:
-        """:meth:`density` of rows that :meth:`encode` has returned."""
         self._require_density()
-        self._require_condition(options.get("condition"))
+        self._require_condition(condition)
         return density(
             self.score,
             self.score.process,
-            x,
+            self.encode(x),
             reference=self.reference,
             proposal=self.proposal,
             views=self._views,
             measure=self.measure,
-            **options,
+            samples=samples,
+            target_stderr=target_stderr,
+            condition=condition,
+            generator=generator,
         )
 
     def log_prob(
@@ -229,24 +232,11 @@ class DensityModel(nn.Module):
             condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
             generator: read once for a seed.
         """
-        options = {"divergence": divergence, "solver": solver}
-        return self.encoded_log_prob(self.encode(x), draws=draws, condition=condition, generator=generator, **options)
-
-    def encoded_log_prob(
-        self,
-        x: State,
-        *,
-        draws: int = 1,
-        condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        **options: Any,
-    ) -> Estimate:
-        """:meth:`log_prob` of rows that :meth:`encode` has returned."""
         self._require_density()
         self._require_condition(condition)
         seed = seed_of(generator)
         draws = draws if self.measure != "density" else 1
-        view = view_of(self._views, x, draws, seed)
+        view = view_of(self._views, self.encode(x), draws, seed)
         estimates = [
             ode_log_prob(
                 self.score,
@@ -254,9 +244,10 @@ class DensityModel(nn.Module):
                 view.x[:, j],
                 prior=self.law_at_horizon,
                 reference=self.reference,
+                divergence=divergence,
+                solver=solver,
                 condition=condition,
                 generator=torch.Generator().manual_seed(seed),
-                **options,
             )
             for j in range(draws)
         ]
@@ -304,8 +295,13 @@ class DensityModel(nn.Module):
         lmbd: float | None = None,
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
-    ) -> State:
-        """Draw ``n`` rows in data units, discrete columns on their lattice, shape ``n *event_shape``.
+    ) -> Any:
+        """Draw ``n`` rows as the data had them: in their units, with their columns in their order.
+
+        Constant and copied columns are there, discrete ones are on their lattice and in the range that the fit has
+        seen, and every category is one of its levels; see :mod:`girsanov.density_model.drawing`. Of the draws, those
+        beyond are moved or drawn again, which only adds to the mass of the rows that can be drawn: bounds on their
+        likelihood hold for what is drawn too.
 
         Args:
             n: number of rows.
@@ -314,49 +310,40 @@ class DensityModel(nn.Module):
                 continuous flow, which is nothing but its ODE.
             condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
             generator: source of all draws.
+
+        Returns:
+            A float64 tensor, ``n *event_shape`` of images and ``n columns`` of tables; a data frame for tables with
+            columns of text. Either is what every likelihood takes. Columns that were dropped on request are missing.
         """
-        y = sample(
-            self.score,
-            self.score.process,
-            n,
-            event_shape=self.reference.event_shape,
-            lmbd=float(self.is_flow) if lmbd is None else lmbd,
-            steps=steps,
-            prior=self.prior,
-            condition=condition,
-            generator=generator,
-        )
-        with torch.no_grad():
-            return within_range(self.transforms, self.transforms.inverse(y.double()), self.schema.bin_width)
+        options = {"lmbd": float(self.is_flow) if lmbd is None else lmbd, "steps": steps, "condition": condition}
+        return as_given(self.schema.decode(draw_rows(self, n, generator=generator, **options)), self.device)
 
-    def score_test(self, x: Any, levels: Sequence[float] = LEVELS, **options: Any) -> ScoreTest:
-        """Stein tests of the score against held-out rows, one per noise level; see :func:`girsanov.stein.score_test`.
-
-        Args:
-            x: rows in data units that the model was not fitted to; rows that it drew test its sampler.
-            levels: log-SNRs at which rows are noised and compared with the score.
-            **options: ``kernel``, ``diffusion``, ``method``, ``condition`` and ``generator`` of that function.
-
-        Raises:
-            InputError: for a continuous flow, which has no such score, and what that function refuses.
-        """
-        return self.encoded_score_test(self.encode(x), levels, **options)
-
-    def encoded_score_test(
+    def score_test(
         self,
-        x: State,
+        x: Any,
         levels: Sequence[float] = LEVELS,
         *,
         condition: Tensor | None = None,
         generator: torch.Generator | None = None,
         **options: Any,
     ) -> ScoreTest:
-        """:meth:`score_test` of rows that :meth:`encode` has returned."""
+        """Stein tests of the score against held-out rows, one per noise level; see :func:`girsanov.stein.score_test`.
+
+        Args:
+            x: rows in data units that the model was not fitted to; rows that it drew test its sampler.
+            levels: log-SNRs at which rows are noised and compared with the score.
+            condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
+            generator: read once for a seed.
+            **options: ``kernel``, ``diffusion`` and ``method`` of that function.
+
+        Raises:
+            InputError: for a continuous flow, which has no such score, and what that function refuses.
+        """
         if self.is_flow:
             raise InputError("A continuous flow has no score at noise levels to test: fit a diffusion model")
         self._require_condition(condition)
         seed = seed_of(generator)
-        y = self._views(x, 1, seed, 0).x[:, 0].detach()
+        y = self._views(self.encode(x), 1, seed, 0).x[:, 0].detach()
         options |= {"condition": condition, "generator": torch.Generator().manual_seed(seed)}
         return score_test(self.score, self.score.process, y, levels, **options)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from girsanov.datasets import Data
 from girsanov.likelihoods import elbo, ode_log_prob
 from girsanov.transforms import Compose, Dequantise
 from girsanov.types import Estimate, State
@@ -51,19 +52,19 @@ def copies_for(rows: int, wanted: int) -> int:
 
 
 def fresh_elbo(
-    model: "DensityModel", rows: State, generator: torch.Generator, *, samples: int, condition: Tensor | None = None
+    model: "DensityModel", rows: Data, generator: torch.Generator, *, samples: int, condition: Tensor | None = None
 ) -> Estimate:
-    """The bound of encoded rows with noise of their own for every copy; dequantisation draws are its replicates.
+    """The bound of rows with noise of their own for every copy; dequantisation draws are its replicates.
 
     Args:
         model: whose bound is asked for.
-        rows: encoded rows ``n *d``.
+        rows: as the model's schema encodes them.
         generator: source of the dequantisation draws.
         samples: network evaluations of each row.
         condition: leading dimension ``n`` or 1.
     """
     if not _draws(model):
-        return model.encoded_elbo(rows, samples=samples, condition=condition)
+        return model.elbo(rows, samples=samples, condition=condition)
     copies = min(MOST_COPIES, samples)
 
     def evaluate(y: State, given: Tensor | None) -> Estimate:
@@ -72,29 +73,29 @@ def fresh_elbo(
         score = model.score
         return elbo(score, score.process, y, samples=samples // copies, replicates=1, condition=given, **laws)
 
-    return _merged(model, rows, generator, copies, condition, evaluate)
+    return _merged(model, rows.x, generator, copies, condition, evaluate)
 
 
 def fresh_log_prob(
-    model: "DensityModel", rows: State, generator: torch.Generator, *, condition: Tensor | None = None, **options: Any
+    model: "DensityModel", rows: Data, generator: torch.Generator, *, condition: Tensor | None = None, **options: Any
 ) -> Estimate:
-    """The ODE's log-density of encoded rows, one dequantisation draw for every copy.
+    """The ODE's log-density of rows, one dequantisation draw for every copy.
 
     Args:
         model: whose log-density is asked for.
-        rows: encoded rows ``n *d``.
+        rows: as the model's schema encodes them.
         generator: source of the dequantisation draws.
         condition: leading dimension ``n`` or 1.
         options: ``divergence`` and ``solver`` of :func:`girsanov.ode_log_prob`.
     """
     if not _draws(model):
-        return model.encoded_log_prob(rows, condition=condition, **options)
+        return model.log_prob(rows, condition=condition, **options)
 
     def evaluate(y: State, given: Tensor | None) -> Estimate:
         laws = {"prior": model.law_at_horizon, "reference": model.reference}
         return ode_log_prob(model.score, model.score.process, y, condition=given, **laws, **options)
 
-    return _merged(model, rows, generator, 1, condition, evaluate)
+    return _merged(model, rows.x, generator, 1, condition, evaluate)
 
 
 def _draws(model: "DensityModel") -> bool:

@@ -4,6 +4,7 @@ __all__ = ["BridgeContents", "BridgeView", "render_bridge"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from girsanov.datasets import Schema
 from girsanov.reports import bridge_figures as drawings
 from girsanov.reports import figures
+from girsanov.reports.attempts import Attempts
 from girsanov.reports.page import (
     details,
     figure,
@@ -73,18 +75,30 @@ class BridgeContents:
     missing: str = ""
 
 
-def render_bridge(contents: BridgeContents) -> str:
-    """The page as HTML text."""
+def render_bridge(contents: BridgeContents, attempts: Attempts | None = None) -> str:
+    """The page as HTML text.
+
+    Args:
+        contents: what it shows.
+        attempts: what failed before; one sentence stands in place of such sections and of those that fail here.
+    """
+    attempts = attempts or Attempts(lambda _: None)
     metrics = contents.metrics
     shape = " × ".join(map(str, contents.schema.event_shape))
     what = f"images of {shape}" if contents.schema.kind == "images" else f"tables of {shape} columns"
     short = [PurePath(name).name or name for name in contents.names]
     subtitle = f"A bridge between {what} by girsanov {metrics['versions']['girsanov']}, learned without pairs"
-    builders = (_result, _meaning, _ends, _paths, _training, _facts)
-    parts = [build(contents) for build in builders]
+    builders = [("Result", _result), ("What the numbers mean", _meaning), ("Both ends", _ends), ("Paths", _paths)]
+    builders += [("Training", _training), ("Data, settings, versions", _facts)]
     if not figures.available():
-        parts.insert(2, section("Figures", paragraph(NO_FIGURES)))
-    return page(f"{short[0]} to {short[1]}", subtitle, filter(None, parts))
+        builders.insert(2, ("Figures", _no_figures))
+    made = attempts.sections([(title, partial(build, contents)) for title, build in builders])
+    return page(f"{short[0]} to {short[1]}", subtitle, made)
+
+
+def _no_figures(contents: BridgeContents) -> str:
+    del contents
+    return section("Figures", paragraph(NO_FIGURES))
 
 
 def _result(contents: BridgeContents) -> str:

@@ -1,10 +1,11 @@
 """The report of a run: one HTML file that says what the numbers are, where they come from and what the model draws."""
 
-__all__ = ["Contents", "render", "samples_png"]
+__all__ = ["CERTIFICATE", "CURVE", "SAMPLES", "TESTS", "Contents", "render", "samples_png"]
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
@@ -15,6 +16,7 @@ from girsanov.datasets import Schema
 from girsanov.evaluation import Curve
 from girsanov.likelihoods.certificate import Certificate
 from girsanov.reports import figures
+from girsanov.reports.attempts import Attempts
 from girsanov.reports.certificate import certificate_section
 from girsanov.reports.examples import extremes, samples_beside_data
 from girsanov.reports.page import details, figure, headline, minus, page, paragraph, section, table
@@ -47,7 +49,7 @@ class Contents:
         values: per test row: ``elbo``, its ``stderr`` and the peers' values.
         rows: which rows of the data the test rows are, shape ``n``.
         test: the encoded test rows, shape ``n *event_shape``.
-        samples: rows drawn from the model, data units.
+        samples: encoded rows that the model drew, shape ``m *event_shape``.
         curve: the denoising curve on held-out rows.
         certificate: of DDPM training, on held-out rows.
         score_tests: of held-out rows and of the samples.
@@ -68,20 +70,37 @@ class Contents:
     missing: str = ""
 
 
-def render(contents: Contents) -> str:
-    """The page as HTML text."""
+#: titles of the sections that hold what is computed beforehand
+CURVE, TESTS, CERTIFICATE, SAMPLES = (
+    "Where in log-SNR the model learned",
+    "Tests of the score",
+    "Certificate of DDPM training",
+    "Samples",
+)
+
+
+def render(contents: Contents, attempts: Attempts | None = None) -> str:
+    """The page as HTML text.
+
+    Args:
+        contents: what it shows.
+        attempts: what failed before; one sentence stands in place of such sections and of those that fail here.
+    """
+    attempts = attempts or Attempts(lambda _: None)
     metrics = contents.metrics
     shape = " × ".join(map(str, contents.schema.event_shape))
     what = f"images of {shape}" if contents.schema.kind == "images" else f"tables of {shape} columns"
     subtitle = f"A density model of {what} by girsanov {metrics['versions']['girsanov']}, fitted to {contents.name}"
-    builders = (_headline, _meaning, _differences, _learning, _curve, _score_tests, _certificate)
-    builders += (_samples, _extremes, _histogram, _facts)
+    builders = {"Result": _headline, "What the number means": _meaning, "Paired differences": _differences}
+    builders |= {"Learning": _learning, CURVE: _curve, TESTS: _score_tests, CERTIFICATE: _certificate}
+    builders |= {SAMPLES: _samples, "Most and least likely rows": _extremes, "Values of single rows": _histogram}
+    builders |= {"Data, settings, versions": _facts}
     if not figures.available():
-        builders = (_headline, _no_figures, _meaning, _differences, _score_tests, _certificate)
-        builders += (_samples, _extremes, _facts)
-    return page(
-        PurePath(contents.name).name or contents.name, subtitle, filter(None, (build(contents) for build in builders))
-    )
+        builders = {"Result": _headline, "Figures": _no_figures, **builders}
+        for title in ("Learning", CURVE, "Values of single rows"):
+            del builders[title]
+    made = attempts.sections([(title, partial(build, contents)) for title, build in builders.items()])
+    return page(PurePath(contents.name).name or contents.name, subtitle, made)
 
 
 def samples_png(samples: Tensor, schema: Schema, limits: tuple[float, float] | None = None) -> bytes | None:
@@ -216,14 +235,14 @@ def _learning(contents: Contents) -> str:
 
 def _curve(contents: Contents) -> str:
     if contents.curve is None:
-        return _absent("Where in log-SNR the model learned", contents)
+        return _absent(CURVE, contents)
     curve = contents.curve
     caption = (
         "Squared error of the noise prediction against log-SNR, noise to the left and data to the right, with "
         "bands of two standard errors. A bound is better by half the area between the Gaussian's curve and the "
         f"model's: {minus(format(curve.nats_per_dim(), '+.4f'))} nats per dimension on these rows."
     )
-    return section("Where in log-SNR the model learned", figure(figures.curve(curve), caption))
+    return section(CURVE, figure(figures.curve(curve), caption))
 
 
 def _score_tests(contents: Contents) -> str:
@@ -237,7 +256,7 @@ def _certificate(contents: Contents) -> str:
 def _samples(contents: Contents) -> str:
     if contents.samples is None:
         return ""
-    return section("Samples", *samples_beside_data(contents.samples, contents.test, contents.schema))
+    return section(SAMPLES, *samples_beside_data(contents.samples, contents.test, contents.schema))
 
 
 def _extremes(contents: Contents) -> str:
@@ -264,6 +283,7 @@ def _facts(contents: Contents) -> str:
     notes = "<ul>" + "".join(f"<li>{paragraph(note)}</li>" for note in contents.schema.notes) + "</ul>"
     pairs = {
         "Splits": {name: f"{count:,} rows" for name, count in metrics["rows"].items()},
+        "Could not be computed": metrics.get("failed", {}),
         "Training": metrics.get("training", {}),
         "Starting points (validation rows, nats)": metrics.get("starting_points", {}),
         "Seconds": metrics.get("timing", {}),

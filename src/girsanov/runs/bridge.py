@@ -21,6 +21,7 @@ from girsanov.bridges import AlternatingConfig, JointConfig, NetworkConfig, Schr
 from girsanov.densities import StandardNormal
 from girsanov.environment import versions
 from girsanov.processes import BrownianMotion
+from girsanov.reports import Attempts
 from girsanov.reports.bridge import BridgeContents, render_bridge
 from girsanov.runs.bridge_config import BridgeConfig
 from girsanov.runs.bridge_measures import errors, measured, views
@@ -70,7 +71,7 @@ def fit_bridge_run(
     if known is not None and (folder / "metrics.json").is_file():
         note(f"{folder} is complete: nothing to fit again")
         if not (folder / "report.html").exists():
-            write_bridge_report(folder)
+            write_bridge_report(folder, note=note)
         return json.loads((folder / "metrics.json").read_text())
     for sentence in (*ends.described, *ends.schema.notes, *given.notes(ends)):
         note(sentence)
@@ -100,12 +101,16 @@ def fit_bridge_run(
     }
     _write_translated(folder, model, ends)
     write_text_atomic(folder / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
-    _report(folder, model, metrics, ends, "")
+    _report(folder, model, metrics, ends, "", note)
     return metrics
 
 
-def write_bridge_report(run: str | Path) -> Path:
+def write_bridge_report(run: str | Path, *, note: Note | None = None) -> Path:
     """Make ``report.html`` of a complete run again.
+
+    Args:
+        run: folder of the run.
+        note: receives a sentence for each part that could not be made.
 
     Raises:
         InputError: if the run is not complete.
@@ -119,7 +124,7 @@ def write_bridge_report(run: str | Path) -> Path:
         ends, missing = model.ends(), ""
     except InputError as error:
         ends, missing = None, f"This section needs the data, which could not be read again: {error}"
-    return _report(folder, model, metrics, ends, missing)
+    return _report(folder, model, metrics, ends, missing, note or (lambda _: None))
 
 
 @contextlib.contextmanager
@@ -257,9 +262,12 @@ def _write_translated(folder: Path, model: BridgeModel, ends: Ends) -> None:
         write_text_atomic(folder / f"{direction}.csv", text.getvalue())
 
 
-def _report(folder: Path, model: BridgeModel, metrics: dict[str, Any], ends: Ends | None, missing: str) -> Path:
+def _report(
+    folder: Path, model: BridgeModel, metrics: dict[str, Any], ends: Ends | None, missing: str, note: Note
+) -> Path:
     contents = BridgeContents(tuple(end.described for end in model.sources), metrics, model.schema, missing=missing)
-    if ends is not None:
-        contents = dataclasses.replace(contents, views=views(model, ends))
-    write_text_atomic(folder / "report.html", render_bridge(contents))
+    attempts = Attempts(note)
+    shown = None if ends is None else attempts("Both ends", lambda: views(model, ends))
+    contents = contents if shown is None else dataclasses.replace(contents, views=shown)
+    write_text_atomic(folder / "report.html", render_bridge(contents, attempts))
     return folder / "report.html"

@@ -40,25 +40,26 @@ def condition_of(
         >>> import girsanov as gv
         >>> config = gv.Config(steps=2, network="mlp", width=8, blocks=1, conditional=True)
         >>> model = gv.fit(torch.randn(60, 2), labels=torch.arange(60) % 3, config=config)
-        >>> condition_of(model, Rows(torch.zeros(1, 2), torch.arange(1), None, "a row"), label="2")
+        >>> rows = Rows(gv.datasets.from_array(torch.randn(2, 2)), torch.arange(2), "two rows")
+        >>> condition_of(model, rows, label="2")
         tensor([2])
     """
     asked = [name for name, given in (("class", label), ("own class", own_class), ("file", file)) if given]
     if len(asked) > 1:
         raise InputError("Rows have one condition: give one of a class, their own classes and a file")
     if file is not None:
-        return _read(Path(file), len(rows.x))
+        return _read(Path(file), len(rows))
     if not asked:
         return None
     if not model.classes:
         raise InputError("This model knows no classes: fit with --conditional on labelled rows")
     if label is not None:
         return torch.tensor([_index(model, label)])
-    if rows.labels is None:
+    if rows.data.labels is None:
         raise InputError(f"There are no classes with {rows.described}: name one for all rows")
-    names = rows.classes or tuple(str(k) for k in range(int(rows.labels.max()) + 1))
-    found = {k: _index(model, names[k]) for k in rows.labels.unique().tolist()}
-    return torch.tensor([found[k] for k in rows.labels.tolist()])
+    names = rows.data.classes or tuple(str(k) for k in range(int(rows.data.labels.max()) + 1))
+    found = {k: _index(model, names[k]) for k in rows.data.labels.unique().tolist()}
+    return torch.tensor([found[k] for k in rows.data.labels.tolist()])
 
 
 def _index(model: DensityModel, name: str) -> int:

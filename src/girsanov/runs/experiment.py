@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,18 @@ import torch
 from girsanov.calculus import seed_of
 from girsanov.datasets import Data, Splits, fingerprint
 from girsanov.density_model import Config, DensityModel, fit
-from girsanov.density_model.certificate import encoded_certify
+from girsanov.density_model.certificate import certify
 from girsanov.environment import versions
 from girsanov.evaluation import denoising_curve, difference, evaluate, summary
-from girsanov.peers import PEERS, PeerData
-from girsanov.reports import Contents, ScoreTests, render, samples_png
+from girsanov.peers import PEERS, Peer, PeerData
+from girsanov.reports import Attempts, Contents, ScoreTests, render, samples_png
+from girsanov.reports.report import CERTIFICATE, CURVE, SAMPLES, TESTS
 from girsanov.runs.folder import RunFolder
 from girsanov.runs.rows import Rows, Selection, tested_rows
 from girsanov.stein import ScoreTest
 from girsanov.stein.levels import LEVELS
 from girsanov.training import Progress
-from girsanov.types import FEWEST, Estimate, InputError, State
+from girsanov.types import FEWEST, Estimate, InputError
 
 FORMAT = 1
 TEST_ROWS = 10_000  # held-out rows that are evaluated at most
@@ -104,7 +106,7 @@ def fit_run(
     if known is not None and known.get("settings") == settings and folder.record() is not None:
         note(f"{folder.path} is complete: nothing to fit again")
         if not (folder.path / "report.html").exists():
-            write_report(folder.path)
+            write_report(folder.path, note=note)
         return known
     begun = time.monotonic()
     model = _fitted(data, folder, config, progress, device)
@@ -116,15 +118,16 @@ def fit_run(
     metrics = metrics | {"seconds": round(sum(timing.values()), 1), "timing": timing}
     folder.write_metrics(metrics)
     note(f"drawing samples and writing the report ({time.monotonic() - begun:.0f} s so far)")
-    _report(folder, model, metrics, rows, "")
+    _report(folder, model, metrics, rows, "", note)
     return metrics
 
 
-def write_report(run: str | Path) -> Path:
+def write_report(run: str | Path, *, note: Note | None = None) -> Path:
     """Make ``samples.png`` and ``report.html`` of a complete run again.
 
     Args:
         run: folder of the run.
+        note: receives a sentence for each part that could not be made.
 
     Returns:
         The path of the report.
@@ -141,7 +144,7 @@ def write_report(run: str | Path) -> Path:
         rows, missing = tested_rows(model), ""
     except InputError as error:
         rows, missing = None, f"This section needs the data, which could not be read again: {error}"
-    return _report(folder, model, metrics, rows, missing)
+    return _report(folder, model, metrics, rows, missing, note or (lambda _: None))
 
 
 def _fitted(
@@ -162,8 +165,7 @@ def _fitted(
 
 def _held_out(chosen: Selection, model: DensityModel) -> Rows:
     test = Splits.from_json(model.record["splits"]).test
-    labels = None if chosen.data.labels is None else chosen.data.labels[test]
-    return Rows(chosen.data.x[test], chosen.index[test], labels, "the held-out rows").first(TEST_ROWS)
+    return Rows(chosen.data[test], chosen.index[test], "the held-out rows").first(TEST_ROWS)
 
 
 def _measured(
@@ -173,14 +175,15 @@ def _measured(
     evaluation = EvaluationConfig(**settings["evaluation"])
     seed = settings["config"]["seed"]
     begun = time.monotonic()
-    note(f"evaluating {len(rows.x):,} held-out rows")
-    bound, test = _own(model, rows, evaluation, seed)
+    note(f"evaluating {len(rows):,} held-out rows")
+    attempts = Attempts(note)
+    bound, test = _own(model, rows, evaluation, seed, attempts)
     evaluated = time.monotonic()
     values = {"elbo": bound.value.cpu(), "stderr": bound.stderr.cpu()}
     peers = {}
     if evaluation.peers:
         budget = evaluation.peer_seconds or max(PEER_SECONDS, model.record["training"]["fit_seconds"])
-        peers, found = _peers(model, data, rows, values["elbo"], budget, _seed(seed), note)
+        peers, found = _peers(model, data, rows, values["elbo"], budget, _seed(seed), note, attempts)
         values |= found
     folder.write_values(rows.index, values)
     splits = model.record["splits"]
@@ -189,71 +192,89 @@ def _measured(
         "data": model.record["data"],
         "test": test,
         "peers": peers,
+        "failed": attempts.failed,
         "training": model.record["training"],
         "starting_points": model.record.get("starting_points", {}),
         "timing": {"evaluation": _since(begun, evaluated), "peers": _since(evaluated, time.monotonic())},
-        "rows": {name: splits[name] for name in ("train", "validation", "test")} | {"evaluated": len(rows.x)},
+        "rows": {name: splits[name] for name in ("train", "validation", "test")} | {"evaluated": len(rows)},
         "settings": settings,
         "versions": versions(),
     }
 
 
-def _own(model: DensityModel, rows: Rows, evaluation: EvaluationConfig, seed: int) -> tuple[Estimate, dict[str, Any]]:
+def _own(
+    model: DensityModel, rows: Rows, evaluation: EvaluationConfig, seed: int, attempts: Attempts
+) -> tuple[Estimate, dict[str, Any]]:
     """Our bound per row, and the entries of every likelihood of ours."""
 
-    def measure(x: torch.Tensor, likelihood: str, condition: torch.Tensor | None = None) -> tuple[Estimate, Any]:
+    def measure(part: Data, likelihood: str, condition: torch.Tensor | None = None) -> tuple[Estimate, Any]:
         begun = time.monotonic()
         generator = torch.Generator().manual_seed(seed)
         options = {"samples": evaluation.samples, "condition": condition, "generator": generator}
-        estimate = evaluate(model, x, likelihood, **options)
+        estimate = evaluate(model, part, likelihood, **options)
         seconds = {"fit_seconds": model.record["training"]["fit_seconds"], "seconds": _since(begun, time.monotonic())}
         return estimate, summary(estimate) | seconds
 
-    x = rows.x.to(model.device)
-    bound, entry = measure(x, "elbo")
+    data = rows.data
+    bound, entry = measure(data, "elbo")
     test = {"elbo": entry}
-    if model.record["config"]["conditional"] and rows.labels is not None:
-        test["elbo_given_class"] = measure(x, "elbo", rows.labels.to(x.device))[1]
-    count = len(rows.x) if model.is_flow else evaluation.ode_rows  # a flow's own likelihood: of every row
+    if model.record["config"]["conditional"] and data.labels is not None:
+        test["elbo_given_class"] = measure(data, "elbo", data.labels.to(model.device))[1]
+    count = len(data) if model.is_flow else evaluation.ode_rows  # a flow's own likelihood: of every row
     if count and model.lattice is None:
-        test["ode"] = measure(x[:count], "ode")[1]
+        ode = attempts("likelihood of the ODE", lambda: measure(data[:count], "ode")[1])
+        test |= {} if ode is None else {"ode": ode}
     return bound, test
 
 
 def _peers(
-    model: DensityModel, data: Data, rows: Rows, ours: torch.Tensor, budget: float, seed: int, note: Note
+    model: DensityModel,
+    data: Data,
+    rows: Rows,
+    ours: torch.Tensor,
+    budget: float,
+    seed: int,
+    note: Note,
+    attempts: Attempts,
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Entries and per-row values of all peers, fitted to the same rows."""
     peer_data = PeerData(model, data.x, Splits.from_json(model.record["splits"]), seed)
     entries, values = {}, {}
-    for name, fit_peer in PEERS.items():
-        note(f"fitting for comparison: {name.replace('_', ' ')} (at most about {_duration(name, budget)})")
+
+    def compare(fit_peer: Callable[[PeerData, float], Peer]) -> tuple[dict[str, Any], torch.Tensor]:
         peer = fit_peer(peer_data, budget)
         begun = time.monotonic()
         estimate = peer_data.estimate(peer, rows.x)
-        gap = asdict(difference(ours, estimate.value)) if len(rows.x) >= FEWEST else None
-        entries[name] = summary(estimate) | {
+        gap = asdict(difference(ours, estimate.value)) if len(rows) >= FEWEST else None
+        entry = summary(estimate) | {
             "fit_seconds": round(peer.seconds, 1),
             "seconds": _since(begun, time.monotonic()),
             "validation": peer.validation,
             "settings": peer.settings,
             "difference": gap,
         }
-        values[name] = estimate.value
+        return entry, estimate.value
+
+    for name, fit_peer in PEERS.items():
+        what = name.replace("_", " ")
+        note(f"fitting for comparison: {what} (at most about {_duration(name, budget)})")
+        found = attempts(what, partial(compare, fit_peer))
+        if found is not None:
+            entries[name], values[name] = found
     return entries, values
 
 
-def _report(folder: RunFolder, model: DensityModel, metrics: dict[str, Any], rows: Rows | None, missing: str) -> Path:
-    """Draw, and write ``samples.png`` and ``report.html``."""
-    images = model.schema.kind == "images"
-    steps = metrics["settings"]["evaluation"]["sampler_steps"]
-    generator = torch.Generator().manual_seed(metrics["settings"]["config"]["seed"])
-    samples = model.sample(DRAWN_IMAGES if images else DRAWN, steps=steps, generator=generator).cpu()
+def _report(
+    folder: RunFolder, model: DensityModel, metrics: dict[str, Any], rows: Rows | None, missing: str, note: Note
+) -> Path:
+    """Draw, and write ``samples.png`` and ``report.html``; what cannot be made is said in its place."""
+    attempts = Attempts(note)
+    samples = attempts(SAMPLES, lambda: _drawn(model, metrics["settings"]))
     kept = folder.values()
     index, values = kept if kept is not None else (None, {})
     if rows is not None and index is not None:
         rows = rows.first(len(index))
-    x = None if rows is None else rows.x.to(model.device)
+    data = None if rows is None or len(rows) < 2 else rows.data
     contents = Contents(
         name=str(metrics["data"]["name"]),
         metrics=metrics,
@@ -262,35 +283,44 @@ def _report(folder: RunFolder, model: DensityModel, metrics: dict[str, Any], row
         values=values,
         rows=index,
         test=None if rows is None else rows.x,
-        samples=samples,
-        curve=None if x is None or len(x) < 2 else denoising_curve(model, x[:CURVE_ROWS]),
-        score_tests=_score_tests(model, missing if x is None else x, samples),
-        certificate=None if x is None or len(x) < 2 else encoded_certify(model, x[:CERTIFIED_ROWS]),
+        samples=None if samples is None else samples.x,
+        curve=None if data is None else attempts(CURVE, lambda: denoising_curve(model, data[:CURVE_ROWS])),
+        score_tests=attempts(TESTS, lambda: _score_tests(model, rows.data if rows is not None else missing, samples)),
+        certificate=None if data is None else attempts(CERTIFICATE, lambda: certify(model, data[:CERTIFIED_ROWS])),
         missing=missing,
     )
-    picture = samples_png(samples[:DRAWN_IMAGES], model.schema)
-    if picture is not None:
-        folder.write("samples.png", picture)
-    folder.write("report.html", render(contents))
+    if samples is not None:
+        picture = attempts("samples.png", lambda: samples_png(samples.x[:DRAWN_IMAGES], model.schema))
+        if picture is not None:
+            folder.write("samples.png", picture)
+    folder.write("report.html", render(contents, attempts))
     return folder.path / "report.html"
 
 
-def _score_tests(model: DensityModel, x: State | str, samples: State) -> ScoreTests | None:
+def _drawn(model: DensityModel, settings: dict[str, Any]) -> Data:
+    """Rows of the model's own, as its schema encodes them."""
+    count = DRAWN_IMAGES if model.schema.kind == "images" else DRAWN
+    generator = torch.Generator().manual_seed(settings["config"]["seed"])
+    x = model.encode(model.sample(count, steps=settings["evaluation"]["sampler_steps"], generator=generator)).cpu()
+    return Data(x, None, None, model.schema, "samples", None)
+
+
+def _score_tests(model: DensityModel, data: Data | str, samples: Data | None) -> ScoreTests | None:
     """Stein tests of held-out rows and of the samples at the levels that the score knows; none of a flow."""
     low, high = model.score.log_snr_range
     levels = [level for level in LEVELS if low <= level <= high]
     if not levels or model.is_flow:
         return None
 
-    def tested(rows: State | str) -> ScoreTest | str:
+    def tested(rows: Data | str) -> ScoreTest | str:
         if isinstance(rows, str):
             return rows
         try:
-            return model.encoded_score_test(rows[:SCORE_TEST_ROWS], levels)
+            return model.score_test(rows[:SCORE_TEST_ROWS], levels)
         except InputError as error:
             return f"not tested. {error}."
 
-    return ScoreTests(tested(x), tested(model.encode(samples)))
+    return ScoreTests(tested(data), tested("not tested: there are none." if samples is None else samples))
 
 
 def _seed(seed: int) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from girsanov.datasets import Data, Splits, fingerprint, load, read
+from girsanov.datasets import Data, Splits, encoded, fingerprint, load, read
 from girsanov.density_model import DensityModel
 from girsanov.runs.folder import Source
 from girsanov.types import InputError, State
@@ -17,29 +17,36 @@ from girsanov.types import InputError, State
 
 @dataclass(frozen=True)
 class Rows:
-    """Encoded rows and which rows of their source they are.
+    """Rows as a model's schema encodes them, and which rows of their source they are.
 
     Attributes:
-        x: shape ``n *event_shape``.
+        data: the rows, with their classes where they have some.
         index: shape ``n``.
-        labels: shape ``n``, or ``None``.
         described: what they are, for people.
-        classes: names of the labels, where they have names.
     """
 
-    x: State
+    data: Data
     index: Tensor
-    labels: Tensor | None
     described: str
-    classes: tuple[str, ...] | None = None
+
+    @property
+    def x(self) -> State:
+        """The encoded rows, shape ``n *event_shape``."""
+        return self.data.x
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.data)
+
+    def __getitem__(self, index: slice | Tensor) -> "Rows":
+        """Some of the rows."""
+        return dataclasses.replace(self, data=self.data[index], index=self.index[index])
 
     def first(self, limit: int | None) -> "Rows":
         """The first ``limit`` rows."""
-        if limit is None or limit >= len(self.x):
+        if limit is None or limit >= len(self):
             return self
-        labels = None if self.labels is None else self.labels[:limit]
-        described = f"the first {limit:,} of {self.described}"
-        return dataclasses.replace(self, x=self.x[:limit], index=self.index[:limit], labels=labels, described=described)
+        return dataclasses.replace(self[:limit], described=f"the first {limit:,} of {self.described}")
 
 
 @dataclass(frozen=True)
@@ -114,8 +121,8 @@ def tested_rows(model: DensityModel) -> Rows:
     """
     source = _source(model)
     found = _encoded(model, source.name)
-    index = _chosen(len(found.x), source)
-    if fingerprint(found.x[index]) != model.record["data"]["fingerprint"]:
+    index = _chosen(len(found), source)
+    if fingerprint(found.data.x[index]) != model.record["data"]["fingerprint"]:
         raise InputError(f"{source.name} has changed since the fit, so its held-out rows are unknown: give DATA")
     return _test_part(model, found, index)
 
@@ -130,8 +137,8 @@ def rows_of(model: DensityModel, name: str) -> Rows:
     if "data" not in model.record:
         return found
     source = _source(model)
-    index = _chosen(len(found.x), source)
-    same = fingerprint(found.x[index]) == model.record["data"]["fingerprint"]
+    index = _chosen(len(found), source)
+    same = fingerprint(found.data.x[index]) == model.record["data"]["fingerprint"]
     return _test_part(model, found, index) if same else found
 
 
@@ -142,9 +149,8 @@ def all_rows(model: DensityModel, name: str) -> Rows:
 
 def _encoded(model: DensityModel, name: str) -> Rows:
     raw = read(name)
-    x = model.schema.encode(raw)
-    labels = None if raw.labels is None else torch.from_numpy(raw.labels)
-    return Rows(x, torch.arange(len(x)), labels, f"the rows of {name}", raw.classes)
+    data = encoded(raw, model.schema)
+    return Rows(data, torch.arange(len(data)), f"the rows of {name}")
 
 
 def _source(model: DensityModel) -> Source:
@@ -154,6 +160,5 @@ def _source(model: DensityModel) -> Source:
 
 def _test_part(model: DensityModel, found: Rows, index: Tensor) -> Rows:
     test = index[Splits.from_json(model.record["splits"]).test]
-    labels = None if found.labels is None else found.labels[test]
     described = f"the held-out {found.described.removeprefix('the ')}"
-    return dataclasses.replace(found, x=found.x[test], index=test, labels=labels, described=described)
+    return dataclasses.replace(found[test], described=described)

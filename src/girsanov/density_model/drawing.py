@@ -1,0 +1,101 @@
+r"""Draws of a fitted model as rows that its data could hold.
+
+A diffusion of dequantised columns puts a little mass where no row is. Two rules bring it back:
+
+- a whole number, or any value of a lattice, beyond the range that the fit has seen becomes the end of that range: the
+  mass lies beyond the outer edge of the end's own cell and is a blur of that edge;
+- a row one of whose categories has no level or several is drawn again, so that levels come in the proportions that
+  the model gives them among valid rows, :math:`P(x \mid x \text{ valid})`.
+
+Both only move mass from rows that cannot be to rows that can: for these, the probability of being drawn is at least
+the model's own, so that every lower bound on the model's log-probability of a row bounds that too. Where fewer than
+one draw in ten is valid, as of a model that was hardly trained, what is left takes the largest level of each category,
+with a warning.
+"""
+
+__all__ = ["as_given", "draw_rows"]
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from girsanov.calculus import seed_of
+from girsanov.datasets import Raw, Schema
+from girsanov.samplers import sample
+from girsanov.training import mix
+from girsanov.transforms import Compose, Dequantise, Transform
+from girsanov.types import State
+
+if TYPE_CHECKING:
+    from girsanov.density_model.model import DensityModel
+
+ENOUGH, LEAST_SHARE = 100, 0.1  # draws that tell, and the share of valid ones below which drawing again ends
+
+
+@torch.no_grad()
+def draw_rows(
+    model: "DensityModel", n: int, *, condition: Tensor | None, generator: torch.Generator | None, **options: Any
+) -> State:
+    """Encoded rows that the schema can decode, one level in each one-hot block, shape ``n *event_shape``.
+
+    Args:
+        model: a fitted model.
+        n: number of rows.
+        condition: leading dimension ``n`` or 1.
+        generator: source of all draws; those of later rounds are keyed by one number that is read from it.
+        options: of :func:`girsanov.sample`.
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    x = _draw(model, n, condition, generator, options)
+    blocks = model.schema.blocks
+    if not blocks:
+        return x
+    seed, drawn = seed_of(generator), n
+    wrong = (~_valid(x, model.schema)).nonzero().flatten()
+    # until all are valid, or so few that no more are to be had
+    while len(wrong) and (drawn < ENOUGH or n - len(wrong) >= LEAST_SHARE * drawn):
+        given = condition if condition is None or len(condition) == 1 else condition[wrong.to(condition.device)]
+        x[wrong] = _draw(model, len(wrong), given, torch.Generator().manual_seed(mix(seed, drawn)), options)
+        drawn += len(wrong)
+        wrong = wrong[~_valid(x[wrong], model.schema)]
+    if len(wrong):
+        _warn(len(wrong), n)
+    return x
+
+
+def _warn(count: int, n: int) -> None:
+    warnings.warn(
+        f"{count} of {n} draws had a category without a level, or with several, however often they were drawn again, "
+        "and take the nearest level: the model was hardly trained",
+        stacklevel=5,
+    )
+
+
+def _draw(
+    model: "DensityModel", n: int, condition: Tensor | None, generator: torch.Generator, options: dict[str, Any]
+) -> State:
+    """Rows in data units, not yet rounded to a lattice."""
+    score, shape = model.score, model.reference.event_shape
+    fixed = {"event_shape": shape, "prior": model.prior, "condition": condition, "generator": generator}
+    y = sample(score, score.process, n, **fixed, **options)
+    members = [member for member in model.transforms.transforms if isinstance(member, Transform)]
+    return Compose([member for member in members if not isinstance(member, Dequantise)]).inverse(y.double())
+
+
+def _valid(x: State, schema: Schema) -> Tensor:
+    """Which rows have one level in every category: one indicator whose nearest value is 1."""
+    levels = [(x[:, block] > 0.5).sum(1) == 1 for block in schema.blocks]
+    return torch.stack(levels).all(0)
+
+
+def as_given(raw: Raw, device: torch.device) -> Any:
+    """Rows as a user holds them: a tensor of numbers, or a data frame where columns are text."""
+    if raw.kind == "images":
+        return torch.from_numpy(raw.stack).to(device)
+    if all(column.dtype != object for column in raw.columns):
+        return torch.stack([torch.from_numpy(column).double() for column in raw.columns], 1).to(device)
+    import pandas as pd
+
+    return pd.DataFrame(dict(zip(raw.names or (), raw.columns, strict=True)))
