@@ -27,7 +27,7 @@ def small(monkeypatch):
         monkeypatch.setattr(experiment, name, value)
 
 
-@pytest.mark.parametrize("name", ["copies", "text_alone", "everything"])
+@pytest.mark.parametrize("name", ["copies", "everything"])
 def test_every_command_takes_the_table(files, girsanov, tmp_path, quick, name):
     run, table = tmp_path / "run", files[name]
     done = girsanov("fit", table, "--out", run, "--categorical", *quick)

@@ -47,7 +47,7 @@ def test_draws_have_the_users_columns_and_are_rows_again(fitted, name):
     assert bool(model.elbo(drawn, samples=4).value.isfinite().all())
 
 
-@pytest.mark.parametrize("name", ["copies", "text_alone", "everything"])
+@pytest.mark.parametrize("name", ["copies", "everything"])
 def test_every_method_takes_data_and_the_users_rows_alike(fitted, name):
     data, model = fitted(name)
     frame = awkward.frame(name)
