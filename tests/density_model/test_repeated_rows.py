@@ -11,7 +11,7 @@ import torch
 
 import girsanov as gv
 from girsanov.calculus import stream
-from girsanov.datasets import from_array, split
+from girsanov.datasets import Data, from_array, split
 from girsanov.density_model import DensityModel
 from girsanov.density_model.noise import fresh_elbo, spread
 from girsanov.evaluation import evaluate

@@ -89,7 +89,9 @@ def _asked(
         if name in lattice and not 0.0 < lattice[name] < LARGEST:
             raise InputError(f"{source}: the step of column {name!r} must be a positive number; got {lattice[name]}.")
     found = {name: Numeric(name) for name in continuous}
-    return found | {name: Numeric(name, with_step(columns[name], float(step))) for name, step in lattice.items()}
+    return found | {
+        name: Numeric.fit(name, columns[name], with_step(columns[name], float(step))) for name, step in lattice.items()
+    }
 
 
 def _refuse_text(columns: dict[str, np.ndarray], source: str, categorical: bool) -> None:
