@@ -136,3 +136,18 @@ def test_a_rows_bits_do_not_depend_on_the_other_rows(count, generator):
 def test_a_row_outside_the_support_is_minus_infinity():
     replicates = torch.tensor([[-math.inf, -1.0], [-math.inf, -2.0]])
     assert Estimate.from_replicates(replicates, event_dim=1, **FIELDS).value.tolist() == [-math.inf, -1.5]
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 95, -0.5, math.nan])
+def test_levels_outside_0_and_1_are_refused(level):
+    estimate = Estimate.from_replicates(torch.zeros(4, 3), event_dim=1, **FIELDS)
+    for interval in (estimate.interval, estimate.mean().interval):
+        with pytest.raises(InputError, match="level must lie between 0 and 1"):
+            interval(level)
+
+
+@pytest.mark.parametrize("width", [0.0, -1.0, math.nan, torch.ones(3)])
+def test_bins_have_a_positive_width_each(width):
+    estimate = Estimate.from_replicates(torch.zeros(4, 3), event_dim=2, **FIELDS)
+    with pytest.raises(InputError, match="bin_width must be positive, one number or one for each of 2 dimensions"):
+        estimate.bits_per_dim(width)

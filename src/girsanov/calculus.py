@@ -24,6 +24,7 @@ __all__ = [
     "normal_blocks",
     "row_blocks",
     "seed_of",
+    "source_of",
     "stream",
     "sum_event",
 ]
@@ -32,13 +33,13 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from girsanov.types import Nats, State
+from girsanov.types import Nats, State, require_counts, require_generator
 
 Field = Callable[[State], State]
 
@@ -98,6 +99,7 @@ def sum_event(x: State) -> Nats:
     return x.flatten(1).sum(1, dtype=torch.float64)
 
 
+@runtime_checkable
 class Divergence(Protocol):
     """A strategy that evaluates a field and its divergence together."""
 
@@ -169,6 +171,9 @@ class Hutchinson:
 
     probes: int = 8
 
+    def __post_init__(self) -> None:
+        require_counts(self, "probes")
+
     def __call__(self, field: Field, x: State, probes: Tensor | None) -> tuple[State, Tensor]:
         """Evaluate ``field`` and one divergence per probe, shapes ``b *d`` and ``m b``."""
         if probes is None:
@@ -191,6 +196,20 @@ class Hutchinson:
         return 1 + 2 * self.probes
 
 
+def source_of(generator: torch.Generator | None) -> torch.Generator:
+    """The generator itself; ``None`` means a fresh one with seed 0, as everywhere in the package.
+
+    Raises:
+        InputError: for anything else.
+
+    Example:
+        >>> torch.equal(torch.rand(2, generator=source_of(None)), torch.rand(2, generator=source_of(None)))
+        True
+    """
+    require_generator(generator)
+    return torch.Generator().manual_seed(0) if generator is None else generator
+
+
 def seed_of(generator: torch.Generator | None) -> int:
     """Read a generator once for a 63-bit seed; ``None`` means seed 0.
 
@@ -202,6 +221,7 @@ def seed_of(generator: torch.Generator | None) -> int:
     """
     if generator is None:
         return 0
+    generator = source_of(generator)
     high = torch.iinfo(torch.int64).max
     return int(torch.randint(high, (), generator=generator, device=generator.device))
 

@@ -59,7 +59,7 @@ def evaluate(
         samples: network evaluations per row; the solver of ``ode`` chooses its own.
         target_stderr: of ``density`` alone: the standard error that every row is to reach, in nats.
         condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
-        generator: read once for a seed.
+        generator: read once for a seed; ``None`` means seed 0.
 
     Raises:
         InputError: for an unknown likelihood, or a target for another one than ``density``.
@@ -180,7 +180,7 @@ def denoising_curve(
         x: rows as the model takes them, two or more.
         levels: log-SNR, shape ``k``; default 49 levels over the model's range.
         condition: labels of a conditional model, shape ``n`` or 1.
-        generator: read once for a seed.
+        generator: read once for a seed; ``None`` means seed 0.
 
     Example:
         >>> import girsanov as gv

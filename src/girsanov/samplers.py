@@ -27,16 +27,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from girsanov.calculus import sum_event
+from girsanov.calculus import source_of, sum_event
 from girsanov.densities import Density, Gaussian
+from girsanov.inputs import checked
 from girsanov.models import log_snr_range
 from girsanov.pairs import AncestralChain
 from girsanov.processes import LinearProcess
-from girsanov.types import Estimate, InputError, Nats, Score, State
+from girsanov.types import Estimate, Nats, Score, State
 
 CHUNK = 1024
 
 
+@checked
 @torch.no_grad()
 def sample(
     score: Score,
@@ -82,11 +84,12 @@ def sample(
     """
     options = {"prior": prior, "reference": reference, "lmbd": lmbd, "event_shape": event_shape}
     chain = AncestralChain(score, process, steps, **options)
-    walk = _Walk(chain, generator or torch.Generator().manual_seed(0))
+    walk = _Walk(chain, source_of(generator))
     chunks = _chunks(n, condition)
     return torch.cat([walk.down(chain.sample_prior(m, walk.generator), c, denoise=denoise) for m, c in chunks])
 
 
+@checked
 @torch.no_grad()
 def sample_with_log_prob(
     score: Score,
@@ -134,7 +137,7 @@ def sample_with_log_prob(
     """
     options = {"prior": prior, "reference": reference, "event_shape": event_shape}
     chain = AncestralChain(score, process, steps, **options)
-    walk, parts = _Walk(chain, generator or torch.Generator().manual_seed(0)), []
+    walk, parts = _Walk(chain, source_of(generator)), []
     for count, given in _chunks(n, condition):
         y = chain.sample_prior(count, walk.generator)
         path = _PathDensity(chain, y)
@@ -211,8 +214,6 @@ class _PathDensity:
 
 def _chunks(n: int, condition: Tensor | None) -> Iterator[tuple[int, Tensor | None]]:
     """Numbers of rows drawn together, with their conditions."""
-    if condition is not None and len(condition) not in (1, n):
-        raise InputError(f"condition must have leading dimension 1 or {n}; got {len(condition)}")
     for start in range(0, n, CHUNK):
         count = min(CHUNK, n - start)
         yield count, condition if condition is None or len(condition) == 1 else condition[start : start + count]

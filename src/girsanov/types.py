@@ -9,9 +9,10 @@ standard error, evaluations and log-SNR range. Nothing here computes a likelihoo
 __all__ = ["Estimate", "InputError", "Kind", "MeanEstimate", "Measure", "Model", "Nats", "Score", "State", "Time"]
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -31,6 +32,45 @@ FEWEST = 10  # values from which on the interval of a mean keeps its promise
 
 class InputError(ValueError):
     """Input that cannot be used, with one sentence that says what to do (exit code 2 on the command line)."""
+
+
+def require_count(name: str, value: Any, least: int = 1) -> int:
+    """A whole number of at least ``least``; numbers of NumPy will do, truth values and fractions will not.
+
+    Raises:
+        InputError: for anything else.
+
+    Example:
+        >>> require_count("samples", 8)
+        8
+    """
+    try:
+        count = None if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        count = None
+    if count is None or count < least:
+        raise InputError(f"{name} must be a whole number of {least} or more; got {value!r}")
+    return count
+
+
+def require_generator(generator: object) -> None:
+    """Refuse what is neither a generator of PyTorch nor ``None``, which means seed 0.
+
+    Raises:
+        InputError: with what to pass instead.
+    """
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise InputError(
+            f"generator must be a torch.Generator or None; got {generator!r}: give torch.Generator().manual_seed(seed)"
+        )
+
+
+def require_counts(settings: object, *names: str, least: int = 1) -> None:
+    """:func:`require_count` of fields of a frozen dataclass, those that are ``None`` left aside."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None:
+            object.__setattr__(settings, name, require_count(name, value, least))
 
 
 @dataclass(frozen=True)
@@ -62,8 +102,15 @@ class MeanEstimate:
 
 
 def student_quantile(level: float, degrees: int) -> float:
-    """Two-sided quantile of Student's t: ``P(|t| <= q) = level``."""
+    """Two-sided quantile of Student's t: ``P(|t| <= q) = level``.
+
+    Raises:
+        InputError: for a level outside (0, 1).
+    """
     from scipy.special import stdtrit
+
+    if not 0.0 < level < 1.0:
+        raise InputError(f"level must lie between 0 and 1; got {level}")
 
     return float(stdtrit(degrees, 0.5 + level / 2.0))
 
@@ -91,8 +138,6 @@ def interval_of_mean(values: Tensor, level: float = 0.95) -> tuple[float, float]
     n = len(values)
     if n < FEWEST:
         raise InputError(f"An interval of a mean needs {FEWEST} rows or more; got {n}: give more rows")
-    if not 0.0 < level < 1.0:
-        raise InputError(f"level must lie between 0 and 1; got {level}")
     centred = values.double() - values.double().mean()
     spread, half = float(centred.std()), student_quantile(level, n - 1) / math.sqrt(n)
     cubes = float(centred.pow(3).mean() / centred.square().mean().clamp_min(1e-300).pow(1.5))
@@ -191,6 +236,8 @@ class Estimate:
                 that is already a log-mass (``measure="mass"``) has its bins counted, and takes none.
         """
         width = torch.as_tensor(bin_width, dtype=torch.float64)
+        if not bool((width > 0.0).all()) or (width.ndim and width.numel() != self.event_dim):
+            raise InputError(f"bin_width must be positive, one number or one for each of {self.event_dim} dimensions")
         log_volume = width.log().expand(self.event_dim).sum() if width.ndim == 0 else width.log().sum()
         if self.measure == "mass":
             log_volume = torch.zeros(())

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from girsanov.applications.annealing import Annealing, log_normaliser
-from girsanov.applications.energy import TiltedGaussian, fit_energy
+from girsanov.applications.energy import TiltedGaussian, energy_score, fit_energy, require_smooth
 from girsanov.calculus import Exact, Hutchinson
 from girsanov.densities import Gaussian, GaussianMixture
-from girsanov.stein import Sliced
+from girsanov.stein import Sliced, score_matching
 from girsanov.training import TrainingConfig
 from girsanov.types import InputError
 from tests.seeds import seeded
@@ -164,3 +164,57 @@ def test_scores_are_gradients_and_bad_input_is_refused():
         Annealing(particles=10)
     with pytest.raises(InputError, match="not finite"):
         log_normaliser(lambda x: -x.square().square().exp().sum(1), Gaussian(torch.zeros(1), 1.0), annealing=QUICK)
+
+
+def scalar(activation):
+    layers = (nn.Linear(2, 16), activation, nn.Linear(16, 16), activation, nn.Linear(16, 1))
+    network = nn.Sequential(*layers, nn.Flatten(0))
+    nn.init.zeros_(network[4].weight)  # as networks often start: flat, whatever they are made of
+    return network
+
+
+class Quadratic(nn.Module):
+    """A Gaussian's energy beside a network's."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return 0.5 * x.square().sum(1) + self.network(x)
+
+
+BENT = {
+    "relu": nn.ReLU(),
+    "leaky": nn.LeakyReLU(),
+    "hardtanh": nn.Hardtanh(),
+    "selu": nn.SELU(),
+}
+SMOOTH = {"tanh": nn.Tanh(), "silu": nn.SiLU(), "elu": nn.ELU(), "steep": nn.Softplus(beta=20)}
+
+
+@pytest.mark.parametrize("around", [lambda network: network, Quadratic], ids=["alone", "beside-a-gaussian"])
+@pytest.mark.parametrize("name", [*BENT, *SMOOTH])
+def test_an_energy_whose_gradient_jumps_is_refused_before_training(name, around):
+    rows = torch.randn(60, 2, generator=seeded(8))
+    if name in SMOOTH:
+        require_smooth(around(scalar(SMOOTH[name])), rows, 0)
+        return
+    with pytest.raises(InputError, match="gradient of this energy jumps"):
+        fit_energy(around(scalar(BENT[name])), rows, config=TrainingConfig(steps=1, batch_size=8))
+
+
+@pytest.mark.parametrize("energy", [lambda x: x @ torch.ones(2, 1), lambda x: x.sum(1) / 0.0, lambda x: x.sum()])
+def test_an_energy_of_another_shape_or_without_numbers_is_refused_at_the_first_call(energy):
+    module = Quadratic(energy)
+    module.weight = nn.Parameter(torch.ones(()))
+    module.forward = lambda x: module.weight * energy(x)
+    with pytest.raises(InputError, match="one finite number for each of 20 rows"):
+        fit_energy(module, torch.randn(60, 2, generator=seeded(8)))
+
+
+def test_the_score_of_a_piecewise_linear_energy_has_no_loss():
+    weight = torch.randn(2, 8, generator=seeded(9))
+    energy = lambda x: torch.relu(x @ weight).sum(1)  # noqa: E731
+    with pytest.raises(InputError, match="has no derivative at any"):
+        score_matching(torch.randn(30, 2, generator=seeded(8)), lambda x: energy_score(energy, x))

@@ -190,7 +190,7 @@ def test_bad_arguments_are_named():
     x = torch.zeros(1, 2)
     with pytest.raises(InputError, match="must lie within the score's log-SNR range"):
         density_regulariser(model, x, log_snr_range=(0.0, 99.0))
-    with pytest.raises(InputError, match="samples must be at least 1; got 0"):
+    with pytest.raises(InputError, match="samples must be a whole number of 1 or more; got 0"):
         density_regulariser(model, x, samples=0)
     with pytest.raises(InputError, match="weight must not be negative; got -1"):
         gan_optimum(torch.zeros(3), 1.0, -1.0)

@@ -179,3 +179,10 @@ def test_a_diagonal_gaussian_stores_no_basis():
     law = Gaussian(torch.zeros(2, 16, 16), torch.rand(2, 16, 16) + 0.1)
     assert law.basis is None
     assert law.diffused(0.5, 0.5).basis is None
+
+
+def test_whole_numbers_for_a_mean_do_not_round_the_covariance():
+    law = Gaussian(torch.tensor([1, 2]), torch.tensor([[0.5, 0.0], [0.0, 1.5]]))
+    assert law.spectrum().sort().values.tolist() == [0.5, 1.5]
+    with pytest.raises(InputError, match="mean of a Gaussian must be finite"):
+        Gaussian(torch.tensor([0.0, torch.nan]), 1.0)

@@ -151,7 +151,7 @@ def test_bad_arguments_are_named():
     score = note_mixture_1d().density.score(process)
     with pytest.raises(InputError, match="two or more betas, each between 0 and 1"):
         NoiseSchedule(torch.tensor([0.1, 1.0]))
-    with pytest.raises(InputError, match="replicates must be at least 1"):
+    with pytest.raises(InputError, match="replicates must be a whole number of 1 or more"):
         Draws(0)
     with pytest.raises(InputError, match="at most 2 dimensions; these rows have 3: use Draws"):
         squared_errors(score, process, torch.zeros(1, 3), torch.zeros(1), noise=Quadrature())

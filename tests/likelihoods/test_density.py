@@ -274,7 +274,7 @@ def test_a_fitted_proposal_keeps_the_mean_and_reduces_the_error():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples": 0}, "samples must be at least 1; got 0"),
+        ({"samples": 0}, "samples must be a whole number of 1 or more; got 0"),
         ({"condition": torch.zeros(2)}, "condition must have leading dimension 1 or 3; got 2"),
     ],
 )

@@ -164,7 +164,48 @@ def test_what_cannot_be_done_is_refused():
         chain_elbo(pair, x)
     with pytest.raises(gv.InputError, match="This chain has 4 steps"):
         chain_elbo(EulerChain(pair, 4), x, steps=8)
-    with pytest.raises(gv.InputError, match="paths must be at least 1"):
+    with pytest.raises(gv.InputError, match="paths must be a whole number of 1 or more"):
         chain_elbo(pair, x, steps=2, paths=0)
     with pytest.raises(gv.InputError, match="condition must have"):
         chain_elbo(pair, x, steps=2, condition=torch.zeros(3))
+
+
+def of_coefficient(g, drift=lambda t, x: x):
+    class Coefficient(gv.Process):
+        def drift(self, t, x):
+            return -x
+
+        def diffusion(self, t, x):
+            return g(x)
+
+    return Pair(Coefficient(), drift, gv.StandardNormal(), event_shape=(2,))
+
+
+DEGENERATE = {
+    "zero": lambda x: x.new_zeros(len(x)),
+    "negative": lambda x: -x.new_ones(len(x)),
+    "nan": lambda x: x.new_full((len(x),), math.nan),
+    "one direction": lambda x: torch.tensor([1.0, 0.0]).expand(len(x), 2),
+    "singular": lambda x: torch.ones(len(x), 2, 2),
+}
+
+
+@pytest.mark.parametrize("g", DEGENERATE.values(), ids=DEGENERATE)
+@pytest.mark.parametrize("weigh", [chain_elbo, path_log_weight, feynman_kac])
+def test_a_degenerate_diffusion_has_no_weights(weigh, g):
+    with pytest.raises(InputError, match="must be positive and finite, as a matrix invertible"):
+        weigh(of_coefficient(g), torch.zeros(3, 2), steps=2)
+
+
+DRIFTS = {
+    "shape": (lambda t, x: x[:, :1], "returned shape"),
+    "nan": (lambda t, x: x * math.nan, "not finite"),
+    "detached": (lambda t, x: x.detach(), "do not follow its rows"),
+    "failing": (lambda x: x, r"drift fails when it is called as drift\(t, x\)"),
+}
+
+
+@pytest.mark.parametrize(("drift", "sentence"), DRIFTS.values(), ids=DRIFTS)
+def test_a_drift_is_looked_at_as_a_score_is(drift, sentence):
+    with pytest.raises(InputError, match=sentence):
+        path_log_weight(of_coefficient(lambda x: x.new_ones(len(x)), drift), torch.ones(3, 2), steps=2)

@@ -327,7 +327,7 @@ def test_what_a_loss_cannot_say_is_refused():
         ScoreMatchingObjective(process, times=UniformTime(process, atom=0.0))
     with pytest.raises(InputError, match="must span the process's log-SNR range"):
         ScoreMatchingObjective(process, times=UniformTime(VariancePreserving(log_snr_range=(-3.0, 3.0))))
-    with pytest.raises(InputError, match="probes must be at least 1"):
+    with pytest.raises(InputError, match="probes must be a whole number of 1 or more"):
         SlicedScoreMatching(0)
     with pytest.raises(InputError, match="does not forget the data"):
         ScoreMatchingObjective(VarianceExploding())

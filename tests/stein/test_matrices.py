@@ -4,7 +4,16 @@ import pytest
 import torch
 import zuko
 
-from girsanov.stein import DIFFUSIONS, FlowMatrix, Function, Identity, Radial, generalised_score
+from girsanov.stein import (
+    DIFFUSIONS,
+    FlowMatrix,
+    Function,
+    Identity,
+    Radial,
+    generalised_score,
+    goodness_of_fit,
+    score_matching,
+)
 from girsanov.stein.fields import dense
 from girsanov.stein.matrices import as_diffusion
 from girsanov.types import InputError
@@ -119,7 +128,7 @@ def test_median_and_deviation_ignore_outliers():
     ("call", "message"),
     [
         (lambda x: as_diffusion("sharp", x), "no diffusion matrix named 'sharp'"),
-        (lambda x: generalised_score(x, lambda x: x[:, :1]), "Expected scores of shape"),
+        (lambda x: generalised_score(x, lambda x: x[:, :1]), "returned shape"),
         (lambda x: generalised_score(x, lambda x: x / 0.0), "not finite"),
         (lambda x: generalised_score(x, x, torch.ones(5)), "cannot have shape"),
         (lambda x: generalised_score(x, x, lambda x: torch.ones(3, 3)), "must have shape"),
@@ -140,3 +149,11 @@ def test_strategies_pass_through_and_flows_are_recognised():
     flow = spline(2)
     for view in (flow, flow(), flow.transform, flow().transform):
         torch.testing.assert_close(as_diffusion(view, x).matrix(x), FlowMatrix(flow).matrix(x))
+
+
+@pytest.mark.parametrize("zero", [torch.tensor(0.0), torch.zeros(2, 2), lambda x: (x[:, 0] > 0.0).to(x)])
+def test_a_matrix_that_sees_nothing_is_refused(zero):
+    x = torch.tensor([[1.0, 0.0], [-1.0, 0.5], [2.0, 1.0]])
+    for function in (goodness_of_fit, score_matching):
+        with pytest.raises(InputError, match="diffusion matrix is zero at row"):
+            function(x, lambda x: -x, diffusion=zero)

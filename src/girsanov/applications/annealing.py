@@ -19,7 +19,7 @@ from torch import Tensor
 
 from girsanov.calculus import seed_of, sum_event
 from girsanov.densities import Gaussian
-from girsanov.types import InputError, State
+from girsanov.types import InputError, State, require_counts
 
 TARGET = 0.75  # acceptance rate
 GROUPS = 16  # jackknife groups
@@ -42,8 +42,9 @@ class Annealing:
     leapfrogs: int = 4
 
     def __post_init__(self) -> None:
-        if self.particles < GROUPS or self.particles % GROUPS or self.levels < 1 or self.leapfrogs < 1:
-            raise InputError(f"Annealing needs a multiple of {GROUPS} particles, and one level and step or more")
+        require_counts(self, "particles", "levels", "leapfrogs")
+        if self.particles % GROUPS:
+            raise InputError(f"Annealing needs a multiple of {GROUPS} particles; got {self.particles}")
 
 
 @final

@@ -30,7 +30,7 @@ from girsanov.applications.screen import Screen, Screened
 from girsanov.calculus import seed_of
 from girsanov.densities import Gaussian
 from girsanov.processes import LinearProcess
-from girsanov.types import InputError, State
+from girsanov.types import InputError, State, require_count
 
 BLOCK = 64  # rows that are classified together
 UNCALIBRATED_PAIRS = 8  # at the first look, where nothing is known of the noise beforehand
@@ -73,7 +73,7 @@ class DiffusionClassifier:
         max_samples: network evaluations per class after which elimination gives up.
         screen: cheap log-scores ``rows n *e -> n C`` of encoded rows, such as a :class:`GaussianScreen`. With it,
             elimination leaves out the classes that lag too far, never the best two; :meth:`calibrate` learns how far.
-        generator: read once for a seed.
+        generator: read once for a seed; ``None`` means seed 0.
 
     Attributes:
         classes_: array of the classes; names that are whole numbers become numbers.
@@ -112,11 +112,13 @@ class DiffusionClassifier:
         conditions = torch.arange(count) if conditions is None else conditions
         if len(conditions) != count or (prior is not None and len(prior) != count):
             raise InputError(f"There are {count} classes: conditions and prior need as many rows")
-        if samples < 2 or max_samples < 2:
-            raise InputError("samples and max_samples must be at least 2: one antithetic pair")
         self.model = ClassConditional.of(model, process, conditions, reference)
         self.weights = weights
-        self.samples, self.max_samples = samples, max_samples
+        # two are one antithetic pair
+        self.samples, self.max_samples = (
+            require_count("samples", samples, 2),
+            require_count("max_samples", max_samples, 2),
+        )
         self.seed = seed_of(generator)
         self.screen = screen
         self._log_prior = _log_prior(prior, count)

@@ -7,15 +7,18 @@ annealing that misses a mode is not noticed by its own error.
 
 __all__ = ["EnergyModel", "TiltedGaussian", "fit_energy"]
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from girsanov.applications.annealing import Annealing, LogNormaliser, log_normaliser
 from girsanov.calculus import Exact, Hutchinson, stream
 from girsanov.densities import Gaussian
+from girsanov.inputs import checked
 from girsanov.stein.matrices import DiffusionLike
 from girsanov.stein.score_matching import Sliced, SquaredMatrix, pointwise_loss, squared_matrix
 from girsanov.training import ShuffledBatches, TrainingConfig, TrainingResult, mix, train
@@ -23,6 +26,8 @@ from girsanov.types import Estimate, InputError, MeanEstimate, State
 
 HELD_OUT = 0.2
 EXACT_DIMENSIONS = 16  # up to which held-out rows are judged without probes
+LINES, POINTS = 10, 128  # on which the smoothness of an energy is judged
+JUMPS = 0.05  # share of a gradient's change that its derivative may leave unexplained there
 WIDENING = 1.5  # of the annealing's starting variance over the data's
 DEFAULTS = TrainingConfig(
     steps=2000, batch_size=256, learning_rate=3e-3, ema_decay=0.99, weight_decay=0.0, validate_every=100, patience=8
@@ -80,6 +85,7 @@ class EnergyModel:
     training: TrainingResult
     normaliser: LogNormaliser | None = None
 
+    @checked
     def score(self, x: State) -> State:
         """The gradient of the log-density at rows ``n *d``: for Stein tests."""
         return energy_score(self.energy, x)
@@ -102,6 +108,7 @@ class EnergyModel:
         wide = _widened(self.reference, WIDENING)
         return replace(self, normaliser=log_normaliser(self.energy, wide, annealing=annealing, generator=generator))
 
+    @checked
     @torch.no_grad()
     def log_prob(self, x: State) -> Estimate:
         """Log-density of rows ``n *d`` in nats; all rows share the error of log Z, and ``mean()`` knows it.
@@ -124,6 +131,7 @@ class EnergyModel:
         )
 
 
+@checked
 def fit_energy(
     energy: nn.Module,
     x: State,
@@ -150,7 +158,8 @@ def fit_energy(
         The model with averaged weights; ask it for ``normalised()`` before ``log_prob``.
 
     Raises:
-        InputError: for fewer than 20 rows, or a matrix with trainable parameters.
+        InputError: for fewer than 20 rows, an energy without parameters, of another shape, not finite or not smooth,
+            or a matrix with trainable parameters.
 
     Example:
         >>> x = torch.randn(400, 2)
@@ -162,7 +171,11 @@ def fit_energy(
     """
     if len(x) < 20:
         raise InputError(f"An energy is fitted to 20 rows or more; got {len(x)}")
-    rows = x.detach().to(next(energy.parameters()).dtype)
+    parameter = next(energy.parameters(), None)
+    if parameter is None:
+        raise InputError("This energy has no parameters to train")
+    rows = x.detach().to(parameter)
+    require_smooth(energy, rows, config.seed)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(mix(config.seed, 11)))
     held_out, chosen = order.split([max(1, int(HELD_OUT * len(rows))), len(rows) - max(1, int(HELD_OUT * len(rows)))])
     values = squared_matrix(rows, diffusion)
@@ -188,7 +201,49 @@ def fit_energy(
     return EnergyModel(result.module, Gaussian.fit(rows[chosen]), result)
 
 
-def energy_score(energy: nn.Module, x: State) -> State:
+def require_smooth(energy: nn.Module, rows: State, seed: int) -> None:
+    """Refuse an energy whose gradient jumps: the loss sees its derivative between the jumps alone.
+
+    Along straight lines between rows the derivative of a smooth gradient integrates to its change. Weights are moved at
+    random first, since networks often start as zero, whose gradient changes nowhere.
+
+    Raises:
+        InputError: for such an energy, and for values of another shape than ``n`` or that are not finite.
+    """
+    source = torch.Generator().manual_seed(mix(seed, 14))
+    values = energy(rows[: 2 * LINES]).detach()
+    if values.shape != (len(rows[: 2 * LINES]),) or not bool(values.isfinite().all()):
+        raise InputError(
+            f"The energy must return one finite number for each of {len(rows[: 2 * LINES])} rows; it returned shape "
+            f"{tuple(values.shape)}, {int((~values.isfinite()).sum())} of them missing or infinite"
+        )
+    weights = {}
+    for name, value in energy.named_parameters():
+        size = float(value.detach().square().mean().sqrt()) or 0.1
+        weights[name] = value.detach() + size * torch.randn(value.shape, generator=source).to(value)
+    start, end = rows[:LINES], rows[LINES : 2 * LINES]
+    with torch.enable_grad():
+        share = ((torch.arange(POINTS) + 0.5) / POINTS).to(rows).reshape(-1, *(1,) * rows.ndim)
+        points = (start + share * (end - start)).flatten(0, 1).requires_grad_()
+        steps = (end - start).expand(POINTS, *start.shape).flatten(0, 1)
+
+        def gradient(x: State) -> State:
+            return energy_score(lambda y: functional_call(energy, weights, (y,)), x)
+
+        slope = (gradient(points) * steps).sum()
+        along = torch.zeros_like(points)
+        if slope.requires_grad:
+            (along,) = torch.autograd.grad(slope, points, materialize_grads=True)
+        change = gradient(end) - gradient(start)
+    gap, change = (along.unflatten(0, (POINTS, -1)).mean(0) - change).detach(), change.detach()
+    if float(gap.norm()) > JUMPS * float(change.norm()):
+        raise InputError(
+            "The gradient of this energy jumps, as that of a piecewise linear one (ReLU) does: score matching sees its "
+            "derivative between the jumps alone and has no minimum to find; take a smooth activation, such as Tanh"
+        )
+
+
+def energy_score(energy: Callable[[State], Tensor], x: State) -> State:
     """Minus the gradient of the energy, differentiable in rows and weights where gradients are on."""
     keep = torch.is_grad_enabled()
     with torch.enable_grad():

@@ -17,8 +17,9 @@ from torch import Tensor
 from girsanov.applications.level_weights import LevelWeights
 from girsanov.calculus import keyed_generators, keyed_uniform, sum_event
 from girsanov.densities import Gaussian
+from girsanov.inputs import as_rows
 from girsanov.likelihoods.paired import Draws, deviations, draw, gain
-from girsanov.models import gaussian_reference, log_snr_range, require_rows, working_dtype
+from girsanov.models import gaussian_reference, log_snr_range, working_dtype
 from girsanov.processes import LinearProcess
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError, Score, State
@@ -91,7 +92,7 @@ class ClassConditional:
         process = process or getattr(model, "process", None)
         if process is None:
             raise InputError("A plain score does not say its forward process: pass process=")
-        return cls(model, process, gaussian_reference(model, reference), conditions, _encode)
+        return cls(model, process, gaussian_reference(model, reference), conditions, as_rows)
 
     @property
     def log_snr_range(self) -> tuple[float, float]:
@@ -174,10 +175,3 @@ class ClassConditional:
             parts.append(deviations(self.score, self.process, self.reference, chosen, condition))
         errors, deltas = zip(*parts, strict=True)
         return torch.cat(errors), torch.cat(deltas)
-
-
-def _encode(x: Any) -> State:
-    rows = torch.as_tensor(x)
-    rows = rows if rows.is_floating_point() else rows.double()
-    require_rows(rows)
-    return rows

@@ -23,11 +23,12 @@ from torch import Tensor
 
 from girsanov.calculus import expand_as_rows, keyed_generators, keyed_normal, keyed_uniform, row_blocks, seed_of
 from girsanov.densities import Gaussian
+from girsanov.inputs import as_rows
 from girsanov.likelihoods.baselines import GaussianBaseline
-from girsanov.models import ScoreModel, require_rows, working_dtype
+from girsanov.models import ScoreModel, working_dtype
 from girsanov.solvers import LogSNRDensity
 from girsanov.transforms import Transform
-from girsanov.types import InputError, Nats, State
+from girsanov.types import InputError, Nats, State, require_count
 
 CHUNK = 2048  # network evaluations per call, fixed so that results do not depend on the number of rows
 
@@ -80,7 +81,7 @@ def band_errors(
         x: rows in data units; discrete columns are dequantised, one draw per row.
         bands: number of bands, of equal shares of the reference's denoising.
         samples: network evaluations per row, rounded down to a multiple of ``bands``.
-        generator: read once for a seed; the noise of a row is keyed by its content.
+        generator: read once for a seed; the noise of a row is keyed by its content; ``None`` means seed 0.
 
     Raises:
         InputError: for fewer samples than bands, or rows that the model cannot read.
@@ -91,10 +92,9 @@ def band_errors(
         >>> band_errors(model, torch.zeros(3, 2), bands=4, samples=8).errors.shape
         torch.Size([3, 4])
     """
-    if not 1 <= bands <= samples:
+    if not require_count("bands", bands) <= require_count("samples", samples):
         raise InputError(f"Give one band or more and at least as many samples; got {bands} bands, {samples} samples")
-    seed, rows = seed_of(generator), model.encode(x)
-    require_rows(rows)
+    seed, rows = seed_of(generator), as_rows(model.encode(x))
     proposal = LogSNRDensity.from_spectrum(*model.score.log_snr_range, model.reference.spectrum())
     edges = proposal.nodes(bands + 1)
     count = samples // bands * bands
@@ -200,7 +200,7 @@ class Novelty:
         rule: one of :data:`RULES`.
         bands: see :func:`band_errors`.
         samples: see :func:`band_errors`.
-        generator: read once for a seed.
+        generator: read once for a seed; ``None`` means seed 0.
 
     Raises:
         InputError: for an unknown rule.
@@ -226,8 +226,8 @@ class Novelty:
         if rule not in RULES:
             raise InputError(f"Unknown rule {rule!r}: choose one of {', '.join(RULES)}")
         self.rule = rule
-        self.bands = bands
-        self.samples = samples
+        self.bands = require_count("bands", bands)
+        self.samples = require_count("samples", samples, self.bands)
         self.seed = seed_of(generator)
         self._model: Fitted | None = None
 

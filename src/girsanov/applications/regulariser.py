@@ -27,8 +27,9 @@ from typing import Protocol, final
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows, sum_event
+from girsanov.calculus import expand_as_rows, source_of, sum_event
 from girsanov.densities import Gaussian
+from girsanov.inputs import checked
 from girsanov.likelihoods.baselines import GaussianBaseline
 from girsanov.models import ScoreModel, deviation, noise_prediction, working_dtype
 from girsanov.solvers import LogSNRDensity
@@ -48,6 +49,7 @@ class Modelled(Protocol):
         ...
 
 
+@checked
 def density_regulariser(
     model: Modelled,
     x: State,
@@ -76,7 +78,7 @@ def density_regulariser(
             matching); it implies ``detach_jacobian``.
         samples: network evaluations per row, at low-discrepancy levels with antithetic noise.
         condition: passed on to the score, leading dimension ``n`` or 1.
-        generator: source of levels and noise; pass the training loop's, so that every step draws afresh.
+        generator: source of levels and noise, ``None`` for seed 0; pass the training loop's, so that steps differ.
 
     Raises:
         InputError: for a band outside the score's range or fewer than one sample.
@@ -93,9 +95,7 @@ def density_regulariser(
     band = log_snr_range or (low, high)
     if not low <= band[0] < band[1] <= high:
         raise InputError(f"The band {band} must lie within the score's log-SNR range {(low, high)}")
-    if samples < 1:
-        raise InputError(f"samples must be at least 1; got {samples}")
-    draws = _Draws.of(model, x, band, samples, condition, generator or torch.Generator().manual_seed(0))
+    draws = _Draws.of(model, x, band, samples, condition, source_of(generator))
     if detach_jacobian or fake is not None:
         gradient = _distilled(model, x, draws, band, fake)
         return sum_event((x - x.detach()) * gradient.to(x.dtype))

@@ -27,8 +27,9 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import expand_as_rows, seed_of, sum_event
+from girsanov.calculus import expand_as_rows, seed_of, source_of, sum_event
 from girsanov.densities import Gaussian
+from girsanov.inputs import checked
 from girsanov.likelihoods import elbo
 from girsanov.models import ResidualMLP, ScoreModel
 from girsanov.objectives import Batch, DenoisingObjective
@@ -80,7 +81,7 @@ def token_log_prob(
         reference: Gaussian of one token, as prior, last decoder and control variate; default the score's own.
         samples: network evaluations per token.
         log_det: log-determinants that lead to data units, shape ``T``.
-        generator: read once for a seed.
+        generator: read once for a seed; ``None`` means seed 0.
 
     Returns:
         Estimates of kind ``lower_bound``, model ``sde``.
@@ -147,6 +148,7 @@ class TokenModel(nn.Module):
     factor: Tensor
     mask: Tensor
 
+    @checked
     def __init__(
         self,
         mean: Tensor,
@@ -198,6 +200,7 @@ class TokenModel(nn.Module):
         # row by row: noise is keyed by the bits of a row, which a product of matrices would let its batch mates change
         return torch.stack([(inverse * row).sum(1) for row in flat]).reshape(x.shape)
 
+    @checked
     @torch.no_grad()
     def log_prob(self, x: State, *, samples: int = 32, generator: torch.Generator | None = None) -> TokenEstimates:
         """Lower bounds on log-densities per token and sequence, in data units, with standard errors.
@@ -205,13 +208,14 @@ class TokenModel(nn.Module):
         Args:
             x: sequences ``n T c``.
             samples: network evaluations of the head per token; the transformer is evaluated once.
-            generator: read once for a seed.
+            generator: read once for a seed; ``None`` means seed 0.
         """
         y = self.whiten(x)
         log_det = -self.factor.diagonal().log().reshape(self.mean.shape).sum(1)
         options = {"samples": samples, "log_det": log_det, "generator": generator}
         return token_log_prob(self.head, self.head.process, y, self.context(y), **options)
 
+    @checked
     @torch.no_grad()
     def sample(self, n: int, *, steps: int = 32, generator: torch.Generator | None = None) -> State:
         """Draw ``n`` sequences ``n T c`` in data units, token by token.
@@ -221,7 +225,7 @@ class TokenModel(nn.Module):
             steps: of the sampler, per token.
             generator: source of all draws; ``None`` means seed 0.
         """
-        generator = generator or torch.Generator().manual_seed(0)
+        generator = source_of(generator)
         (count, c), process = self.mean.shape, self.head.process
         y = self.mean.new_zeros(n, 0, c)
         law = self.head.reference
@@ -283,6 +287,7 @@ def _uniform_time(head: ScoreModel, clean: State, context: Tensor, generator: to
     return 0.5 * sum_event(delta * (delta - 2.0 * (eps - head.reference.noise(levels, z)))) / clean.shape[1]
 
 
+@checked
 def fit_tokens(
     x: State,
     *,
@@ -299,7 +304,7 @@ def fit_tokens(
         weighting: of the loss, see :data:`WEIGHTINGS`; validation always uses the bound.
         config: of the training loop; default 2000 steps of 64 sequences.
         repeats: see :class:`TokenObjective`.
-        generator: read once for a seed that replaces ``config.seed``.
+        generator: read once for a seed that replaces ``config.seed``; ``None`` keeps that.
         sizes: ``width``, ``layers``, ``heads``, ``head_width``, ``head_blocks``, ``process`` of :class:`TokenModel`.
 
     Raises:

@@ -33,6 +33,7 @@ from girsanov.bridges.potentials import (
 from girsanov.bridges.reference import Clock
 from girsanov.datasets import fingerprint
 from girsanov.densities import Density, Gaussian, StandardNormal
+from girsanov.inputs import as_rows
 from girsanov.processes import LinearProcess
 from girsanov.training import Progress
 from girsanov.types import InputError, State
@@ -136,10 +137,11 @@ def event_rows(x: Any, event_shape: torch.Size) -> State:
     Raises:
         InputError: if they have another shape.
     """
-    x = torch.as_tensor(x)
-    if x.ndim == 0 or x.shape[1:] != event_shape:
-        found = f"rows of shape {tuple(x.shape[1:])}" if x.ndim else "a number"
-        raise InputError(f"This bridge is of rows of shape {tuple(event_shape)}; got {found}")
+    x = as_rows(x)
+    if x.shape[1:] != event_shape:
+        raise InputError(
+            f"This bridge is of rows of shape {tuple(event_shape)}; got rows of shape {tuple(x.shape[1:])}"
+        )
     return x.to(torch.get_default_dtype())
 
 

@@ -24,7 +24,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint as recompute
 
 from girsanov.bridges.halves import Direction, Half
-from girsanov.calculus import expand_as_rows, normal_blocks, sum_event
+from girsanov.calculus import expand_as_rows, normal_blocks, source_of, sum_event
 from girsanov.densities import Density
 from girsanov.pairs import Chain, IsotropicScale, Kernel, Noise, Scale, TriangularScale
 from girsanov.types import InputError, Nats, State
@@ -150,7 +150,7 @@ class BridgeChain(Chain):
 
         Their noise is drawn from ``generator``, or given by ``noise``.
         """
-        noise = noise or normal_blocks(x, generator or torch.Generator().manual_seed(0))
+        noise = noise or normal_blocks(x, source_of(generator))
         up = direction == "forward"
         states = [x]
         for k in range(self.length) if up else reversed(range(self.length)):

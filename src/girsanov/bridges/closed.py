@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.bridges.reference import Clock, pinned_path
+from girsanov.calculus import source_of
 from girsanov.densities import Density
+from girsanov.inputs import checked
 from girsanov.pairs import Pair
 from girsanov.processes import LinearProcess, Process
 from girsanov.types import State, Time
@@ -67,9 +69,10 @@ class ClosedBridge(nn.Module, ABC):
     def sample_coupling(self, n: int, *, generator: torch.Generator | None = None) -> tuple[State, State]:
         """Draw both ends of ``n`` paths, float64, each ``n *d``."""
 
+    @checked
     def sample_path(self, times: Tensor, n: int, *, generator: torch.Generator | None = None) -> State:
         """Draw ``n`` paths at increasing times, exactly whatever the grid, shape ``m n *d``, float64."""
-        generator = generator or torch.Generator().manual_seed(0)
+        generator = source_of(generator)
         x0, x1 = self.sample_coupling(n, generator=generator)
         return pinned_path(self.reference, times, x0, x1, generator=generator)
 

@@ -35,7 +35,9 @@ import torch
 from torch import Tensor
 
 from girsanov.bridges.closed import ClosedBridge
+from girsanov.calculus import source_of
 from girsanov.densities import Gaussian
+from girsanov.inputs import checked
 from girsanov.pairs import Chain, Kernel, MatrixScale
 from girsanov.processes import LinearProcess
 from girsanov.types import InputError, Nats, State, Time
@@ -163,9 +165,10 @@ class GaussianBridge(ClosedBridge):
         covariance = S_t - gain @ cross
         return Transition(gain, mean - gain @ given, 0.5 * (covariance + covariance.T))
 
+    @checked
     def sample_coupling(self, n: int, *, generator: torch.Generator | None = None) -> tuple[State, State]:
         """Draw both ends, float64, each ``n *d``."""
-        generator = generator or torch.Generator().manual_seed(0)
+        generator = source_of(generator)
         x0 = self.start.sample(n, generator=generator)
         law = self.transition(0.0, self.horizon)
         eps = torch.randn(n, len(self.cross), generator=generator, dtype=torch.float64).to(x0.device)

@@ -27,9 +27,10 @@ from torch import Tensor, nn
 
 from girsanov.bridges.closed import ClosedBridge
 from girsanov.bridges.reference import Clock, pinned_path
-from girsanov.calculus import expand_as_rows
+from girsanov.calculus import expand_as_rows, source_of
 from girsanov.densities import Density, GaussianMixture
 from girsanov.densities.gaussian import LOG_2PI
+from girsanov.inputs import checked
 from girsanov.processes import LinearProcess
 from girsanov.types import InputError, State, Time
 
@@ -60,7 +61,7 @@ class ConditionalMixture:
 
     def sample(self, *, generator: torch.Generator | None = None) -> State:
         """One draw for each row, ``n *d``."""
-        generator = generator or torch.Generator().manual_seed(0)
+        generator = source_of(generator)
         component = torch.multinomial(self.weights.cpu(), 1, generator=generator)[:, 0].to(self.means.device)
         eps = torch.randn(self.means[:, 0].shape, generator=generator, dtype=self.means.dtype).to(self.means.device)
         noise = torch.einsum("nij,nj->ni", torch.linalg.cholesky(self.covariances)[component], eps)
@@ -179,9 +180,10 @@ class MixtureBridge(ClosedBridge):
         """Law of the end given the start: the entropic plan's rows."""
         return self.end_potential.conditional(x)
 
+    @checked
     def sample_coupling(self, n: int, *, generator: torch.Generator | None = None) -> tuple[State, State]:
         """Draw both ends, float64, each ``n *d``."""
-        generator = generator or torch.Generator().manual_seed(0)
+        generator = source_of(generator)
         x0 = self.start.sample(n, generator=generator)
         return x0, self.conditional(x0).sample(generator=generator)
 
@@ -228,15 +230,17 @@ class OneSidedBridge(nn.Module):
         """Law of the end given the start: the entropic plan's rows."""
         return self.end_potential.conditional(x)
 
+    @checked
     def sample_coupling(self, n: int, *, generator: torch.Generator | None = None) -> tuple[State, State]:
         """Draw both ends, float64, each ``n *d``."""
-        generator = generator or torch.Generator().manual_seed(0)
+        generator = source_of(generator)
         x0 = self.start.sample(n, generator=generator).double()
         return x0, self.conditional(x0).sample(generator=generator)
 
+    @checked
     def sample_path(self, times: Tensor, n: int, *, generator: torch.Generator | None = None) -> State:
         """Draw ``n`` paths at increasing times, exactly whatever the grid, shape ``m n *d``, float64."""
-        generator = generator or torch.Generator().manual_seed(0)
+        generator = source_of(generator)
         x0, x1 = self.sample_coupling(n, generator=generator)
         return pinned_path(self.reference, times, x0, x1, generator=generator)
 

@@ -20,7 +20,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows
+from girsanov.calculus import expand_as_rows, source_of
 from girsanov.processes import LinearProcess
 from girsanov.types import InputError, State, Time
 
@@ -116,7 +116,7 @@ def pinned_path(
         >>> path.shape, torch.equal(path[0], x0), torch.equal(path[-1], x1)
         (torch.Size([5, 2, 3]), True, True)
     """
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = source_of(generator)
     clock, before, x, states = Clock(reference), torch.zeros((), dtype=torch.float64), x0, []
     for t in times.double():
         if t > before:

@@ -38,13 +38,13 @@ from girsanov.bridges.halves import Direction, Ends, NetworkConfig, require_cond
 from girsanov.bridges.joint import JointConfig, fit_joint
 from girsanov.bridges.potentials import Potentials
 from girsanov.bridges.reference import Clock
-from girsanov.calculus import seed_of
+from girsanov.calculus import seed_of, source_of
 from girsanov.densities import Density
 from girsanov.likelihoods import chain_elbo, importance_bound
 from girsanov.pairs import Noise, Pair
 from girsanov.processes import LinearProcess, Section
 from girsanov.training import Progress
-from girsanov.types import Estimate, InputError, State, Time
+from girsanov.types import Estimate, InputError, State, Time, require_count
 
 Rows = Tensor | Mapping[float, Tensor]
 
@@ -105,7 +105,7 @@ class SchrodingerBridge(nn.Module):
             raise InputError(f"steps and components must be at least 1; got {steps} and {components}")
         Clock(reference)  # refuses a reference that forgets its start
         self.reference = reference
-        self.event_shape = torch.Size(event_shape if event_shape is not None else (dim,))  # type: ignore[arg-type]
+        self.event_shape = torch.Size(event_shape if event_shape is not None else (require_count("dim", dim),))
         self.start: Start | None = start
         self.components, self.steps = components, steps
         self.network = network or NetworkConfig()
@@ -252,7 +252,7 @@ class SchrodingerBridge(nn.Module):
         """
         if direction not in ("forward", "backward"):
             raise InputError(f"direction must be forward or backward; got {direction!r}")
-        generator = generator or torch.Generator().manual_seed(0)
+        generator = source_of(generator)
         low, high = self._span(times)
         state = self._rows_from(x, direction, generator)
         require_condition(condition, self.network, len(state))
@@ -349,7 +349,7 @@ class SchrodingerBridge(nn.Module):
             end: density of the end; default the prior that the bridge was fitted to.
             tolerance: largest mean inconsistency that is accepted, nats per dimension.
             condition: of the rows.
-            generator: read once for a seed.
+            generator: read once for a seed; ``None`` means seed 0.
 
         Returns:
             Estimate of kind ``estimate`` and model ``ode``.
@@ -413,10 +413,10 @@ class SchrodingerBridge(nn.Module):
         return (0, len(self.times) - 1) if times is None else span(self.times, times)
 
     def _rows_from(self, x: State | int, direction: Direction, generator: torch.Generator) -> State:
-        if isinstance(x, int):
+        if not hasattr(x, "__len__"):
             if direction == "forward" or self.prior is None:
                 raise InputError("A number of rows can be drawn only backwards from a prior: pass rows to move")
-            return self._section_chain(0).sample_prior(x, generator)
+            return self._section_chain(0).sample_prior(require_count("x without rows", x), generator)
         return event_rows(x, self.event_shape)
 
     def _drift(self, t: float | Time, x: State, condition: Tensor | None, direction: Direction) -> State:

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from girsanov.calculus import expand_as_rows, sum_event
+from girsanov.calculus import expand_as_rows, source_of, sum_event
 from girsanov.densities.base import Density
+from girsanov.inputs import checked
 from girsanov.types import InputError, Nats, State
 
 LOG_2PI = math.log(2.0 * math.pi)
@@ -51,6 +52,7 @@ class Gaussian(Density):
     def __init__(self, mean: Tensor, covariance: Tensor | float) -> None:
         super().__init__()
         mean = torch.as_tensor(mean)
+        mean = mean if mean.is_floating_point() else mean.double()
         covariance = torch.as_tensor(covariance, dtype=mean.dtype)
         d = mean.numel()
         if covariance.ndim == 0:
@@ -80,6 +82,7 @@ class Gaussian(Density):
         return gaussian
 
     @classmethod
+    @checked
     def fit(cls, x: State, *, rank: int | None = None) -> "Gaussian":
         """Fit mean and Ledoit-Wolf shrunk covariance to rows ``n *d``.
 
@@ -112,6 +115,8 @@ class Gaussian(Density):
         smallest = torch.cat([eigenvalues.flatten(), remainder.reshape(1).to(eigenvalues)]).min()
         if not smallest > 0:
             raise InputError("The covariance is not positive definite: drop collinear columns, or add noise")
+        if not bool(mean.isfinite().all()):
+            raise InputError("The mean of a Gaussian must be finite: impute what is missing")
         self.event_shape = mean.shape
         self.register_buffer("mean", mean.double())
         # contiguous, as loading makes it: a saved and a fresh Gaussian then multiply to the same bits
@@ -148,15 +153,17 @@ class Gaussian(Density):
         diagonal = self._diagonal(1.0 / (self.eigenvalues + squared), 1.0 / (self.remainder + squared))
         return diagonal.reshape(len(r), *self.event_shape)
 
+    @checked
     def log_prob(self, x: State) -> Nats:
         """Log-density in nats, shape ``n``, float64."""
         y = x.double() - self.mean
         quadratic = sum_event(y * self.spectral(y, torch.reciprocal))
         return -0.5 * (quadratic + self.spectrum().log().sum() + self.event_dim * LOG_2PI)
 
+    @checked
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> State:
-        """Draw ``n`` rows, float64."""
-        noise = torch.randn(n, *self.event_shape, dtype=self.mean.dtype, generator=generator)
+        """Draw ``n`` rows, float64; ``None`` means seed 0."""
+        noise = torch.randn(n, *self.event_shape, dtype=self.mean.dtype, generator=source_of(generator))
         return self.mean + self.spectral(noise.to(self.mean.device), torch.sqrt)
 
     def diffused(self, alpha: float | Tensor, sigma: float | Tensor) -> "Gaussian":
@@ -311,6 +318,7 @@ class StandardNormal(Density):
 
     event_shape = torch.Size()
 
+    @checked
     def log_prob(self, x: State) -> Nats:
         """Log-density in nats, shape ``n``, float64."""
         return -0.5 * (sum_event(x.double().square()) + x[0].numel() * LOG_2PI)
@@ -319,9 +327,10 @@ class StandardNormal(Density):
         r"""Closed form of :math:`E[\log p(Y)]` for :math:`Y \sim \mathcal{N}(\mathrm{mean}, \mathrm{variance}\, I)`."""
         return self.log_prob(mean) - 0.5 * variance * mean[0].numel()
 
+    @checked
     def sample(self, n: int, *, generator: torch.Generator | None = None, event_shape: Sequence[int] = ()) -> State:
-        """Draw ``n`` rows of ``event_shape``, float64."""
-        return torch.randn(n, *event_shape, dtype=torch.float64, generator=generator)
+        """Draw ``n`` rows of ``event_shape``, float64; ``None`` means seed 0."""
+        return torch.randn(n, *event_shape, dtype=torch.float64, generator=source_of(generator))
 
     def diffused(self, alpha: float | Tensor, sigma: float | Tensor) -> Density:
         """Refused: without an event shape there is no mean to scale; use ``Gaussian(torch.zeros(shape), 1.0)``."""
@@ -341,7 +350,7 @@ def draw_rows(
         law: what is drawn from.
         n: number of rows.
         event_shape: shape of one row, where the law has none of its own.
-        generator: source of the draws.
+        generator: source of the draws; ``None`` means seed 0.
 
     Raises:
         InputError: if nobody knows the shape of a row.

@@ -10,8 +10,10 @@ __all__ = ["GaussianMixture"]
 import torch
 from torch import Tensor
 
+from girsanov.calculus import source_of
 from girsanov.densities.base import Density
 from girsanov.densities.gaussian import LOG_2PI, Gaussian
+from girsanov.inputs import checked
 from girsanov.types import InputError, Nats, State
 
 
@@ -45,8 +47,8 @@ class GaussianMixture(Density):
         count, d = means.shape[0], means[0].numel()
         if weights.shape != (count,):
             raise InputError(f"Expected weights.shape ({count},); got {tuple(weights.shape)}")
-        if not bool((weights > 0).all()):
-            raise InputError("Mixture weights must be positive: drop the empty components")
+        if not bool(((weights > 0) & weights.isfinite()).all() and means.isfinite().all()):
+            raise InputError("Mixture weights must be positive and means finite: drop the empty components")
         if covariances.shape == (count, d, d) and covariances.shape != means.shape:
             variances, bases = torch.linalg.eigh(covariances)
         elif covariances.shape == means.shape:
@@ -67,14 +69,17 @@ class GaussianMixture(Density):
         self.register_buffer("variances", variances)
         self.register_buffer("bases", bases)
 
+    @checked
     def log_prob(self, x: State) -> Nats:
         """Log-density in nats, shape ``n``, float64."""
         rows = x.double()
         ones = rows.new_ones(len(rows))
         return self._joint_log_prob(ones, 0.0 * ones, rows)[0].logsumexp(1)
 
+    @checked
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> State:
-        """Draw ``n`` rows, float64."""
+        """Draw ``n`` rows, float64; ``None`` means seed 0."""
+        generator = source_of(generator)
         component = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         noise = torch.randn(n, self.means[0].numel(), dtype=torch.float64, generator=generator)
         y = noise * self.variances[component].sqrt()

@@ -21,7 +21,7 @@ def certify(model: DensityModel, data: Any, *, generator: torch.Generator | None
     Args:
         model: a fitted density model.
         data: held-out rows in data units, two or more; discrete columns are dequantised, one draw per row.
-        generator: read once for a seed.
+        generator: read once for a seed; ``None`` means seed 0.
         options: ``schedule``, ``noise`` (here two draws per row and step) and ``condition`` of
             :func:`girsanov.ddpm_bound`.
 

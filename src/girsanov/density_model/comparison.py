@@ -21,7 +21,7 @@ def compare(
         b: another one, of the same schema.
         x: rows in data units.
         samples: network evaluations per row and model.
-        generator: read once for a seed.
+        generator: read once for a seed; ``None`` means seed 0.
 
     Returns:
         An estimate (of a difference of two lower bounds, so without a bound's guarantee), positive where ``a``

@@ -18,7 +18,7 @@ from girsanov.processes import (
     VarianceExploding,
     VariancePreserving,
 )
-from girsanov.types import InputError
+from girsanov.types import InputError, require_counts
 
 #: processes that a fitted model can have, by name
 PROCESSES: dict[str, Callable[[], LinearProcess]] = {
@@ -123,6 +123,8 @@ class Config:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require_counts(self, "steps", "batch_size", "width", "blocks", "members", "rank", "patience")
+        require_counts(self, "seed", least=0)
         for name, known in CHOICES.items():
             value = getattr(self, name)
             if value not in known and not (name == "network" and value is None):

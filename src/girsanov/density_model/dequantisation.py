@@ -208,7 +208,7 @@ def weighted_elbo(
         points: network evaluations per draw and fold; ``2 * draws * replicates * points`` are spent per row.
         replicates: independent repetitions, whose spread is the standard error.
         condition: labels ``n`` or 1 of a conditional model.
-        generator: read once for a seed.
+        generator: read once for a seed; ``None`` means seed 0.
 
     Raises:
         InputError: for a model without dequantised dimensions, or one that decodes cells.

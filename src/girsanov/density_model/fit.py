@@ -66,7 +66,7 @@ def fit(
         data: a name, path or Hugging Face id (see :func:`girsanov.datasets.load`), a :class:`girsanov.datasets.Data`,
             or rows as a tensor, array or data frame of shape ``n *d``.
         config: settings; every default suits real tables and small images.
-        generator: read once for a seed that replaces ``config.seed``.
+        generator: read once for a seed that replaces ``config.seed``; ``None`` keeps that.
         model: ``diffusion`` or ``cnf``, in place of ``config.model``.
         labels: what rows are conditioned on under ``config.conditional``, for arrays: an integer class of each row,
             or continuous conditions (``n c``, or ``n`` numbers that are not all whole).

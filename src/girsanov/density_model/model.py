@@ -156,7 +156,7 @@ class DensityModel(nn.Module):
             x: rows in data units.
             samples: network evaluations per row.
             condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
-            generator: read once for a seed.
+            generator: read once for a seed; ``None`` means seed 0.
         """
         self._require_condition(condition)
         rows, options = self.encode(x), {"samples": samples, "condition": condition, "generator": generator}
@@ -193,7 +193,7 @@ class DensityModel(nn.Module):
             samples: network evaluations per row and round.
             target_stderr: keep drawing until every row's standard error is below this, in nats.
             condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
-            generator: read once for a seed.
+            generator: read once for a seed; ``None`` means seed 0.
         """
         self._require_density()
         self._require_condition(condition)
@@ -230,7 +230,7 @@ class DensityModel(nn.Module):
             divergence: see :func:`girsanov.ode_log_prob`.
             solver: see :func:`girsanov.ode_log_prob`.
             condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
-            generator: read once for a seed.
+            generator: read once for a seed; ``None`` means seed 0.
         """
         self._require_density()
         self._require_condition(condition)
@@ -263,7 +263,7 @@ class DensityModel(nn.Module):
             c1: labels ``n`` or 1, one label for all rows, or ``None`` for no label.
             c2: the same.
             samples: evaluation points per row; two evaluations each.
-            generator: read once for a seed.
+            generator: read once for a seed; ``None`` means seed 0.
         """
         return difference(*self._contrast(x, c1, c2), **self._sharing(samples=samples, generator=generator))
 
@@ -309,7 +309,7 @@ class DensityModel(nn.Module):
             lmbd: 0 the reverse SDE, 1 the probability-flow ODE; see :func:`girsanov.sample`. Default 0, and 1 for a
                 continuous flow, which is nothing but its ODE.
             condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
-            generator: source of all draws.
+            generator: source of all draws; ``None`` means seed 0.
 
         Returns:
             A float64 tensor, ``n *event_shape`` of images and ``n columns`` of tables; a data frame for tables with
@@ -333,7 +333,7 @@ class DensityModel(nn.Module):
             x: rows in data units that the model was not fitted to; rows that it drew test its sampler.
             levels: log-SNRs at which rows are noised and compared with the score.
             condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
-            generator: read once for a seed.
+            generator: read once for a seed; ``None`` means seed 0.
             **options: ``kernel``, ``diffusion`` and ``method`` of that function.
 
         Raises:

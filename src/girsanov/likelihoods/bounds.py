@@ -27,8 +27,9 @@ from torch import Tensor
 
 from girsanov.calculus import seed_of
 from girsanov.densities import Density, Gaussian
+from girsanov.inputs import checked
 from girsanov.likelihoods.baselines import Baseline, baseline_of
-from girsanov.likelihoods.integral import Views, identity_view, keeps_graph, replicate, require_arguments
+from girsanov.likelihoods.integral import Views, identity_view, keeps_graph, replicate
 from girsanov.likelihoods.parts import (
     default_proposal,
     default_replicates,
@@ -46,6 +47,7 @@ from girsanov.types import Estimate, InputError, Measure, Nats, Score, State
 ROUNDING = 1e-9  # relative, of a standard error that meets its target exactly
 
 
+@checked
 def elbo(
     score: Score,
     process: LinearProcess,
@@ -128,6 +130,7 @@ def elbo(
     return estimate_of(terms, x, spent, (low, high), kind="lower_bound", measure=measure)
 
 
+@checked
 def density(
     score: Score,
     process: LinearProcess,
@@ -185,7 +188,6 @@ def density(
         >>> bool((estimate.value - mixture.log_prob(x)).abs() < 4 * estimate.stderr)
         True
     """
-    require_arguments(x, samples, condition)
     law = _formula_reference(score, reference, x)
     own = getattr(score, "log_snr_range", None)
     # an exact score is known beyond the process's horizon too, and the formula is about the whole line

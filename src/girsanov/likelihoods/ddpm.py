@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from girsanov.calculus import sum_event
+from girsanov.inputs import checked
 from girsanov.likelihoods.denoising import Noise, squared_errors
 from girsanov.processes import LinearProcess
 from girsanov.types import Estimate, InputError, Nats, Score, State
@@ -225,6 +226,7 @@ class DDPMBound:
         )
 
 
+@checked
 def ddpm_bound(
     score: Score,
     process: LinearProcess,
@@ -244,7 +246,7 @@ def ddpm_bound(
         schedule: the chain; default ``SCHEDULES["linear"](1000)``.
         noise: how the mean over the noise is taken; default ``Draws()``, K evaluations per replicate and row.
         condition: passed on to the score, leading dimension ``n`` or 1.
-        generator: read once for a seed.
+        generator: read once for a seed; ``None`` means seed 0.
 
     Example:
         >>> from girsanov.densities import Gaussian

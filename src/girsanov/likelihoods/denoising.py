@@ -13,21 +13,23 @@ rounding: the oracle of every other estimator of it.
 __all__ = ["Draws", "Quadrature", "density_by_quadrature", "squared_errors"]
 
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from girsanov.calculus import expand_as_rows, keyed_generators, keyed_normal, row_blocks, seed_of, sum_event
 from girsanov.densities import Gaussian
-from girsanov.models import log_snr_range, noise_prediction, require_rows, working_dtype
+from girsanov.inputs import checked
+from girsanov.models import log_snr_range, noise_prediction, working_dtype
 from girsanov.processes import LinearProcess
-from girsanov.types import Estimate, InputError, Nats, Score, State
+from girsanov.types import Estimate, InputError, Nats, Score, State, require_counts
 
 CHUNK = 2048  # evaluations per call, fixed so that results do not depend on the number of rows
 MARGIN = 10.0  # log-SNR beyond a score's range that quadrature still visits: the integrand decays like e^-|l|
 
 
+@runtime_checkable
 class Noise(Protocol):
     """How the mean over the noise is taken: draws for one row, and their weights."""
 
@@ -53,8 +55,7 @@ class Draws:
     replicates: int = 4
 
     def __post_init__(self) -> None:
-        if self.replicates < 1:
-            raise InputError(f"replicates must be at least 1; got {self.replicates}")
+        require_counts(self, "replicates")
 
     def draw(self, x: State, levels: int, seed: int) -> tuple[Tensor, Tensor]:
         """See :class:`Noise`."""
@@ -92,6 +93,7 @@ class Quadrature:
         return eps.expand(1, levels, *eps.shape), weights / weights.sum()
 
 
+@checked
 @torch.no_grad()
 def squared_errors(
     score: Score,
@@ -112,7 +114,7 @@ def squared_errors(
         levels: log-SNR, shape ``k``.
         noise: how the mean over the noise is taken; default ``Draws()``.
         condition: passed on to the score, leading dimension ``n`` or 1.
-        generator: read once for a seed.
+        generator: read once for a seed; ``None`` means seed 0.
 
     Raises:
         InputError: for rows with missing values, a condition of another length, or quadrature in d > 2.
@@ -124,9 +126,6 @@ def squared_errors(
         >>> squared_errors(law.score(process), process, torch.ones(1, 1).double(), levels, noise=Quadrature()).flatten()
         tensor([0.1192, 0.8808], dtype=torch.float64)
     """
-    require_rows(x)
-    if condition is not None and len(condition) not in (1, len(x)):
-        raise InputError(f"condition must have leading dimension 1 or {len(x)}; got {len(condition)}")
     noise, seed = noise or Draws(), seed_of(generator)
     levels, rows = levels.double().to(x.device), x.to(working_dtype(score, x))
     columns = []

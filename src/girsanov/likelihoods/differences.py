@@ -38,9 +38,10 @@ from torch import Tensor
 
 from girsanov.calculus import expand_as_rows, keyed_generators, keyed_normal, row_blocks, seed_of, sum_event
 from girsanov.densities import Gaussian
+from girsanov.inputs import as_condition, checked
 from girsanov.likelihoods.integral import Views, identity_view, view_of
 from girsanov.likelihoods.paired import Draws, deviations, draw, gain
-from girsanov.models import ScoreModel, gaussian_reference, log_snr_range, require_rows, working_dtype
+from girsanov.models import ScoreModel, gaussian_reference, log_snr_range, working_dtype
 from girsanov.processes import LinearProcess
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import Estimate, InputError, Kind, Measure, Nats, Score, State
@@ -79,6 +80,7 @@ class Sharing(TypedDict, total=False):
     measure: Measure
 
 
+@checked
 @torch.no_grad()
 def difference(
     score: Score, process: LinearProcess, x: State, c1: Condition, c2: Condition, **sharing: Unpack[Sharing]
@@ -138,6 +140,7 @@ class PointwiseInformation:
     squared_map_stderr: State
 
 
+@checked
 @torch.no_grad()
 def pointwise_information(
     score: Score, process: LinearProcess, x: State, condition: Condition, **sharing: Unpack[Sharing]
@@ -204,6 +207,7 @@ class DifferenceCurve:
         return torch.trapezoid(self.difference, self.levels, dim=0)
 
 
+@checked
 @torch.no_grad()
 def difference_curve(
     score: Score,
@@ -301,7 +305,6 @@ class _Setup:
         views: Views = identity_view,
         measure: Measure = "density",
     ) -> "_Setup":
-        require_rows(x)
         if samples < 2:
             raise InputError(f"samples must be at least 2, one antithetic pair; got {samples}")
         process = score.process if isinstance(score, ScoreModel) else process
@@ -371,11 +374,7 @@ def _chunks(n: int, setup: _Setup, x: State) -> Iterator[tuple[Tensor, int]]:
 
 
 def _condition(c: Condition, x: State) -> Tensor | None:
-    if isinstance(c, int):
-        return torch.tensor([c], device=x.device)
-    if c is not None and len(c) not in (1, len(x)):
-        raise InputError(f"A condition must have leading dimension 1 or {len(x)}; got {len(c)}")
-    return c
+    return None if c is None else as_condition(c, x)
 
 
 def _rows(c: Tensor | None, index: Tensor, repeats: int) -> Tensor | None:

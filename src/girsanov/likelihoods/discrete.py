@@ -33,6 +33,7 @@ from torch import Tensor
 
 from girsanov.calculus import keyed_generators, keyed_uniform, seed_of, sum_event
 from girsanov.densities import Density, Gaussian
+from girsanov.inputs import checked
 from girsanov.likelihoods.baselines import baseline_of
 from girsanov.likelihoods.integral import View, Views, replicate
 from girsanov.likelihoods.parts import (
@@ -190,6 +191,7 @@ def _table(ratio: float, count: int) -> Tensor:
     return torch.cat(parts)
 
 
+@checked
 def categorical_elbo(
     score: Score,
     process: LinearProcess,

@@ -13,16 +13,7 @@ Every draw is keyed by the content of its row, calls of the network have a fixed
 row's value does not depend on the rows that it is evaluated with.
 """
 
-__all__ = [
-    "View",
-    "Views",
-    "evaluation_noise",
-    "identity_view",
-    "keeps_graph",
-    "replicate",
-    "require_arguments",
-    "view_of",
-]
+__all__ = ["View", "Views", "evaluation_noise", "identity_view", "keeps_graph", "replicate", "view_of"]
 
 import math
 from collections.abc import Callable
@@ -33,9 +24,9 @@ from torch import Tensor
 
 from girsanov.calculus import LANES, KeyedStreams, keyed_generators, keyed_normal, keyed_uniform, row_blocks
 from girsanov.likelihoods.baselines import Baseline
-from girsanov.models import require_rows, working_dtype
+from girsanov.models import working_dtype
 from girsanov.solvers import LogSNRDensity
-from girsanov.types import InputError, Nats, State
+from girsanov.types import Nats, State
 
 CHUNK = 512  # network evaluations per call, fixed so that results do not depend on the number of rows
 CHUNK_ELEMENTS = 2**21  # at most so many numbers per call, for large events
@@ -79,19 +70,6 @@ def view_of(views: Views, x: State, replicates: int, seed: int) -> View:
     return View(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-def require_arguments(x: State, samples: int, condition: Tensor | None) -> None:
-    """Refuse rows, numbers of samples and conditions with which nothing can be evaluated.
-
-    Raises:
-        InputError: for rows that have no likelihood, fewer than one evaluation, or a condition of another length.
-    """
-    require_rows(x)
-    if samples < 1:
-        raise InputError(f"samples must be at least 1; got {samples}")
-    if condition is not None and len(condition) not in (1, len(x)):
-        raise InputError(f"condition must have leading dimension 1 or {len(x)}; got {len(condition)}")
-
-
 def keeps_graph(x: State, differentiable: bool = False) -> bool:
     """Whether a likelihood records gradients: where they are on at all, and either asked for or wanted by the rows."""
     return torch.is_grad_enabled() and (differentiable or x.requires_grad)
@@ -127,11 +105,7 @@ def replicate(
         views: how raw rows become model space.
         sampled_prior: the ``prior`` term from rows ``b *d`` and noise ``b m *d``, where it is not closed form.
         round_: successive rounds are independent.
-
-    Raises:
-        InputError: for fewer than one evaluation, or a condition of another length.
     """
-    require_arguments(x, samples, condition)
     replicates = min(replicates, samples)
     points, elements = samples // replicates, max(x[0].numel(), 1)
     call = max(1, min(CHUNK, CHUNK_ELEMENTS // elements))

@@ -33,15 +33,17 @@ from girsanov.calculus import (
     seed_of,
 )
 from girsanov.densities import Density, Gaussian
+from girsanov.inputs import checked
 from girsanov.likelihoods.integral import keeps_graph
-from girsanov.models import ResidualHead, ScoreModel, deviation, log_snr_range, require_rows, working_dtype
+from girsanov.models import ResidualHead, ScoreModel, deviation, log_snr_range, working_dtype
 from girsanov.processes import LinearProcess
 from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
-from girsanov.types import Estimate, InputError, Nats, Score, State
+from girsanov.types import Estimate, Nats, Score, State
 
 CHUNK = 32  # rows solved together, fixed so that results do not depend on their number
 
 
+@checked
 def ode_log_prob(
     score: Score,
     process: LinearProcess,
@@ -67,7 +69,7 @@ def ode_log_prob(
         solver: ``Adaptive(...)`` or ``FixedGrid(steps=...)``; default adaptive with tolerances 1e-6 where the score
             computes in float64, 1e-4 in float32.
         condition: passed on to the score, leading dimension ``n`` or 1.
-        generator: read once for the seed of the probes.
+        generator: read once for the seed of the probes; ``None`` means seed 0.
         differentiable: keep the graph of the score's parameters too; see :func:`elbo`. Take a :class:`FixedGrid` then.
 
     Returns:
@@ -87,14 +89,11 @@ def ode_log_prob(
         >>> torch.allclose(estimate.value, law.log_prob(x), atol=1e-4)
         True
     """
-    require_rows(x)
     divergence = divergence or Exact()
     solver = solver or _default_solver(score, x)
     own = reference if reference is not None else getattr(score, "reference", None)
     prior = prior if prior is not None else process.prior(own)
     law = own if isinstance(own, Gaussian) else _standard(x)
-    if condition is not None and len(condition) not in (1, len(x)):
-        raise InputError(f"condition must have leading dimension 1 or {len(x)}; got {len(condition)}")
     seed, parts = seed_of(generator), []
     with torch.set_grad_enabled(keeps_graph(x, differentiable)):
         for index, count in row_blocks(len(x), CHUNK, x.device):

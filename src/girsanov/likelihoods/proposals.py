@@ -13,6 +13,7 @@ from torch import Tensor
 
 from girsanov.calculus import seed_of
 from girsanov.densities import Gaussian
+from girsanov.inputs import checked
 from girsanov.likelihoods.baselines import Baseline, baseline_of
 from girsanov.models import gaussian_reference, log_snr_range, working_dtype
 from girsanov.processes import LinearProcess
@@ -22,6 +23,7 @@ from girsanov.types import Nats, Score, State
 MEAN_SHARE = 0.1  # weight of the integrand's square beside its variance
 
 
+@checked
 @torch.no_grad()
 def fit_proposal(
     score: Score,

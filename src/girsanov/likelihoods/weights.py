@@ -26,9 +26,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from girsanov.calculus import Divergence, Exact, keyed_generators, keyed_normal, row_blocks, seed_of
+from girsanov.calculus import Divergence, Exact, keyed_generators, keyed_normal, row_blocks, seed_of, source_of
+from girsanov.inputs import checked
 from girsanov.likelihoods.integral import keeps_graph
-from girsanov.models import require_rows
 from girsanov.pairs import Chain, EulerChain, Noise, Pair, feynman_kac_log_weights, girsanov_log_weights
 from girsanov.types import Estimate, InputError, MeanEstimate, Nats, State, interval_of_mean
 
@@ -40,6 +40,7 @@ GROUPS = 4  # independent groups behind the standard error of an importance-weig
 Weigh = Callable[[State, Noise, Tensor | None], Nats]
 
 
+@checked
 def path_log_weight(
     pair: Pair,
     x: State,
@@ -84,6 +85,7 @@ def path_log_weight(
     return Estimate.from_replicates(weights, kind="estimate", model="sde", nfe=cost, event_dim=x[0].numel())
 
 
+@checked
 def feynman_kac(
     pair: Pair,
     x: State,
@@ -113,6 +115,7 @@ def feynman_kac(
     return Estimate.from_replicates(groups, kind="estimate", model="sde", nfe=cost, event_dim=x[0].numel())
 
 
+@checked
 def chain_elbo(
     pair: Pair | Chain,
     x: State,
@@ -155,6 +158,7 @@ def chain_elbo(
     )
 
 
+@checked
 def importance_bound(
     pair: Pair | Chain,
     x: State,
@@ -231,10 +235,13 @@ class Bracket:
         Args:
             level: coverage of each row, between 0 and 1.
         """
+        if not 0.0 < level < 1.0:
+            raise InputError(f"level must lie between 0 and 1; got {level}")
         slack = math.log(2.0 / (1.0 - level))
         return self.lower.value - slack, self.upper.value + slack
 
 
+@checked
 @torch.no_grad()
 def chain_bracket(
     pair: Pair | Chain,
@@ -253,7 +260,7 @@ def chain_bracket(
         paths: K, paths in each mean.
         steps: number of steps of a pair.
         condition: leading dimension ``n`` or 1.
-        generator: source of the rows; read once more for the seed of the encoder paths.
+        generator: source of the rows; read once more for the seed of the encoder paths; ``None`` means seed 0.
 
     Raises:
         InputError: as for :func:`chain_elbo`.
@@ -268,7 +275,7 @@ def chain_bracket(
         True
     """
     chain = _chain(pair, steps)
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = source_of(generator)
     given = condition if condition is None or len(condition) == n else condition.expand(n, *condition.shape[1:])
     x, own = chain.sample(n, generator=generator, condition=given)
     weights = _simulate(_weigh(chain), x, 2 * paths - 1, condition, generator)
@@ -302,11 +309,6 @@ def _simulate(
     weigh: Weigh, x: State, paths: int, condition: Tensor | None, generator: torch.Generator | None
 ) -> Tensor:
     """Log-weights of ``paths`` paths of every row, shape ``paths n``; noise is keyed by the row."""
-    require_rows(x)
-    if paths < 1:
-        raise InputError(f"paths must be at least 1; got {paths}")
-    if condition is not None and len(condition) not in (1, len(x)):
-        raise InputError(f"condition must have leading dimension 1 or {len(x)}; got {len(condition)}")
     seed = seed_of(generator)
     rows = max(1, min(CHUNK, CHUNK_ELEMENTS // x[0].numel()) // paths)
     parts = []

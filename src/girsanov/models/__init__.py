@@ -19,7 +19,6 @@ __all__ = [
     "gaussian_reference",
     "log_snr_range",
     "noise_prediction",
-    "require_rows",
     "takes_convolutions",
     "to_noise",
     "working_dtype",
@@ -30,7 +29,6 @@ from girsanov.models.evaluation import (
     gaussian_reference,
     log_snr_range,
     noise_prediction,
-    require_rows,
     working_dtype,
 )
 from girsanov.models.heads import ExpertHead, Head, Lattice, LatticeHead, MixtureHead, ResidualHead

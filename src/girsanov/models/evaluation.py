@@ -5,30 +5,17 @@ variance-preserving coordinates :math:`z = x_t / \sqrt{\alpha^2 + \sigma^2}`, wh
 times in float64 so that both ends of a schedule stay resolved.
 """
 
-__all__ = ["deviation", "gaussian_reference", "log_snr_range", "noise_prediction", "require_rows", "working_dtype"]
+__all__ = ["deviation", "gaussian_reference", "log_snr_range", "noise_prediction", "working_dtype"]
 
 import torch
 from torch import Tensor, nn
 
 from girsanov.calculus import expand_as_rows
 from girsanov.densities import Density, Gaussian
+from girsanov.inputs import ask, like_rows
 from girsanov.models.score_model import ScoreModel
 from girsanov.processes import LinearProcess
-from girsanov.types import InputError, Score, State
-
-
-def require_rows(x: State) -> None:
-    """Refuse rows of which no likelihood can be computed.
-
-    Raises:
-        InputError: for no rows, or missing or infinite values.
-    """
-    if x.ndim < 2 or x.numel() == 0:
-        raise InputError(f"Rows of shape (n, *event) are needed, at least one; got shape {tuple(x.shape)}")
-    finite = x.detach().flatten(1).isfinite().all(1)
-    if not bool(finite.all()):
-        row = int((~finite).nonzero()[0])
-        raise InputError(f"Row {row} has missing or infinite values: impute them or leave the row out")
+from girsanov.types import Score, State
 
 
 def noise_prediction(
@@ -36,12 +23,11 @@ def noise_prediction(
 ) -> State:
     """Noise prediction of ``score`` at variance-preserving ``z`` ``b *d`` and float64 levels ``b``."""
     if isinstance(score, ScoreModel):
-        return score.noise(log_snr, z, condition)
+        return like_rows(score.noise(log_snr, z, condition), z, "score model")
     alpha, sigma = process.marginal_at(log_snr)
     x_t = expand_as_rows((alpha.square() + sigma.square()).sqrt(), z) * z
     time = process.time(log_snr)
-    value = score(time, x_t) if condition is None else score(time, x_t, condition)
-    return -expand_as_rows(sigma, z) * value
+    return -expand_as_rows(sigma, z) * ask(score, time, x_t, condition)
 
 
 def deviation(
@@ -50,7 +36,7 @@ def deviation(
     """The reference's noise prediction, and the score's deviation from it (without cancellation where it can be)."""
     noise = reference.noise(log_snr, z)
     if isinstance(score, ScoreModel) and score.reference is reference:
-        return noise, score.deviation(log_snr, z, condition)
+        return noise, like_rows(score.deviation(log_snr, z, condition), z, "score model")
     return noise, noise_prediction(score, process, log_snr, z, condition) - noise
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from girsanov.calculus import expand_as_rows
 from girsanov.densities import Gaussian
+from girsanov.inputs import like_rows
 from girsanov.models.heads import Head, ResidualHead
 from girsanov.models.networks import Ensemble
 from girsanov.models.predictions import PREDICTIONS, to_noise
@@ -88,7 +89,7 @@ class ScoreModel(nn.Module):
             return self.reference.noise(log_snr, z) + self.deviation(log_snr, z, condition)
         alpha, sigma = self.process.marginal_at(log_snr.double())
         x_t = expand_as_rows((alpha.square() + sigma.square()).sqrt(), z) * z
-        prediction = self.network(log_snr.to(z.dtype), x_t, condition)
+        prediction = like_rows(self.network(log_snr.to(z.dtype), x_t, condition), x_t, "network", finite=False)
         return to_noise(self.predicts, self.process, log_snr, x_t, prediction)
 
     def deviation(self, log_snr: Tensor, z: State, condition: Tensor | None = None) -> State:

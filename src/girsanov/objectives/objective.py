@@ -26,9 +26,11 @@ from girsanov.calculus import (
     keyed_uniform,
     row_blocks,
     seed_of,
+    source_of,
 )
 from girsanov.densities import Density
-from girsanov.models import require_rows, working_dtype
+from girsanov.inputs import checked
+from girsanov.models import working_dtype
 from girsanov.objectives.denoising import Batch
 from girsanov.objectives.score_matching import DenoisingScoreMatching, Matching, Noised
 from girsanov.objectives.times import DebiasedTime, TimeLaw, low_discrepancy
@@ -94,6 +96,7 @@ class ScoreMatchingObjective(nn.Module):
         Differentiable in the score's parameters and in ``batch.x``, so that a dequantiser can be trained by it too.
         """
         del step
+        generator = source_of(generator)
         x = batch.x.to(working_dtype(score, batch.x))
         levels, weights, at_end = (part.to(x.device) for part in self.times.quantile(self.draws(len(x), generator)))
         eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
@@ -103,6 +106,7 @@ class ScoreMatchingObjective(nn.Module):
         values = self.matching.loss(score, at) + self.matching.constant(at)
         return weights * values - self.closed_form(batch.x, eps)
 
+    @checked
     def bound(
         self,
         score: Score,
@@ -132,7 +136,6 @@ class ScoreMatchingObjective(nn.Module):
         """
         if self.weighting is not None:
             raise InputError("A reweighted loss is no likelihood bound: leave weighting out")
-        require_rows(x)
         grid = _Grid(self, score, min(replicates, samples), samples // min(replicates, samples), seed_of(generator))
         rows = max(1, CHUNK // (grid.replicates * grid.points))
         parts = []
@@ -223,6 +226,7 @@ class _Grid:
         return objective.closed_form(wide, eps).reshape(shape).mean(2), -values.reshape(shape).mean(2)
 
 
+@checked
 @torch.no_grad()
 def fit_times(
     matching: Matching,
@@ -242,11 +246,11 @@ def fit_times(
         process: the forward process.
         x: rows ``n *d``; some hundred suffice.
         condition: see :meth:`ScoreMatchingObjective.bound`.
-        generator: read for the noise.
+        generator: source of the noise; ``None`` means seed 0.
         levels: number of levels at which the loss is measured.
     """
     low, high = process.log_snr_range
-    x = x.to(working_dtype(score, x))
+    x, generator = x.to(working_dtype(score, x)), source_of(generator)
     objective = ScoreMatchingObjective(process, matching, weighting=uniform_weight)
     grid = torch.linspace(low, high, levels, dtype=torch.float64, device=x.device)
     sizes = []

@@ -16,7 +16,7 @@ __all__ = ["PairObjective"]
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import Divergence, Exact, expand_as_rows
+from girsanov.calculus import Divergence, Exact, expand_as_rows, source_of
 from girsanov.objectives.denoising import Batch
 from girsanov.objectives.times import low_discrepancy
 from girsanov.pairs import Pair
@@ -51,6 +51,7 @@ class PairObjective(nn.Module):
     def forward(self, pair: Pair, batch: Batch, generator: torch.Generator | None = None, step: int = 0) -> Tensor:
         """Loss of every row of ``batch``, shape ``b``: one draw of the integral over time."""
         del step
+        generator = source_of(generator)
         t = pair.horizon * low_discrepancy(len(batch.x), generator).to(batch.x.device)
         x = self.draw(pair, batch, t, generator)
 

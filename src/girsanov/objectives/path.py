@@ -26,10 +26,11 @@ from girsanov.calculus import (
     keyed_uniform,
     row_blocks,
     seed_of,
+    source_of,
     sum_event,
 )
 from girsanov.densities import Density, StandardNormal
-from girsanov.models import require_rows
+from girsanov.inputs import checked
 from girsanov.objectives.denoising import Batch
 from girsanov.objectives.times import low_discrepancy
 from girsanov.processes import ConditionalPath, LinearProcess
@@ -104,7 +105,7 @@ class PathObjective(nn.Module):
     ) -> Nats:
         """Loss of every row, shape ``b``: minus a one-draw estimate of the bound."""
         del step
-        x = batch.x
+        generator, x = source_of(generator), batch.x
         positions = low_discrepancy(len(x), generator).to(x.device)
         noise = torch.randn(3, *x.shape, generator=generator, dtype=x.dtype).to(x.device)
         return -sum(self.terms(drift, x, positions, noise).values())  # type: ignore[return-value]
@@ -141,6 +142,7 @@ class PathObjective(nn.Module):
             return entropy - 0.5 * (second + x[0].numel() * LOG_2PI)
         return entropy + self.prior.log_prob(mean + scale * eps)
 
+    @checked
     @torch.no_grad()
     def bound(
         self,
@@ -163,7 +165,6 @@ class PathObjective(nn.Module):
         Returns:
             Estimate of kind ``lower_bound`` and model ``sde``, with terms ``prior``, ``diffusion`` and ``residual``.
         """
-        require_rows(x)
         replicates = min(replicates, samples)
         points, seed, parts = samples // replicates, seed_of(generator), []
         rows = max(1, CHUNK // (replicates * points))

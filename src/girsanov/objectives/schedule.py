@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows
+from girsanov.calculus import expand_as_rows, source_of
+from girsanov.inputs import checked
 from girsanov.models import ScoreModel, working_dtype
 from girsanov.objectives.denoising import Batch, GainObjective
 from girsanov.objectives.score_matching import DenoisingScoreMatching, Matching, Noised
@@ -73,9 +74,9 @@ class ScheduledObjective(GainObjective):
             batches: the batch of step 0, 1, ...
             steps: Adam steps.
             learning_rate: Adam's, of the first step; the last one's is a tenth.
-            generator: source of the noise.
+            generator: source of the noise; ``None`` means seed 0.
         """
-        generator, parameters = generator or torch.Generator().manual_seed(0), list(model.process.parameters())
+        generator, parameters = source_of(generator), list(model.process.parameters())
         trainable = [parameter.requires_grad for parameter in parameters]
         model.process.requires_grad_(True)
         optimizer = torch.optim.Adam(parameters, learning_rate)
@@ -124,7 +125,7 @@ def schedule_values(
         process: the schedule.
         x: rows ``b *d``.
         t: times in (0, 1), float64.
-        generator: source of the noise.
+        generator: source of the noise; ``None`` means seed 0.
     """
     x = x.to(working_dtype(score, x))
     level, speed = _levels_and_speed(process, t)
@@ -135,6 +136,7 @@ def schedule_values(
     return speed * (matching.loss(score, at) + matching.constant(at))
 
 
+@checked
 def fit_schedule(
     process: LearnedSchedule,
     score: Score,
@@ -156,7 +158,7 @@ def fit_schedule(
         steps: Adam steps.
         batch_size: rows per step.
         learning_rate: Adam's.
-        generator: source of all draws.
+        generator: source of all draws; ``None`` means seed 0.
 
     Returns:
         The mean square of the estimate at every step.

@@ -41,7 +41,7 @@ from torch import Tensor
 from girsanov.calculus import Divergence, Exact, Hutchinson, sum_event
 from girsanov.models import noise_prediction
 from girsanov.processes import LinearProcess
-from girsanov.types import InputError, Kind, Nats, Score, State
+from girsanov.types import Kind, Nats, Score, State, require_counts
 
 Field = Callable[[State], State]
 
@@ -175,8 +175,7 @@ class SlicedScoreMatching(Matching):
     reduced_variance: bool = True
 
     def __post_init__(self) -> None:
-        if self.probes < 1:
-            raise InputError(f"probes must be at least 1; got {self.probes}")
+        require_counts(self, "probes")
 
     def cost(self, event_dim: int) -> int:
         """One forward pass and one backward pass per direction."""

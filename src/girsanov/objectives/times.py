@@ -21,6 +21,7 @@ from typing import Protocol, final
 import torch
 from torch import Tensor
 
+from girsanov.calculus import source_of
 from girsanov.processes import LinearProcess
 from girsanov.types import InputError
 
@@ -42,7 +43,7 @@ class TimeLaw(Protocol):
 
 def independent(count: int, generator: torch.Generator | None) -> Tensor:
     """``count`` independent uniform positions, float64."""
-    return torch.rand(count, generator=generator, dtype=torch.float64)
+    return torch.rand(count, generator=source_of(generator), dtype=torch.float64)
 
 
 def low_discrepancy(count: int, generator: torch.Generator | None) -> Tensor:
@@ -53,6 +54,7 @@ def low_discrepancy(count: int, generator: torch.Generator | None) -> Tensor:
         >>> (4 * positions).floor().sort().values
         tensor([0., 1., 2., 3.], dtype=torch.float64)
     """
+    generator = source_of(generator)
     offset = torch.rand(1, generator=generator, dtype=torch.float64)
     order = torch.randperm(count, generator=generator)
     return ((torch.arange(count, dtype=torch.float64) + offset) / count)[order]

@@ -24,13 +24,14 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.densities import Density, Gaussian, draw_rows
+from girsanov.inputs import checked
 from girsanov.models import deviation, gaussian_reference, log_snr_range, noise_prediction, working_dtype
 from girsanov.pairs.chain import Chain, Kernel
 from girsanov.pairs.paths import Noise
 from girsanov.pairs.scales import IsotropicScale, Scale, SpectralScale
 from girsanov.processes import LinearProcess
 from girsanov.solvers import LogSNRDensity
-from girsanov.types import InputError, Nats, Score, State
+from girsanov.types import InputError, Nats, Score, State, require_count
 
 
 @final
@@ -59,6 +60,7 @@ class AncestralChain(Chain):
         True
     """
 
+    @checked
     def __init__(
         self,
         score: Score,
@@ -72,7 +74,7 @@ class AncestralChain(Chain):
     ) -> None:
         if not lmbd <= 1.0:
             raise InputError(f"lmbd must be at most 1, where the diffusion vanishes; got {lmbd}")
-        super().__init__(steps + 1)
+        super().__init__(require_count("steps", steps) + 1)
         self.score, self.process, self.lmbd = score, process, lmbd
         self.reference = gaussian_reference(score, reference)
         self.prior = prior if prior is not None else process.prior(self.reference)
@@ -129,6 +131,7 @@ class AncestralChain(Chain):
         self._require_noise()
         return super().log_weights(x, noise, condition=condition, checkpoint=checkpoint)
 
+    @checked
     def sample(
         self, n: int, *, generator: torch.Generator | None = None, condition: Tensor | None = None
     ) -> tuple[State, Nats]:

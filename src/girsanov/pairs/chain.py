@@ -23,11 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from girsanov.calculus import sum_event
+from girsanov.calculus import source_of, sum_event
+from girsanov.inputs import checked
 from girsanov.pairs.pair import Pair
 from girsanov.pairs.paths import Noise
 from girsanov.pairs.scales import Scale
-from girsanov.types import InputError, Nats, State
+from girsanov.types import Nats, State, require_count
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,7 @@ class Chain(nn.Module, ABC):
 
     def __init__(self, length: int, *, learn_variances: bool = False, per_dimension: Sequence[int] = ()) -> None:
         super().__init__()
-        if length < 1:
-            raise InputError(f"A chain needs at least one step; got {length}")
-        self.length = length
+        self.length = require_count("steps", length)
         offsets = torch.zeros(length), torch.zeros(length, *per_dimension)
         for name, value in zip(("encoder_log_variance", "decoder_log_variance"), offsets, strict=True):
             if learn_variances:
@@ -133,6 +132,7 @@ class Chain(nn.Module, ABC):
             total = total + gain
         return total + self.log_prior(x)
 
+    @checked
     def sample(
         self, n: int, *, generator: torch.Generator | None = None, condition: Tensor | None = None
     ) -> tuple[State, Nats]:
@@ -141,7 +141,7 @@ class Chain(nn.Module, ABC):
         Given its row, that path is an exact draw from the chain's posterior: the mean of its log-weight is an
         upper bound on the row's log-density.
         """
-        generator = generator or torch.Generator().manual_seed(0)
+        generator = source_of(generator)
         x = self.sample_prior(n, generator)
         total = self.log_prior(x)
         for k in reversed(range(self.length)):
@@ -152,6 +152,7 @@ class Chain(nn.Module, ABC):
         x, gain = self.finish(x, eps, condition)
         return x, total + gain
 
+    @checked
     @torch.no_grad()
     def fit_variances(
         self, x: State, *, generator: torch.Generator | None = None, condition: Tensor | None = None
@@ -162,7 +163,7 @@ class Chain(nn.Module, ABC):
         paper 3, section 2.6, learned kb). On n rows its logarithm has an error that costs about 1/2n nats (for each
         offset), more in many steps than small offsets gain: they are shrunk towards 0 by what of their square is error.
         """
-        generator = generator or torch.Generator().manual_seed(0)
+        generator = source_of(generator)
         x, _ = self.begin(x, torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device), condition)
         for k in range(self.length):
             eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
@@ -243,7 +244,7 @@ class EulerChain(Chain):
         learn_variances: bool = False,
         per_dimension: bool = False,
     ) -> None:
-        grid = pair.times(steps) if times is None else times.double()
+        grid = pair.times(require_count("steps", steps)) if times is None else times.double()
         shape = pair.event_shape if per_dimension else ()
         super().__init__(len(grid) - 1, learn_variances=learn_variances, per_dimension=shape)
         self.pair = pair

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from girsanov.calculus import Divergence
 from girsanov.densities import Density, draw_rows
+from girsanov.inputs import ask
 from girsanov.pairs.matrix_calculus import diffusion_terms, squared
 from girsanov.pairs.scales import Scale, scale_of
 from girsanov.processes import Process
@@ -176,5 +177,4 @@ class Pair(nn.Module):
 
 def _call(drift: Drift, t: Time, x: State, condition: Tensor | None) -> State:
     """Times take the dtype of the rows, as a user's network expects them."""
-    t = t.to(x.dtype)
-    return drift(t, x) if condition is None else drift(t, x, condition)
+    return ask(drift, t.to(x.dtype), x, condition, "drift")

@@ -185,20 +185,28 @@ def scale_of(g: Tensor, x: State) -> Scale:
     """Read a diffusion coefficient by its shape: scalar ``b``, diagonal ``b *d`` or matrix ``b d d``.
 
     Raises:
-        InputError: for any other shape.
+        InputError: for any other shape, and coefficients that are not positive or, as matrices, not invertible.
 
     Example:
         >>> scale_of(torch.full((3,), 2.0), torch.zeros(3, 4)).times(torch.ones(3, 4))[0]
         tensor([2., 2., 2., 2.])
     """
     n, d = len(x), x[0].numel()
-    if g.shape == (n,):
-        return IsotropicScale(g.to(x.dtype))
-    if g.shape == x.shape:
-        return DiagonalScale(g.to(x.dtype))
+    if g.shape in ((n,), x.shape):
+        _require_invertible(g)
+        return IsotropicScale(g.to(x.dtype)) if g.shape == (n,) else DiagonalScale(g.to(x.dtype))
     if g.shape == (n, d, d):
+        _require_invertible(torch.linalg.det(g.detach().double()).abs())
         return MatrixScale(g.to(x.dtype))
     raise InputError(
         f"diffusion(t, x) must return shape ({n},), {tuple(x.shape)} or ({n}, {d}, {d}) for rows of shape "
         f"{tuple(x.shape)}; got {tuple(g.shape)}"
     )
+
+
+def _require_invertible(size: Tensor) -> None:
+    if not bool(((size > 0.0) & size.isfinite()).all()):
+        raise InputError(
+            "diffusion(t, x) must be positive and finite, as a matrix invertible: where it is degenerate, paths have "
+            "no weights; add noise to the directions that have none"
+        )

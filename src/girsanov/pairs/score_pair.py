@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Density
+from girsanov.inputs import ask, checked
 from girsanov.models import gaussian_reference, log_snr_range, noise_prediction
 from girsanov.pairs.pair import Pair
 from girsanov.processes import LinearProcess, Process
@@ -39,7 +40,7 @@ class _Tempered(Process):
         drift = self.process.drift(t, x)
         if self.score is None:
             return drift
-        value = self.score(t, x) if condition is None else self.score(t, x, condition)
+        value = ask(self.score, t, x, condition)
         return drift - 0.5 * self.lmbd * expand_as_rows(self.process.rates(t)[1], x) * value
 
     def diffusion(self, t: Time, x: State) -> Tensor:
@@ -54,9 +55,8 @@ class _PlugIn(nn.Module):
         self.process, self.score, self.lmbd = process, score, lmbd
 
     def forward(self, t: Time, x: State, condition: Tensor | None = None) -> State:
-        value = self.score(t, x) if condition is None else self.score(t, x, condition)
         share = (1.0 - 0.5 * self.lmbd) * self.process.rates(t)[1]
-        return self.process.drift(t, x) - expand_as_rows(share, x) * value
+        return self.process.drift(t, x) - expand_as_rows(share, x) * ask(self.score, t, x, condition)
 
 
 @final
@@ -83,6 +83,7 @@ class ScorePair(Pair):
         tensor([ 15.,   2., -10.], dtype=torch.float64)
     """
 
+    @checked
     def __init__(
         self,
         score: Score,

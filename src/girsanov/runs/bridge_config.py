@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from girsanov.models import takes_convolutions
 from girsanov.runs.ends import Ends
-from girsanov.types import InputError
+from girsanov.types import InputError, require_counts
 
 SIGMA = 0.5  # default of the reference, in spreads of the columns
 SMALL = 256  # pixels up to which images take fewer channels
@@ -59,10 +59,7 @@ class BridgeConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "steps", "paths", "chain_steps", "width", "blocks", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1; got {value}")
+        require_counts(self, "rounds", "steps", "paths", "chain_steps", "width", "blocks", "batch_size")
         for name in ("sigma", "time_budget"):
             value = getattr(self, name)
             if value is not None and not 0.0 < value < math.inf:

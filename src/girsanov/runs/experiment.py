@@ -26,7 +26,7 @@ from girsanov.runs.rows import Rows, Selection, tested_rows
 from girsanov.stein import ScoreTest
 from girsanov.stein.levels import LEVELS
 from girsanov.training import Progress
-from girsanov.types import FEWEST, Estimate, InputError
+from girsanov.types import FEWEST, Estimate, InputError, require_counts
 
 FORMAT = 1
 TEST_ROWS = 10_000  # held-out rows that are evaluated at most
@@ -62,9 +62,8 @@ class EvaluationConfig:
     sampler_steps: int = 128
 
     def __post_init__(self) -> None:
-        for name, least in (("samples", 1), ("ode_rows", 0), ("sampler_steps", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}; got {getattr(self, name)}")
+        require_counts(self, "samples", "sampler_steps")
+        require_counts(self, "ode_rows", least=0)
         if self.peer_seconds is not None and not 0.0 < self.peer_seconds < math.inf:
             raise InputError(f"peer_seconds must be positive; got {self.peer_seconds}")
 

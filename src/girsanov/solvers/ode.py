@@ -9,6 +9,7 @@ stay in the batch, at rest: were it to shrink, products of matrices would round 
 
 __all__ = ["Adaptive", "Field", "FixedGrid", "Solution", "Solver"]
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from girsanov.calculus import expand_as_rows
-from girsanov.types import InputError, State
+from girsanov.types import InputError, State, require_counts
 
 #: ``(s, y, active) -> (velocity of y, rates)``: times ``b``, state ``b *d``, row indices ``b`` into the
 #: original batch; velocity ``b *d`` and rates ``m b``.
@@ -70,6 +71,9 @@ class FixedGrid:
     """
 
     steps: int = 32
+
+    def __post_init__(self) -> None:
+        require_counts(self, "steps")
 
     def points(self) -> int:
         """One more than the number of steps."""
@@ -131,6 +135,12 @@ class Adaptive:
     rtol: float = 1e-4
     atol: float = 1e-4
     max_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        require_counts(self, "max_steps")
+        for name in ("rtol", "atol"):
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be a positive number; got {getattr(self, name)}")
 
     def points(self) -> int:
         """Only the end points matter."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from girsanov.inputs import checked
 from girsanov.stein.gram import gram_sums
 from girsanov.stein.kernels import RadialKernel, resolve_kernels
 from girsanov.stein.matrices import DiffusionLike
@@ -40,6 +41,7 @@ class ComparisonResult:
     n: int
 
 
+@checked
 @torch.no_grad()
 def compare_scores(
     x: State,
@@ -60,7 +62,7 @@ def compare_scores(
         kernel: as in :func:`kernel_stein_discrepancy`, one alone.
         diffusion: the matrix m, shared.
         block: rows per side of a tile.
-        generator: decides the rows of the median bandwidth.
+        generator: decides the rows of the median bandwidth; ``None`` means seed 0.
 
     Raises:
         InputError: for rows or scores that cannot be used, or scores that agree at all rows.

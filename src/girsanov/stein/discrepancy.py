@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from girsanov.calculus import seed_of
+from girsanov.inputs import checked
 from girsanov.stein.gram import GramSums, gram_sums
 from girsanov.stein.kernels import RadialKernel, resolve_kernels
 from girsanov.stein.matrices import DiffusionLike
@@ -27,6 +28,7 @@ from girsanov.stein.points import ScoreLike, SteinPoints
 from girsanov.types import InputError, State
 
 
+@checked
 def kernel_stein_discrepancy(
     x: State,
     score: ScoreLike,

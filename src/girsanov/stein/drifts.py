@@ -82,7 +82,7 @@ def drift_score_matching(
         reverse_drift: v, likewise, forward in time.
         diffusion: G, ``(t, x) -> n``, ``n d`` or ``n d d``, invertible, without trainable parameters.
         divergence: ``Exact()`` or ``Hutchinson(probes)``.
-        generator: keys the probes, row by row.
+        generator: keys the probes, row by row; ``None`` means seed 0.
 
     Raises:
         InputError: if G carries gradients of parameters or is not square.
@@ -110,7 +110,10 @@ def drift_score_matching(
         generators = keyed_generators(seed_of(generator), "drift score matching", x)
         probes = keyed_rademacher(generators, (divergence.probes, *x.shape[1:]), x).transpose(0, 1)
     c, traces = divergence(control, x.detach(), probes)
-    whitened = torch.linalg.solve(dense(values.matrix, d), c.flatten(1)[..., None])[..., 0]
+    matrix = dense(values.matrix, d)
+    if not bool((torch.linalg.det(matrix.double()) != 0.0).all()):
+        raise InputError("The diffusion coefficient is singular, so that no drift can be told from another there")
+    whitened = torch.linalg.solve(matrix, c.flatten(1)[..., None])[..., 0]
     return ScoreMatching(0.5 * whitened.double().square().sum(1) + traces.mean(0))
 
 

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from girsanov.calculus import seed_of
+from girsanov.inputs import checked
 from girsanov.stein.discrepancy import random_directions
 from girsanov.stein.kernels import InverseMultiquadric, RadialKernel, bandwidth_collection, resolve_kernels
 from girsanov.stein.matrices import DiffusionLike
 from girsanov.stein.nulls import Method, Outcome, Problem, WildBootstrap
 from girsanov.stein.points import ScoreLike, SteinPoints
-from girsanov.types import InputError, State
+from girsanov.types import InputError, State, require_count
 
 TIE_SHARE = 1e-7  # far below the gap between two ranks
 
@@ -71,6 +72,7 @@ class GoodnessOfFitResult:
     effective_n: float
 
 
+@checked
 @torch.no_grad()
 def goodness_of_fit(
     x: State,
@@ -109,8 +111,7 @@ def goodness_of_fit(
         GoodnessOfFitResult(statistic=..., pvalue=..., discrepancy=..., stderr=..., effect_size=..., n=300, ...)
     """
     method = method or WildBootstrap()
-    if method.resamples < 1:
-        raise InputError(f"A null distribution needs one replicate or more; got resamples={method.resamples}")
+    require_count("resamples", method.resamples)
     source = torch.Generator().manual_seed(seed_of(generator))
     score = score if callable(score) else torch.as_tensor(score)
     with torch.set_grad_enabled(not isinstance(score, Tensor)):  # scores of energies differentiate inside
@@ -124,7 +125,9 @@ def goodness_of_fit(
             return _in_units([kernel or "imq"] if isinstance(kernel, str | RadialKernel | None) else kernel, unit)
         if kernel is None:
             return _default_collection(at)
-        return resolve_kernels(_in_units([kernel] if isinstance(kernel, str | RadialKernel) else kernel, unit), at.x)
+        return resolve_kernels(
+            _in_units(kernel if isinstance(kernel, Sequence) and not isinstance(kernel, str) else [kernel], unit), at.x
+        )
 
     problem = Problem(points, resolve(points), resolve, diffusion, directions, score, source, block, unit)
     return _result(method.run(problem), tuple(_in_units(problem.kernels, 1.0 / unit)), unit)
@@ -136,7 +139,7 @@ def _default_collection(points: SteinPoints) -> list[RadialKernel]:
 
 def _in_units(kernels: Sequence[str | RadialKernel], unit: float) -> list[str | RadialKernel]:
     """The same kernels of rows divided by ``unit``."""
-    return [kernel if isinstance(kernel, str) else kernel.in_units(unit) for kernel in kernels]
+    return [kernel.in_units(unit) if isinstance(kernel, RadialKernel) else kernel for kernel in kernels]
 
 
 def _result(outcome: Outcome, kernels: tuple[str | RadialKernel, ...], unit: float) -> GoodnessOfFitResult:

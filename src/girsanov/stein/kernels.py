@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from girsanov.calculus import seed_of
+from girsanov.inputs import checked
 from girsanov.types import InputError, State
 
 SAMPLED_ROWS = 1000  # rows whose pairwise distances stand for all
@@ -172,6 +173,7 @@ KERNELS: dict[str, RadialKernel] = {
 KernelLike: TypeAlias = str | RadialKernel
 
 
+@checked
 def median_bandwidth(x: State, *, generator: torch.Generator | None = None) -> float:
     """Median distance between different points, of 1,000 rows drawn at random where there are more.
 
@@ -193,6 +195,7 @@ def median_bandwidth(x: State, *, generator: torch.Generator | None = None) -> f
     return float(positive.median())
 
 
+@checked
 def bandwidth_collection(x: State, count: int = 10, *, generator: torch.Generator | None = None) -> list[float]:
     r"""Bandwidths for a test that aggregates over them, geometric from median/(10 d) to maximum/d.
 
@@ -227,7 +230,11 @@ def resolve_kernels(
     Raises:
         InputError: for an unknown name, no kernel, or a bandwidth that is not positive.
     """
-    several = kernel if isinstance(kernel, Sequence) and not isinstance(kernel, str) else [kernel or "imq"]
+    several = (
+        kernel
+        if isinstance(kernel, Sequence) and not isinstance(kernel, str)
+        else ["imq" if kernel is None else kernel]
+    )
     found = [_named(member) for member in several]
     if not found:
         raise InputError("An empty list of kernels: give one or more")
@@ -235,7 +242,7 @@ def resolve_kernels(
         bandwidth = median_bandwidth(x, generator=generator)
         found = [member.fitted(bandwidth) for member in found]
     for member in found:
-        if not 0.0 < float(member.squared_bandwidth) < math.inf:
+        if not (0.0 < float(member.squared_bandwidth) < math.inf and float(member.bandwidth or 0.0) > 0.0):
             raise InputError(f"A bandwidth must be positive and finite; got {member.bandwidth}")
     return tuple(found)
 
@@ -243,7 +250,7 @@ def resolve_kernels(
 def _named(kernel: KernelLike) -> RadialKernel:
     if isinstance(kernel, RadialKernel):
         return kernel
-    if kernel not in KERNELS:
+    if not isinstance(kernel, str) or kernel not in KERNELS:
         raise InputError(f"Unknown kernel {kernel!r}: choose one of {', '.join(KERNELS)}")
     return KERNELS[kernel]
 

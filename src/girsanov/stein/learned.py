@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.calculus import seed_of
+from girsanov.inputs import checked
 from girsanov.stein.gram import _features, _tile
 from girsanov.stein.inverse_jacobian import FlowMatrix, flow_map
 from girsanov.stein.johnson import JohnsonFlow
@@ -28,6 +29,7 @@ HELD_OUT = 0.2  # share of the rows by which the flow's stopping point is chosen
 CHECK = 25  # steps between two looks at the held-out rows
 
 
+@checked
 def fit_flow(
     x: State,
     *,
@@ -79,6 +81,7 @@ def fit_flow(
     return FlowMatrix(_Chain(columns, flow).requires_grad_(False))
 
 
+@checked
 def tune_flow(
     x: State,
     score: ScoreLike,
@@ -101,7 +104,7 @@ def tune_flow(
         kernel: as in :func:`girsanov.stein.kernel_stein_discrepancy`; its bandwidth is taken from the rows once.
         steps: steps of Adam, each with all rows.
         learning_rate: of Adam.
-        generator: decides the initial weights of the default flow.
+        generator: decides the initial weights of the default flow; ``None`` means seed 0.
 
     Returns:
         The tuned flow's matrix, without trainable parameters.

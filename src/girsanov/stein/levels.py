@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.calculus import keyed_generators, keyed_normal, seed_of
+from girsanov.inputs import ask, checked
 from girsanov.processes import LinearProcess
 from girsanov.stein.goodness import GoodnessOfFitResult, goodness_of_fit
 from girsanov.stein.kernels import RadialKernel
@@ -92,6 +93,7 @@ class ScoreTest:
         )
 
 
+@checked
 @torch.no_grad()
 def score_test(
     score: Score,
@@ -116,7 +118,7 @@ def score_test(
         diffusion: see there; a name is fitted to the noised rows of each level.
         method: see there; default the wild bootstrap, for independent rows.
         condition: labels or other conditions of the rows, leading dimension ``n`` or 1.
-        generator: read once for a seed; each row's noise depends on its content alone.
+        generator: read once for a seed; each row's noise depends on its content alone; ``None`` means seed 0.
 
     Raises:
         InputError: for no levels, levels at which the score is not known, and rows or scores that cannot be used.
@@ -132,8 +134,6 @@ def score_test(
     """
     if not len(levels):
         raise InputError("A score is tested at one noise level or more: give levels")
-    if condition is not None and len(condition) not in (1, len(x)):
-        raise InputError(f"condition must have leading dimension 1 or {len(x)}; got {len(condition)}")
     low, high = getattr(score, "log_snr_range", process.log_snr_range)
     if not all(low <= level <= high for level in levels):
         raise InputError(f"The score is known for log-SNR from {low:.3g} to {high:.3g}: choose levels in between")
@@ -171,12 +171,10 @@ def _scores(score: Score, time: Tensor, x: State, condition: Tensor | None) -> S
     parts = []
     for start in range(0, len(x), CHUNK):
         rows = x[start : start + CHUNK]
-        t = time.to(x.device).expand(len(rows))
-        if condition is None:
-            parts.append(score(t, rows))
-        else:
+        given = condition
+        if condition is not None:
             given = condition.expand(len(x), *condition.shape[1:])[start : start + CHUNK]
-            parts.append(score(t, rows, given))
+        parts.append(ask(score, time.to(x.device).expand(len(rows)), rows, given))
     return torch.cat(parts)
 
 

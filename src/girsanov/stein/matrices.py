@@ -14,6 +14,7 @@ __all__ = [
     "Identity",
     "as_diffusion",
     "generalised_score",
+    "require_nonzero",
     "score_rows",
     "transposed_times",
 ]
@@ -26,6 +27,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from girsanov.inputs import ask_at, like_rows
 from girsanov.stein.fields import Constant, DiffusionMatrix, Function, Identity, Map, Radial, dense, transposed_times
 from girsanov.stein.inverse_jacobian import ContinuousFlow, FlowMatrix
 from girsanov.stein.johnson import JohnsonFlow
@@ -73,6 +75,8 @@ def as_diffusion(diffusion: DiffusionLike, x: State) -> DiffusionMatrix:
         if diffusion not in DIFFUSIONS:
             raise InputError(f"There is no diffusion matrix named {diffusion!r}: choose one of {', '.join(DIFFUSIONS)}")
         return DIFFUSIONS[diffusion](x)
+    if not callable(diffusion) and not _is_flow(diffusion):
+        raise InputError(f"A diffusion matrix is a name, a tensor or a function of rows; got {diffusion!r:.80}")
     return FlowMatrix(diffusion) if _is_flow(diffusion) else Function(diffusion)
 
 
@@ -109,13 +113,19 @@ def score_rows(x: State, score: Map | Tensor) -> Tensor:
     Raises:
         InputError: if their shape is not that of the rows, or one is not finite.
     """
-    s = score(x) if callable(score) else torch.as_tensor(score, device=x.device)
-    flat = s.flatten(1) if s.ndim > 1 else s
-    if flat.shape != x.flatten(1).shape:
-        raise InputError(f"Expected scores of shape {tuple(x.shape)}, those of the rows; got {tuple(s.shape)}")
-    if not bool(flat.isfinite().all()):
-        raise InputError("A score is not finite: look for rows outside the model's support")
-    return flat
+    return (ask_at(score, x) if callable(score) else like_rows(score, x, "score")).flatten(1)
+
+
+def require_nonzero(matrix: Tensor) -> None:
+    """Refuse compact matrices ``n``, ``n d`` or ``n d r`` that are zero at a row, where nothing would be seen.
+
+    Raises:
+        InputError: with the row.
+    """
+    seen = (matrix.detach().reshape(len(matrix), -1) != 0.0).any(1)
+    if not bool(seen.all()):
+        row = int((~seen).nonzero()[0])
+        raise InputError(f"The diffusion matrix is zero at row {row}, so that nothing is seen there: give another one")
 
 
 def _is_flow(candidate: object) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from girsanov.stein.fields import DiffusionMatrix, Identity, transposed_times
-from girsanov.stein.matrices import DiffusionLike, as_diffusion, score_rows
+from girsanov.stein.matrices import DiffusionLike, as_diffusion, require_nonzero, score_rows
 from girsanov.types import InputError, State
 
 #: ``State -> State``, or the scores at the points themselves; arrays will do for both
@@ -69,6 +69,8 @@ class SteinPoints:
         m = None if isinstance(matrix, Identity) else torch.cat([part[1] for part in parts])
         if not bool(b.isfinite().all() and (m is None or m.isfinite().all())):
             raise InputError("A diffusion matrix or its divergence is not finite: look at it where the rows are")
+        if m is not None:
+            require_nonzero(m)
         flat = rows.flatten(1)
         centre = flat.detach().mean(0, dtype=torch.float64)
         return cls((flat.double() - centre).to(rows.dtype), b.to(rows.dtype), m if m is None else m.to(rows.dtype))

@@ -35,9 +35,10 @@ import torch
 from torch import Tensor
 
 from girsanov.calculus import Exact, Hutchinson, keyed_generators, keyed_rademacher, seed_of
+from girsanov.inputs import checked
 from girsanov.stein.fields import Map, times, transposed_times
-from girsanov.stein.matrices import DiffusionLike, as_diffusion, score_rows
-from girsanov.types import InputError, State
+from girsanov.stein.matrices import DiffusionLike, as_diffusion, require_nonzero, score_rows
+from girsanov.types import InputError, State, require_counts
 
 
 @final
@@ -57,6 +58,9 @@ class Sliced:
     """
 
     probes: int = 1
+
+    def __post_init__(self) -> None:
+        require_counts(self, "probes")
 
 
 Directions: TypeAlias = Exact | Hutchinson | Sliced
@@ -107,6 +111,7 @@ class ScoreMatching:
         return float(self.rows.detach().std()) / math.sqrt(len(self.rows)) if len(self.rows) > 1 else math.nan
 
 
+@checked
 def score_matching(
     x: State,
     score: Map,
@@ -123,7 +128,7 @@ def score_matching(
         diffusion: a matrix, see :func:`girsanov.stein.as_diffusion`: ``None`` for the identity, a name such as
             ``"robust"``, a function of rows, a flow, whose inverse Jacobian is meant.
         divergence: ``Exact()``, ``Hutchinson(probes)`` or ``Sliced(probes)``.
-        generator: keys the random signs of the last two, row by row.
+        generator: keys the random signs of the last two, row by row; ``None`` means seed 0.
 
     Returns:
         The loss, in the score's units squared; with gradients for the score's parameters.
@@ -169,6 +174,7 @@ def squared_matrix(x: State, diffusion: DiffusionLike = None) -> SquaredMatrix:
             "its minimum would not be the truth: detach the matrix (flow.requires_grad_(False), or .detach() in the "
             "function), fit it beforehand, or minimise the kernel Stein discrepancy, which has an absolute zero"
         )
+    require_nonzero(matrix)
     return SquaredMatrix(matrix.detach(), drift.detach())
 
 
@@ -197,6 +203,11 @@ def pointwise_loss(
         point = x.detach().requires_grad_()
         s = score_rows(point, score)
         squares, traces = _along(s, point, values, _basis(values, divergence, probes), keep)
+    if not bool(traces.detach().any()) and bool((s.detach() != s.detach()[:1]).any()):
+        raise InputError(
+            "The score varies from row to row, but has no derivative at any: it jumps, as that of a piecewise linear "
+            "energy (ReLU) does, and the loss has no minimum to find; take a smooth activation such as Tanh or SiLU"
+        )
     share = 1.0 if isinstance(divergence, Exact) else 1.0 / max(1, divergence.probes)
     norm = share * squares
     if isinstance(divergence, Hutchinson):
@@ -230,6 +241,7 @@ def _along(s: Tensor, point: State, values: SquaredMatrix, basis: Tensor, keep: 
     return squares, traces
 
 
+@checked
 def fisher_divergence(x: State, score: Map | Tensor, other: Map | Tensor, diffusion: DiffusionLike = None) -> Tensor:
     r"""The loss with nothing dropped: :math:`\tfrac12 \|m^\top (s - s')\|^2` of every row, shape ``n``, float64.
 
@@ -252,6 +264,7 @@ def fisher_divergence(x: State, score: Map | Tensor, other: Map | Tensor, diffus
     return 0.5 * transposed_times(matrix, difference).double().square().sum(1)
 
 
+@checked
 def riemannian_score_matching(x: State, score: Map, diffusion: DiffusionLike = None) -> ScoreMatching:
     r"""Score matching on the manifold with metric :math:`M = (m m^\top)^{-1}`, for square m.
 

@@ -10,6 +10,7 @@ __all__ = ["stein_thinning", "stein_weights"]
 import torch
 from torch import Tensor
 
+from girsanov.inputs import checked
 from girsanov.stein.gram import dense_gram, diagonal
 from girsanov.stein.kernels import RadialKernel, resolve_kernels
 from girsanov.stein.matrices import DiffusionLike
@@ -19,6 +20,7 @@ from girsanov.types import InputError, State
 RIDGE = 1e-10  # of the mean diagonal: rounding must not make the matrix indefinite
 
 
+@checked
 @torch.no_grad()
 def stein_thinning(
     x: State,
@@ -37,7 +39,7 @@ def stein_thinning(
         count: number of choices; a row may be chosen again.
         kernel: as in :func:`kernel_stein_discrepancy`, one alone.
         diffusion: the matrix m.
-        generator: decides the rows of the median bandwidth.
+        generator: decides the rows of the median bandwidth; ``None`` means seed 0.
 
     Returns:
         Indices of rows in the order of choice, int64 of shape ``count``: the first m are the choice of m.
@@ -50,8 +52,6 @@ def stein_thinning(
         >>> stein_thinning(x, lambda x: -x, 3)
         tensor([1, 0, 3])
     """
-    if count < 1:
-        raise InputError(f"Thinning keeps one row or more; got count={count}")
     points, chosen_kernel = _prepared(x, score, kernel, diffusion, generator)
     own = diagonal(points, chosen_kernel)
     objective, chosen = 0.5 * own, []
@@ -64,6 +64,7 @@ def stein_thinning(
     return torch.tensor(chosen)
 
 
+@checked
 @torch.no_grad()
 def stein_weights(
     x: State,
@@ -82,7 +83,7 @@ def stein_weights(
         kernel: as in :func:`kernel_stein_discrepancy`, one alone.
         diffusion: the matrix m.
         signed: allow negative weights: smaller discrepancy, and a linear system in the place of least squares.
-        generator: decides the rows of the median bandwidth.
+        generator: decides the rows of the median bandwidth; ``None`` means seed 0.
 
     Returns:
         Weights that sum to 1, float64 of shape ``n``.
