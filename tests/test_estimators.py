@@ -38,3 +38,17 @@ def test_samples_come_in_the_units_of_the_rows():
     x = DensityEstimator(**TINY).fit(ROWS).sample(500, random_state=1)
     assert x.shape == (500, 3)
     np.testing.assert_allclose(x.std(0), ROWS.std(0), rtol=0.35)
+
+
+def test_columns_without_a_density_are_named():
+    x = rng().normal(size=(60, 2))
+    estimator = DensityEstimator(max_steps=2, width=8, blocks=1)
+    for column, sentence in [
+        (np.ones(60), r"X: column 'x3' is constant \(always 1.0\), so it has no density; leave it out"),
+        (x.sum(1), "X: column 'x3' is 'x1' \\+ 'x2', so the columns have no joint density; leave it out"),
+        (x[:, 0] + 1e16, "column 'x3' varies by about .* subtract an offset"),
+    ]:
+        with pytest.raises(ValueError, match=sentence):
+            estimator.fit(np.c_[x, column])
+    with pytest.raises(ValueError, match=r"column 'x1' is constant .* leave it out, and x2 too"):
+        estimator.fit(np.c_[np.ones((60, 2)), x])

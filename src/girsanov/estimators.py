@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from girsanov.calculus import seed_of
 from girsanov.datasets import continuous_table
+from girsanov.datasets.infer import require_density
 from girsanov.density_model import Config, DensityModel, fit
 
 SEEDS = 2**31 - 1
@@ -69,10 +70,13 @@ class DensityEstimator(DensityMixin, BaseEstimator):
         """Fit to rows ``(n, d)``; ``y`` is ignored.
 
         Raises:
-            ValueError: for fewer than four rows, missing or infinite values.
+            ValueError: for fewer than four rows, missing or infinite values, and columns that have no density: constant
+                ones, and ones whose digits an offset has eaten.
         """
         del y
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=4)
+        names = getattr(self, "feature_names_in_", [f"x{i + 1}" for i in range(X.shape[1])])
+        require_density(dict(zip(map(str, names), X.T, strict=True)), "X")
         config = Config(
             seed=_seed(self.random_state),
             time_budget=self.max_time,

@@ -37,7 +37,7 @@ def stderr_note(quiet: bool) -> Callable[[str], None]:
 
 def print_result(metrics: Mapping[str, Any]) -> None:
     """The sections of a result and the paired differences, as tables."""
-    from girsanov.reports import differences, sections
+    from girsanov.reports import advice, differences, sections
 
     for section in sections(metrics):
         emit(_table(section.title, section.header, section.rows))
@@ -49,6 +49,8 @@ def print_result(metrics: Mapping[str, Any]) -> None:
         ]
         title = "Paired differences: nats per row by which girsanov is ahead"
         emit(_table(title, ("of", "nats/row", "95 % from", "to"), rows))
+    for sentence in advice(metrics):
+        emit(sentence + "\n")
 
 
 def _table(title: str, header: Any, rows: Any) -> str:

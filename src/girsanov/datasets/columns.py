@@ -1,12 +1,13 @@
 """What becomes of each column of a table: encoded, or dropped and still checked in every new row.
 
 A rule is fitted once and then applied to rows it has not seen. Each knows its column's name, the
-encoded dimensions it yields and the errors it can raise. A dropped constant or copy is checked too:
+encoded dimensions it yields and the errors it can raise. A dropped constant, copy or sum is checked too:
 a row that breaks it has probability zero under the data the model was fitted to, and no number
 computed from the other columns would say so.
 """
 
 __all__ = [
+    "Combination",
     "Constant",
     "Copy",
     "Numeric",
@@ -168,50 +169,87 @@ class Constant:
 
 @dataclass(frozen=True)
 class Copy:
-    """A column equal to ``intercept + slope * twin``, dropped; text is its twin itself."""
+    """Text equal to that of its twin, dropped."""
 
     name: str
     twin: str
-    slope: float = 1.0
-    intercept: float = 0.0
-    tolerance: float = 0.0
 
     def encode(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Nothing, shape ``n 0``.
 
         Raises:
-            InputError: for a row where the relation to the twin fails.
+            InputError: for a row where the two differ.
         """
-        twin = columns[self.twin]
-        if column.dtype == object and twin.dtype == object:
-            wrong = np.array([a != b for a, b in zip(_texts(column), _texts(twin), strict=True)])
-        else:
-            values = _numbers(column, self.name, source)
-            expected = self.intercept + self.slope * _numbers(twin, self.twin, source)
-            wrong = np.abs(values - expected) > self.tolerance
-        _refuse(
-            wrong,
-            source,
-            lambda i: (
-                f"column {self.name!r}: {column[i]!s} is not {self}, as in the data the model was fitted to; remove "
-                "such rows or fit again with them"
-            ),
-        )
+        pairs = zip(_texts(column), _texts(columns[self.twin]), strict=True)
+        _refuse_broken(np.array([a != b for a, b in pairs]), self, column, source)
         return np.empty((len(column), 0))
 
     def __str__(self) -> str:
-        if self.slope == 1.0 and self.intercept == 0.0:
-            return f"the same as {self.twin!r}"
-        return f"{self.intercept:.6g} + {self.slope:.6g} * {self.twin!r}"
+        return f"the same as {self.twin!r}"
 
     def dimensions(self) -> list[tuple[str, Lattice]]:
         """No encoded dimension."""
         return []
 
     def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The copy, from its decoded twin."""
-        twin = columns[self.twin]
-        return twin if twin.dtype == object else self.intercept + self.slope * twin
+        """The decoded twin."""
+        return columns[self.twin]
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A column equal to ``intercept + sum(slope * column)`` over its terms, dropped.
+
+    Attributes:
+        name: of the column.
+        terms: names and slopes of the columns that it is a sum of.
+        intercept: what is added.
+        tolerance: how far a row may be from the sum.
+        relative: and so much of the sizes of the terms.
+        lattice: of the column, to which sums of drawn columns are rounded.
+    """
+
+    name: str
+    terms: tuple[tuple[str, float], ...]
+    intercept: float = 0.0
+    tolerance: float = 0.0
+    relative: float = 0.0
+    lattice: Lattice = field(default_factory=Lattice)
+
+    def encode(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Nothing, shape ``n 0``.
+
+        Raises:
+            InputError: for a row that is not the sum.
+        """
+        values = _numbers(column, self.name, source)
+        parts = [slope * _numbers(columns[name], name, source) for name, slope in self.terms]
+        sizes = np.sum(np.abs(parts), axis=0)
+        wrong = np.abs(values - self.intercept - np.sum(parts, axis=0)) > self.tolerance + self.relative * sizes
+        _refuse_broken(wrong, self, column, source)
+        return np.empty((len(column), 0))
+
+    def __str__(self) -> str:
+        if len(self.terms) == 1 and self.terms[0][1] == 1.0 and self.intercept == 0.0:
+            return f"the same as {self.terms[0][0]!r}"
+        text = f"{self.intercept:.6g}" if self.intercept or not self.terms else ""
+        for name, slope in self.terms[:SHOWN_TERMS]:
+            sign = (" - " if slope < 0 else " + ") if text else ("-" if slope < 0 else "")
+            factor = "" if abs(slope) == 1.0 else f"{abs(slope):.6g} * "
+            text += f"{sign}{factor}{name!r}"
+        more = len(self.terms) - SHOWN_TERMS
+        return text + (f" + {more} more" if more > 0 else "")
+
+    def dimensions(self) -> list[tuple[str, Lattice]]:
+        """No encoded dimension."""
+        return []
+
+    def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The sum of the decoded columns."""
+        total = np.full(len(block), self.intercept)
+        for name, slope in self.terms:
+            total = total + slope * columns[name]
+        return total if self.lattice.binned else self.lattice.snap(total)
 
 
 @dataclass(frozen=True)
@@ -225,8 +263,10 @@ class Omitted:
         return []
 
 
-Rule: TypeAlias = Numeric | OneHot | Constant | Copy | Omitted
-_RULES = {rule.__name__.lower(): rule for rule in (Numeric, OneHot, Constant, Copy, Omitted)}
+SHOWN_TERMS = 8
+
+Rule: TypeAlias = Numeric | OneHot | Constant | Copy | Combination | Omitted
+_RULES = {rule.__name__.lower(): rule for rule in (Numeric, OneHot, Constant, Copy, Combination, Omitted)}
 
 
 def rule_to_json(rule: Rule) -> dict[str, Any]:
@@ -241,12 +281,25 @@ def rule_from_json(record: Mapping[str, Any]) -> Rule:
         fields["lattice"] = Lattice(**fields["lattice"])
     for key in {"levels", "seen"} & set(fields):
         fields[key] = None if fields[key] is None else tuple(fields[key])
+    if "terms" in fields:
+        fields["terms"] = tuple((str(name), float(slope)) for name, slope in fields["terms"])
     return _RULES[record["rule"]](**fields)
 
 
 def _refuse(bad: Any, source: str, sentence: Callable[[int], str], advice: str = "") -> None:
     if bad.any():
         raise RefusedRowsError(source, bad, sentence, advice)
+
+
+def _refuse_broken(wrong: np.ndarray, rule: "Copy | Combination", column: np.ndarray, source: str) -> None:
+    _refuse(
+        wrong,
+        source,
+        lambda i: (
+            f"column {rule.name!r}: {column[i]!s} is not {rule}, as in the data the model was fitted to; remove "
+            "such rows or fit again with them"
+        ),
+    )
 
 
 def _numbers(column: np.ndarray, name: str, source: str) -> np.ndarray:

@@ -1,12 +1,13 @@
 """Decide what becomes of each column, and say so: the fitting half of the schema."""
 
-__all__ = ["image_lattice", "table_rules"]
+__all__ = ["image_lattice", "require_density", "table_rules"]
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from girsanov.datasets.columns import (
+    Combination,
     Constant,
     Copy,
     Numeric,
@@ -16,10 +17,13 @@ from girsanov.datasets.columns import (
     refuse_bad_pixels,
     refuse_missing,
 )
+from girsanov.datasets.dependencies import dependent_columns
 from girsanov.datasets.frames import is_number
 from girsanov.datasets.lattice import Lattice, lattice_of, spoken, with_step
-from girsanov.datasets.notes import table_notes
+from girsanov.datasets.notes import few_rows, table_notes
+from girsanov.datasets.offsets import refuse_swallowed, swallowed_notes
 from girsanov.datasets.raw import Raw
+from girsanov.datasets.steps import shortest
 from girsanov.types import InputError
 
 MAX_LEVELS = 256
@@ -47,11 +51,14 @@ def table_rules(
     _refuse_text(columns, raw.name, categorical)
     for name, column in columns.items():
         _refuse_huge(name, column, raw.name)
+    refuse_swallowed(columns, raw.name)
     asked = _asked(columns, raw.name, continuous, lattice or {})
     rules: dict[str, Rule] = {name: Omitted(name) for name in drop}
     rules |= {name: Constant(name, _scalar(column)) for name, column in columns.items() if _is_constant(column)}
     varying = {name: column for name, column in columns.items() if name not in rules}
     rules |= _copies(varying)
+    sums, near = dependent_columns({n: c for n, c in varying.items() if n not in rules and c.dtype != object})
+    rules |= sums
     for name, column in varying.items():
         if name not in rules:
             rules[name] = asked.get(name) or _encoded(name, column, raw.name)
@@ -60,7 +67,12 @@ def table_rules(
         raise InputError(f"{raw.name}: every column is constant, so there is nothing to model.")
     if not dequantise:
         _refuse_discrete(ordered, raw.name)
-    return ordered, table_notes(ordered, varying, asked)
+    return ordered, (
+        *table_notes(ordered, varying, asked),
+        *near,
+        *swallowed_notes(varying),
+        *few_rows(len(raw), sum(len(rule.dimensions()) for rule in ordered)),
+    )
 
 
 def _kept(raw: Raw, drop: Sequence[str]) -> dict[str, np.ndarray]:
@@ -145,6 +157,33 @@ def _refuse_huge(name: str, column: np.ndarray, source: str) -> None:
         )
 
 
+def require_density(columns: Mapping[str, np.ndarray], source: str) -> None:
+    """Refuse numbers that no density can be fitted to, whatever is dropped or dequantised otherwise.
+
+    Raises:
+        InputError: for constant columns, copies and sums of others, and columns whose digits an offset has eaten.
+    """
+    refuse_swallowed(columns, source)
+    constant = [name for name, column in columns.items() if _is_constant(column)]
+    if constant:
+        raise InputError(
+            f"{source}: column {constant[0]!r} is constant (always {_scalar(columns[constant[0]])}), so it has no "
+            f"density; leave it out{_also(constant)}."
+        )
+    found: dict[str, Copy | Combination] = _copies(dict(columns))
+    found |= dependent_columns({name: column for name, column in columns.items() if name not in found})[0]
+    if found:
+        name, rule = next(iter(found.items()))
+        raise InputError(
+            f"{source}: column {name!r} is {rule}, so the columns have no joint density; leave it out"
+            f"{_also(list(found))}."
+        )
+
+
+def _also(names: Sequence[str]) -> str:
+    return f", and {', '.join(names[1:6])}{' and more' if len(names) > 6 else ''} too" if len(names) > 1 else ""
+
+
 def _is_constant(column: np.ndarray) -> bool:
     if column.dtype == object:
         return len(set(column)) == 1
@@ -159,13 +198,13 @@ def _scalar(column: np.ndarray) -> float | str:
     return str(column[0]) if column.dtype == object else float(column[0])
 
 
-def _copies(columns: dict[str, np.ndarray]) -> dict[str, Copy]:
-    """Columns that are an exact affine function of an earlier one.
+def _copies(columns: dict[str, np.ndarray]) -> dict[str, Copy | Combination]:
+    """Text that repeats an earlier column, and numbers that are an exact affine function of one.
 
     Once standardised, copies have the same absolute inner product with any fixed vector: d numbers
     show which pairs can be copies, and only those are compared row by row.
     """
-    found: dict[str, Copy] = {}
+    found: dict[str, Copy | Combination] = {}
     texts = [name for name, column in columns.items() if column.dtype == object]
     for i, name in enumerate(texts):
         twin = next((t for t in texts[:i] if t not in found and (columns[t] == columns[name]).all()), None)
@@ -192,10 +231,10 @@ def standardised(column: np.ndarray) -> np.ndarray:
     return values / np.sqrt(np.mean(values**2))
 
 
-def _copy(name: str, twin: str, columns: dict[str, np.ndarray]) -> Copy | None:
+def _copy(name: str, twin: str, columns: dict[str, np.ndarray]) -> Combination | None:
     a, b = columns[twin].astype(np.float64), columns[name].astype(np.float64)
     if (a == b).all():
-        return Copy(name, twin, tolerance=1e-6 * float(b.std()))
+        return Combination(name, ((twin, 1.0),), tolerance=1e-6 * float(b.std()))
     precision = max(
         float(np.finfo(column.dtype).eps) if column.dtype.kind == "f" else 2.2e-16
         for column in (columns[name], columns[twin])
@@ -207,7 +246,9 @@ def _copy(name: str, twin: str, columns: dict[str, np.ndarray]) -> Copy | None:
     tolerance += 8 * precision * float(np.abs(b).max() + abs(slope) * np.abs(a).max())
     if np.abs(b - intercept - slope * a).max() > tolerance:
         return None
-    return Copy(name, twin, slope, intercept, max(4 * tolerance, 1e-6 * float(b.std())))
+    fine = 0.25 * tolerance
+    slope, intercept = shortest(slope, fine / float(np.abs(a).max())), shortest(intercept, fine)
+    return Combination(name, ((twin, slope),), intercept, max(4 * tolerance, 1e-6 * float(b.std())), 16 * precision)
 
 
 def _encoded(name: str, column: np.ndarray, source: str) -> Rule:
@@ -248,15 +289,16 @@ def image_lattice(raw: Raw, *, dequantise: bool) -> tuple[Lattice, tuple[str, ..
     if values.dtype.kind == "f" and float(np.abs(values).max()) > LARGEST:
         raise InputError(f"{raw.name}: its pixels are too large to square; rescale them.")
     lattice = _pixel_lattice(values) or Lattice()
+    few = few_rows(len(values), values[0].size)
     if not lattice.step:
-        return lattice, ()
+        return lattice, few
     if not dequantise:
         raise InputError(
             f"{raw.name}: its pixels are discrete (step {spoken(lattice.step)}) and have no density; "
             "allow dequantisation."
         )
     kind = "rounded to bins of width" if lattice.binned else "dequantised with step"
-    return lattice, (f"Discrete pixels, {kind} {spoken(lattice.step)}.",)
+    return lattice, (f"Discrete pixels, {kind} {spoken(lattice.step)}.", *few)
 
 
 def _pixel_lattice(values: np.ndarray) -> Lattice | None:

@@ -1,14 +1,17 @@
 """What was done with the columns of a table, in sentences for their owner."""
 
-__all__ = ["table_notes"]
+__all__ = ["few_rows", "table_notes"]
 
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from girsanov.datasets.columns import Constant, Copy, Numeric, Omitted, OneHot, Rule
+from girsanov.datasets.columns import Combination, Constant, Copy, Numeric, Omitted, OneHot, Rule
 from girsanov.datasets.lattice import atoms, levels_of, spoken
 from girsanov.datasets.recording import recording_of
+
+SHOWN = 12  #: dropped columns whose sums are written out
+TRAINED = 0.72  #: share of the rows that a fit trains on, the others being validated and tested
 
 
 def table_notes(rules: Sequence[Rule], columns: Mapping[str, np.ndarray], asked: Iterable[str] = ()) -> tuple[str, ...]:
@@ -34,8 +37,27 @@ def table_notes(rules: Sequence[Rule], columns: Mapping[str, np.ndarray], asked:
         "One-hot encoded": [f"{r.name} ({len(r.levels)} levels)" for r in rules if isinstance(r, OneHot)],
     }
     notes = [f"{what}: {', '.join(names)}." for what, names in groups.items() if names]
-    copies = [f"Dropped {rule.name!r}: it is {rule}." for rule in rules if isinstance(rule, Copy)]
+    found = [rule for rule in rules if isinstance(rule, Copy | Combination)]
+    copies = [f"Dropped {rule.name!r}: it is {rule}." for rule in found[:SHOWN]]
+    if len(found) > SHOWN:
+        copies.append(f"Dropped as sums of others too: {', '.join(rule.name for rule in found[SHOWN:])}.")
     return (*copies, *notes, *_counters(numeric, columns))
+
+
+def few_rows(rows: int, dimensions: int) -> tuple[str, ...]:
+    """A sentence where fewer rows than dimensions will be left to train on, else none.
+
+    Example:
+        >>> few_rows(1000, 64)
+        ()
+    """
+    if rows * TRAINED >= dimensions:
+        return ()
+    return (
+        f"{rows:,} rows, of which about {rows * TRAINED:.0f} are trained on, are fewer than the {dimensions:,} "
+        "dimensions: no law of so many is learned from so few; give more rows, or a table fewer columns (--drop), or compare "
+        "the result with the Gaussian's before you trust it.",
+    )
 
 
 def _stepped(rule: Numeric, values: np.ndarray) -> str:

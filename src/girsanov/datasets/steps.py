@@ -11,7 +11,7 @@ and it is believed if so many values would not all do that by chance. Of the ste
 digits, or 1/k, is the owner's.
 """
 
-__all__ = ["Grid", "find_grid"]
+__all__ = ["Grid", "find_grid", "shortest"]
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -193,3 +193,16 @@ def _shortest(low: float, high: float) -> float:
         if low <= value <= high:
             return value + 0.0
     return middle
+
+
+def shortest(value: float, error: float) -> float:
+    """The number of fewest digits that is within an error of a value.
+
+    Example:
+        >>> shortest(2.99993, 1e-3), shortest(0.3333, 1e-5), shortest(1e-12, 1e-9)
+        (3.0, 0.3333, 0.0)
+    """
+    if abs(value) <= error:
+        return 0.0
+    candidates = (float(f"{value:.{digits}g}") for digits in range(1, 17))
+    return next((candidate for candidate in candidates if abs(candidate - value) <= error), value)

@@ -22,7 +22,7 @@ from girsanov.reports.examples import extremes, samples_beside_data
 from girsanov.reports.page import details, figure, headline, minus, page, paragraph, section, table
 from girsanov.reports.png import image_grid, png_bytes
 from girsanov.reports.score_tests import ScoreTests, score_tests_section
-from girsanov.reports.tables import KINDS, NAMES, differences, sections
+from girsanov.reports.tables import KINDS, NAMES, advice, differences, sections
 from girsanov.types import FEWEST, student_quantile
 
 RELATIONS = {
@@ -135,7 +135,8 @@ def _headline(contents: Contents) -> str:
         "compare them. nfe counts network evaluations per row."
     )
     number = minus(f"{entry['nats']:.2f}") + " nats per row"
-    return section("Result", headline(number, rest), *parts, paragraph(note))
+    behind = (paragraph(sentence) for sentence in advice(contents.metrics))
+    return section("Result", headline(number, rest), *behind, *parts, paragraph(note))
 
 
 def _main(metrics: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:

@@ -3,7 +3,7 @@
 Two kinds of likelihood, or two models of one network (its SDE and its ODE), never share a section.
 """
 
-__all__ = ["KINDS", "NAMES", "Section", "differences", "sections"]
+__all__ = ["KINDS", "NAMES", "Section", "advice", "differences", "sections"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,6 +43,9 @@ MEASURES = {
 }
 
 
+FEW = 2000  # rows below which a network has little to learn from
+
+
 @dataclass(frozen=True)
 class Section:
     """Numbers that may be compared with each other.
@@ -78,6 +81,38 @@ def differences(metrics: Record) -> dict[str, Difference]:
         for name, entry in peers.items()
         if entry.get("difference") is not None
     }
+
+
+def advice(metrics: Record) -> list[str]:
+    """What to try where a fit ended behind a peer or where it began; nothing where it did not."""
+    behind = {name: gap for name, gap in differences(metrics).items() if gap.high < 0.0}
+    found = []
+    if behind:
+        name, gap = min(behind.items(), key=lambda item: item[1].nats)
+        others = [other for other in behind if other != name]
+        also = f" (and behind: {', '.join(others)})" if others else ""
+        found.append(
+            f"This fit ended {-gap.nats:.3g} nats per row behind the {name.removesuffix(', full covariance')} fitted "
+            f"to the same rows{also}: {_try(metrics)}; until it is ahead, trust that model more."
+        )
+    training: Record = metrics.get("training", {})
+    before, after = training.get("validation_before"), training.get("validation")
+    if before is not None and after is not None and after <= before:
+        found.append(
+            f"Training ended no better than its start ({before:.4g} nats per row on validation rows): {_try(metrics)}."
+        )
+    return found
+
+
+def _try(metrics: Record) -> str:
+    """What helps a fit that ended behind, by how its training stopped."""
+    training: Record = metrics.get("training", {})
+    stopped, rows = str(training.get("stopped", "")), metrics.get("rows", {}).get("train", 0)
+    if stopped != "patience" and training.get("steps"):
+        return "train longer (more --time-budget or --steps)"
+    if rows and rows < FEW:
+        return "its rows are few, so give more, or leave columns out (--drop), or take a smaller network (--width)"
+    return "try a larger network (--width, --blocks), and look at the notes on how its columns were read"
 
 
 def _section(key: tuple[str, bool, str, str], entries: list[tuple[str, Record]]) -> Section:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from girsanov.datasets import Data, Splits, encoded, fingerprint, load, read
+from girsanov.datasets.notes import few_rows
 from girsanov.density_model import DensityModel
 from girsanov.runs.folder import Source
 from girsanov.types import InputError, State
@@ -103,7 +104,11 @@ def select(
     border = None if data.n_train is None else int((index < data.n_train).sum())
     labels = None if data.labels is None else data.labels[index]
     border = border if border and border < len(index) else None
-    return Selection(dataclasses.replace(data, x=data.x[index], labels=labels, n_train=border), source, index)
+    schema = data.schema
+    few = tuple(note for note in few_rows(len(index), data.x[0].numel()) if len(index) < len(data.x))
+    schema = dataclasses.replace(schema, notes=(*schema.notes, *few)) if few else schema
+    chosen = dataclasses.replace(data, x=data.x[index], labels=labels, n_train=border, schema=schema)
+    return Selection(chosen, source, index)
 
 
 def _chosen(n: int, source: Source) -> Tensor:
