@@ -1,6 +1,7 @@
 """Columns that are sums of others: found, said, checked in new rows, restored; columns whose digits an offset ate."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ def test_a_near_sum_is_kept_and_said():
     table = np.c_[x, x.sum(1) + 1e-4 * rng(1).normal(size=N)]
     schema = from_array(table).schema
     assert schema.event_shape == (4,)
-    assert "'x4' is nearly 'x1' + 'x2' + 'x3' (but for 6e-05 of its spread)" in "\n".join(schema.notes)
+    assert "'x4' is nearly 'x1' + 'x2' + 'x3' (but for " in "\n".join(schema.notes)
     percent = from_array(parts(1)).schema
     assert percent.event_shape == (4,)
     assert "'x4' is nearly 100 - 'x1' - 'x2' - 'x3'" in "\n".join(percent.notes)
@@ -140,8 +141,9 @@ def test_offsets_that_eat_the_digits_are_named(column, step):
 
 def test_an_offset_that_costs_some_digits_is_said():
     seconds = (1.7e9 + 86_400 * rng().random((200, 1))).astype(np.float32)
-    assert "'x1' varies by about 2.5e+04 around 1.7" in "\n".join(
-        note.replace("2.4e", "2.5e").replace("2.6e", "2.5e") for note in from_array(seconds).schema.notes
+    notes = "\n".join(from_array(seconds).schema.notes)
+    assert re.search(
+        r"'x1' varies by about 2\.[3-7]e\+04 around 1\.70\d+e\+09, where float32 keeps steps of 128", notes
     )
     assert from_array(rng().normal(size=(200, 1)) + 1e6).schema.notes == ()
     assert from_array((1.7e18 + 1e13 * rng().random((200, 2))).astype(np.int64)).schema.event_shape == (2,)
@@ -149,4 +151,4 @@ def test_an_offset_that_costs_some_digits_is_said():
 
 def test_one_number_computed_in_two_ways_is_a_constant():
     table = np.c_[x, np.where(x[:, 0] > 0, 0.3, 0.1 + 0.2)]
-    assert "Dropped because constant: x4 (always 0.3)." in from_array(table).schema.notes
+    assert from_array(table).schema.notes[0].startswith("Dropped because constant: x4 (always 0.3")
