@@ -55,8 +55,8 @@ def few_rows(rows: int, dimensions: int) -> tuple[str, ...]:
         return ()
     return (
         f"{rows:,} rows, of which about {rows * TRAINED:.0f} are trained on, are fewer than the {dimensions:,} "
-        "dimensions: no law of so many is learned from so few; give more rows, or a table fewer columns (--drop), or compare "
-        "the result with the Gaussian's before you trust it.",
+        "dimensions: no law of so many is learned from so few; give more rows, or a table fewer columns (--drop), or "
+        "compare the result with the Gaussian's before you trust it.",
     )
 
 
