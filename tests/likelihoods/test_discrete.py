@@ -98,7 +98,8 @@ def noisy(case, process, rows, points):
 @pytest.mark.parametrize("points", [1, 16])
 def test_weighting_noisy_bounds_stays_a_bound_and_tightens(points):
     """Where the noise of a draw is large, the logarithm of the mean exponential overshoots the mass; this does not."""
-    case, rows, mass = wide_cells(40)
+    case, rows, mass = wide_cells(160)
+    rows = own_noise(rows)
     process = VariancePreserving(log_snr_range=(-9.0, 9.0))
     views = transform_views(Dequantise((2,), torch.full((2,), STEP)))
     plain, weighted = (
