@@ -11,7 +11,7 @@ import torch
 import girsanov as gv
 from tests.seeds import seeded
 
-COLUMNS = ["row", "value", "stderr", "kind", "model"]
+COLUMNS = ["row", "value", "stderr", "kind", "model", "error"]
 
 
 def test_evaluate_repeats_the_run_on_its_held_out_rows(complete, girsanov):
@@ -115,6 +115,54 @@ def test_rows_that_do_not_fit_the_model(content, message, complete, tmp_path, gi
     assert result.out == ""
 
 
+BAD = [(1, ",2.5,1", "'height' is missing"), (3, "1.5,tall,1", "'tall' is not a number"), (4, "1.5,2.5,0.5", "lattice")]
+
+
+@pytest.fixture
+def mended(complete, tmp_path):
+    """The first rows of the data, three of them spoiled, as a file; and their lines when they were good."""
+    data, _, _ = complete
+    lines = data.read_text().splitlines()[:6]
+    for row, line, _ in BAD:
+        lines[row + 1] = line
+    (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "rows.csv"
+
+
+def test_a_bad_row_is_its_own_verdict(complete, mended, girsanov):
+    data, run, _ = complete
+    result = girsanov("score", run, mended)
+    assert result.code == 0
+    assert "3 rows have no value, see their column error: row 2, column 'height' is missing" in result.err
+    found = list(csv.DictReader(io.StringIO(result.out)))
+    good = list(csv.DictReader(io.StringIO(girsanov("score", run, data, "--limit", "5").out)))
+    assert [found[i] for i in (0, 2)] == [good[i] for i in (0, 2)]
+    for row, _, words in BAD:
+        assert (found[row]["row"], found[row]["value"], found[row]["stderr"]) == (str(row), "nan", "")
+        assert words in found[row]["error"]
+    lines = [json.loads(line) for line in girsanov("score", run, mended, "--json").out.splitlines()]
+    assert [line["value"] is None for line in lines] == [line["error"] is not None for line in lines]
+    assert len(lines) == 5
+    few = girsanov("score", run, mended, "--limit", "2").out.splitlines()
+    assert few == result.out.splitlines()[:3]
+
+
+def test_a_bad_row_ends_the_command_on_request(complete, mended, girsanov):
+    data, run, _ = complete
+    result = girsanov("score", run, mended, "--on-error", "fail")
+    assert (result.code, result.out) == (2, "")
+    assert "row 2, column 'height' is missing" in result.err
+    header = girsanov("score", run, data, "--limit", "1", "--on-error", "fail").out.splitlines()[0]
+    assert header.split(",") == COLUMNS[:-1]
+
+
+def test_blocks_and_bad_rows_keep_their_order(complete, mended, girsanov, monkeypatch):
+    _, run, _ = complete
+    whole = girsanov("score", run, mended, "--quiet").out
+    monkeypatch.setattr("girsanov.cli.evaluate.BLOCK", 1)
+    assert girsanov("score", run, mended, "--quiet").out == whole
+
+
 def test_images_do_not_fit_a_table(complete, girsanov):
     _, run, _ = complete
     result = girsanov("score", run, "digits")
@@ -122,11 +170,31 @@ def test_images_do_not_fit_a_table(complete, girsanov):
     assert "holds images, but the model was fitted to table" in result.err
 
 
-@pytest.mark.parametrize("command", ["evaluate", "sample", "report"])
-def test_a_run_that_is_not_there(command, tmp_path, girsanov):
-    result = girsanov(command, tmp_path / "absent")
+@pytest.mark.parametrize("command", [["evaluate"], ["sample"], ["report"], ["score", "iris"], ["classify", "iris"]])
+@pytest.mark.parametrize("run", ["runs/nowhere", "nowhere", "./nowhere"])
+def test_a_run_that_is_not_there(command, run, tmp_path, girsanov, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "iris").mkdir(parents=True)
+    result = girsanov(command[0], run, *command[1:])
     assert result.code == 2
+    assert "no such folder" in result.err
+    assert ("runs holds iris" in result.err) == (run == "runs/nowhere")
     assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        (["data.json"], "is a run of girsanov bridge, which moves rows: use girsanov translate"),
+        (["train.jsonl"], "holds no model; its fit has not ended: run its girsanov fit command again"),
+        (["notes.txt"], "holds no model; give the folder of a run"),
+    ],
+)
+def test_folders_that_hold_no_density_model(files, sentence, tmp_path, girsanov):
+    for file in files:
+        (tmp_path / file).write_text("")
+    for command in (["score", tmp_path, "iris"], ["sample", tmp_path], ["evaluate", tmp_path]):
+        assert sentence in girsanov(*command).err
 
 
 def test_a_damaged_run(run_copy, girsanov):

@@ -163,6 +163,32 @@ def test_idx_folder_keeps_its_test_set(tmp_path, gz):
     assert data.schema.bin_width.unique().tolist() == [1.0]
 
 
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        (["letters-train-images-idx3", "digits-train-images-idx3"], "several sets.*digits-.*letters-.*of its own"),
+        (["t10k-images-idx3", "test-images-idx3"], "several sets.*t10k-images.*test-images"),
+        (["letters-train-images-idx3", "digits-train-labels-idx1"], "digits-.* are labels of another set"),
+    ],
+)
+def test_idx_folders_of_several_sets(tmp_path, files, sentence):
+    for file in files:
+        values = np.ones((3, 4, 4)) if "images" in file else np.ones(3)
+        (tmp_path / f"{file}-ubyte").write_bytes(idx(values))
+    with pytest.raises(InputError, match=sentence):
+        read(tmp_path)
+
+
+def test_labels_are_those_of_the_same_set(tmp_path):
+    for file, values in (
+        ("letters-train-images-idx3", np.arange(48).reshape(3, 4, 4)),
+        ("letters-train-labels-idx1", np.array([0, 1, 2])),
+        ("digits-train-labels-idx1", np.array([2, 1, 0])),
+    ):
+        (tmp_path / f"{file}-ubyte").write_bytes(idx(values))
+    assert read(tmp_path).labels.tolist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize("parts", [("train",), ("t10k",)])
 def test_idx_folder_of_one_part_without_labels(tmp_path, parts):
     idx_folder(tmp_path, parts=parts, labels=False)

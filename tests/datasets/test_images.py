@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 
-from girsanov.datasets import load
+from girsanov.datasets import load, read, take
 from girsanov.types import InputError
 from tests.seeds import rng
 
@@ -61,6 +61,35 @@ def test_lossless_modes(tmp_path, mode):
     assert load(tmp_path).x.shape == (3, 1 if mode == "1" else 3, 5, 4)
 
 
+def test_pictures_stand_as_viewers_show_them(tmp_path):
+    pixels = RNG.integers(0, 256, (5, 4)).astype(np.uint8)
+    for file, orientation in (("a.png", 1), ("b.png", 6), ("c.png", 3)):
+        image = Image.fromarray(np.rot90(pixels, {1: 0, 6: 1, 3: 2}[orientation]).copy())
+        exif = image.getexif()
+        exif[0x0112] = orientation
+        image.save(tmp_path / file, exif=exif)
+    np.testing.assert_array_equal(read(tmp_path).stack[:, 0], [pixels] * 3)
+
+
+def test_sixteen_bits_are_not_halved_in_silence(tmp_path):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header, rows = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0), zlib.compress(b"".join([b"\0" + bytes(12)] * 2))
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.png: has 16 bits per pixel"):
+        read(tmp_path)
+
+
+def test_rows_know_their_files(tmp_path):
+    for part, label in (("train", "a"), ("train", "b"), ("test", "a"), ("test", "b")):
+        picture(tmp_path / part / label / "0.png")
+    assert read(tmp_path / "train" / "a").files == ("0.png",)
+    assert read(tmp_path).files == ("train/a/0.png", "train/b/0.png", "test/a/0.png", "test/b/0.png")
+    assert take(read(tmp_path), np.array([1, 2])).files == ("train/b/0.png", "test/a/0.png")
+
+
 def bomb(width, height):
     """The header of a png that claims to be huge."""
 
@@ -83,7 +112,7 @@ def truncated(path):
         (lambda p: picture(p, shape=(6, 4)), r"9\.png: has shape \(1, 6, 4\).*the images before it have \(1, 5, 4\)"),
         (lambda p: picture(p, shape=(5, 4, 3)), r"has shape \(3, 5, 4\)"),
         (lambda p: picture(p, shape=(5, 4, 4)), "has mode RGBA"),
-        (lambda p: picture(p, mode="I;16"), "has mode I;16"),
+        (lambda p: picture(p, mode="I;16"), "has 16 bits per pixel"),
         (lambda p: p.write_bytes(b""), r"9\.png: cannot be read as an image"),
         (lambda p: p.write_bytes(b"no image"), r"9\.png: cannot be read as an image"),
         (lambda p: (picture(p), truncated(p)), r"9\.png: cannot be read as an image"),

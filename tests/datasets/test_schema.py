@@ -257,12 +257,71 @@ def test_refused_by_encode(column, row, value, sentence):
     assert str(caught.value).startswith("later.csv: ")
 
 
+def test_every_row_is_judged_by_itself():
+    schema, raw = Schema.infer(example(), categorical=True), example()
+    columns = [column.copy() for column in raw.columns]
+    place = raw.names.index
+    columns[place("age")] = columns[place("age")].astype(float)
+    columns[place("height")][1] = np.nan
+    columns[place("height")][3] = np.inf
+    columns[place("age")][4] += 0.5
+    columns[place("planet")][6] = 4.0
+    columns[place("city")][7] = "Bonn"
+    columns[place("feet")] = columns[place("feet")].astype(object)
+    columns[place("feet")][8] = "tall"
+    later = Raw("later.csv", "table", names=raw.names, named=True, columns=tuple(columns))
+    x, kept, refused = schema.encode_each(later)
+    assert sorted(refused) == [1, 3, 4, 6, 7, 8]
+    assert kept.tolist() == [i for i in range(N) if i not in refused]
+    assert x.equal(schema.encode(raw)[kept])
+    for row, words in {
+        1: "'height' is missing",
+        3: "'height' is infinite",
+        4: "off the lattice",
+        6: "'planet'",
+    }.items():
+        assert refused[row].startswith(f"row {row + 1}, column ")
+        assert words in refused[row]
+    assert "'Bonn'" in refused[7]
+    assert "'tall' is not a number" in refused[8]
+
+
+def test_where_no_row_fits_the_first_is_named():
+    schema = Schema.infer(table(a=rng().normal(size=N), b=np.arange(N) % 5))
+    with pytest.raises(InputError, match=r"no row fits the model: row 1, column 'b': 0\.5 is off the lattice"):
+        schema.encode_each(table(a=[0.0, np.nan], b=[0.5, 1.0]))
+    with pytest.raises(InputError, match=r"row 1, column 'a' is missing \(2 missing values in 1 column: a\)"):
+        schema.encode_each(table(a=[np.nan, np.nan], b=[0.0, 1.0]))
+    with pytest.raises(InputError, match="lacks column 'b'"):
+        schema.encode_each(table(a=[0.0]))
+
+
+def test_images_are_judged_one_by_one():
+    schema = from_array(rng().integers(0, 9, (20, 1, 4, 4))).schema
+    later = np.zeros((3, 1, 4, 4))
+    later[0, 0, 1, 2], later[2, 0, 0, 0] = 0.5, np.nan
+    x, kept, refused = schema.encode_each(array_raw(later))
+    assert (x.shape, kept.tolist()) == ((1, 1, 4, 4), [1])
+    assert refused[0].startswith("row 1, pixel (0, 1, 2): 0.5 is off the lattice")
+    assert refused[2] == "row 3, pixel (0, 0, 0) is nan"
+
+
+@pytest.mark.parametrize(("code", "said"), [(-999, True), (9999, True), (-99, True), (3, False)])
+def test_numbers_that_stand_for_missing_ones_are_pointed_out(code, said):
+    values = rng().normal(size=N)
+    values[5:8] = code
+    notes = " ".join(from_array(np.stack([values, rng(1).normal(size=N)], 1)).schema.notes)
+    assert (f"'x1' is {code} in 3 rows, far from its other values" in notes) == said
+
+
 def test_wrong_columns():
     schema = Schema.infer(table(a=rng().normal(size=N), b=rng(1).normal(size=N)))
     with pytest.raises(InputError, match="lacks column 'b'; the model was fitted to the columns a, b"):
         schema.encode(table(a=np.ones(3)))
     with pytest.raises(InputError, match="has the unknown column 'c'"):
         schema.encode(table(a=np.ones(3), b=np.ones(3), c=np.ones(3)))
+    with pytest.raises(InputError, match="lacks columns 'a', 'b' and has the unknown columns 'c', 'd'; the model"):
+        schema.encode(table(c=np.ones(3), d=np.ones(3)))
     with pytest.raises(InputError, match="has 3 columns, but the model was fitted to 2: a, b"):
         schema.encode(array_raw(np.ones((3, 3))))
     with pytest.raises(InputError, match="holds images, but the model was fitted to table"):

@@ -7,7 +7,9 @@ __all__ = ["register"]
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +28,6 @@ from girsanov.cli.options import (
 )
 from girsanov.cli.output import UsageError, as_json, emit, print_result, stderr_note
 
-COLUMNS = ("row", "value", "stderr", "kind", "model")
 BLOCK = 4096  # rows that are evaluated before they are printed
 
 TargetOption = Annotated[
@@ -59,6 +60,22 @@ OwnClassOption = Annotated[bool, typer.Option("--own-class", help="Likelihood of
 ConditionOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE.npy", help="Likelihood given numbers, one condition for every row or one for all."),
+]
+
+
+class OnError(StrEnum):
+    """What becomes of a row that the model cannot have."""
+
+    nan = "nan"
+    fail = "fail"
+
+
+OnErrorOption = Annotated[
+    OnError,
+    typer.Option(
+        help="A row that the model cannot have (a missing value, an unknown level, off the lattice): nan and a "
+        "sentence, or the end of the command."
+    ),
 ]
 
 
@@ -152,27 +169,51 @@ def score(
     run: RunArgument,
     data: Annotated[str, typer.Argument(metavar="DATA", help="Rows to score: a name, file or folder.")],
     out: Annotated[Path | None, typer.Option(help="CSV file to write instead of standard output.")] = None,
+    on_error: OnErrorOption = OnError.nan,
     *,
     method: Method,
     given: Given,
     pretrained: Pretrained,
     common: Common,
 ) -> None:
-    """Log-likelihood of every row of DATA, in nats: row, value, stderr, kind, model."""
+    """Log-likelihood of every row of DATA, in nats: row, value, stderr, kind, model, error; file names of images too.
+
+    A row that the model cannot have gets nan and a sentence, unless --on-error fail.
+    """
     prepare_threads(common.threads)
     from girsanov.runs import all_rows
 
     model = _model(run, common.device, pretrained)
-    rows, condition = _conditioned(model, all_rows(model, data), given, common)
+    each, note = on_error is OnError.nan, stderr_note(common.quiet)
+    rows, condition = _conditioned(model, all_rows(model, data, each=each), given, common)
     _check(model, rows, _tested_with(model, rows, condition, given), pretrained, common.quiet)
-    stderr_note(common.quiet)(f"scoring {rows.described}: {len(rows):,}")
-    parts = [] if common.json else [",".join(COLUMNS) + "\n"]
+    for sentence in rows.notes:
+        note(sentence)
+    note(f"scoring {rows.described}: {len(rows):,}")
+    if rows.refused:
+        first = next(iter(sorted(rows.refused)))
+        note(f"{len(rows.refused):,} rows have no value, see their column error: {rows.refused[first]}")
+    header = (
+        "row",
+        *(["file"] if rows.files else []),
+        "value",
+        "stderr",
+        "kind",
+        "model",
+        *(["error"] if each else []),
+    )
+    parts = [] if common.json else [",".join(header) + "\n"]
     if out is None and parts:
         emit(parts[0], end="")
-    for start in range(0, len(rows), BLOCK):
+    done, total = 0, len(rows) + len(rows.refused)
+    for start in range(0, max(len(rows), 1), BLOCK):
         block = rows.data[start : start + BLOCK]
-        each = condition if condition is None or len(condition) == 1 else condition[start : start + BLOCK]
-        text = _lines(_estimate(model, block, each, method, common), start, common.json)
+        part = condition if condition is None or len(condition) == 1 else condition[start : start + BLOCK]
+        estimate = _estimate(model, block, part, method, common) if len(block) else None
+        numbers = rows.index[start : start + BLOCK].tolist()
+        stop = numbers[-1] + 1 if start + BLOCK < len(rows) else total
+        text = _lines(header, _cells(estimate, numbers), range(done, stop), rows, common.json)
+        done = stop
         parts.append(text)
         if out is None:
             emit(text, end="")
@@ -209,9 +250,10 @@ def _conditioned(model: Any, rows: Any, given: Given, common: Common) -> tuple[A
     if needs and given.described() is None:
         raise UsageError("this network is conditional: give --class, --own-class or --condition")
     condition = condition_of(model, rows, label=given.label, own_class=given.own_class, file=given.condition)
+    few = rows.first(common.limit)
     if condition is not None:
-        condition = condition[: common.limit].to(model.reference.mean.device)
-    return rows.first(common.limit), condition
+        condition = condition[: max(1, len(few))].to(model.reference.mean.device)
+    return few, condition
 
 
 def _tested_with(model: Any, rows: Any, condition: Any, given: Given) -> Any:
@@ -264,17 +306,27 @@ def _measure(model: Any, x: Any, condition: Any, method: Method, common: Common)
     return entry | {"seconds": round(time.monotonic() - begun, 2)}
 
 
-def _lines(estimate: Any, start: int, json: bool) -> str:
-    """CSV lines or JSON lines; a standard error that is unknown is empty or null."""
+def _cells(estimate: Any, numbers: Sequence[int]) -> dict[int, tuple[Any, ...]]:
+    """Value, standard error (``None`` where unknown), kind and model of each row, by its number."""
+    if estimate is None:
+        return {}
+    pairs = zip(estimate.value.tolist(), estimate.stderr.tolist(), strict=True)
+    # NaN is the only number that is not itself
+    lines = [(value, error if error == error else None, estimate.kind, estimate.model) for value, error in pairs]
+    return dict(zip(numbers, lines, strict=True))
+
+
+def _lines(header: Sequence[str], cells: dict[int, tuple[Any, ...]], span: range, rows: Any, json: bool) -> str:
+    """CSV lines or JSON lines of a span of rows, refused ones among them."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    for row, (value, stderr) in enumerate(zip(estimate.value.tolist(), estimate.stderr.tolist(), strict=True), start):
-        error = stderr if stderr == stderr else None  # NaN is the only number that is not itself
-        cells = (row, value, error, estimate.kind, estimate.model)
+    for row in span:
+        found = cells.get(row, (None if json else "nan", None, None, None))
+        line = (row, *([rows.files[row]] if rows.files else []), *found, rows.refused.get(row))
         if json:
-            text.write(as_json(dict(zip(COLUMNS, cells, strict=True))) + "\n")
+            text.write(as_json(dict(zip(header, line, strict=False))) + "\n")
         else:
-            writer.writerow(cells)
+            writer.writerow(line[: len(header)])
     return text.getvalue()
 
 

@@ -8,6 +8,7 @@ __all__ = ["is_idx_folder", "read_idx_folder", "read_npy", "read_npz"]
 
 import gzip
 import math
+import re
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +20,7 @@ from girsanov.types import InputError
 
 DATA_NAMES = ("x", "data", "images")
 LABEL_NAMES = ("y", "labels")
+IDX = re.compile(r"(.*?)(train|t10k|test)-(images|labels)[-.]idx[13][-.]ubyte(?:\.gz)?")  #: set, part and kind
 PICKLED = "holds Python objects, which would run code when loaded; save it as a plain numeric array."
 
 
@@ -102,26 +104,15 @@ def _shaped(values: np.ndarray, labels: np.ndarray | None, name: str) -> Raw:
 # ---------------------------------------------------------------------------------------- idx
 
 
-def _idx_file(folder: Path, part: str, what: str) -> Path | None:
-    for mark in ("-", "."):
-        for suffix in ("", ".gz"):
-            found = sorted(folder.glob(f"*{part}-{what}{mark}ubyte{suffix}"))
-            if found:
-                return found[0]
-    return None
+def _idx_files(folder: Path) -> dict[tuple[str, str, str], Path]:
+    """The idx files of a folder by set, part (train, t10k or test) and kind; a packed one only where it is alone."""
+    named = [(IDX.fullmatch(path.name), path) for path in sorted(folder.iterdir(), reverse=True)]
+    return {(found[1], found[2], found[3]): path for found, path in named if found and path.is_file()}
 
 
 def is_idx_folder(folder: Path) -> bool:
     """Whether a folder holds an idx file of images (``train-images-idx3-ubyte`` and its kin)."""
-    return any(_images(folder, part) for part in ("train", "t10k", "test"))
-
-
-def _images(folder: Path, part: str) -> Path | None:
-    return _idx_file(folder, part, "images-idx3") or _idx_file(folder, part, "images.idx3")
-
-
-def _labels(folder: Path, part: str) -> Path | None:
-    return _idx_file(folder, part, "labels-idx1") or _idx_file(folder, part, "labels.idx1")
+    return any(kind == "images" for _, _, kind in _idx_files(folder))
 
 
 def read_idx_folder(folder: Path, name: str) -> Raw:
@@ -130,16 +121,28 @@ def read_idx_folder(folder: Path, name: str) -> Raw:
     Labels are used when every part has them. With both parts, ``n_train`` marks the border.
 
     Raises:
-        InputError: truncated or foreign files, parts of different image sizes, or labels that are
-            not one per image.
+        InputError: truncated or foreign files, several sets, parts of different image sizes, or labels that are of
+            another set or not one per image.
     """
-    files = {part: _images(folder, part) for part in ("train", "t10k", "test")}
-    parts = {part: file for part, file in files.items() if file is not None}
+    found = _idx_files(folder)
+    sets = sorted({which for which, _, kind in found if kind == "images"})
+    both = {"t10k", "test"} <= {part for _, part, kind in found if kind == "images"}
+    if len(sets) > 1 or both:
+        files = ", ".join(sorted(path.name for (_, _, kind), path in found.items() if kind == "images"))
+        raise InputError(f"{name}: holds the images of several sets ({files}); give one set a folder of its own.")
+    foreign = [path.name for (which, _, kind), path in found.items() if kind == "labels" and which != sets[0]]
+    if foreign and not any(kind == "labels" and which == sets[0] for which, _, kind in found):
+        raise InputError(f"{name}: {foreign[0]} are labels of another set than its images; remove or rename them.")
+    images = ((part, found.get((sets[0], part, "images"))) for part in ("train", "t10k", "test"))
+    parts = {part: path for part, path in images if path is not None}
     stacks = [_read_idx(file, 3, f"{name}/{file.name}") for file in parts.values()]
     if len({stack.shape[1:] for stack in stacks}) > 1:
         sizes = " and ".join(str(stack.shape[1:]) for stack in stacks)
         raise InputError(f"{name}: its parts hold images of sizes {sizes}; keep one size per folder.")
-    targets = [_part_labels(folder, part, stack, name) for part, stack in zip(parts, stacks, strict=True)]
+    targets = [
+        _part_labels(found.get((sets[0], part, "labels")), stack, name)
+        for part, stack in zip(parts, stacks, strict=True)
+    ]
     labels = [target for target in targets if target is not None]
     whole = np.concatenate(labels) if len(labels) == len(stacks) else None
     n_train = len(stacks[0]) if "train" in parts and len(stacks) > 1 else None
@@ -148,8 +151,7 @@ def read_idx_folder(folder: Path, name: str) -> Raw:
     return Raw(name, "images", values=values, labels=whole, classes=classes, n_train=n_train)
 
 
-def _part_labels(folder: Path, part: str, stack: np.ndarray, name: str) -> np.ndarray | None:
-    file = _labels(folder, part)
+def _part_labels(file: Path | None, stack: np.ndarray, name: str) -> np.ndarray | None:
     if file is None:
         return None
     return label_array(_read_idx(file, 1, f"{name}/{file.name}"), len(stack), f"{name}/{file.name}")

@@ -62,13 +62,16 @@ def spelled(cell: Any) -> str:
     """One spelling per number, so that ``1`` and ``1.0`` are one level of a text column.
 
     Example:
-        >>> spelled("1.0"), spelled(1), spelled(" red ")
-        ('1', '1', 'red')
+        >>> spelled("1.0"), spelled(1), spelled("0.10"), spelled(" red ")
+        ('1', '1', '0.1', 'red')
     """
     text = str(cell).strip()
     if isinstance(cell, (bool, np.bool_)) or not is_number(text):
         return text
-    return str(int(text)) if re.fullmatch(r"[+-]?\d+", text, re.ASCII) else f"{float(text):.15g}"
+    if re.fullmatch(r"[+-]?\d+", text, re.ASCII):
+        return str(int(text))
+    value = float(text)
+    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
 
 
 def frame_parts(

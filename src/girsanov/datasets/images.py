@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from girsanov.datasets.raw import Raw, guarded
 from girsanov.types import InputError
@@ -47,7 +48,7 @@ def read_image_folder(folder: Path, name: str) -> Raw:
     ``train`` and ``test``, they are the two parts of the data, and ``n_train`` marks the border.
 
     Raises:
-        InputError: pillow missing, an unreadable image, images of different sizes or modes, a mode
+        InputError: an unreadable image, images of different sizes or modes, a mode
             other than grey or RGB, an image of more than 2^24 pixels, or an empty class folder.
     """
     with guarded(name, "a folder of images"):
@@ -56,7 +57,7 @@ def read_image_folder(folder: Path, name: str) -> Raw:
             train = read_image_folder(folder / "train", f"{name}/train")
             return _joined(train, read_image_folder(folder / "test", f"{name}/test"), name)
         if files:
-            return Raw(name, "images", values=_stack(files, name))
+            return Raw(name, "images", values=_stack(files, name), files=tuple(path.name for path in files))
         members = [(path.name, _files(path)) for path in folders]
         empty = next((label for label, inside in members if not inside), None)
         if empty is not None:
@@ -64,9 +65,10 @@ def read_image_folder(folder: Path, name: str) -> Raw:
         if not members:
             raise InputError(f"{name}: holds no images; give a folder of png or jpg files.")
         labels = np.repeat(np.arange(len(members)), [len(inside) for _, inside in members])
-        values = _stack([path for _, inside in members for path in inside], name)
+        paths = [path for _, inside in members for path in inside]
+        values, inner = _stack(paths, name), tuple(f"{path.parent.name}/{path.name}" for path in paths)
         classes = tuple(label for label, _ in members)
-        return Raw(name, "images", values=values, labels=labels, classes=classes)
+        return Raw(name, "images", values=values, labels=labels, classes=classes, files=inner)
 
 
 def _joined(train: Raw, test: Raw, name: str) -> Raw:
@@ -81,15 +83,11 @@ def _joined(train: Raw, test: Raw, name: str) -> Raw:
     if train.labels is not None and test.labels is not None:
         labels = np.concatenate([train.labels, test.labels])
     values = np.concatenate([train.stack, test.stack])
-    return replace(train, name=name, values=values, labels=labels, n_train=len(train))
+    files = tuple(f"{part}/{file}" for part, raw in (("train", train), ("test", test)) for file in raw.files or ())
+    return replace(train, name=name, values=values, labels=labels, n_train=len(train), files=files)
 
 
 def _stack(files: list[Path], name: str) -> np.ndarray:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        message = f"{name}: reading images needs pillow; run pip install 'girsanov[data]'."
-        raise InputError(message) from error
     pictures: np.ndarray | None = None
     for i, path in enumerate(files):
         label = (
@@ -127,8 +125,11 @@ def to_bytes(image: Any, name: str) -> np.ndarray:
         raise InputError(f"{name}: has {width} x {height} pixels, too many to model; scale it down.")
     if getattr(image, "n_frames", 1) > 1:
         raise InputError(f"{name}: has several frames; save one frame as a png file.")
+    if any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())):  # pillow would halve it in silence
+        raise InputError(f"{name}: has 16 bits per pixel; convert it to 8-bit grey or RGB.")
     lossless = {"1": "L", "L": "L", "RGB": "RGB", "P": "RGB"}
     if image.mode not in lossless or "transparency" in image.info:
         raise InputError(f"{name}: has mode {image.mode}, not grey or RGB; convert it to 8-bit grey or RGB.")
-    pixels = np.asarray(image.convert(lossless[image.mode]), dtype=np.uint8)
+    upright = ImageOps.exif_transpose(image)  # as a viewer shows it
+    pixels = np.asarray(upright.convert(lossless[image.mode]), dtype=np.uint8)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

@@ -12,6 +12,7 @@ from girsanov.datasets.recording import recording_of
 
 SHOWN = 12  #: dropped columns whose sums are written out
 TRAINED = 0.72  #: share of the rows that a fit trains on, the others being validated and tested
+SENTINELS = (-9, -99, -999, -9999, -99999, 99, 999, 9999, 99999, -32768, 32767)  #: numbers that often stand for none
 
 
 def table_notes(rules: Sequence[Rule], columns: Mapping[str, np.ndarray], asked: Iterable[str] = ()) -> tuple[str, ...]:
@@ -41,7 +42,7 @@ def table_notes(rules: Sequence[Rule], columns: Mapping[str, np.ndarray], asked:
     copies = [f"Dropped {rule.name!r}: it is {rule}." for rule in found[:SHOWN]]
     if len(found) > SHOWN:
         copies.append(f"Dropped as sums of others too: {', '.join(rule.name for rule in found[SHOWN:])}.")
-    return (*copies, *notes, *_counters(numeric, columns))
+    return (*copies, *notes, *_counters(numeric, columns), *_sentinels(rules, columns))
 
 
 def few_rows(rows: int, dimensions: int) -> tuple[str, ...]:
@@ -118,3 +119,20 @@ def _counters(rules: Sequence[Numeric], columns: Mapping[str, np.ndarray]) -> li
         for rule in rules
         if len(columns[rule.name]) > 9 and (np.diff(columns[rule.name].astype(np.float64)) == 1).all()
     ]
+
+
+def _sentinels(rules: Sequence[Rule], columns: Mapping[str, np.ndarray]) -> list[str]:
+    """Numbers that often stand for a missing value, where they lie farther off than the others reach."""
+    notes = []
+    for name in (rule.name for rule in rules if isinstance(rule, Numeric)):
+        values = columns[name].astype(np.float64)
+        for code in (code for code in SENTINELS if code in (values.min(), values.max())):
+            rest = values[values != code]
+            low, high = float(rest.min()), float(rest.max())
+            if max(low - code, code - high) > high - low > 0:
+                rows = f"{len(values) - len(rest)} row{'s' if len(values) - len(rest) > 1 else ''}"
+                notes.append(
+                    f"{name!r} is {code} in {rows}, far from its other values: if that marks missing values, leave "
+                    "those rows or the column out."
+                )
+    return notes

@@ -36,6 +36,7 @@ class Raw:
         classes: names of the classes, indexed by ``labels``.
         n_train: the first ``n_train`` rows are the source's own training set, the rest its test set.
         notes: sentences about how the source was read.
+        files: names of the files that the rows were, inside the source, where each was one.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Raw:
     classes: tuple[str, ...] | None = None
     n_train: int | None = None
     notes: tuple[str, ...] = ()
+    files: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         """Number of rows."""

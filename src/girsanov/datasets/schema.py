@@ -264,20 +264,23 @@ class Schema:
         names = raw.names or ()
         needed = [rule.name for rule in self.rules if not isinstance(rule, Omitted)]
         everything = [rule.name for rule in self.rules]
+        optional = [rule.name for rule in self.rules if isinstance(rule, Omitted)]
         if self.named and raw.named:
             missing = [name for name in needed if name not in names]
             unknown = [name for name in names if name not in everything]
             if missing or unknown:
-                wrong = "lacks" if missing else "has the unknown"
+                wrong = [f"lacks {_columns(missing)}"] if missing else []
+                wrong += [f"has the unknown {_columns(unknown)}"] if unknown else []
                 raise InputError(
-                    f"{raw.name}: {wrong} column {(missing or unknown)[0]!r}; the model was fitted to "
-                    f"the columns {', '.join(everything)}."
+                    f"{raw.name}: {' and '.join(wrong)}; the model was fitted to the columns {', '.join(everything)}."
                 )
             return {name: raw.columns[names.index(name)] for name in needed}
         order = everything if len(names) == len(everything) else needed
         if len(names) != len(order):
+            given = f"{len(names)} column{'s' if len(names) != 1 else ''}"
+            dropped = f" (of which {', '.join(optional)} can be left out)" if optional else ""
             raise InputError(
-                f"{raw.name}: has {len(names)} columns, but the model was fitted to {len(everything)}: "
+                f"{raw.name}: has {given}, but the model was fitted to {len(everything)}{dropped}: "
                 f"{', '.join(everything)}."
             )
         found = dict(zip(order, raw.columns, strict=True))
@@ -312,3 +315,9 @@ class Schema:
             return cls(record["kind"], shape, rules, bool(record["named"]), tuple(record["notes"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"the schema is damaged ({error}); fit the model again.") from error
+
+
+def _columns(names: Sequence[str]) -> str:
+    """A few columns by name."""
+    shown = ", ".join(map(repr, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return f"column{'s' if len(names) > 1 else ''} {shown}"

@@ -58,6 +58,7 @@ def take(raw: Raw, index: np.ndarray) -> Raw:
         columns=tuple(column[index] for column in raw.columns),
         values=None if raw.values is None else raw.values[index],
         labels=None if raw.labels is None else raw.labels[index],
+        files=None if raw.files is None else tuple(raw.files[i] for i in index),
         n_train=border if border and border < len(index) else None,
     )
 

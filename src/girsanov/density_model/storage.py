@@ -163,15 +163,34 @@ def _fill(model: "DensityModel", tensors: dict[str, torch.Tensor], folder: Path)
 def _folder(folder_or_hub_id: str | Path) -> Path:
     folder = Path(folder_or_hub_id)
     if folder.is_dir():
+        _require_density(folder)
         return folder
+    if folder.exists():
+        raise InputError(f"{folder}: is a file; give the folder of a run")
     name = str(folder_or_hub_id)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise InputError(f"{folder}: no such folder; give a run's folder or a Hugging Face repository id")
+    near = folder.parent.is_dir() and str(folder.parent) != "."
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or near:
+        runs = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())[:8] if near else []
+        beside = f" ({folder.parent} holds {', '.join(runs)})" if runs else ""
+        raise InputError(f"{folder}: there is no such folder{beside}; give a run's folder or a Hugging Face id")
     try:
         from huggingface_hub import snapshot_download  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
-        raise InputError(f"{name}: install girsanov[diffusers] to download from Hugging Face") from error
+        message = f"{name}: there is no such folder; to download a model of this name, install girsanov[diffusers]"
+        raise InputError(message) from error
     try:
         return Path(snapshot_download(name, allow_patterns=[*FILES, "manifest.json"]))
     except Exception as error:
-        raise InputError(f"{name}: cannot be downloaded ({error}); check the name and the network") from error
+        reason = " ".join(str(error).split())[:160].rstrip(".")
+        message = f"{name}: there is no such folder, and no such model can be downloaded ({reason}); check the name"
+        raise InputError(message) from error
+
+
+def _require_density(folder: Path) -> None:
+    """Refuse what is a folder, but of no density model, in a sentence that says what it is."""
+    if (folder / "data.json").is_file():
+        raise InputError(f"{folder}: is a run of girsanov bridge, which moves rows: use girsanov translate")
+    if not (folder / MANIFEST).is_file():
+        begun = any((folder / name).exists() for name in ("checkpoints", "train.jsonl", "flow"))
+        advice = "its fit has not ended: run its girsanov fit command again" if begun else "give the folder of a run"
+        raise InputError(f"{folder}: holds no model; {advice}")

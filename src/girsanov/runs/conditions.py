@@ -48,7 +48,8 @@ def condition_of(
     if len(asked) > 1:
         raise InputError("Rows have one condition: give one of a class, their own classes and a file")
     if file is not None:
-        return _read(Path(file), len(rows))
+        values = _read(Path(file), len(rows) + len(rows.refused))
+        return values[rows.index] if rows.refused and len(values) > 1 else values
     if not asked:
         return None
     if not model.classes:

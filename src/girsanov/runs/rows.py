@@ -4,12 +4,12 @@ __all__ = ["Rows", "Selection", "all_rows", "rows_of", "select", "tested_rows"]
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from girsanov.datasets import Data, Splits, encoded, fingerprint, load, read
+from girsanov.datasets import Data, Splits, fingerprint, load, read
 from girsanov.datasets.notes import few_rows
 from girsanov.density_model import DensityModel
 from girsanov.runs.folder import Source
@@ -24,11 +24,17 @@ class Rows:
         data: the rows, with their classes where they have some.
         index: shape ``n``.
         described: what they are, for people.
+        refused: what is wrong with the rows of the source that the model cannot have, by their numbers.
+        files: names of the files that the rows of the source were, where each was one.
+        notes: sentences about how the source was read.
     """
 
     data: Data
     index: Tensor
     described: str
+    refused: Mapping[int, str] = field(default_factory=dict)
+    files: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def x(self) -> State:
@@ -44,10 +50,12 @@ class Rows:
         return dataclasses.replace(self, data=self.data[index], index=self.index[index])
 
     def first(self, limit: int | None) -> "Rows":
-        """The first ``limit`` rows."""
-        if limit is None or limit >= len(self):
+        """The first ``limit`` rows, refused ones included."""
+        if limit is None or limit >= len(self) + len(self.refused):
             return self
-        return dataclasses.replace(self[:limit], described=f"the first {limit:,} of {self.described}")
+        count = int((self.index < limit).sum()) if self.refused else limit
+        refused = {row: sentence for row, sentence in self.refused.items() if row < limit}
+        return dataclasses.replace(self[:count], described=f"the first {limit:,} of {self.described}", refused=refused)
 
 
 @dataclass(frozen=True)
@@ -147,15 +155,26 @@ def rows_of(model: DensityModel, name: str) -> Rows:
     return _test_part(model, found, index) if same else found
 
 
-def all_rows(model: DensityModel, name: str) -> Rows:
-    """All rows of a source, encoded by the model's schema."""
-    return _encoded(model, name)
+def all_rows(model: DensityModel, name: str, *, each: bool = False) -> Rows:
+    """All rows of a source, encoded by the model's schema.
+
+    Args:
+        model: knows the schema.
+        name: of the source.
+        each: judge every row by itself: those that the model cannot have are ``refused`` and not in ``x``.
+
+    Raises:
+        InputError: one sentence, for everything that can be wrong with the data, or with any row unless ``each``.
+    """
+    return _encoded(model, name, each=each)
 
 
-def _encoded(model: DensityModel, name: str) -> Rows:
+def _encoded(model: DensityModel, name: str, *, each: bool = False) -> Rows:
     raw = read(name)
-    data = encoded(raw, model.schema)
-    return Rows(data, torch.arange(len(data)), f"the rows of {name}")
+    x, kept, refused = model.schema.encode_each(raw) if each else (model.schema.encode(raw), slice(None), {})
+    labels = None if raw.labels is None else torch.from_numpy(raw.labels)[kept]
+    data = Data(x, labels, raw.classes, model.schema, raw.name, raw.n_train)
+    return Rows(data, torch.arange(len(raw))[kept], f"the rows of {name}", refused, raw.files, raw.notes)
 
 
 def _source(model: DensityModel) -> Source:
