@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.calculus import stream
-from girsanov.datasets import Data, Splits, fingerprint
+from girsanov.datasets import Data, Schema, Splits, fingerprint
 from girsanov.densities import GaussianMixture
 from girsanov.density_model.config import Config
 from girsanov.density_model.dequantisation import make_dequantiser
 from girsanov.density_model.noise import copies_for, spread
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, mix, train
-from girsanov.transforms import Compose, Gaussianise, Logit, SplineFlow, Standardise, Transform
+from girsanov.transforms import Compose, Gaussianise, Logit, OnLattice, SplineFlow, Standardise, Transform
 from girsanov.types import State
 
 COMPONENTS = (5, 20, 60)
@@ -33,6 +33,7 @@ FLOW_SHARE = 0.55  # of the time budget
 FLOW_COLUMNS = 64  # wider tables do without a flow
 LARGE = 20_000  # rows from which on a wider flow pays
 HELD_OUT_ROWS = 2000
+MAX_CELLS = 32  # more cells per dimension than this do without the lattice head
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,24 @@ def _columns(data: Data, rows: State, held: State, config: Config) -> Compose:
         members.append(_logit(data))
         rows = spread(Compose(members), rows, stream(config.seed, "logit"), copies=1)[0]
     if schema.kind == "images" or not config.gaussianise:
-        return Compose([*members, Standardise.fit(rows, shared=schema.kind == "images")])
+        affine = Standardise.fit(rows, shared=schema.kind == "images")
+        # what decodes cells or bounds its rows has no place for tails
+        bounded = config.logit or any(isinstance(member, OnLattice) for member in members)
+        return Compose([*members, affine if bounded else _with_tails(affine, schema, rows)])
     dequantised = Compose(members)
     y, _ = spread(dequantised, rows, stream(config.seed, "columns"))
     other, _ = spread(dequantised, held, stream(config.seed, "held-out columns"))
     return Compose([*members, Gaussianise.fit(y, other, schema.bin_width, schema.offset - 0.5 * schema.bin_width)])
+
+
+def _with_tails(affine: Standardise, schema: Schema, rows: State) -> Standardise:
+    """Tails beyond the rows of each dimension, and beyond the lattice that a lattice head would have in common."""
+    step, low, high = schema.bin_width, rows.amin(0), rows.amax(0)
+    if bool((step > 0).all()):
+        index = ((rows - schema.offset) / step).round()
+        if float(index.amax() - index.amin()) < MAX_CELLS:
+            low, high = schema.offset + step * index.amin(), schema.offset + step * index.amax()
+    return affine.with_tails(low, high, torch.maximum(rows.std(0), step))
 
 
 def _logit(data: Data) -> Logit:

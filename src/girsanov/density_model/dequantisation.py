@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from girsanov.density_model.model import DensityModel
 
 STEPS, BATCH, SAMPLES = 400, 256, 16
+BEYOND = 0.005  # share of levels that no training row has, under a decoder of cells
 
 
 def require_dequantisation(data: Data, config: Config) -> None:
@@ -106,7 +107,7 @@ def lattice_points(transforms: Compose) -> LatticePoints | None:
         if isinstance(member, OnLattice):
             first, _ = transforms(member.offset[None])
             second, _ = transforms((member.offset + member.step)[None])
-            return LatticePoints(first[0], (second - first)[0], member.count)
+            return LatticePoints(first[0], (second - first)[0], member.count, beyond=BEYOND)
     return None
 
 

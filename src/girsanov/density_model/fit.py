@@ -19,7 +19,7 @@ from girsanov.calculus import seed_of, stream
 from girsanov.datasets import Data, Splits, fingerprint, from_array, load, split
 from girsanov.densities import Gaussian
 from girsanov.density_model.config import PROCESSES, Config, make_process
-from girsanov.density_model.coordinates import Coordinates, fit_coordinates
+from girsanov.density_model.coordinates import MAX_CELLS, Coordinates, fit_coordinates
 from girsanov.density_model.dequantisation import (
     fit_dequantiser,
     lattice_points,
@@ -38,7 +38,6 @@ from girsanov.training import Progress, ShuffledBatches, TrainingConfig, Trainin
 from girsanov.transforms import Dequantise, Standardise
 from girsanov.types import InputError, MeanEstimate, State
 
-MAX_CELLS = 32  # more cells per dimension than this do without the lattice head
 SMALL_STEPS, LARGE_STEPS = 1250, 12_000
 VALIDATION_ROWS = 512
 VALIDATION_SAMPLES = 16
@@ -174,7 +173,8 @@ def prepare(data: Data, splits: Splits, config: Config, coordinates: Coordinates
     low, high = PROCESSES[config.process]().log_snr_range
     span = (low, high if lattice is None else min(high, lattice.level_for()))
     process = make_process(config.process, config.schedule, span)
-    score = ScoreModel(network, process, config.predicts, reference=reference, head=head, log_snr_range=span)
+    options = {"log_snr_range": span, "broad_share": config.model != "cnf"}
+    score = ScoreModel(network, process, config.predicts, reference=reference, head=head, **options)
     described = {
         "config": config.to_json(),
         "network": record,

@@ -2,7 +2,8 @@ r"""A fitted density: transforms of data space, and a score model with its Gauss
 
 The reference serves throughout: prior = its law at the noise end, last decoder = its posterior, control variate =
 its exact denoiser. An untrained model therefore is the Gaussian: every likelihood returns
-:math:`\log \mathcal{N}(x; m, S)` with standard error 0.
+:math:`\log \mathcal{N}(x; m, S)` with standard error 0, unless a row is far from the training rows, where every fitted
+diffusion gives way to the flat law of its broad share (:class:`girsanov.models.ScoreModel`).
 """
 
 __all__ = ["DensityModel"]

@@ -58,6 +58,7 @@ def describe(model: "DensityModel") -> dict[str, Any]:
             "predicts": model.score.predicts,
             "log_snr_range": list(model.score.log_snr_range),
             "head": _describe_head(head),
+            "broad_share": model.score.broad_share,
             "network": model.record["network"],
         },
         "proposal": None if model.proposal is None else model.proposal.to_json(),
@@ -82,6 +83,7 @@ def build(description: dict[str, Any]) -> tuple[Compose, ScoreModel, Schema, Log
         reference=reference,
         head=head,
         log_snr_range=span,
+        broad_share=bool(spec.get("broad_share", False)),
     )
     proposal = description["proposal"]
     return (

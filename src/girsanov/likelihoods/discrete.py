@@ -18,7 +18,7 @@ evaluated twice, each fold weighs the other, and the value stays a lower bound.
       + E[\log P(x \mid x_0)] ,
 
 whose last term is one smooth integral per dimension and cell: it is computed, not sampled (note of paper 1, section
-2.10).
+2.10). A small share of the decoder's mass may be for the points that continue the lattice, so that none is impossible.
 """
 
 __all__ = ["LatticePoints", "categorical_elbo", "importance_weighted", "log_mean_exp", "transform_views"]
@@ -52,6 +52,7 @@ from girsanov.types import Estimate, InputError, Nats, Score, State
 
 REACH, NODES = 9.0, 401  # trapezoid rule over the decoder's noise: errors of e^-40 for cells up to 10 deviations wide
 LEVELS = 32  # levels per table chunk
+ENDLESS = 65  # points that stand for a lattice without end, seen from the middle one
 
 
 def transform_views(transform: Transform) -> Views:
@@ -146,35 +147,48 @@ class LatticePoints:
         first: the lowest point of each dimension, shape ``*d``.
         step: the distance of neighbours, shape ``*d``, positive.
         count: number of points, the same in all dimensions.
+        beyond: share of the decoder's mass, all dimensions together, for points that continue the lattice: with 0 they
+            are refused.
     """
 
     first: Tensor
     step: Tensor
     count: int
+    beyond: float = 0.0
 
     def level_for(self, deviations: float = 3.0) -> float:
         """The log-SNR at which half the smallest step is so many standard deviations of the decoder's noise."""
         return 2.0 * math.log(2.0 * deviations / float(self.step.min()))
 
     def index(self, x: State) -> Tensor:
-        """Number of each point, int64.
+        """Number of each point, int64; below 0 or from ``count`` on for points that continue the lattice.
 
         Raises:
             InputError: for values off the lattice.
         """
         position = (x.double() - self.first) / self.step
         index = position.round()
-        if float((position - index).abs().max()) > 1e-3 or not bool(((index >= 0) & (index < self.count)).all()):
+        off = (position - index).abs() > 1e-3
+        if not self.beyond:
+            off = off | (index < 0) | (index >= self.count)
+        if bool(off.any()):
             raise InputError(f"These rows are not on the lattice of {self.count} points that the decoder knows")
         return index.long()
 
     def reconstruction(self, x: State, log_snr: float) -> Nats:
-        """Expected log-mass of the rows under the decoder at a log-SNR, shape ``n``, exact."""
+        """Expected log-mass of the rows under the decoder at a log-SNR, shape ``n``, exact.
+
+        The share ``beyond`` is a decoder's that knows all points of the endless lattice.
+        """
         index, ratio = self.index(x), self.step.double().expand(x.shape[1:]) * math.exp(0.5 * log_snr)
+        share = self.beyond / x[0].numel()
+        known = (index >= 0) & (index < self.count)
         values = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
         for scale in {float(f"{value:.12g}") for value in ratio.unique().tolist()}:  # equal but for rounding
-            table = _table(scale, self.count).to(x.device)
-            values = torch.where((ratio / scale - 1.0).abs() < 1e-11, table[index], values)
+            table = _table(scale, self.count).to(x.device) + math.log1p(-share)
+            endless = float(_table(scale, ENDLESS)[ENDLESS // 2]) + math.log(share or 1.0)
+            found = torch.where(known, table[index.clamp(0, self.count - 1)], endless)
+            values = torch.where((ratio / scale - 1.0).abs() < 1e-11, found, values)
         return sum_event(values)
 
 

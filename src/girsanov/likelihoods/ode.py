@@ -36,6 +36,7 @@ from girsanov.densities import Density, Gaussian
 from girsanov.inputs import checked
 from girsanov.likelihoods.integral import keeps_graph
 from girsanov.models import ResidualHead, ScoreModel, deviation, log_snr_range, working_dtype
+from girsanov.models.score_model import given_way
 from girsanov.processes import LinearProcess
 from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
 from girsanov.types import Estimate, Nats, Score, State
@@ -151,6 +152,10 @@ class WhitenedFlow:
         self.spent += len(w) * (1 if closed_form is not None else self.divergence.cost(w[0].numel()))
         if closed_form is not None:
             return closed_form
+        return self._general(log_snr, w, rows, probes)
+
+    def _general(self, log_snr: Tensor, w: State, rows: Tensor, probes: Tensor | None) -> tuple[State, Tensor]:
+        assert self.divergence is not None
         return self.divergence(lambda state: self.velocity(log_snr, state, rows), w, probes)
 
     def _closed_form(self, log_snr: Tensor, w: State, rows: Tensor) -> tuple[State, Tensor] | None:
@@ -175,7 +180,13 @@ class WhitenedFlow:
         matrix = field(identity.reshape(-1, *w.shape[1:])).flatten(1)
         level = log_snr.to(w.dtype)
         residual, trace = with_trace(level, w[:, None], self._given(rows), matrix)
-        return field(residual[:, 0]), trace.double()[None]
+        velocity, rates = field(residual[:, 0]), trace.double()[None]
+        noise = self.law.noise(log_snr, self.law.unwhiten(log_snr, w)) + head.colour(log_snr, residual[:, 0])
+        far = (given_way(noise) > 0.0).flatten(1).any(1) & score.broad_share
+        if not bool(far.any()):
+            return velocity, rates
+        general, other = self._general(log_snr, w, rows, None)
+        return torch.where(far.reshape(-1, *(1,) * (w.ndim - 1)), general, velocity), torch.where(far, other, rates)
 
     def _given(self, rows: Tensor) -> Tensor | None:
         if self.condition is None or len(self.condition) == 1:

@@ -179,6 +179,11 @@ def _meaning(contents: Contents) -> str:
             f"The network was evaluated at log signal-to-noise ratios from {low} to {high}; the terms at both ends "
             "are part of the number, so nothing is left out."
         )
+    if entry["model"] == "sde":
+        text.append(
+            "Model and peers have a small share of a broad law: a row that is like none of the training rows costs tens "
+            "of nats in each dimension where it is not, so that a few such rows do not rule the mean."
+        )
     if entry["bits_per_dim"] is not None:
         text.append(
             f"In bits per dimension, that is {entry['bits_per_dim']:.4f}, lower being better, with the bins that the "

@@ -25,6 +25,7 @@ from girsanov.transforms.elementwise import Dequantise
 from girsanov.types import InputError, State
 
 LOG_2PI = math.log(2.0 * math.pi)
+REACH = 8.0  # deviations from the mean of what a learned noise looks at
 
 
 @final
@@ -143,7 +144,8 @@ class VariationalDequantise(Dequantise):
 
     def _scale_and_shift(self, x: State) -> tuple[Tensor, Tensor]:
         dtype = next(self.network.parameters()).dtype
-        rows = ((x.double() - self.centre) / self.spread).to(dtype)
+        # clamped where no training row is: the noise of a far cell is that of a near one
+        rows = ((x.double() - self.centre) / self.spread).clamp(-REACH, REACH).to(dtype)
         log_scale, shift = self.network(rows.flatten(1)).double().chunk(2, 1)
         return log_scale.reshape(x.shape), shift.reshape(x.shape)
 

@@ -13,6 +13,8 @@ from girsanov.calculus import sum_event
 from girsanov.transforms.base import Transform
 from girsanov.types import InputError, State
 
+MARGIN = 4.0  # units beyond the outermost rows before tails begin
+
 
 class Dequantise(Transform):
     r"""Spread each lattice point uniformly over its cell: :math:`y = x + h (u - \tfrac12)`, u uniform on [0, 1).
@@ -62,12 +64,17 @@ class Dequantise(Transform):
 
 
 class Standardise(Transform):
-    r"""Affine map :math:`y = (x - m) / s` per dimension.
+    r"""Affine map :math:`y = (x - m) / s` per dimension; with tails, only as far as there are rows.
+
+    Beyond ``low`` and ``high`` the map grows like a logarithm, :math:`x - h = \pm b\,(e^{|s y - (h - m)| / b} - 1)`, so
+    that what is a Gaussian there has a polynomial tail in data units.
 
     Args:
         event_shape: shape of one row.
         mean: m, shape ``event_shape``.
         scale: s > 0, shape ``event_shape``.
+        ends: low and high ends of the affine part, and the unit b of the tails, each of shape ``event_shape``;
+            default no tails.
 
     Example:
         >>> y, log_det = Standardise((1,), torch.tensor([1.0]), torch.tensor([2.0]))(torch.tensor([[5.0]]))
@@ -77,13 +84,25 @@ class Standardise(Transform):
 
     mean: Tensor
     scale: Tensor
+    low: Tensor
+    high: Tensor
+    unit: Tensor
 
-    def __init__(self, event_shape: Sequence[int], mean: Tensor | None = None, scale: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        mean: Tensor | None = None,
+        scale: Tensor | None = None,
+        ends: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> None:
         super().__init__()
         zeros = torch.zeros(*event_shape, dtype=torch.float64)
         self.event_shape = tuple(event_shape)
         self.register_buffer("mean", (zeros if mean is None else mean.double()).clone())
         self.register_buffer("scale", (zeros + 1.0 if scale is None else scale.double()).clone())
+        low, high, unit = ends or (zeros - math.inf, zeros + math.inf, zeros + 1.0)
+        for name, value in (("low", low), ("high", high), ("unit", unit)):
+            self.register_buffer(name, value.double().clone())
 
     @classmethod
     def fit(cls, x: State, *, shared: bool = False) -> "Standardise":
@@ -97,15 +116,32 @@ class Standardise(Transform):
         scale = (common if shared else torch.where(variance > 0, variance, common)).sqrt()
         return cls(mean.shape, mean, scale)
 
+    def with_tails(self, low: Tensor, high: Tensor, unit: Tensor) -> "Standardise":
+        """The same map between ``low`` and ``high`` and :data:`MARGIN` units around them, with tails beyond.
+
+        Args:
+            low: lowest value of each dimension that was seen, shape ``event_shape``.
+            high: the highest.
+            unit: of the tails; where it is 0, the scale's.
+        """
+        unit = torch.where(unit > 0, unit.double(), self.scale)
+        return Standardise(self.event_shape, self.mean, self.scale, (low - MARGIN * unit, high + MARGIN * unit, unit))
+
     def forward(self, x: State, uniform: Tensor | None = None) -> tuple[State, Tensor]:
         """Subtract the mean and divide by the scale."""
         del uniform
-        y = (x - self.mean.to(x.dtype)) / self.scale.to(x.dtype)
-        return y, -self.scale.log().sum().expand(len(x))
+        low, high, unit = (end.to(x.dtype) for end in (self.low, self.high, self.unit))
+        inside = x.clamp(low, high)
+        beyond = torch.log1p((x - inside).abs() / unit)
+        y = (inside + (x - inside).sign() * unit * beyond - self.mean.to(x.dtype)) / self.scale.to(x.dtype)
+        return y, -self.scale.log().sum() - sum_event(beyond)
 
     def inverse(self, y: State) -> State:
         """Multiply by the scale and add the mean."""
-        return y * self.scale.to(y.dtype) + self.mean.to(y.dtype)
+        low, high, unit = (end.to(y.dtype) for end in (self.low, self.high, self.unit))
+        x = y * self.scale.to(y.dtype) + self.mean.to(y.dtype)
+        inside = x.clamp(low, high)
+        return inside + (x - inside).sign() * unit * torch.expm1((x - inside).abs() / unit)
 
     def config(self) -> dict[str, Any]:
         """See :class:`Transform`."""
