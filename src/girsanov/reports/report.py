@@ -181,8 +181,8 @@ def _meaning(contents: Contents) -> str:
         )
     if entry["model"] == "sde":
         text.append(
-            "Model and peers have a small share of a broad law: a row that is like none of the training rows costs tens "
-            "of nats in each dimension where it is not, so that a few such rows do not rule the mean."
+            "Model and peers have a small share of a broad law: a row that is unlike all training rows costs tens of "
+            "nats in each dimension that is, so that a few such rows do not rule the mean."
         )
     if entry["bits_per_dim"] is not None:
         text.append(
