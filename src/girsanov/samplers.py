@@ -30,9 +30,8 @@ from torch import Tensor
 from girsanov.calculus import source_of, sum_event
 from girsanov.densities import Density, Gaussian
 from girsanov.inputs import checked
-from girsanov.models import log_snr_range
 from girsanov.pairs import AncestralChain
-from girsanov.processes import LinearProcess
+from girsanov.processes import LinearProcess, log_snr_range
 from girsanov.types import Estimate, Nats, Score, State
 
 CHUNK = 1024
@@ -63,7 +62,7 @@ def sample(
         event_shape: shape of one row.
         lmbd: member of the family, at most 1: 0 the reverse SDE, 1 the ODE, below 0 more noise.
         steps: number of steps.
-        prior: law at the noise end; default ``process.prior(reference)``.
+        prior: law at the noise end of the score's range; default: see :func:`girsanov.processes.span_of`.
         reference: the Gaussian that is integrated exactly; default the score's own. It also gives the last
             decoder its covariance.
         denoise: end with the decoder's mean instead of its draw.
@@ -114,7 +113,7 @@ def sample_with_log_prob(
         n: number of rows.
         event_shape: shape of one row.
         steps: number of steps; the error of the value falls with its square root.
-        prior: law at the noise end; default ``process.prior(reference)``.
+        prior: law at the noise end of the score's range; default: see :func:`girsanov.processes.span_of`.
         reference: the Gaussian that is integrated exactly; default the score's own.
         condition: leading dimension ``n`` or 1.
         generator: source of all draws; ``None`` means seed 0.

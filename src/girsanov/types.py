@@ -167,6 +167,8 @@ class Estimate:
         measure: ``density``, ``mass`` (all columns dequantised: a log-probability) or ``mixed``.
         event_dim: number of dimensions d of one row, for bits per dimension.
         met: whether each row reached the standard error that was asked for, shape ``n``; ``None`` where none was.
+        needed: the log-SNR range ``(low, high)`` that each row needs at least for an ``exact`` or ``unbiased`` value,
+            shape ``n 2``: the range itself where it resolves the row. ``None`` where the kind promises neither.
 
     Example:
         >>> replicates = torch.tensor([[-1.0, -2.0], [-1.2, -2.2]])
@@ -188,6 +190,7 @@ class Estimate:
     replicates: Tensor | None = None
     measure: Measure = "density"
     met: Tensor | None = None
+    needed: Tensor | None = None
 
     @classmethod
     def from_replicates(cls, replicates: Tensor, **fields: object) -> "Estimate":
@@ -202,6 +205,29 @@ class Estimate:
         variance = (shifts - shift[:, None]).square().sum(1) / (count - 1) if count > 1 else shift.new_tensor(math.nan)
         stderr = (variance / count).sqrt().expand_as(shift)
         return cls(origin + shift, stderr, replicates=replicates, **fields)  # type: ignore[arg-type]
+
+    @property
+    def resolved(self) -> Tensor:
+        """Whether the log-SNR range resolves each row, shape ``n``; true where no kind depends on it."""
+        if self.needed is None or self.log_snr_range is None:
+            return torch.ones_like(self.value, dtype=torch.bool)
+        low, high = self.log_snr_range
+        return (self.needed[:, 0] >= low) & (self.needed[:, 1] <= high)
+
+    @property
+    def caveat(self) -> str:
+        """What the rows need that the log-SNR range does not resolve, in one sentence; empty where it resolves all."""
+        unresolved = ~self.resolved
+        if not bool(unresolved.any()):
+            return ""
+        assert self.needed is not None
+        assert self.log_snr_range is not None
+        needed = self.needed[unresolved]
+        return (
+            f"{int(unresolved.sum())} of {len(unresolved)} rows need a score that is known for log-SNR from "
+            f"{float(needed[:, 0].min()):.3g} to {float(needed[:, 1].max()):.3g} at least, beyond "
+            f"{self.log_snr_range[0]:.3g} to {self.log_snr_range[1]:.3g}: their values are estimates."
+        )
 
     def interval(self, level: float = 0.95) -> tuple[Nats, Nats]:
         """Confidence interval of each row, by Student's t over the replicates.

@@ -154,7 +154,7 @@ def test_an_estimate_says_what_it_is():
     x = case.rows(3)
     estimate = evaluate(case, process, x, samples=64)
     assert (estimate.kind, estimate.model, estimate.measure) == ("unbiased", "sde", "density")
-    assert (estimate.nfe, estimate.event_dim) == (64, 2)
+    assert (estimate.nfe, estimate.event_dim) == (64 + 4, 2)  # four at the ends
     assert estimate.replicates.shape == (8, 3)
     assert set(estimate.terms) == {"reference", "diffusion"}
     torch.testing.assert_close(sum(estimate.terms.values()), estimate.value)
@@ -187,7 +187,7 @@ def test_every_row_draws_until_it_reaches_the_target():
     assert 64 < estimate.nfe < 4096
     pilot = evaluate(case, process, x, samples=32)
     rounds = (pilot.stderr / 0.25).square().ceil().clamp_min(1.0)
-    assert estimate.nfe == math.ceil(32 * (1.0 + float(rounds.mean())))  # rows pay for their own error only
+    assert estimate.nfe == 4 + math.ceil(32 * (1.0 + float(rounds.mean())))  # rows pay for their own error only
     assert estimate.replicates.shape == (8, 40)
     torch.testing.assert_close(estimate.replicates.mean(0), estimate.value)
     torch.testing.assert_close(sum(estimate.terms.values()), estimate.value)
@@ -208,7 +208,7 @@ def test_the_second_stage_is_fresh_and_stops_at_max_samples():
     case, process = note_mixture_2d(), VariancePreserving()
     x = case.rows(5)
     estimate = evaluate(case, process, x, samples=32, target_stderr=1e-9, max_samples=130)
-    assert estimate.nfe == 128
+    assert estimate.nfe == 128 + 4
     assert bool((estimate.stderr > 1e-9).all())
     assert not estimate.met.any()
     pilot = evaluate(case, process, x, samples=32)

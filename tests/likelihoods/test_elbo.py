@@ -45,12 +45,10 @@ def exact_prior(case, process):
 
 
 def default_prior(case, process):
-    """N(0, I), or the law at the noise end of the Gaussian with the same moments where the kernel remembers."""
-    if type(process).__name__ not in REMEMBERING:
-        return MultivariateNormal(torch.zeros(case.d), torch.eye(case.d))
-    _, sigma = process.marginal_at(torch.tensor(process.log_snr_range[0]))
+    """The law of the Gaussian with the same moments at a noise end where no kernel has forgotten the data."""
+    alpha, sigma = process.marginal_at(torch.tensor(process.log_snr_range[0]))
     mean, covariance = case.moments()
-    return MultivariateNormal(mean, covariance + sigma**2 * torch.eye(case.d))
+    return MultivariateNormal(alpha * mean, alpha**2 * covariance + sigma**2 * torch.eye(case.d))
 
 
 def posterior(covariance, high):
@@ -88,7 +86,9 @@ def test_gaussian_bound_is_unbiased_for_its_closed_form_in_all_dimensions(shape)
     x = case.rows(40 if case.d < 512 else 10)
     other = Gaussian(torch.zeros(shape), 0.9)
     estimate = elbo(case.density.score(process), process, x, reference=other, samples=128)
-    expected = gaussian_elbo(case, process, x, (torch.zeros(case.d), torch.eye(case.d)))
+    alpha, sigma = process.marginal_at(torch.tensor(SHORT[0]))
+    end = (torch.zeros(case.d), (0.9 * alpha**2 + sigma**2) * torch.eye(case.d))
+    expected = gaussian_elbo(case, process, x, end)
     assert_student((estimate.value - expected) / estimate.stderr, degrees=len(estimate.replicates) - 1)
 
 

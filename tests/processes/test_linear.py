@@ -153,7 +153,7 @@ def test_prior_is_standard_unless_the_kernel_remembers_the_data(name):
     if name not in REMEMBERING:
         assert isinstance(process.prior(), StandardNormal)
         return
-    with pytest.raises(InputError, match="does not forget the data: pass prior="):
+    with pytest.raises(InputError, match=r"remembers the data at log-SNR .* pass prior=, or a reference"):
         process.prior()
     reference = Gaussian(torch.tensor([1.0, -2.0]), torch.tensor([[2.0, 0.5], [0.5, 1.0]]))
     prior = process.prior(reference)

@@ -19,8 +19,8 @@ from girsanov.calculus import keyed_generators, keyed_uniform, sum_event
 from girsanov.densities import Gaussian
 from girsanov.inputs import as_rows
 from girsanov.likelihoods.paired import Draws, deviations, draw, gain
-from girsanov.models import gaussian_reference, log_snr_range, working_dtype
-from girsanov.processes import LinearProcess
+from girsanov.models import gaussian_reference, working_dtype
+from girsanov.processes import LinearProcess, log_snr_range
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError, Score, State
 

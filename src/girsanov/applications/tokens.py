@@ -33,7 +33,7 @@ from girsanov.inputs import checked
 from girsanov.likelihoods import elbo
 from girsanov.models import ResidualMLP, ScoreModel
 from girsanov.objectives import Batch, DenoisingObjective
-from girsanov.processes import Cosine, LinearProcess
+from girsanov.processes import Cosine, LinearProcess, noise_end
 from girsanov.samplers import sample
 from girsanov.training import ShuffledBatches, TrainingConfig, mix, train
 from girsanov.transforms import Compose
@@ -104,12 +104,11 @@ def token_log_prob(
     law = reference if reference is not None else getattr(score, "reference", None)
     if not isinstance(law, Gaussian):
         raise InputError("Token log-densities need a Gaussian reference of one token: pass reference=")
-    low = getattr(score, "log_snr_range", process.log_snr_range)[0]
     found = elbo(
         score,
         process,
         x.flatten(0, 1),
-        prior=law.diffused(*process.marginal_at(torch.tensor(low, dtype=torch.float64))),
+        prior=noise_end(score, process, law),
         reference=law,
         decoder=law,
         samples=samples,
@@ -230,8 +229,7 @@ class TokenModel(nn.Module):
         y = self.mean.new_zeros(n, 0, c)
         law = self.head.reference
         assert law is not None
-        low = torch.tensor(self.head.log_snr_range[0], dtype=torch.float64)
-        prior = law.diffused(*process.marginal_at(low))
+        prior = noise_end(self.head, process, law)
         for _ in range(count):
             given = self.context(y)[:, -1]
             options = {"event_shape": (c,), "steps": steps, "prior": prior, "condition": given}

@@ -20,6 +20,7 @@ from girsanov.calculus import Exact, Hutchinson
 from girsanov.likelihoods import ode_log_prob
 from girsanov.models import ScoreModel
 from girsanov.objectives import Batch
+from girsanov.processes import noise_end
 from girsanov.solvers import FixedGrid
 from girsanov.transforms import Transform
 
@@ -39,8 +40,7 @@ class FlowObjective(nn.Module):
     def __init__(self, model: ScoreModel, transform: Transform, *, steps: int = STEPS) -> None:
         super().__init__()
         assert model.reference is not None
-        low = torch.tensor(model.log_snr_range[0], dtype=torch.float64)
-        self.prior = model.reference.diffused(*model.process.marginal_at(low))
+        self.prior = noise_end(model, model.process, model.reference)
         self.transform = [transform]  # not a submodule: its tensors belong to the density model
         d = model.reference.event_dim
         self.divergence = Exact() if d <= EXACT_DIMENSIONS else Hutchinson(probes=1)

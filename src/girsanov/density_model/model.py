@@ -35,7 +35,7 @@ from girsanov.likelihoods.differences import (
 from girsanov.likelihoods.discrete import LatticePoints, categorical_elbo, transform_views
 from girsanov.likelihoods.integral import View, view_of
 from girsanov.models import ScoreModel
-from girsanov.processes import LinearProcess
+from girsanov.processes import LinearProcess, noise_end
 from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
 from girsanov.stein import ScoreTest, score_test
 from girsanov.stein.levels import LEVELS
@@ -102,15 +102,7 @@ class DensityModel(nn.Module):
     @property
     def prior(self) -> Density:
         """The reference's law at the noise end."""
-        low = torch.tensor(self.score.log_snr_range[0], dtype=torch.float64)
-        return self.reference.diffused(*self.score.process.marginal_at(low))
-
-    @property
-    def law_at_horizon(self) -> Density:
-        """Where the ODE ends: the end of the range, or N(0, I) where the process goes on to log-SNR -inf."""
-        process = self.score.process
-        end = process.log_snr(torch.tensor(process.horizon, dtype=torch.float64))
-        return self.prior if bool(end.isfinite()) else process.prior(self.reference)
+        return noise_end(self.score, self.score.process, self.reference)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -243,7 +235,7 @@ class DensityModel(nn.Module):
                 self.score,
                 self.score.process,
                 view.x[:, j],
-                prior=self.law_at_horizon,
+                prior=self.prior,
                 reference=self.reference,
                 divergence=divergence,
                 solver=solver,
@@ -391,6 +383,15 @@ class DensityModel(nn.Module):
         return transform_views(self.transforms)(rows, replicates, seed, round_)
 
 
+def _widest(estimates: list[Estimate]) -> Tensor | None:
+    """The range that a row needs in all its dequantisation draws."""
+    needed = [estimate.needed for estimate in estimates if estimate.needed is not None]
+    if not needed:
+        return None
+    low, high = torch.stack(needed).unbind(2)
+    return torch.stack([low.amin(0), high.amax(0)], 1)
+
+
 def _merge(estimates: list[Estimate], log_det: Tensor, measure: Measure) -> Estimate:
     """Average ODE values over dequantisation draws."""
     values = torch.stack([estimate.value for estimate in estimates]) + log_det.T
@@ -403,9 +404,12 @@ def _merge(estimates: list[Estimate], log_det: Tensor, measure: Measure) -> Esti
         "log_snr_range": first.log_snr_range,
         "terms": {**terms, "log_det": log_det.mean(1)},
         "measure": measure,
+        "needed": _widest(estimates),
     }
     if measure != "density":
-        return Estimate.from_replicates(values, kind="lower_bound", **common)
+        promised = all(estimate.kind != "estimate" for estimate in estimates)
+        kind = "lower_bound" if promised else "estimate"
+        return Estimate.from_replicates(values, kind=kind, **common)
     if first.replicates is not None:  # probes: their spread is the error
         return Estimate.from_replicates(first.replicates + log_det[:, 0], kind=first.kind, **common)
     return Estimate(values[0], first.stderr, kind=first.kind, **common)  # type: ignore[arg-type]

@@ -92,7 +92,7 @@ def fresh_log_prob(
         return model.log_prob(rows, condition=condition, **options)
 
     def evaluate(y: State, given: Tensor | None) -> Estimate:
-        laws = {"prior": model.law_at_horizon, "reference": model.reference}
+        laws = {"prior": model.prior, "reference": model.reference}
         return ode_log_prob(model.score, model.score.process, y, condition=given, **laws, **options)
 
     return _merged(model, rows.x, generator, 1, condition, evaluate)

@@ -29,7 +29,7 @@ from girsanov.calculus import seed_of
 from girsanov.densities import Density, Gaussian
 from girsanov.inputs import checked
 from girsanov.likelihoods.baselines import Baseline, baseline_of
-from girsanov.likelihoods.integral import Views, identity_view, keeps_graph, replicate
+from girsanov.likelihoods.integral import Views, identity_view, keeps_graph, replicate, view_of
 from girsanov.likelihoods.parts import (
     default_proposal,
     default_replicates,
@@ -39,8 +39,9 @@ from girsanov.likelihoods.parts import (
     sampled_prior,
 )
 from girsanov.likelihoods.proposals import fit_proposal
-from girsanov.models import gaussian_reference, log_snr_range
-from girsanov.processes import LinearProcess
+from girsanov.likelihoods.resolution import EVALUATIONS, confirmed, missing_at_ends, needed_range
+from girsanov.models import gaussian_reference
+from girsanov.processes import LinearProcess, Span, log_snr_range, span_of
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import Estimate, InputError, Measure, Nats, Score, State
 
@@ -71,8 +72,9 @@ def elbo(
         score: ``(t, x) -> grad log p_t(x)``.
         process: the forward process.
         x: rows ``n *d``.
-        prior: law at the noise end; default ``process.prior(reference)``.
-        reference: Gaussian whose squared error is the control variate; it never changes the expectation.
+        prior: law at the noise end of the score's range. Default: N(0, I) at the horizon of a process that forgets
+            the data, and before it the reference's law there; see :func:`girsanov.processes.span_of`.
+        reference: Gaussian whose squared error is the control variate, which never changes the expectation.
             Default: the decoder, else the score's own ``reference``, if it has one.
         decoder: Gaussian whose posterior covariance the last decoder has; default isotropic. Where a reference
             is used too, both must be the same.
@@ -91,7 +93,7 @@ def elbo(
         Estimate of kind ``lower_bound``, model ``sde``, with terms ``prior``, ``diffusion`` and ``residual``.
 
     Raises:
-        InputError: if the process does not forget the data and neither prior nor reference is given.
+        InputError: if the data are not forgotten at the noise end and neither prior nor reference is known.
 
     Example:
         >>> from girsanov.processes import VariancePreserving
@@ -101,16 +103,15 @@ def elbo(
         True
     """
     reference = gaussian_reference(score, reference if reference is not None else decoder)
-    prior = prior if prior is not None else process.prior(reference)
+    span = span_of(score, process, prior=prior, reference=reference)
     if decoder is not None and reference is not None and decoder is not reference:
         raise InputError("decoder and reference must be the same Gaussian")
-    low, high = log_snr_range(score, process)
-    proposal = proposal or default_proposal(low, high, reference, atom=True)
-    require_cover(proposal, low, high, atom=True)
+    proposal = proposal or default_proposal(*span.log_snr_range, reference, atom=True)
+    require_cover(proposal, *span.log_snr_range, atom=True)
     baseline = baseline_of(score, process, reference, decoder)
 
     def closed_form(rows: State) -> dict[str, Nats]:
-        return _elbo_terms(rows, baseline, process, prior, low, high)
+        return _elbo_terms(rows, baseline, process, span)
 
     replicates = replicates or default_replicates(samples)
     with torch.set_grad_enabled(keeps_graph(x, differentiable)):
@@ -124,10 +125,10 @@ def elbo(
             seed=seed_of(generator),
             condition=condition,
             views=views,
-            sampled_prior=sampled_prior(process, prior, low),
+            sampled_prior=sampled_prior(process, span),
         )
     spent = evaluations_spent(samples, replicates)
-    return estimate_of(terms, x, spent, (low, high), kind="lower_bound", measure=measure)
+    return estimate_of(terms, x, spent, span.log_snr_range, kind="lower_bound", measure=measure)
 
 
 @checked
@@ -157,13 +158,14 @@ def density(
         x: rows ``n *d``.
         reference: the Gaussian of the formula; default the score's own, else N(0, I) for a score that
             declares no ``log_snr_range``.
-        exact: declare the score exact on the whole line: the kind is then ``unbiased``.
+        exact: declare the score exact: the kind is then ``unbiased``, where four more evaluations per row at the
+            ends of the range show that the reference does outside, and the score computes in single precision at least.
         samples: network evaluations per row; those of the pilot, where there is a target.
         target_stderr: standard error to reach in every row, in nats. A pilot of ``samples`` evaluations decides how
             many fresh draws each row needs, and the fresh draws alone are the estimate (Stein's two-stage procedure):
             its ``stderr`` is the pilot's standard deviation over the root of the number of fresh replicates, and so
             is independent of its ``value``. ``nfe`` is then the mean over rows, pilot included.
-        max_samples: evaluations of any row, pilot included.
+        max_samples: evaluations of any row, pilot included, those at the ends aside.
         replicates: see :func:`elbo`.
         proposal: see :func:`elbo`.
         condition: see :func:`elbo`.
@@ -173,7 +175,9 @@ def density(
         differentiable: see :func:`elbo`.
 
     Returns:
-        Estimate of kind ``unbiased`` or ``lower_bound``, with terms ``reference`` and ``diffusion``. Where a target
+        Estimate of kind ``lower_bound``, of an exact score ``unbiased``, or ``estimate`` where the range does not
+        resolve some row: :attr:`Estimate.needed` is then beyond the range in that row, and :attr:`Estimate.caveat`
+        says how far a score would have to be known. It has terms ``reference`` and ``diffusion``. Where a target
         was asked for, ``met`` says which rows reached it; for the others ``max_samples`` did not suffice.
 
     Raises:
@@ -189,9 +193,8 @@ def density(
         True
     """
     law = _formula_reference(score, reference, x)
-    own = getattr(score, "log_snr_range", None)
     # an exact score is known beyond the process's horizon too, and the formula is about the whole line
-    low, high = own if exact and own is not None else log_snr_range(score, process)
+    low, high = log_snr_range(score, process, whole_line=exact)
     proposal = proposal or default_proposal(low, high, law, atom=False)
     require_cover(proposal, low, high, atom=False)
     baseline = baseline_of(score, process, law, None)
@@ -217,17 +220,23 @@ def density(
             round_=round_,
         )
 
-    kind, spent = "unbiased" if exact else "lower_bound", evaluations_spent(samples, count)
+    def described(terms: dict[str, Tensor], nfe: int) -> Estimate:
+        if not exact:
+            return estimate_of(terms, x, nfe, (low, high), kind="lower_bound", measure=measure)
+        seen = view_of(views, x, 1, seed).x[:, 0]
+        missing = missing_at_ends(baseline, seen, (low, high), seed=seed, condition=condition)
+        found = estimate_of(terms, x, nfe + EVALUATIONS, (low, high), kind="unbiased", measure=measure)
+        return confirmed(found, score, needed_range(low, high, missing, found.event_dim))
+
+    spent = evaluations_spent(samples, count)
     with torch.set_grad_enabled(keeps_graph(x, differentiable)):
         terms = draw(torch.arange(len(x), device=x.device), 1, 0)
-        estimate = estimate_of(terms, x, spent, (low, high), kind=kind, measure=measure)
         if target_stderr is None:
-            return estimate
-        rounds = _rounds(estimate.stderr.detach(), target_stderr, max_samples // spent - 1)
-        terms = _second_stage(draw, terms, rounds)
-        nfe = math.ceil(spent * (1.0 + float(rounds.double().mean())))
-        final = estimate_of(terms, x, nfe, (low, high), kind=kind, measure=measure)
-    stderr = estimate.stderr / rounds.sqrt()
+            return described(terms, spent)
+        pilot = estimate_of(terms, x, spent, (low, high), kind="estimate", measure=measure).stderr
+        rounds = _rounds(pilot.detach(), target_stderr, max_samples // spent - 1)
+        final = described(_second_stage(draw, terms, rounds), math.ceil(spent * (1.0 + float(rounds.double().mean()))))
+    stderr = pilot / rounds.sqrt()
     return replace(final, stderr=stderr, met=stderr.detach() <= target_stderr * (1.0 + ROUNDING))
 
 
@@ -268,15 +277,9 @@ def _formula_reference(score: Score, reference: Gaussian | None, x: State) -> Ga
     return Gaussian(torch.zeros(x.shape[1:], dtype=torch.float64), 1.0).to(x.device)
 
 
-def _elbo_terms(
-    x: State,
-    baseline: Baseline,
-    process: LinearProcess,
-    prior: Density,
-    low: float,
-    high: float,
-) -> dict[str, Nats]:
+def _elbo_terms(x: State, baseline: Baseline, process: LinearProcess, span: Span) -> dict[str, Nats]:
     """Everything of the bound that needs no network evaluation; ``baseline`` stands in for the squared errors."""
+    low, high = span.log_snr_range
     rows, d = x.double(), x[0].numel()
     ends = torch.tensor([high, low], dtype=torch.float64, device=x.device)
     (alpha_e, alpha_end), (sigma_e, sigma_end) = process.marginal_at(ends)
@@ -286,7 +289,7 @@ def _elbo_terms(
         residual = residual - d * (sigma_e / alpha_e).log()
     else:
         residual = residual - 0.5 * baseline.decoder.posterior_log_det(high)
-    expected = getattr(prior, "expected_log_prob", None)
+    expected = getattr(span.prior, "expected_log_prob", None)
     return {
         "prior": expected(alpha_end * rows, sigma_end.square()) if expected else rows.new_zeros(len(rows)),
         "diffusion": diffusion - 0.5 * baseline.integral(rows, low, high),

@@ -21,8 +21,8 @@ from torch import Tensor
 from girsanov.calculus import expand_as_rows, keyed_generators, keyed_normal, row_blocks, seed_of, sum_event
 from girsanov.densities import Gaussian
 from girsanov.inputs import checked
-from girsanov.models import log_snr_range, noise_prediction, working_dtype
-from girsanov.processes import LinearProcess
+from girsanov.models import noise_prediction, working_dtype
+from girsanov.processes import LinearProcess, log_snr_range
 from girsanov.types import Estimate, InputError, Nats, Score, State, require_counts
 
 CHUNK = 2048  # evaluations per call, fixed so that results do not depend on the number of rows
@@ -189,7 +189,7 @@ def density_by_quadrature(
         True
     """
     noise = noise or Quadrature()
-    low, high = getattr(score, "log_snr_range", None) or log_snr_range(score, process)
+    low, high = log_snr_range(score, process, whole_line=True)
     low, high = low - MARGIN, high + MARGIN
     levels = torch.linspace(low, high, round((high - low) / spacing) + 1, dtype=torch.float64)
     errors = squared_errors(score, process, x, levels, noise=noise)[0]

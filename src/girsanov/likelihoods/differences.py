@@ -36,13 +36,22 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows, keyed_generators, keyed_normal, row_blocks, seed_of, sum_event
+from girsanov.calculus import (
+    expand_as_rows,
+    keyed_generators,
+    keyed_normal,
+    keyed_rademacher,
+    row_blocks,
+    seed_of,
+    sum_event,
+)
 from girsanov.densities import Gaussian
 from girsanov.inputs import as_condition, checked
 from girsanov.likelihoods.integral import Views, identity_view, view_of
 from girsanov.likelihoods.paired import Draws, deviations, draw, gain
-from girsanov.models import ScoreModel, gaussian_reference, log_snr_range, working_dtype
-from girsanov.processes import LinearProcess
+from girsanov.likelihoods.resolution import EVALUATIONS, confirmed, needed_range
+from girsanov.models import ScoreModel, gaussian_reference, working_dtype
+from girsanov.processes import LinearProcess, log_snr_range
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import Estimate, InputError, Kind, Measure, Nats, Score, State
 
@@ -60,7 +69,8 @@ class Sharing(TypedDict, total=False):
     Attributes:
         reference: Gaussian whose spectrum says where in log-SNR to evaluate; it cancels in the value. Default the
             score's own.
-        exact: declare the score exact: the kind is then ``unbiased``. Default false.
+        exact: declare the score exact: the kind is then ``unbiased``, where eight more evaluations per row show that
+            nothing is missing beyond the range. Default false.
         samples: evaluation points per row, two or more, in antithetic pairs that are rounded down to a multiple of
             ``replicates``; both conditions are evaluated at each. Default 32.
         replicates: independent replicates among which the points are divided. Default 8.
@@ -96,7 +106,8 @@ def difference(
         sharing: see :class:`Sharing`: ``samples``, ``generator``, ``exact``, ``reference``, ...
 
     Returns:
-        Estimate of kind ``unbiased`` where ``exact``, else ``estimate``; positive where ``c1`` explains the row better.
+        Estimate of kind ``unbiased`` where ``exact`` and the range resolves the difference in every row, see
+        :attr:`Estimate.needed`, else ``estimate``; positive where ``c1`` explains the row better.
 
     Raises:
         InputError: for rows or conditions that do not fit.
@@ -116,7 +127,7 @@ def difference(
     def contrast(draws: Draws, error: State, first: State, second: State) -> Tensor:
         return setup.integrate(draws.weights * (gain(error, first) - gain(error, second)))
 
-    return setup.estimate(_gather(setup, x, c1, c2, contrast))
+    return _checked(setup, x, c1, c2, setup.estimate(_gather(setup, x, c1, c2, contrast)))
 
 
 @dataclass(frozen=True)
@@ -179,7 +190,7 @@ def pointwise_information(
     map_, squared_map = (Estimate.from_replicates(part.flatten(1), **_MAP) for part in values.unbind(2))
     shape = values.shape[1:2] + values.shape[3:]
     return PointwiseInformation(
-        setup.estimate(values[:, :, 0].flatten(2).sum(2)),
+        _checked(setup, x, condition, None, setup.estimate(values[:, :, 0].flatten(2).sum(2))),
         replace(setup.estimate(values[:, :, 1].flatten(2).sum(2)), kind="estimate"),
         *(part.reshape(shape) for part in (map_.value, map_.stderr, squared_map.value, squared_map.stderr)),
     )
@@ -309,8 +320,7 @@ class _Setup:
             raise InputError(f"samples must be at least 2, one antithetic pair; got {samples}")
         process = score.process if isinstance(score, ScoreModel) else process
         reference = gaussian_reference(score, reference)
-        own = getattr(score, "log_snr_range", None)
-        low, high = own if exact and own is not None else log_snr_range(score, process)
+        low, high = log_snr_range(score, process, whole_line=exact)
         spectrum = torch.ones(1) if reference is None else reference.spectrum()
         replicates = min(replicates, samples // 2)
         return cls(
@@ -346,6 +356,19 @@ class _Setup:
             log_snr_range=self.log_snr_range,
             measure=self.measure,
         )
+
+
+def _checked(setup: _Setup, x: State, c1: Condition, c2: Condition, estimate: Estimate) -> Estimate:
+    """The estimate, of kind ``unbiased`` only where nothing of the difference is missing beyond the range's ends."""
+    if setup.kind != "unbiased":
+        return estimate
+    y = view_of(setup.views, x, 1, setup.seed).x[:, 0].to(setup.dtype)
+    signs = keyed_rademacher(keyed_generators(setup.seed, "ends", y), y.shape[1:], y)
+    first, second = (_condition(c, x) for c in (c1, c2))
+    ends = torch.tensor(setup.log_snr_range, dtype=torch.float64, device=y.device)
+    gaps = [sum(_at_level(setup, end, y, s * signs, first, second)[0] for s in (1.0, -1.0)) for end in ends]
+    needed = needed_range(*setup.log_snr_range, 0.5 * torch.stack(gaps), setup.event_dim)  # type: ignore[arg-type]
+    return confirmed(replace(estimate, nfe=estimate.nfe + 2 * EVALUATIONS), setup.score, needed)
 
 
 def _gather(

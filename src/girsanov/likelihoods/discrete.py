@@ -44,8 +44,8 @@ from girsanov.likelihoods.parts import (
     require_cover,
     sampled_prior,
 )
-from girsanov.models import gaussian_reference, log_snr_range
-from girsanov.processes import LinearProcess
+from girsanov.models import gaussian_reference
+from girsanov.processes import LinearProcess, span_of
 from girsanov.solvers import LogSNRDensity
 from girsanov.transforms import Transform
 from girsanov.types import Estimate, InputError, Nats, Score, State
@@ -246,18 +246,18 @@ def categorical_elbo(
         InputError: for rows off the lattice.
     """
     reference = gaussian_reference(score, reference)
-    prior = prior if prior is not None else process.prior(reference)
-    low, high = log_snr_range(score, process)
+    span = span_of(score, process, prior=prior, reference=reference)
+    (low, high), law = span.log_snr_range, span.prior
     proposal = _without_atom(proposal) or default_proposal(low, high, reference, atom=False)
     require_cover(proposal, low, high, atom=False)
     baseline = baseline_of(score, process, reference, None)
     alpha, sigma = process.marginal_at(torch.tensor(low, dtype=torch.float64, device=x.device))
     entropy = 0.5 * x[0].numel() * (1.0 + math.log(2.0 * math.pi)) + x[0].numel() * float(sigma.log())
-    drawn = sampled_prior(process, prior, low)
+    drawn = sampled_prior(process, span)
 
     def closed_form(rows: State) -> dict[str, Nats]:
         rows = rows.double()
-        ends = prior.expected_log_prob(alpha * rows, sigma.square()) if drawn is None else 0.0  # type: ignore[operator]
+        ends = law.expected_log_prob(alpha * rows, sigma.square()) if drawn is None else 0.0  # type: ignore[operator]
         return {
             "prior": torch.zeros(len(rows), dtype=torch.float64, device=rows.device) + ends + entropy,
             "diffusion": -0.5 * baseline.integral(rows, low, high),

@@ -35,9 +35,10 @@ from girsanov.calculus import (
 from girsanov.densities import Density, Gaussian
 from girsanov.inputs import checked
 from girsanov.likelihoods.integral import keeps_graph
-from girsanov.models import ResidualHead, ScoreModel, deviation, log_snr_range, working_dtype
+from girsanov.likelihoods.resolution import confirmed, needed_range, rounds
+from girsanov.models import ResidualHead, ScoreModel, deviation, working_dtype
 from girsanov.models.score_model import given_way
-from girsanov.processes import LinearProcess
+from girsanov.processes import LinearProcess, Span, log_snr_range, span_of
 from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
 from girsanov.types import Estimate, Nats, Score, State
 
@@ -64,7 +65,7 @@ def ode_log_prob(
         score: ``(t, x) -> grad log p_t(x)``.
         process: the forward process.
         x: rows ``n *d``.
-        prior: law at the noise end; default ``process.prior(reference)``.
+        prior: law at the noise end of the score's range; default: see :func:`girsanov.processes.span_of`.
         reference: Gaussian that whitens; it never changes the value. Default the score's own, else N(0, I).
         divergence: ``Exact()`` (default) or ``Hutchinson(probes=...)``.
         solver: ``Adaptive(...)`` or ``FixedGrid(steps=...)``; default adaptive with tolerances 1e-6 where the score
@@ -75,11 +76,14 @@ def ode_log_prob(
 
     Returns:
         Estimate of model ``ode``: kind ``exact`` (up to the solver) with the exact divergence, ``unbiased`` with
-        probes. Its terms are ``prior``, ``divergence`` and ``reference``; ``nfe`` counts a backward pass as two, and
-        a trace in closed form as nothing beyond its evaluation.
+        probes, and ``estimate`` where the last step at the data end is too long for some row, whose
+        :attr:`Estimate.needed` is then beyond the range (:attr:`Estimate.caveat` says how far a score would have to be
+        known), or where the score computes in half precision. Its terms are ``prior``, ``divergence`` and
+        ``reference``; ``nfe`` counts a backward pass as two, and a trace in closed form as nothing beyond its
+        evaluation.
 
     Raises:
-        InputError: if the process does not forget the data and neither prior nor reference is given, or if a
+        InputError: if the data are not forgotten at the noise end and neither prior nor reference is known, or if a
             row does not converge.
 
     Example:
@@ -93,17 +97,19 @@ def ode_log_prob(
     divergence = divergence or Exact()
     solver = solver or _default_solver(score, x)
     own = reference if reference is not None else getattr(score, "reference", None)
-    prior = prior if prior is not None else process.prior(own)
+    span = span_of(score, process, prior=prior, reference=own)
     law = own if isinstance(own, Gaussian) else _standard(x)
     seed, parts = seed_of(generator), []
     with torch.set_grad_enabled(keeps_graph(x, differentiable)):
         for index, count in row_blocks(len(x), CHUNK, x.device):
             given = condition if condition is None or len(condition) == 1 else condition[index]
             flow = WhitenedFlow(score, process, law, divergence, given, one_level=isinstance(solver, FixedGrid))
-            part = _solve(flow, x[index], prior, solver, seed)
+            part = _solve(flow, x[index], span, solver, seed)
             parts.append({name: value[..., :count] for name, value in part.items()})
     terms = {name: torch.cat([part[name] for part in parts], -1) for name in parts[0]}
-    return _estimate(terms, x, divergence, flow.log_snr_range)
+    estimate = _estimate(terms, x, divergence, span.log_snr_range)
+    missing = torch.stack([torch.zeros_like(terms["end"]), terms["end"]])
+    return confirmed(estimate, score, needed_range(span.low, span.high, missing, estimate.event_dim))
 
 
 class WhitenedFlow:
@@ -165,7 +171,7 @@ class WhitenedFlow:
             return None
         with_trace = getattr(score.network, "with_trace", None)
         head = score.head
-        shared = score.reference is self.law and self.one_level
+        shared = score.reference is self.law and self.one_level and not rounds(score)
         if with_trace is None or not isinstance(head, ResidualHead) or not shared or torch.is_grad_enabled():
             return None
         one = log_snr[:1]
@@ -204,9 +210,9 @@ class WhitenedFlow:
         return density.nodes(points).flip(0).to(self.law.mean.device)
 
 
-def _solve(flow: WhitenedFlow, x: State, prior: Density, solver: Adaptive | FixedGrid, seed: int) -> dict[str, Tensor]:
+def _solve(flow: WhitenedFlow, x: State, span: Span, solver: Adaptive | FixedGrid, seed: int) -> dict[str, Tensor]:
     """All terms for one chunk: ``prior``, ``reference`` ``b``, ``divergence`` ``m b``, ``evaluations``, ``error``."""
-    law, (low, high) = flow.law, flow.log_snr_range
+    law, low, high = flow.law, span.low, span.high
     dtype = working_dtype(flow.score, x)
     rows = torch.arange(len(x), device=x.device)
     if flow.divergence is not None and flow.divergence.probes:
@@ -218,14 +224,14 @@ def _solve(flow: WhitenedFlow, x: State, prior: Density, solver: Adaptive | Fixe
     start, first = _end_step(flow, w, clean.new_full((len(x),), high), rows, share=1.0)
     solution = solver.solve(flow, start, flow.grid(solver.points()))
     w_end, integral = solution.state, solution.integrals + first
-    if low > -math.inf and not math.isfinite(float(flow.process.log_snr(clean.new_tensor(flow.process.horizon)))):
-        # the process goes on to log-SNR -inf, where w moves like e^(l/2): one Euler step in that variable
+    if span.endless:  # w moves like e^(l/2) from here on: one Euler step in that variable
         w_end, last = _end_step(flow, w_end, clean.new_full((len(x),), low), rows, share=2.0)
         integral = integral + last
         low = -math.inf
     return {
-        "prior": _prior_log_prob(flow, prior, w_end, low),
+        "prior": _prior_log_prob(flow, span.prior, w_end, low),
         "divergence": integral,
+        "end": first.detach().mean(0),
         "reference": -0.5 * law.spectrum().log().sum().expand(len(x)),
         "evaluations": solution.evaluations.double(),
         "cost": solution.evaluations.new_full((len(x),), flow.spent / flow.rows, dtype=torch.float64),
@@ -243,11 +249,10 @@ def _prior_log_prob(flow: WhitenedFlow, prior: Density, w: State, low: float) ->
     """Log-density of w under the prior, which is given in the process's own coordinates."""
     level = torch.full((len(w),), low, dtype=torch.float64, device=w.device)
     z = flow.law.unwhiten(level, w.double())
+    scale = torch.ones_like(level[:1])
     if math.isfinite(low):
         alpha, sigma = flow.process.marginal_at(level[:1])
-    else:
-        alpha, sigma = flow.process.marginal(level.new_tensor([flow.process.horizon]))
-    scale = (alpha.square() + sigma.square()).sqrt()
+        scale = (alpha.square() + sigma.square()).sqrt()
     variances = torch.sigmoid(level[:1]) * flow.law.spectrum() + torch.sigmoid(-level[:1])
     log_det = 0.5 * variances.log().sum() + w[0].numel() * scale.log()
     return prior.log_prob(scale * z) + log_det

@@ -15,8 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from girsanov.densities import Density, Gaussian
-from girsanov.processes import LinearProcess
+from girsanov.densities import Gaussian
+from girsanov.processes import LinearProcess, Span
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import Estimate, InputError, Nats, State
 
@@ -42,11 +42,12 @@ def require_cover(proposal: LogSNRDensity, low: float, high: float, *, atom: boo
         )
 
 
-def sampled_prior(process: LinearProcess, prior: Density, low: float) -> Callable[[State, State], Nats] | None:
+def sampled_prior(process: LinearProcess, span: Span) -> Callable[[State, State], Nats] | None:
     """The prior term from draws, for priors whose expected log-density is not closed form."""
+    prior = span.prior
     if hasattr(prior, "expected_log_prob"):
         return None
-    alpha, sigma = process.marginal_at(torch.tensor(low, dtype=torch.float64))
+    alpha, sigma = process.marginal_at(torch.tensor(span.low, dtype=torch.float64))
 
     def term(x: State, eps: State) -> Nats:
         ends = alpha * x[:, None] + sigma * eps

@@ -1,6 +1,7 @@
 """Networks, and the score model that turns what a network predicts into a score."""
 
 __all__ = [
+    "HALF",
     "PREDICTIONS",
     "ConditionMap",
     "ConvNetwork",
@@ -17,7 +18,6 @@ __all__ = [
     "deviation",
     "from_noise",
     "gaussian_reference",
-    "log_snr_range",
     "noise_prediction",
     "takes_convolutions",
     "to_noise",
@@ -27,7 +27,6 @@ __all__ = [
 from girsanov.models.evaluation import (
     deviation,
     gaussian_reference,
-    log_snr_range,
     noise_prediction,
     working_dtype,
 )
@@ -41,4 +40,4 @@ from girsanov.models.networks import (
     takes_convolutions,
 )
 from girsanov.models.predictions import PREDICTIONS, from_noise, to_noise
-from girsanov.models.score_model import ScoreModel
+from girsanov.models.score_model import HALF, ScoreModel

@@ -5,15 +5,17 @@ variance-preserving coordinates :math:`z = x_t / \sqrt{\alpha^2 + \sigma^2}`, wh
 times in float64 so that both ends of a schedule stay resolved.
 """
 
-__all__ = ["deviation", "gaussian_reference", "log_snr_range", "noise_prediction", "working_dtype"]
+__all__ = ["deviation", "gaussian_reference", "noise_prediction", "working_dtype"]
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from girsanov.calculus import expand_as_rows
-from girsanov.densities import Density, Gaussian
+from girsanov.densities import Density, DensityScore, Gaussian
 from girsanov.inputs import ask, like_rows
-from girsanov.models.score_model import ScoreModel
+from girsanov.models.score_model import ScoreModel, called
 from girsanov.processes import LinearProcess
 from girsanov.types import Score, State
 
@@ -27,7 +29,7 @@ def noise_prediction(
     alpha, sigma = process.marginal_at(log_snr)
     x_t = expand_as_rows((alpha.square() + sigma.square()).sqrt(), z) * z
     time = process.time(log_snr)
-    return -expand_as_rows(sigma, z) * ask(score, time, x_t, condition)
+    return -expand_as_rows(sigma, z) * ask(partial(called, score), time, x_t, condition)
 
 
 def deviation(
@@ -46,16 +48,14 @@ def gaussian_reference(score: Score, reference: Density | None) -> Gaussian | No
     return found if isinstance(found, Gaussian) else None
 
 
-def log_snr_range(score: Score, process: LinearProcess) -> tuple[float, float]:
-    """The process's log-SNR range, cut to the score's own where it declares one."""
-    low, high = process.log_snr_range
-    own = getattr(score, "log_snr_range", None)
-    return (low, high) if own is None else (max(low, own[0]), min(high, own[1]))
-
-
 def working_dtype(score: Score, x: State) -> torch.dtype:
-    """Dtype of network evaluations: the parameters', else that of the rows."""
+    """Dtype in which a score is evaluated: the parameters', else that of the rows, single precision at least.
+
+    A closed form has no parameters and resolves scales below single precision: it is evaluated in double precision.
+    """
+    if isinstance(score, DensityScore):
+        return torch.float64
     parameter = next(score.parameters(), None) if isinstance(score, nn.Module) else None
     if parameter is not None:
-        return parameter.dtype
-    return x.dtype if x.dtype.is_floating_point else torch.float64
+        return torch.promote_types(parameter.dtype, torch.float32)
+    return torch.promote_types(x.dtype, torch.float32) if x.dtype.is_floating_point else torch.float64

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from girsanov.densities import Density, Gaussian, draw_rows
 from girsanov.inputs import checked
-from girsanov.models import deviation, gaussian_reference, log_snr_range, noise_prediction, working_dtype
+from girsanov.models import deviation, gaussian_reference, noise_prediction, working_dtype
 from girsanov.pairs.chain import Chain, Kernel
 from girsanov.pairs.paths import Noise
 from girsanov.pairs.scales import IsotropicScale, Scale, SpectralScale
-from girsanov.processes import LinearProcess
+from girsanov.processes import LinearProcess, span_of
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError, Nats, Score, State, require_count
 
@@ -42,7 +42,7 @@ class AncestralChain(Chain):
         score: ``(t, x) -> grad log p_t(x)``.
         process: the forward process.
         steps: number of steps between the two ends of the log-SNR range; the residual decoder is one more.
-        prior: law at the noise end; default ``process.prior(reference)``.
+        prior: law at the noise end of the score's range; default: see :func:`girsanov.processes.span_of`.
         reference: the Gaussian whose posterior is exact; default the score's own.
         lmbd: member of the family of samplers, at most 1; the encoder fits ``lmbd = 0``, so that other members have
             looser bounds, and 1, whose steps have no noise, none: take :func:`girsanov.ode_log_prob`.
@@ -77,13 +77,13 @@ class AncestralChain(Chain):
         super().__init__(require_count("steps", steps) + 1)
         self.score, self.process, self.lmbd = score, process, lmbd
         self.reference = gaussian_reference(score, reference)
-        self.prior = prior if prior is not None else process.prior(self.reference)
+        span = span_of(score, process, prior=prior, reference=reference)
+        self.prior = span.prior
         shape = self.prior.event_shape or (self.reference.event_shape if self.reference is not None else ())
         self.event_shape = torch.Size(event_shape if event_shape is not None else shape)
         # from the data end to the noise end, by equal shares of the reference's denoising
-        low, high = log_snr_range(score, process)
         variances = self.reference.spectrum() if self.reference is not None else torch.ones(1)
-        nodes = LogSNRDensity.from_spectrum(low, high, variances, floor=0.3).nodes(steps + 1)
+        nodes = LogSNRDensity.from_spectrum(span.low, span.high, variances, floor=0.3).nodes(steps + 1)
         self.register_buffer("levels", nodes.flip(0).contiguous().to(_device(score)))
 
     def encode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Density
 from girsanov.inputs import ask, checked
-from girsanov.models import gaussian_reference, log_snr_range, noise_prediction
+from girsanov.models import noise_prediction
 from girsanov.pairs.pair import Pair
-from girsanov.processes import LinearProcess, Process
+from girsanov.processes import LinearProcess, Process, span_of
 from girsanov.types import InputError, Nats, Score, State, Time
 
 
@@ -66,7 +66,7 @@ class ScorePair(Pair):
     Args:
         score: ``(t, x) -> grad log p_t(x)``, a network's or an oracle's.
         process: the forward process.
-        prior: law at the noise end of the log-SNR range; default ``process.prior(reference)``.
+        prior: law at the noise end of the score's range; default: see :func:`girsanov.processes.span_of`.
         lmbd: member of the family, below 1: 0 is the reverse SDE; the ODE at 1 has no path weight.
         inference_score: the score of the inference drift where ``lmbd`` is not 0; default ``score``.
         event_shape: shape of one row, for sampling where the prior has none.
@@ -96,12 +96,14 @@ class ScorePair(Pair):
     ) -> None:
         if not lmbd < 1.0:
             raise InputError(f"lmbd must be below 1; got {lmbd}: at 1 the model is the ODE, use ode_log_prob")
-        prior = prior if prior is not None else process.prior(gaussian_reference(score, None))
+        span = span_of(score, process, prior=prior)
         shared = inference_score is None or lmbd == 0.0
         inner = None if lmbd == 0.0 else (inference_score or score)
-        super().__init__(_Tempered(process, inner, lmbd), _PlugIn(process, score, lmbd), prior, event_shape=event_shape)
+        super().__init__(
+            _Tempered(process, inner, lmbd), _PlugIn(process, score, lmbd), span.prior, event_shape=event_shape
+        )
         self.score, self.process, self.lmbd, self._shared = score, process, lmbd, shared
-        self.log_snr_range = log_snr_range(score, process)
+        self.log_snr_range = span.log_snr_range
 
     def times(self, steps: int) -> Tensor:
         """Times at ``steps + 1`` equally spaced log-SNRs of the range, float64."""

@@ -13,10 +13,14 @@ __all__ = [
     "ProcessPath",
     "ScheduledPath",
     "Section",
+    "Span",
     "StraightPath",
     "SubVariancePreserving",
     "VarianceExploding",
     "VariancePreserving",
+    "log_snr_range",
+    "noise_end",
+    "span_of",
 ]
 
 from girsanov.processes.base import LinearProcess, Process
@@ -33,3 +37,4 @@ from girsanov.processes.linear import (
     VariancePreserving,
 )
 from girsanov.processes.section import Section
+from girsanov.processes.span import Span, log_snr_range, noise_end, span_of

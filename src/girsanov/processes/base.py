@@ -11,6 +11,7 @@ float64 inside, in forms that do not cancel at either end; results take the dtyp
 __all__ = ["LinearProcess", "Process"]
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from girsanov.densities import Density, StandardNormal
 from girsanov.types import InputError, State, Time
 
 LIMIT = 15.0  # |log-SNR| beyond which float32 noise and signal no longer see each other
+FORGOTTEN = 2e-3  # share of the data in a state that N(0, I) may stand for
+ROUNDING = 1e-9  # of a log-SNR
 
 
 class Process(nn.Module, ABC):
@@ -43,19 +46,26 @@ class LinearProcess(Process):
     r"""A process with :math:`f = a(t) x`, :math:`g = g(t)` and an exact Gaussian kernel.
 
     To implement one, define in float64: ``_kernel(t) -> (log alpha, log sigma)``, ``_rates(t) -> (a, g^2)``,
-    ``_time(log_snr) -> t`` and ``_alpha_at(log_snr) -> alpha``; override ``prior`` where the kernel at the
-    horizon remembers the data.
+    ``_time(log_snr) -> t`` and ``_alpha_at(log_snr) -> alpha``; set ``stationary`` to false where the process does
+    not tend to N(0, I).
 
     Args:
         log_snr_range: the interval on which likelihoods integrate, high end first being illegal: ``(low, high)``.
             Default: from the horizon's log-SNR, at least -15, up to 15.
 
+    Attributes:
+        declares_range: whether the range was given; a default range does not end where a score is known farther.
+        stationary: whether the process tends to N(0, I).
+
     Raises:
         InputError: if the range is empty or upside down.
     """
 
+    stationary: ClassVar[bool] = True
+
     def __init__(self, log_snr_range: tuple[float, float] | None = None) -> None:
         super().__init__()
+        self.declares_range = log_snr_range is not None
         if log_snr_range is not None and not log_snr_range[0] < log_snr_range[1]:
             raise InputError(f"log_snr_range must be (low, high) with low < high; got {log_snr_range}")
         self._log_snr_range = log_snr_range
@@ -81,8 +91,12 @@ class LinearProcess(Process):
         """The log-SNR interval ``(low, high)`` of likelihoods."""
         if self._log_snr_range is not None:
             return self._log_snr_range
-        end = float(self.log_snr(torch.tensor(self.horizon, dtype=torch.float64)))
-        return max(end, -LIMIT), LIMIT
+        return max(self.end_log_snr, -LIMIT), LIMIT
+
+    @property
+    def end_log_snr(self) -> float:
+        """The log-SNR at the horizon; ``-inf`` where nothing of the data is left."""
+        return float(self.log_snr(torch.tensor(self.horizon, dtype=torch.float64)))
 
     def marginal(self, t: Time) -> tuple[Tensor, Tensor]:
         """Mean scale ``alpha_t`` and standard deviation ``sigma_t`` of X_t given x, each of the shape of ``t``."""
@@ -119,10 +133,29 @@ class LinearProcess(Process):
         _, squared = self._rates(t.double())
         return squared.sqrt().expand(len(x)).to(x.dtype)
 
-    def prior(self, reference: Density | None = None) -> Density:
-        """Law at the low end of the log-SNR range that a generative model starts from.
+    def prior(self, reference: Density | None = None, *, log_snr: float | None = None) -> Density:
+        r"""The law that a generative model starts from at a log-SNR.
 
-        N(0, I) where the kernel forgets the data, else the law of ``reference`` there.
+        At the horizon of a process that tends to N(0, I), that law. Before it, the law of ``reference`` there; without
+        one N(0, I), where the kernel forgets the data: where :math:`\alpha^2` and :math:`|1 - \sigma^2|` are at most
+        0.002, so that N(0, I) misstates data of unit scale by at most 0.001 nats per dimension.
+
+        Args:
+            reference: a law of the data, such as a Gaussian fitted to them.
+            log_snr: where the model starts; default the low end of :attr:`log_snr_range`.
+
+        Raises:
+            InputError: without a reference where the kernel remembers the data.
         """
-        del reference
-        return StandardNormal()
+        level = self.log_snr_range[0] if log_snr is None else log_snr
+        if self.stationary and level <= max(self.end_log_snr, -LIMIT) + ROUNDING:
+            return StandardNormal()
+        alpha, sigma = self.marginal_at(torch.tensor(level, dtype=torch.float64))
+        if reference is not None:
+            return reference.diffused(alpha, sigma)
+        if max(float(alpha.square()), abs(1.0 - float(sigma.square()))) <= FORGOTTEN:
+            return StandardNormal()
+        raise InputError(
+            f"{type(self).__name__} remembers the data at log-SNR {level:.3g}, where this range ends: pass prior=, "
+            "or a reference fitted to the data"
+        )

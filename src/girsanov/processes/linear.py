@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from girsanov.densities import Density
 from girsanov.processes.base import LinearProcess
 from girsanov.types import InputError
 
@@ -242,21 +241,10 @@ class StraightPath(LinearProcess):
 class _ExplodingProcess(LinearProcess):
     """alpha = 1: the law at the horizon is the data's, blurred, so the prior must be told where the data are."""
 
+    stationary = False
+
     def _alpha_at(self, log_snr: Tensor) -> Tensor:
         return torch.ones_like(log_snr)
-
-    def prior(self, reference: Density | None = None) -> Density:
-        """The reference's law at the low end of the log-SNR range.
-
-        Raises:
-            InputError: without a reference, since this kernel does not forget the data.
-        """
-        if reference is None:
-            raise InputError(
-                f"{type(self).__name__} does not forget the data: pass prior=, or a reference fitted to the data"
-            )
-        alpha, sigma = self.marginal_at(torch.tensor(self.log_snr_range[0], dtype=torch.float64))
-        return reference.diffused(alpha, sigma)
 
 
 @final

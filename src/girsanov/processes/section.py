@@ -41,6 +41,8 @@ class Section(LinearProcess):
         (tensor([1.]), tensor([1.4142]))
     """
 
+    stationary = False
+
     def __init__(self, process: LinearProcess, begin: float, end: float) -> None:
         if not 0.0 <= begin < end <= process.horizon:
             raise InputError(

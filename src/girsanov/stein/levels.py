@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from girsanov.calculus import keyed_generators, keyed_normal, seed_of
 from girsanov.inputs import ask, checked
-from girsanov.processes import LinearProcess
+from girsanov.processes import LinearProcess, log_snr_range
 from girsanov.stein.goodness import GoodnessOfFitResult, goodness_of_fit
 from girsanov.stein.kernels import RadialKernel
 from girsanov.stein.matrices import DiffusionLike
@@ -134,7 +134,7 @@ def score_test(
     """
     if not len(levels):
         raise InputError("A score is tested at one noise level or more: give levels")
-    low, high = getattr(score, "log_snr_range", process.log_snr_range)
+    low, high = log_snr_range(score, process, whole_line=True)
     if not all(low <= level <= high for level in levels):
         raise InputError(f"The score is known for log-SNR from {low:.3g} to {high:.3g}: choose levels in between")
     seed, method = seed_of(generator), method or WildBootstrap()
