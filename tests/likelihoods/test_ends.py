@@ -1,0 +1,205 @@
+"""The law at the end of a score's range, over processes and likelihoods; and kinds that say what the range resolves.
+
+The truth is a mixture in two dimensions whose score is known on a range that is narrower than the process's at both
+ends. With its law at the noise end as the prior, what claims the density must have it, and a bound lacks its known gap.
+"""
+
+import pytest
+import torch
+
+import girsanov as gv
+from girsanov.likelihoods.discrete import LatticePoints, categorical_elbo
+from girsanov.pairs import AncestralChain, EulerChain
+from girsanov.processes import noise_end, span_of
+from tests.laws import assert_student, each_process, note_mixture_2d, quadrature_elbo
+from tests.seeds import seeded
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+INNER = (-3.2, 6.0)
+
+
+class Known:
+    """A score that is known on a range and nowhere else."""
+
+    def __init__(self, score, span=INNER):
+        self.inner, self.log_snr_range = score, span
+
+    def __call__(self, t, x):
+        level = self.inner.process.log_snr(t)
+        low, high = self.log_snr_range
+        assert bool(((level > low - 1e-6) & (level < high + 1e-6)).all()), "evaluated outside its range"
+        return self.inner(t, x)
+
+
+def narrow(make_process, span=INNER):
+    case, process = note_mixture_2d(), make_process()
+    score = Known(case.density.score(process), span)
+    return case, process, score, noise_end(score, process, case.density)
+
+
+@each_process
+def test_the_ode_of_an_exact_score_has_the_density_whatever_the_process_does_beyond_its_range(make_process):
+    case, process, score, law = narrow(make_process, (-3.2, 9.0))
+    x = case.rows(4)
+    estimate = gv.ode_log_prob(score, process, x, prior=law)
+    assert float((estimate.value - case.log_prob(x)).abs().max()) < 5e-3
+    assert (estimate.kind, estimate.log_snr_range) == ("exact", (-3.2, 9.0))
+
+
+@each_process
+def test_the_bound_lacks_its_known_gap(make_process):
+    case, process, score, law = narrow(make_process)
+    x = case.rows(12)
+    cut = make_process(log_snr_range=INNER)
+    for prior in (law, case.density.moment_match().diffused(*process.marginal_at(torch.tensor(INNER[0])))):
+        given = {"prior": prior} if prior is law else {"reference": case.density.moment_match()}
+        estimate = gv.elbo(score, process, x, samples=256, generator=seeded(1), **given)
+        assert_student((estimate.value - quadrature_elbo(case, cut, x, prior, nodes=40)) / estimate.stderr, degrees=15)
+        assert estimate.log_snr_range == INNER
+
+
+@each_process
+def test_samplers_and_chains_start_from_the_law_at_the_end(make_process):
+    case, process, score, law = narrow(make_process)
+    x = case.rows(3)
+    reference = case.density.moment_match()
+    end = noise_end(score, process, reference)
+    assert torch.equal(span_of(score, process, reference=reference).prior.log_prob(x), end.log_prob(x))
+    chain = AncestralChain(score, process, 200, prior=law)
+    bound = gv.chain_elbo(chain, x, paths=64, generator=seeded(2))
+    assert float(((bound.value - case.log_prob(x)) / bound.stderr).max()) < 5.0
+    assert float((case.log_prob(x) - bound.value).max()) < 0.25 + 5.0 * float(bound.stderr.max())
+    drawn, value = gv.sample_with_log_prob(score, process, 256, event_shape=(2,), prior=law, steps=256)
+    error = (value.value - case.log_prob(drawn)).mean()
+    assert abs(float(error)) < 0.1
+    mean, covariance = case.moments()
+    assert float(((drawn.mean(0) - mean) / (covariance.diagonal() / 256).sqrt()).abs().max()) < 5.0
+    default = AncestralChain(score, process, 4, reference=reference)
+    assert torch.equal(default.prior.log_prob(x), end.log_prob(x))
+
+
+@each_process
+def test_what_is_remembered_and_unsaid_is_refused_in_one_sentence(make_process):
+    case, process, score, _ = narrow(make_process)
+    x = case.rows(2)
+    lattice = LatticePoints(torch.zeros(2), torch.ones(2), 2)
+    calls = (
+        lambda: gv.elbo(score, process, x),
+        lambda: gv.ode_log_prob(score, process, x),
+        lambda: categorical_elbo(score, process, x, lattice=lattice),
+        lambda: gv.sample(score, process, 2, event_shape=(2,)),
+        lambda: gv.sample_with_log_prob(score, process, 2, event_shape=(2,)),
+        lambda: AncestralChain(score, process, 4, event_shape=(2,)),
+        lambda: gv.ScorePair(score, process),
+        lambda: gv.elbo(lambda t, y: score.inner(t, y), make_process(log_snr_range=INNER), x),
+    )
+    for call in calls:
+        with pytest.raises(gv.InputError, match=r"remembers the data at log-SNR -3.2, .* pass prior=, or a reference"):
+            call()
+
+
+def test_a_pair_of_euler_steps_starts_there_too():
+    case, process, score, law = narrow(gv.VariancePreserving)
+    pair = gv.ScorePair(score, process, prior=law)
+    x = case.rows(3)
+    found = gv.path_log_weight(pair, x, steps=200, paths=32, generator=seeded(3))
+    cut = gv.VariancePreserving(log_snr_range=INNER)
+    expected = quadrature_elbo(case, cut, x, law, nodes=40)
+    assert float((found.value - expected).abs().max()) < 0.1 + 5.0 * float(found.stderr.max())
+    bound = gv.chain_elbo(EulerChain(pair, 200), x, paths=32, generator=seeded(4))
+    assert float(((bound.value - case.log_prob(x)) / bound.stderr).max()) < 5.0
+
+
+def test_a_range_that_ends_where_the_data_are_forgotten_needs_no_more():
+    case, process, score, _ = narrow(gv.Cosine, (-9.0, 9.0))
+    x = case.rows(4)
+    estimate = gv.ode_log_prob(score, process, x)
+    assert float((estimate.value - case.log_prob(x)).abs().max()) < 0.01
+    bound = gv.elbo(score, process, x, samples=512, generator=seeded(5))
+    assert float(((case.log_prob(x) - bound.value) / bound.stderr).abs().max()) < 6.0
+
+
+SPIKE = 1e-5  # scale of half of the mass, which log-SNR 15 (scale 5e-4) does not resolve
+
+
+def spiked():
+    variances = torch.tensor([[SPIKE**2, 0.5], [1.0, 0.5]])
+    return gv.GaussianMixture(torch.ones(2), torch.zeros(2, 2), variances)
+
+
+def test_a_score_that_says_it_is_known_farther_is_evaluated_there():
+    law, process = spiked(), gv.VariancePreserving()
+    x = law.sample(12, generator=seeded(6))
+    estimate = gv.ode_log_prob(law.score(process), process, x)
+    assert estimate.kind == "exact"
+    assert estimate.log_snr_range[1] > 30.0
+    assert float((estimate.value - law.log_prob(x)).abs().max()) < 0.02
+    assert gv.density(law.score(process), process, x, exact=True).kind == "unbiased"
+
+
+@pytest.mark.parametrize("name", ["ode", "density"])
+def test_rows_that_the_range_does_not_resolve_are_estimates_and_say_what_they_need(name):
+    law, process = spiked(), gv.VariancePreserving()
+    oracle = law.score(process)
+    plain = lambda t, y: oracle(t, y)  # noqa: E731
+
+    def evaluate(rows):
+        if name == "ode":
+            return gv.ode_log_prob(plain, process, rows)
+        return gv.density(plain, process, rows, exact=True, samples=64)
+
+    x = torch.tensor([[0.0, 0.3], [0.5, -1.0], [0.5 * SPIKE, 0.1], [-1.2, 0.4]])
+    found = evaluate(x)
+    assert found.kind == "estimate"
+    assert found.resolved.tolist() == [False, True, False, True]
+    assert float(found.needed[0, 1]) > 17.0
+    assert "2 of 4 rows need a score that is known for log-SNR from -10" in found.caveat
+    alone = evaluate(x[[1, 3]])
+    assert alone.kind == ("exact" if name == "ode" else "unbiased")
+    assert alone.caveat == ""
+    torch.testing.assert_close(alone.value, found.value[[1, 3]], rtol=1e-12, atol=1e-12)
+    assert torch.equal(alone.needed, found.needed[[1, 3]])
+
+
+def test_a_formula_that_leaves_out_a_noise_end_is_no_unbiased_one():
+    case, process = note_mixture_2d(), gv.OrnsteinUhlenbeck(2.0)  # its horizon remembers the data
+    oracle = case.density.score(process)
+    found = gv.density(lambda t, y: oracle(t, y), process, case.rows(20), exact=True)
+    assert found.kind == "estimate"
+    assert float(found.needed[:, 0].min()) < process.log_snr_range[0]
+
+
+def test_differences_beyond_the_range_are_estimates():
+    process, far = gv.VariancePreserving(), torch.tensor([[4.0, 0.0], [-4.0, 0.0]])
+    laws = [gv.Gaussian(mean, 1.0).score(process) for mean in far]
+
+    class Labelled:
+        log_snr_range = (-3.0, 9.0)
+
+        def __call__(self, t, x, c):
+            return torch.where(c[:, None] == 0, laws[0](t, x), laws[1](t, x))
+
+    x = torch.tensor([[3.0, 1.0]])
+    found = gv.difference(Labelled(), process, x, 0, 1, exact=True, samples=64)
+    assert found.kind == "estimate"
+    assert float(found.needed[0, 0]) < -4.0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_promises_no_more_than_an_estimate(dtype):
+    case, process = note_mixture_2d(), gv.VariancePreserving()
+    reference = case.density.moment_match()
+    torch.manual_seed(0)
+    network = gv.models.ResidualMLP((2,), width=8, blocks=1).to(dtype)
+    model = gv.ScoreModel(network, process, reference=reference)
+    x = case.rows(3)
+    found = gv.ode_log_prob(model, process, x, solver=gv.FixedGrid(4))
+    assert found.kind == "estimate"
+    assert bool(found.value.isfinite().all())
+    assert gv.density(model, process, x, exact=True).kind == "estimate"
+    assert gv.elbo(model, process, x).kind == "lower_bound"
+    smooth = gv.ScoreModel(network.float(), process, reference=reference)
+    wide = gv.ode_log_prob(smooth, process, x, solver=gv.FixedGrid(4))
+    assert wide.kind == "exact"
+    torch.testing.assert_close(found.value, wide.value, rtol=0.0, atol=0.05)
