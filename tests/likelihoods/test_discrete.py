@@ -193,7 +193,8 @@ def test_the_categorical_bound_with_coarse_cells_is_its_quadrature():
         decoded = (logits - torch.logsumexp(logits, 1, keepdim=True))[:, int(law.points.index(row[None]))]
         expected.append(weights @ (prior + noised(start, alpha_0, sigma_0) - own + decoded))
     many = own_noise(x.repeat(10, 1))
-    estimate = categorical_elbo(law, process, many, lattice=law.points, samples=128)
+    standard = Gaussian(torch.zeros(1), 1.0)
+    estimate = categorical_elbo(law, process, many, lattice=law.points, samples=128, prior=standard)
     assert_student((estimate.value - torch.stack(expected).repeat(10)) / estimate.stderr, degrees=7)
     assert float(torch.stack(expected).exp().sum()) < 1.0  # a bound on masses
     assert float(law.weights @ torch.stack(expected)) < float(law.weights @ law.log_mass(x))
@@ -254,9 +255,9 @@ def test_rows_off_the_lattice_are_refused():
     process = VariancePreserving(log_snr_range=(-4.0, 6.0))
     law = LatticeLaw((2,), process)
     with pytest.raises(InputError, match="not on the lattice of 4 points"):
-        categorical_elbo(law, process, law.rows(2) + 0.1, lattice=law.points)
+        categorical_elbo(law, process, law.rows(2) + 0.1, lattice=law.points, reference=Gaussian(torch.zeros(2), 1.0))
     with pytest.raises(InputError, match="not on the lattice"):
-        categorical_elbo(law, process, law.rows(2) + 7.0, lattice=law.points)
+        categorical_elbo(law, process, law.rows(2) + 7.0, lattice=law.points, reference=Gaussian(torch.zeros(2), 1.0))
 
 
 def test_an_atom_of_the_proposal_is_left_out():
@@ -264,7 +265,12 @@ def test_an_atom_of_the_proposal_is_left_out():
     law = LatticeLaw((2,), process)
     values = [
         categorical_elbo(
-            law, process, law.rows(3), lattice=law.points, proposal=LogSNRDensity.uniform(-4.0, 6.0, atom=atom)
+            law,
+            process,
+            law.rows(3),
+            lattice=law.points,
+            prior=Gaussian(torch.zeros(2), 1.0),
+            proposal=LogSNRDensity.uniform(-4.0, 6.0, atom=atom),
         ).value
         for atom in (0.0, 0.3)
     ]

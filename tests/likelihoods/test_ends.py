@@ -66,13 +66,13 @@ def test_samplers_and_chains_start_from_the_law_at_the_end(make_process):
     reference = case.density.moment_match()
     end = noise_end(score, process, reference)
     assert torch.equal(span_of(score, process, reference=reference).prior.log_prob(x), end.log_prob(x))
-    chain = AncestralChain(score, process, 200, prior=law)
+    chain = AncestralChain(score, process, 100, prior=law)
     bound = gv.chain_elbo(chain, x, paths=64, generator=seeded(2))
     assert float(((bound.value - case.log_prob(x)) / bound.stderr).max()) < 5.0
-    assert float((case.log_prob(x) - bound.value).max()) < 0.25 + 5.0 * float(bound.stderr.max())
-    drawn, value = gv.sample_with_log_prob(score, process, 256, event_shape=(2,), prior=law, steps=256)
+    assert float((case.log_prob(x) - bound.value).max()) < 0.5 + 5.0 * float(bound.stderr.max())
+    drawn, value = gv.sample_with_log_prob(score, process, 256, event_shape=(2,), prior=law, steps=128)
     error = (value.value - case.log_prob(drawn)).mean()
-    assert abs(float(error)) < 0.1
+    assert abs(float(error)) < 0.15
     mean, covariance = case.moments()
     assert float(((drawn.mean(0) - mean) / (covariance.diagonal() / 256).sqrt()).abs().max()) < 5.0
     default = AncestralChain(score, process, 4, reference=reference)

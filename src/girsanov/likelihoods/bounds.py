@@ -221,12 +221,8 @@ def density(
         )
 
     def described(terms: dict[str, Tensor], nfe: int) -> Estimate:
-        if not exact:
-            return estimate_of(terms, x, nfe, (low, high), kind="lower_bound", measure=measure)
-        seen = view_of(views, x, 1, seed).x[:, 0]
-        missing = missing_at_ends(baseline, seen, (low, high), seed=seed, condition=condition)
-        found = estimate_of(terms, x, nfe + EVALUATIONS, (low, high), kind="unbiased", measure=measure)
-        return confirmed(found, score, needed_range(low, high, missing, found.event_dim))
+        found = estimate_of(terms, x, nfe, (low, high), kind="lower_bound", measure=measure)
+        return _unbiased(found, baseline, view_of(views, x, 1, seed).x[:, 0], seed, condition) if exact else found
 
     spent = evaluations_spent(samples, count)
     with torch.set_grad_enabled(keeps_graph(x, differentiable)):
@@ -238,6 +234,14 @@ def density(
         final = described(_second_stage(draw, terms, rounds), math.ceil(spent * (1.0 + float(rounds.double().mean()))))
     stderr = pilot / rounds.sqrt()
     return replace(final, stderr=stderr, met=stderr.detach() <= target_stderr * (1.0 + ROUNDING))
+
+
+def _unbiased(estimate: Estimate, baseline: Baseline, x: State, seed: int, condition: Tensor | None) -> Estimate:
+    """The estimate of an exact score: unbiased, where nothing is missing beyond the range's ends."""
+    assert estimate.log_snr_range is not None
+    missing = missing_at_ends(baseline, x, estimate.log_snr_range, seed=seed, condition=condition)
+    found = replace(estimate, kind="unbiased", nfe=estimate.nfe + EVALUATIONS)
+    return confirmed(found, baseline.score, needed_range(*estimate.log_snr_range, missing, estimate.event_dim))
 
 
 def _rounds(stderr: Nats, target: float, most: int) -> Tensor:

@@ -42,7 +42,8 @@ class Certificate:
         curve: L_1 .. L_{K-1}, shape ``k - 1``.
         curve_stderr: standard error of each over rows and draws, shape ``k - 1``.
         discrete: the bound of the chain (``lower_bound``), minus the sum of the terms.
-        continuous: the bound by the trapezoid rule in log-SNR on the same evaluations (``estimate``).
+        continuous: the bound by the trapezoid rule in log-SNR on the same evaluations (``estimate``). Its ends are the
+            chain's: another number than :func:`girsanov.elbo` over the score's range, as the statement says.
         gap: continuous minus discrete; its error is that of the paired difference.
         distortion: the factor rho of the module's page, 1 or more.
         outside: levels of the chain beyond the range where the score was trained.
@@ -85,6 +86,12 @@ class Certificate:
             f"A network that minimises this discrete loss lacks at most {self.distortion:.2f} times what the minimiser "
             "of the continuous bound lacks to the entropy of the data; nothing where the network can be exact.",
         ]
+        levels = self.schedule.log_snr
+        found.append(
+            f"Both bounds run over the chain's log-SNR, from {float(levels[-1]):.2f} to {float(levels[0]):.2f}, with "
+            "N(0, I) at the one end and an isotropic last decoder at the other; elbo runs over the score's range with "
+            "the reference at both ends, and differs from the continuous bound by what that changes."
+        )
         if self.log_det:
             found.append(f"Add {self.log_det:.3f} nats per row to both bounds for values in data units.")
         if self.outside:
