@@ -91,10 +91,10 @@ def test_a_wrong_sign_of_the_divergence_is_noticed(monkeypatch):
 def test_a_forgotten_entropy_of_the_residual_is_noticed(monkeypatch):
     terms_of = bounds._elbo_terms
 
-    def without_entropy(x, baseline, process, prior, low, high):
-        terms = terms_of(x, baseline, process, prior, low, high)
+    def without_entropy(x, baseline, process, span):
+        terms = terms_of(x, baseline, process, span)
         d = x[0].numel()
-        sigma = process.marginal_at(torch.tensor(high))[1]
+        sigma = process.marginal_at(torch.tensor(span.high))[1]
         return {**terms, "residual": terms["residual"] - d * (0.5 + sigma.log())}
 
     monkeypatch.setattr(bounds, "_elbo_terms", without_entropy)
