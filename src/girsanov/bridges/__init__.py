@@ -21,6 +21,7 @@ __all__ = [
     "Potentials",
     "PriorLoss",
     "QuadraticPotentials",
+    "ReferenceSize",
     "SchrodingerBridge",
     "Trajectories",
     "Transition",
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 from girsanov.bridges.alternating import AlternatingConfig
-from girsanov.bridges.cells import HeldOutError, Trajectories, fit_trajectories
+from girsanov.bridges.cells import fit_trajectories
 from girsanov.bridges.chain import BridgeChain, cosine_times
 from girsanov.bridges.closed import ClosedBridge
 from girsanov.bridges.couplings import EndRows
@@ -66,4 +67,6 @@ from girsanov.bridges.potentials import (
     fit_mixture_potentials,
 )
 from girsanov.bridges.reference import Pinned, pinned_path
+from girsanov.bridges.reference_size import ReferenceSize
 from girsanov.bridges.schrodinger import SchrodingerBridge
+from girsanov.bridges.trajectories import HeldOutError, Trajectories

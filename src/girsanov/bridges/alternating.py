@@ -23,7 +23,7 @@ from girsanov.bridges.couplings import EndRows, Pairs, coupled_rows
 from girsanov.bridges.halves import Direction, Half
 from girsanov.bridges.matching import MatchingObjective, Paths, TrajectoryObjective
 from girsanov.bridges.potentials import Covariances
-from girsanov.training import Progress, ShuffledBatches, TrainingConfig, mix, train
+from girsanov.training import Progress, ShuffledBatches, SilentProgress, TrainingConfig, mix, train
 
 HELD_OUT = 0.1  # of the rows of each end: paths are held out by row, since rows may start several paths
 MOST_HELD = 10_000  # paths from held-out rows: enough to see small falls, and cheap to look at
@@ -48,6 +48,7 @@ class AlternatingConfig:
         potential_covariances: of their components, ``diagonal`` or ``full``.
         ema_decay: of the averaged weights.
         patience: validations without improvement that end a projection.
+        time_budget: seconds of training of each projection and of each mixture, at most.
         seed: keys everything random.
     """
 
@@ -63,6 +64,7 @@ class AlternatingConfig:
     potential_covariances: Covariances = "diagonal"
     ema_decay: float = 0.995
     patience: int | None = None
+    time_budget: float | None = None
     seed: int = 0
 
 
@@ -247,10 +249,13 @@ class _Projecting:
         order = ShuffledBatches(len(kept), size, mix(config.seed, number, 4))
         training = TrainingConfig(
             steps=steps, batch_size=size, learning_rate=config.learning_rate, ema_decay=config.ema_decay,
-            patience=config.patience, validate_every=max(1, steps // 10), seed=mix(config.seed, number, 5) % 2**31,
+            patience=config.patience, validate_every=max(1, steps // 10), time_budget=config.time_budget,
+            seed=mix(config.seed, number, 5) % 2**31,
         )  # fmt: skip
         earlier = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-        before = losses(module.eval())
+        before, progress = losses(module.eval()), self.progress or SilentProgress()
+        part = f"round {number} of {config.rounds}" if number else "pairs of rows"
+        progress.stage(f"{part}, {half.direction}")
         result = train(
             module,
             objective,
@@ -258,12 +263,12 @@ class _Projecting:
             config=training,
             validate=lambda averaged, step: -float(losses(averaged).mean()),
             run=None if self.run is None else self.run / f"round-{number}-{half.direction}",
-            progress=self.progress,
+            progress=progress,
             identity=f"{number} {half.direction} {len(kept)} {self.identity}",
         )
         after = losses(result.module)
         fall = _by_row(before - after, row)
-        accepted = bool(fall.mean() > 2.0 * fall.std() / len(fall) ** 0.5)
+        accepted = len(fall) > 1 and bool(fall.mean() > 2.0 * fall.std() / len(fall) ** 0.5)
         module.load_state_dict(result.module.state_dict() if accepted else earlier)
         values = float(before.mean()), float((after if accepted else before).mean())
         return Projection(number, half.direction, *values, accepted, result.step, round(result.seconds, 2))

@@ -7,13 +7,16 @@ __all__ = [
     "described",
     "end_rows",
     "event_rows",
+    "known_time",
     "rows_by_time",
+    "section_progress",
+    "section_reference",
+    "sections_between",
     "shaped",
-    "span",
     "starting_potentials",
 ]
 
-import math
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -34,11 +37,12 @@ from girsanov.bridges.reference import Clock
 from girsanov.datasets import fingerprint
 from girsanov.densities import Density, Gaussian, StandardNormal
 from girsanov.inputs import as_rows
-from girsanov.processes import LinearProcess
-from girsanov.training import Progress
+from girsanov.processes import LinearProcess, Section
+from girsanov.training import Progress, Within
 from girsanov.types import InputError, State
 
 Start = Literal["reference", "gaussian", "mixture"]
+ROUNDING = 1e-6  # of the whole time: closer times are one
 DRAWS = 10_000  # from a prior, where a mixture potential is fitted to it
 
 
@@ -52,7 +56,7 @@ def starting_potentials(
     covariances: Covariances,
     steps: int,
     seed: int,
-    progress: Progress | None,
+    **training: Any,
 ) -> Potentials:
     """The closed-form pulls that training starts from.
 
@@ -65,7 +69,7 @@ def starting_potentials(
         covariances: of these, ``diagonal`` or ``full``.
         steps: training steps of each mixture.
         seed: keys everything random.
-        progress: what shows the progress.
+        **training: of a mixture: its time budget, folder, progress and identity.
     """
     if start == "reference":
         return FlatPotentials()
@@ -76,7 +80,7 @@ def starting_potentials(
     if isinstance(second, Density):
         second = second.sample(DRAWS, generator=torch.Generator().manual_seed(seed)).to(first.dtype)
     settings = {"components": components, "covariances": covariances, "steps": steps, "seed": seed}
-    return fit_mixture_potentials(process, first, second, progress=progress, **settings)
+    return fit_mixture_potentials(process, first, second, **settings, **training)
 
 
 def blank_halves(
@@ -166,19 +170,39 @@ def described(reference: LinearProcess, start: Start | None, ends: Sequence[EndR
     return f"{start} " + " ".join(fingerprint(part)[:16] for part in parts)
 
 
-def span(known: list[float], times: tuple[float, float]) -> tuple[int, int]:
-    """Numbers of an earlier and a later of the known times.
+def section_reference(reference: LinearProcess, times: list[float], i: int) -> LinearProcess:
+    """The reference between neighbouring times i and i + 1, on its own clock."""
+    if len(times) <= 2:
+        return reference
+    first, last = times[0], times[-1]
+    return Section(reference, *(reference.horizon * ((t - first) / (last - first)) for t in times[i : i + 2]))
+
+
+def section_progress(progress: Progress | None, times: list[float], i: int) -> Progress | None:
+    """Progress that says which section it is of, where there are several."""
+    return progress if progress is None or len(times) == 2 else Within(progress, f"{times[i]:g} to {times[i + 1]:g}")
+
+
+def sections_between(known: list[float], times: tuple[float, float] | None) -> list[tuple[int, float, float]]:
+    """The sections between two times: the number of each and its part's two times; all sections for ``None``.
 
     Raises:
-        InputError: if they are not among these, or in the wrong order.
+        InputError: if a time lies outside the known ones, or they are in the wrong order.
     """
-    for t in times:
-        if not any(math.isclose(t, s) for s in known):
-            raise InputError(f"{t:g} is not a fitted time; the times are {', '.join(f'{s:g}' for s in known)}")
-    low, high = (min(range(len(known)), key=lambda j: abs(known[j] - t)) for t in times)
+    low, high = (known[0], known[-1]) if times is None else (known_time(known, t) for t in times)
     if low >= high:
-        raise InputError(f"times= must be an earlier and a later time; got {times[0]:g} and {times[1]:g}")
-    return low, high
+        raise InputError(f"times= must be an earlier and a later time; got {low:g} and {high:g}")
+    pairs = enumerate(itertools.pairwise(known))
+    return [(i, max(low, a), min(high, b)) for i, (a, b) in pairs if a < high and low < b]
+
+
+def known_time(known: list[float], time: float) -> float:
+    """The time, or the fitted one from which it differs by rounding."""
+    close = ROUNDING * (known[-1] - known[0])
+    time = next((t for t in known if abs(t - time) <= close), float(time))
+    if not known[0] <= time <= known[-1]:
+        raise InputError(f"Time {time:g} is outside this fit, which knows the times from {known[0]:g} to {known[-1]:g}")
+    return time
 
 
 def shaped(prior: Density, event_shape: torch.Size) -> Density:

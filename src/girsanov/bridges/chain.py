@@ -11,7 +11,7 @@ are exact where both pulls vanish, however stiff the reference is: no step overs
 learned, s a number for each step and r a diagonal or a lower triangular matrix; both are 1 at first.
 """
 
-__all__ = ["BridgeChain", "cosine_times", "rows_at_once", "uniform_times"]
+__all__ = ["BridgeChain", "cosine_times", "joined", "rows_at_once", "uniform_times"]
 
 import math
 from collections.abc import Callable, Iterator
@@ -32,6 +32,7 @@ from girsanov.types import InputError, Nats, State
 StepVariances = Literal["fixed", "diagonal", "full"]
 ROWS_AT_ONCE = 16_384  # through a network: more cost memory and save no time
 ENTRIES_AT_ONCE = 2**17  # and of wide rows fewer, whose feature maps stay in the cache
+ROUNDING = 1e-9  # of the horizon: closer times are one
 LOG_2PI = math.log(2.0 * math.pi)
 
 
@@ -87,9 +88,42 @@ class BridgeChain(Chain):
         below = torch.zeros(self.length, math.prod(shape), math.prod(shape)) if variances == "full" else None
         self.decoder_below = None if below is None else nn.Parameter(below)
         self.forward_half, self.backward_half, self.prior = forward, backward, prior
+        self.variances: StepVariances = variances
         alpha, tau = forward.clock(grid)
         for name, value in (("times", grid), ("alpha", alpha), ("tau", tau)):
             self.register_buffer(name, value)
+
+    def on(self, first: float, last: float, begin: float, end: float) -> tuple["BridgeChain", Tensor]:
+        """The chain stretched over ``[first, last]``, between any two times of that: steps that hold these are cut.
+
+        Within a step the chain is Brownian with a constant pull in the reference's clock, so that a walk that stops
+        inside a step has the step's own law there.
+
+        Returns:
+            The chain of the part, which shares the halves, and the outer times of its states, float64.
+        """
+        times = self.get_buffer("times").cpu()
+        outer = first + (last - first) * (times / times[-1])
+        outer[-1] = last
+        if (begin, end) == (first, last):
+            return self, outer
+        edges = times.new_tensor([begin, end])
+        low, high = times[-1] * (edges - first) / (last - first)
+        inside = (times > low + ROUNDING * times[-1]) & (times < high - ROUNDING * times[-1])
+        part = self._cut(torch.cat([low[None], times[inside], high[None]]))
+        return part, torch.cat([edges[:1], outer[inside], edges[1:]])
+
+    def _cut(self, grid: Tensor) -> "BridgeChain":
+        """The chain on a grid whose steps lie in its own."""
+        own = self.get_buffer("times")
+        part = BridgeChain(self.forward_half, self.backward_half, grid, prior=self.prior, variances=self.variances)
+        part = part.to(own.device).train(self.training)
+        step = torch.searchsorted(own.cpu(), 0.5 * (grid[:-1] + grid[1:])) - 1
+        for name in ("encoder_log_variance", "decoder_log_variance", "decoder_below"):
+            value = getattr(self, name)
+            if value is not None:
+                getattr(part, name).data = value.detach()[step.to(value.device)]
+        return part
 
     def encode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
         """From time k to time k + 1."""
@@ -259,6 +293,11 @@ class BridgeChain(Chain):
     @staticmethod
     def _scale(value: float, x: State) -> IsotropicScale:
         return IsotropicScale(torch.full((len(x),), value, dtype=x.dtype, device=x.device))
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    """States or times of parts that follow each other, each beginning where the one before ends."""
+    return torch.cat([parts[0], *(part[1:] for part in parts[1:])])
 
 
 def rows_at_once(x: State) -> int:

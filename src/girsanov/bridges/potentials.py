@@ -35,7 +35,8 @@ __all__ = [
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, final
+from pathlib import Path
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -233,7 +234,10 @@ def fit_mixture_potential(
     steps: int = 4000,
     learning_rate: float = 1e-2,
     seed: int = 0,
+    time_budget: float | None = None,
+    run: Path | None = None,
     progress: Progress | None = None,
+    identity: str = "",
 ) -> GaussianMixture:
     r"""Fit one potential by the dual of entropic transport, in coordinates where the reference is Brownian.
 
@@ -249,7 +253,10 @@ def fit_mixture_potential(
         steps: of training, at most.
         learning_rate: peak rate, in units of the rows' standard deviation.
         seed: keys the start and the batches.
+        time_budget: seconds of training, at most.
+        run: folder for checkpoints; an interrupted fit goes on from there.
         progress: what shows the progress.
+        identity: describes the rows; a resume with another one is refused.
 
     Raises:
         InputError: if there are fewer than 20 rows at an end.
@@ -275,10 +282,13 @@ def fit_mixture_potential(
 
     config = TrainingConfig(
         steps=steps, batch_size=batch, learning_rate=learning_rate, weight_decay=0.0, seed=seed, ema_decay=0.99,
-        validate_every=max(1, steps // 20), clip_norm=None,
+        validate_every=max(1, steps // 20), clip_norm=None, time_budget=time_budget,
     )  # fmt: skip
     batches = lambda step: _Ends(kept[0][order[0](step)], kept[1][order[1](step)])  # noqa: E731
-    best = train(model, loss, batches, config=config, validate=validate, progress=progress).module
+    result = train(
+        model, loss, batches, config=config, validate=validate, run=run, progress=progress, identity=identity
+    )
+    best = result.module
     assert isinstance(best, _LearnedMixture)
     weights = best.logits.double().softmax(0).clamp_min(1e-12)
     means = (centre.flatten() + scale * best.means.double()).reshape(-1, *shape)
@@ -288,7 +298,8 @@ def fit_mixture_potential(
 
 def fit_mixture_potentials(
     reference: LinearProcess, x0: State, x1: State, *, components: int = 50, covariances: Covariances = "diagonal",
-    steps: int = 4000, seed: int = 0, progress: Progress | None = None,
+    steps: int = 4000, seed: int = 0, time_budget: float | None = None, run: Path | None = None,
+    progress: Progress | None = None, identity: str = "",
 ) -> MixturePotentials:  # fmt: skip
     """Fit both potentials to rows of the two ends; see the module and :func:`fit_mixture_potential`.
 
@@ -300,7 +311,10 @@ def fit_mixture_potentials(
         covariances: ``diagonal`` or ``full``.
         steps: of training for each.
         seed: keys everything random.
+        time_budget: seconds of training for each, at most.
+        run: folder for checkpoints of both.
         progress: what shows the progress.
+        identity: describes the rows.
 
     Example:
         >>> from girsanov.processes import BrownianMotion
@@ -313,9 +327,17 @@ def fit_mixture_potentials(
     """
     clock = Clock(reference)
     ends, total = (x0, x1 / clock.scale.to(x1.dtype)), float(clock.total)
-    settings = {"components": components, "covariances": covariances, "steps": steps, "progress": progress}
-    start = fit_mixture_potential(ends[0], ends[1], total, seed=mix(seed, 0), **settings)  # type: ignore[arg-type]
-    end = fit_mixture_potential(ends[1], ends[0], total, seed=mix(seed, 1), **settings)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {
+        "components": components, "covariances": covariances, "steps": steps, "time_budget": time_budget,
+        "progress": progress, "identity": identity,
+    }  # fmt: skip
+    found = []
+    for i, name in enumerate(("start", "end")):
+        if progress is not None:
+            progress.stage(f"mixture of the {name}")
+        place = None if run is None else run / f"mixture-{name}"
+        found.append(fit_mixture_potential(ends[i], ends[1 - i], total, seed=mix(seed, i), run=place, **settings))
+    start, end = found
     return MixturePotentials(reference, start, end.diffused(clock.scale, 0.0))
 
 

@@ -27,11 +27,13 @@ from girsanov.bridges.building import (
     end_rows,
     event_rows,
     rows_by_time,
+    section_progress,
+    section_reference,
+    sections_between,
     shaped,
-    span,
     starting_potentials,
 )
-from girsanov.bridges.chain import BridgeChain, StepVariances, cosine_times, uniform_times
+from girsanov.bridges.chain import BridgeChain, StepVariances, cosine_times, joined, uniform_times
 from girsanov.bridges.couplings import EndRows
 from girsanov.bridges.flow import ForwardProcess, flow_log_prob
 from girsanov.bridges.halves import Direction, Ends, NetworkConfig, require_condition
@@ -42,7 +44,7 @@ from girsanov.calculus import seed_of, source_of
 from girsanov.densities import Density
 from girsanov.likelihoods import chain_elbo, importance_bound
 from girsanov.pairs import Noise, Pair
-from girsanov.processes import LinearProcess, Section
+from girsanov.processes import LinearProcess
 from girsanov.training import Progress
 from girsanov.types import Estimate, InputError, State, Time, require_count
 
@@ -165,16 +167,17 @@ class SchrodingerBridge(nn.Module):
         if prior is not None:
             return self._fit_to_prior(ends[self.times[0]], prior, seed, folder, progress, identity)
         self.chains, pairs = nn.ModuleList(), self._pairs(ends)
-        for i, pair in enumerate(pairs):
-            first, second = (rows.unweighted(seed).x for rows in pair)
-            self.chains.append(self._blank(i, first, second, seed, progress))
+        places = [None if folder is None else folder / f"section-{i}" for i in range(len(pairs))]
+        shown = [section_progress(progress, self.times, i) for i in range(len(pairs))]
+        for i, (first, second) in enumerate(pairs):
+            a, b = (end.unweighted(seed).x for end in (first, second))
+            self.chains.append(self._blank(i, a, b, seed, run=places[i], progress=shown[i], identity=identity))
         for i, (chain, pair) in enumerate(zip(self.chains, pairs, strict=True)):
             assert isinstance(chain, BridgeChain)
             config = dataclasses.replace(self.alternating, seed=self.alternating.seed + seed + 1000 * i)
             look = None if after_round is None else (lambda number: after_round(self, number))
-            place = None if folder is None else folder / f"section-{i}"
             done = project(
-                chain.train(), *pair, config, run=place, progress=progress, after_round=look, identity=identity
+                chain.train(), *pair, config, run=places[i], progress=shown[i], after_round=look, identity=identity
             )
             self.history += [{"section": i, **projection.to_json()} for projection in done]
         return self.eval()
@@ -190,23 +193,22 @@ class SchrodingerBridge(nn.Module):
         self.times = [0.0, self.reference.horizon]
         target = shaped(copy.deepcopy(prior), self.event_shape)
         self.prior = target
-        chain = self._blank(0, rows.unweighted(seed).x, target, seed, progress)
+        chain = self._blank(0, rows.unweighted(seed).x, target, seed, run=run, progress=progress, identity=identity)
         self.chains = nn.ModuleList([chain])
         config = dataclasses.replace(self.joint, seed=self.joint.seed + seed)
         done = fit_joint(chain.train(), rows, config, run=run, progress=progress, identity=identity)
         self.history = [entry.to_json() for entry in done]
         return self.eval()
 
-    def _blank(
-        self, i: int, first: State, second: State | Density, seed: int, progress: Progress | None
-    ) -> BridgeChain:
+    def _blank(self, i: int, first: State, second: State | Density, seed: int, **training: Any) -> BridgeChain:
         """The chain of a section before it is trained, where its rows are; closed forms are fitted on the CPU."""
-        process, place = self._section(i), first.device
+        process, place = section_reference(self.reference, self.times, i), first.device
         default: Start = "reference" if isinstance(second, Density) else "gaussian"
         first, second = first.cpu(), second.cpu()
         potentials = starting_potentials(
-            self.start or default, process, first, second, components=self.components, seed=seed, progress=progress,
+            self.start or default, process, first, second, components=self.components, seed=seed,
             covariances=self.alternating.potential_covariances, steps=self.alternating.potential_steps,
+            time_budget=self.alternating.time_budget, **training,
         )  # fmt: skip
         return self._chain(process, potentials, Ends.of(first, second), seed).to(place)
 
@@ -239,7 +241,7 @@ class SchrodingerBridge(nn.Module):
                 backwards, how many rows to draw.
             direction: of time.
             return_path: whether to return every state on the way.
-            times: earlier and later time, two of the fitted ones; default the first and the last.
+            times: earlier and later time, anywhere between the first and the last, which are the default.
             condition: of the rows, leading dimension ``n`` or 1.
             generator: source of the noise; ``None`` means seed 0.
             noise: blocks of standard normal noise in its place, ``count -> count n *d``.
@@ -253,28 +255,22 @@ class SchrodingerBridge(nn.Module):
         if direction not in ("forward", "backward"):
             raise InputError(f"direction must be forward or backward; got {direction!r}")
         generator = source_of(generator)
-        low, high = self._span(times)
+        parts = self._parts(times)
+        if isinstance(x, int) and parts[-1][1][-1] != self.times[-1]:
+            raise InputError("A number of rows is drawn from the prior, at the last time: pass rows to start earlier")
         state = self._rows_from(x, direction, generator)
         require_condition(condition, self.network, len(state))
         given = None if condition is None else condition.expand(len(state), *condition.shape[1:])
-        order = range(low, high) if direction == "forward" else reversed(range(low, high))
-        parts: list[Tensor] = []
-        for i in order:
-            path = self._section_chain(i).simulate(state, direction, condition=given, generator=generator, noise=noise)
+        order, walked = 1 if direction == "forward" else -1, []
+        for chain, _ in parts[::order]:
+            path = chain.simulate(state, direction, condition=given, generator=generator, noise=noise)
             state = path[-1] if direction == "forward" else path[0]
-            if return_path:
-                parts.append(path[1:] if direction == "forward" and parts else path)
-                if direction == "backward" and len(parts) > 1:
-                    parts[-1] = parts[-1][:-1]
-        if not return_path:
-            return state
-        return torch.cat(parts if direction == "forward" else parts[::-1])
+            walked += [path] if return_path else []
+        return joined(walked[::order]) if return_path else state
 
     def path_times(self, times: tuple[float, float] | None = None) -> Tensor:
         """Times of the states of a path, float64, increasing."""
-        low, high = self._span(times)
-        parts = [self._grid(i) for i in range(low, high)]
-        return torch.cat([parts[0], *(part[1:] for part in parts[1:])])
+        return joined([grid for _, grid in self._parts(times)])
 
     def forward_drift(self, t: float | Time, x: State, condition: Tensor | None = None) -> State:
         """Drift u of the process from the first time to the last, per unit of time, shape ``b *d``.
@@ -362,7 +358,7 @@ class SchrodingerBridge(nn.Module):
             raise InputError("The probability flow ends at rows only: pass end=, a density of the last time")
         x = event_rows(x, self.event_shape)
         require_condition(condition, self.network, len(x))
-        self._span(None)
+        self._require_fitted()
         with torch.no_grad():
             return flow_log_prob(self, x, law, tolerance=tolerance, condition=condition, seed=seed_of(generator))
 
@@ -390,27 +386,22 @@ class SchrodingerBridge(nn.Module):
         require_condition(condition, self.network, len(x))
         return end_rows(x, condition, weights)
 
-    def _section(self, i: int) -> LinearProcess:
-        """The reference between neighbouring times i and i + 1, on its own clock."""
-        if len(self.times) <= 2:
-            return self.reference
-        first, last = self.times[0], self.times[-1]
-        shares = [(self.times[j] - first) / (last - first) for j in (i, i + 1)]
-        return Section(self.reference, *(self.reference.horizon * share for share in shares))
-
     def _section_chain(self, i: int) -> BridgeChain:
         chain = self.chains[i]
         assert isinstance(chain, BridgeChain)
         return chain
 
-    def _grid(self, i: int) -> Tensor:
-        share = self._section_chain(i).get_buffer("times") / self.reference.horizon
-        return self.times[i] + (self.times[i + 1] - self.times[i]) * share
+    def _parts(self, times: tuple[float, float] | None) -> list[tuple[BridgeChain, Tensor]]:
+        """The chains between two times, in their order, and the times of their states."""
+        self._require_fitted()
+        return [
+            self._section_chain(i).on(self.times[i], self.times[i + 1], low, high)
+            for i, low, high in sections_between(self.times, times)
+        ]
 
-    def _span(self, times: tuple[float, float] | None) -> tuple[int, int]:
+    def _require_fitted(self) -> None:
         if not len(self.chains):
             raise InputError("This bridge is not fitted: call fit first")
-        return (0, len(self.times) - 1) if times is None else span(self.times, times)
 
     def _rows_from(self, x: State | int, direction: Direction, generator: torch.Generator) -> State:
         if not hasattr(x, "__len__"):
@@ -420,14 +411,14 @@ class SchrodingerBridge(nn.Module):
         return event_rows(x, self.event_shape)
 
     def _drift(self, t: float | Time, x: State, condition: Tensor | None, direction: Direction) -> State:
-        low, high = self._span(None)
+        self._require_fitted()
         x = event_rows(x, self.event_shape)
         require_condition(condition, self.network, len(x))
         times = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x)).contiguous()
         edges = torch.tensor(self.times[1:-1], dtype=torch.float64, device=x.device)
         section = torch.bucketize(times, edges, right=direction == "forward")
         out = torch.zeros_like(x)
-        for i in range(low, high):
+        for i in range(len(self.chains)):
             rows = (section == i).nonzero()[:, 0]
             if len(rows):
                 given = condition if condition is None or len(condition) == 1 else condition[rows]
@@ -437,7 +428,7 @@ class SchrodingerBridge(nn.Module):
     def _bounded(self, x: State, condition: Tensor | None) -> tuple[BridgeChain, State]:
         if self.prior is None:
             raise InputError(_NO_DENSITY)
-        self._span(None)
+        self._require_fitted()
         x = event_rows(x, self.event_shape)
         require_condition(condition, self.network, len(x))
         return self._section_chain(0), x

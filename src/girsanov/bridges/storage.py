@@ -11,6 +11,7 @@ import torch
 
 from girsanov import processes
 from girsanov.bridges.alternating import AlternatingConfig
+from girsanov.bridges.building import section_reference
 from girsanov.bridges.chain import BridgeChain
 from girsanov.bridges.gaussian import GaussianBridge
 from girsanov.bridges.halves import Ends, NetworkConfig
@@ -159,7 +160,7 @@ def _build(description: dict[str, Any]) -> SchrodingerBridge:
     bridge.prior = None if description["prior"] is None else _blank_density(description["prior"], shape)
     zeros, ones = torch.zeros(shape, dtype=torch.float64), torch.ones(shape, dtype=torch.float64)
     for i, entry in enumerate(description["potentials"]):
-        process = bridge._section(i)
+        process = section_reference(bridge.reference, bridge.times, i)
         bridge.chains.append(
             bridge._chain(process, _blank_potentials(entry, process, shape), Ends(zeros, ones, zeros, ones), 0)
         )

@@ -174,7 +174,7 @@ class _Announcing:
 
     def __init__(self, inner: "Progress", sentences: Sequence[str], note: Callable[[str], None]) -> None:
         self._inner, self._sentences, self._note = inner, sentences, note
-        self.report, self.stop = inner.report, inner.stop
+        self.stage, self.report, self.stop = inner.stage, inner.report, inner.stop
         self.step = 0
 
     def start(self, step: int, total: int) -> None:

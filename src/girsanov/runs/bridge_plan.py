@@ -3,8 +3,6 @@
 __all__ = ["planned_steps"]
 
 import dataclasses
-import time
-from collections.abc import Callable
 
 import torch
 
@@ -12,6 +10,7 @@ from girsanov.bridges import BridgeChain, SchrodingerBridge
 from girsanov.bridges.couplings import Pairs
 from girsanov.bridges.joint import JointObjective
 from girsanov.bridges.matching import MatchingObjective
+from girsanov.bridges.recipe import middle_seconds
 from girsanov.densities import StandardNormal
 from girsanov.objectives import Batch
 from girsanov.runs.bridge_config import BridgeConfig
@@ -55,8 +54,8 @@ def _projection_costs(blank: SchrodingerBridge, rows: list[State], config: Bridg
     pairs, generator = Pairs(rows[0][:count], rows[1][:count]), torch.Generator().manual_seed(0)
     half = chain.forward_half
     objective, x = MatchingObjective(half), rows[0][:ROWS]
-    step = _seconds(lambda: objective(half, pairs, generator, 0).mean().backward()) * config.batch_size / count
-    return step, _seconds(lambda: blank.sample(x)) / (len(x) * config.chain_steps)
+    step = middle_seconds(lambda: objective(half, pairs, generator, 0).mean().backward()) * config.batch_size / count
+    return step, middle_seconds(lambda: blank.sample(x)) / (len(x) * config.chain_steps)
 
 
 def _joint_step(blank: SchrodingerBridge, rows: State, config: BridgeConfig) -> float:
@@ -65,16 +64,5 @@ def _joint_step(blank: SchrodingerBridge, rows: State, config: BridgeConfig) -> 
     blank.fit(rows, prior=StandardNormal())
     objective, batch = JointObjective(lambda step: 0.0, path_gradients=True), Batch(rows[: config.batch_size], None)
     chain, generator = blank.chains[0], torch.Generator().manual_seed(0)
-    seconds = _seconds(lambda: objective(chain, batch, generator, 0).mean().backward())
+    seconds = middle_seconds(lambda: objective(chain, batch, generator, 0).mean().backward())
     return seconds * config.batch_size / len(batch.x)
-
-
-def _seconds(call: Callable[[], object], repeats: int = 3) -> float:
-    """The middle of a few timings, after one that is not counted."""
-    call()
-    found = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        call()
-        found.append(time.perf_counter() - begun)
-    return sorted(found)[repeats // 2]

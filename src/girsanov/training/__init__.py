@@ -18,6 +18,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingResult",
     "Validation",
+    "Within",
     "atomic_directory",
     "default_progress",
     "load_latest",
@@ -56,6 +57,7 @@ from girsanov.training.progress import (
     Progress,
     RichProgress,
     SilentProgress,
+    Within,
     default_progress,
 )
 from girsanov.training.signals import Interrupted

@@ -1,6 +1,6 @@
 """What a person sees during training: a bar in a terminal, lines elsewhere, or nothing."""
 
-__all__ = ["LineProgress", "Progress", "RichProgress", "SilentProgress", "default_progress"]
+__all__ = ["LineProgress", "Progress", "RichProgress", "SilentProgress", "Within", "default_progress"]
 
 import os
 import sys
@@ -12,6 +12,10 @@ from girsanov.training.log import Record
 
 class Progress(Protocol):
     """Follows a run; called a few times a second at most, by the process of rank 0."""
+
+    def stage(self, name: str) -> None:
+        """What follows, where a fit is made of several runs: such as a section of a bridge."""
+        ...
 
     def start(self, step: int, total: int) -> None:
         """Training begins, or goes on from a checkpoint."""
@@ -34,6 +38,9 @@ class Progress(Protocol):
 class SilentProgress:
     """Shows nothing."""
 
+    def stage(self, name: str) -> None:
+        """Show nothing."""
+
     def start(self, step: int, total: int) -> None:
         """Show nothing."""
 
@@ -48,8 +55,29 @@ class SilentProgress:
 
 
 @final
+class Within:
+    """Progress of a part: its stages are named after the whole's.
+
+    Example:
+        >>> progress = Within(LineProgress(sys.stdout, interval=0.0), "day 2 to 3")
+        >>> progress.stage("round 1 of 3")
+        >>> progress.start(0, 200)
+        >>> progress.report({"step": 50, "loss": 0.25})
+        day 2 to 3, round 1 of 3: step 50/200  loss 0.25
+    """
+
+    def __init__(self, inner: Progress, name: str) -> None:
+        self._inner, self._name = inner, name
+        self.start, self.advance, self.report, self.stop = inner.start, inner.advance, inner.report, inner.stop
+
+    def stage(self, name: str) -> None:
+        """Name the part and what follows in it."""
+        self._inner.stage(f"{self._name}, {name}")
+
+
+@final
 class LineProgress:
-    """Plain lines for logs and pipes, at most one every ``interval`` seconds.
+    """Plain lines for logs and pipes, at most one every ``interval`` seconds, however many runs they tell of.
 
     Args:
         stream: where to print; standard error when omitted.
@@ -67,12 +95,17 @@ class LineProgress:
         self._stream = stream
         self._interval = interval
         self._total = 0
-        self._printed = 0.0
+        self._stage = ""
+        self._printed: float | None = None
+
+    def stage(self, name: str) -> None:
+        """Begin the next lines with the name."""
+        self._stage = f"{name}: "
 
     def start(self, step: int, total: int) -> None:
-        """Begin to count the seconds between lines."""
+        """Begin to count the seconds between lines, in the first run."""
         self._total = total
-        self._printed = time.monotonic()
+        self._printed = time.monotonic() if self._printed is None else self._printed
 
     def advance(self, step: int, total: int) -> None:
         """Remember the total."""
@@ -80,10 +113,10 @@ class LineProgress:
 
     def report(self, record: Record) -> None:
         """Print a line if the last one is old enough."""
-        if time.monotonic() - self._printed < self._interval:
+        if self._printed is not None and time.monotonic() - self._printed < self._interval:
             return
         self._printed = time.monotonic()
-        text = f"step {record['step']}/{self._total}  {_numbers(record)}"
+        text = f"{self._stage}step {record['step']}/{self._total}  {_numbers(record)}"
         print(text.rstrip(), file=self._stream or sys.stderr, flush=True)
 
     def stop(self) -> None:
@@ -97,6 +130,11 @@ class RichProgress:
     def __init__(self) -> None:
         self._bar: Any = None
         self._task: Any = None
+        self._stage = ""
+
+    def stage(self, name: str) -> None:
+        """Put the name before the next bar."""
+        self._stage = name
 
     def start(self, step: int, total: int) -> None:
         """Draw the bar."""
@@ -105,6 +143,7 @@ class RichProgress:
         from rich.progress import Progress as Bar
 
         columns = (
+            TextColumn("{task.description}", style="default"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
@@ -116,7 +155,7 @@ class RichProgress:
             console=Console(stderr=True),
             transient=True,
         )
-        self._task = self._bar.add_task("", total=total, completed=step, rate="", note="")
+        self._task = self._bar.add_task(self._stage, total=total, completed=step, rate="", note="")
         self._bar.start()
 
     def advance(self, step: int, total: int) -> None:
