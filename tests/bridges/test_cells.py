@@ -435,8 +435,9 @@ def everything(fit, cells):
 
 
 def test_fits_are_copied_pickled_and_saved(tmp_path):
+    cells = snapshots(40)
     grown = SimpleNamespace(
-        obs=cells.obs | {"g": np.where(cells.obs["day"] < 4.0, 2.0, 1.0)}, obsm=cells.obsm, n_obs=600
+        obs=cells.obs | {"g": np.where(cells.obs["day"] < 4.0, 2.0, 1.0)}, obsm=cells.obsm, n_obs=160
     )
     fit = gv.fit_trajectories(grown, time_key="day", growth="g", columns=2, **TINY | {"sigma": None})
     fit.save_pretrained(tmp_path / "fit")

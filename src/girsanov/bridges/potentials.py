@@ -288,7 +288,7 @@ def fit_mixture_potential(
     result = train(
         model, loss, batches, config=config, validate=validate, run=run, progress=progress, identity=identity
     )
-    best = result.module
+    best = result.module.requires_grad_(False)
     assert isinstance(best, _LearnedMixture)
     weights = best.logits.double().softmax(0).clamp_min(1e-12)
     means = (centre.flatten() + scale * best.means.double()).reshape(-1, *shape)
