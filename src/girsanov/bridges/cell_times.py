@@ -3,12 +3,14 @@
 __all__ = ["as_numbers", "as_time", "as_times"]
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from girsanov.types import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # a sign is one only where no letter or digit stands before it: "day -1" is a day before "day 0", "day-1" is one after
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)|\d+\.?\d*")
@@ -30,6 +32,8 @@ def as_times(column: Any, name: str, count: int) -> np.ndarray:
         >>> as_times(["day 2", "day 2", "day 10"], "day", 3)
         array([ 2.,  2., 10.])
     """
+    import pandas as pd
+
     series = _series(column, name, count)
     missing = series.isna().to_numpy()
     if missing.any():
@@ -75,8 +79,10 @@ def as_numbers(column: Any, name: str, count: int) -> np.ndarray:
     return values
 
 
-def _series(column: Any, name: str, count: int) -> pd.Series:
+def _series(column: Any, name: str, count: int) -> "pd.Series":
     """The column with categories as what they stand for."""
+    import pandas as pd
+
     if np.shape(column) != (count,):
         raise InputError(
             f"obs[{name!r}] must hold one finite number for each of {count} cells; got the shape {np.shape(column)}"
@@ -87,8 +93,10 @@ def _series(column: Any, name: str, count: int) -> pd.Series:
     return series.reset_index(drop=True).infer_objects()
 
 
-def _plain(series: pd.Series) -> np.ndarray | None:
+def _plain(series: "pd.Series") -> np.ndarray | None:
     """The column as numbers, where all of its entries are: also text such as ``3`` or ``2.5``."""
+    import pandas as pd
+
     if pd.api.types.is_complex_dtype(series.dtype) or pd.api.types.is_timedelta64_dtype(series.dtype):
         return None
     try:
@@ -98,7 +106,7 @@ def _plain(series: pd.Series) -> np.ndarray | None:
         return None
 
 
-def _labelled(series: pd.Series, name: str) -> np.ndarray:
+def _labelled(series: "pd.Series", name: str) -> np.ndarray:
     """The one number of each label; all labels must say the same around it."""
     found: dict[Any, float] = {}
     around: dict[str, str] = {}
