@@ -28,6 +28,7 @@ from girsanov.applications.level_weights import (
 )
 from girsanov.applications.screen import Screen, Screened
 from girsanov.calculus import seed_of
+from girsanov.datasets.labels import label_array, label_name
 from girsanov.densities import Gaussian
 from girsanov.processes import LinearProcess
 from girsanov.types import InputError, State, require_count
@@ -107,7 +108,9 @@ class DiffusionClassifier:
         screen: Screen | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        self.classes_ = class_names(classes if classes is not None else getattr(model, "classes", ()))
+        own = getattr(model, "class_values", ()) if classes is None else ()
+        names = getattr(model, "classes", ()) if classes is None else classes
+        self.classes_ = np.array(own) if len(own) > 1 else class_names(names)
         count = len(self.classes_)
         conditions = torch.arange(count) if conditions is None else conditions
         if len(conditions) != count or (prior is not None and len(prior) != count):
@@ -155,7 +158,8 @@ class DiffusionClassifier:
 
     def score(self, x: Any, y: Any) -> float:
         """Share of rows whose predicted class is ``y``."""
-        return float((self.predict(x) == np.asarray(y)).mean())
+        right = self._index_of(y)
+        return float((self.classify(x).index.cpu() == right).double().mean())
 
     def classify(self, x: Any, *, confidence: float | None = None) -> Classification:
         """:meth:`predict` with everything that was found out; arguments as there."""
@@ -281,12 +285,12 @@ class DiffusionClassifier:
         return self._levels
 
     def _index_of(self, y: Any) -> Tensor:
-        position = {name: k for k, name in enumerate(self.classes_.tolist())}
-        names = np.asarray(y).tolist()
-        unknown = [name for name in names if name not in position]
+        position = {label_name(name): k for k, name in enumerate(self.classes_.tolist())}
+        labels = label_array(y, None, "y").tolist()
+        unknown = [label for label in labels if label_name(label) not in position]
         if unknown:
             raise InputError(f"Unknown class {unknown[0]!r}: the classes are {', '.join(map(str, self.classes_))}")
-        return torch.tensor([position[name] for name in names], dtype=torch.int64)
+        return torch.tensor([position[label_name(label)] for label in labels], dtype=torch.int64)
 
 
 def _with_screen(found: Classification, evidence: Tensor, unseen: Tensor) -> Classification:

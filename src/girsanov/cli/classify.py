@@ -109,19 +109,16 @@ def _classifier(model: Any, weights: str, samples: int, max_samples: int, seed: 
 
 
 def _screen(model: Any) -> Any:
-    from girsanov.applications import GaussianScreen
-    from girsanov.applications.classifier import class_names
-
-    part, names = _part(model, "train")
-    position = {name: k for k, name in enumerate(class_names(model.classes).tolist())}
     import torch
 
-    return GaussianScreen.fit(part.x, torch.tensor([position[name] for name in names.tolist()]))
+    from girsanov.applications import GaussianScreen
+
+    part, names = _part(model, "train")
+    return GaussianScreen.fit(part.x, torch.tensor([model.classes.index(name) for name in names]))
 
 
 def _part(model: Any, part: str) -> tuple[Any, Any]:
     """Rows of a part of the run's data, and the names of their classes."""
-    from girsanov.applications.classifier import class_names
     from girsanov.datasets import Splits, fingerprint
     from girsanov.runs import Source, all_rows, select
 
@@ -131,7 +128,8 @@ def _part(model: Any, part: str) -> tuple[Any, Any]:
     if found.data.labels is None or fingerprint(found.x[index]) != model.record["data"]["fingerprint"]:
         raise UsageError(f"{source.name} has changed since the fit: give --no-calibrate, or bring it back")
     chosen = index[getattr(Splits.from_json(model.record["splits"]), part)]
-    return found.data[chosen], class_names(model.classes)[found.data.labels[chosen].numpy()]
+    names = found.data.classes or ()
+    return found.data[chosen], [names[k] for k in found.data.labels[chosen].tolist()]
 
 
 def _lines(found: Any, classes: list[Any], start: int, json: bool) -> str:

@@ -252,7 +252,7 @@ def _conditioned(model: Any, rows: Any, given: Given, common: Common) -> tuple[A
     condition = condition_of(model, rows, label=given.label, own_class=given.own_class, file=given.condition)
     few = rows.first(common.limit)
     if condition is not None:
-        condition = condition[: max(1, len(few))].to(model.reference.mean.device)
+        condition = condition[: max(1, len(few))]
     return few, condition
 
 
@@ -262,8 +262,7 @@ def _tested_with(model: Any, rows: Any, condition: Any, given: Given) -> Any:
         return condition
     from girsanov.runs import condition_of
 
-    own: Any = condition_of(model, rows, own_class=True)
-    return own.to(condition.device)
+    return condition_of(model, rows, own_class=True)
 
 
 def _check(model: Any, rows: Any, condition: Any, pretrained: Pretrained, quiet: bool) -> None:

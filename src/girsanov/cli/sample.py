@@ -57,7 +57,7 @@ def sample(
     if model.schema.kind == "images" and out is None and not json:
         raise UsageError("these rows are images: give --out samples.png or --out samples.npy")
     generator = torch.Generator().manual_seed(seed)
-    rows = model.sample(n, steps=steps, lmbd=lmbd, condition=_condition(model, label, place), generator=generator)
+    rows = model.sample(n, steps=steps, lmbd=lmbd, condition=_condition(model, label), generator=generator)
     write_rows(out, model.encode(rows), model.schema, json=json, note=stderr_note(quiet))
 
 
@@ -67,9 +67,7 @@ def _check(out: Path | None, lmbd: float | None) -> None:
         raise UsageError("--lmbd must be a finite number, at most 1")
 
 
-def _condition(model: Any, label: str | None, place: Any) -> Any:
-    import torch
-
+def _condition(model: Any, label: str | None) -> Any:
     classes = model.record.get("classes") or []
     if label is None:
         return None
@@ -77,4 +75,4 @@ def _condition(model: Any, label: str | None, place: Any) -> Any:
         raise UsageError("this model was fitted without --conditional: leave --class out")
     if label not in classes:
         raise UsageError(f"unknown class {label!r}; the classes are {', '.join(classes)}")
-    return torch.tensor([classes.index(label)], device=place)
+    return [label]

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from girsanov.datasets.columns import Numeric
+from girsanov.datasets.labels import coded, label_name
 from girsanov.datasets.raw import Raw
 from girsanov.datasets.raw import from_array as array_raw
 from girsanov.datasets.schema import Schema
@@ -47,11 +48,12 @@ class Data:
 
     Attributes:
         x: float64, shape ``n *event_shape``, in data units.
-        labels: int64 class of each row, or ``None``.
-        classes: names of the classes, or ``None``.
+        labels: int64 position of each row's class in ``classes``, or ``None``.
+        classes: names of the classes that occur, in order, or ``None``.
         schema: encodes later rows the same way.
         name: how the user named the source.
         n_train: rows from this one on are the source's own test set, or ``None``.
+        values: the classes as labels gave them, where these had no names.
 
     Example:
         >>> data = load("digits")
@@ -65,10 +67,20 @@ class Data:
     schema: Schema
     name: str
     n_train: int | None
+    values: tuple[Any, ...] | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.x)
+
+    def of_present_classes(self) -> "Data":
+        """The same rows with the classes that occur among them, numbered anew."""
+        if self.labels is None or self.labels.is_floating_point():
+            return self
+        every = self.classes or tuple(label_name(k) for k in range(int(self.labels.max()) + 1))
+        codes, names = coded(self.labels.cpu().numpy(), every, self.name)
+        values = None if self.values is None else tuple(self.values[every.index(name)] for name in names)
+        return replace(self, labels=torch.from_numpy(codes), classes=names, values=values)
 
     def __getitem__(self, index: slice | Tensor) -> "Data":
         """Some of the rows, by a slice, numbers or a mask; the border of the source's own test set is forgotten."""
@@ -124,7 +136,7 @@ def from_array(
     Args:
         x: shape ``n d`` for a table, with the lattice rule applied to each column, or a data frame (of pandas, polars
             or Arrow), read as a file would be; any longer shape ``n *d`` is kept, with one lattice for all entries.
-        labels: integer class of each row, shape ``n``.
+        labels: class of each row, shape ``n`` or ``n 1``: whole numbers, text, booleans or categories.
         classes: names of the classes.
         names: names of the columns of a table, ``x1``, ``x2``, ... by default.
         categorical: one-hot encode text columns; otherwise they are an error.
@@ -171,8 +183,12 @@ def encoded(raw: Raw, schema: Schema) -> Data:
     Raises:
         InputError: see :meth:`Schema.encode`.
     """
-    labels = None if raw.labels is None else torch.from_numpy(raw.labels)
-    return Data(schema.encode(raw), labels, raw.classes, schema, raw.name, raw.n_train)
+    x = schema.encode(raw)
+    if raw.labels is None:
+        return Data(x, None, None, schema, raw.name, raw.n_train)
+    codes, values = coded(raw.labels, raw.classes, raw.name)
+    names = tuple(label_name(value) for value in values)
+    return Data(x, torch.from_numpy(codes), names, schema, raw.name, raw.n_train, None if raw.classes else values)
 
 
 def names() -> list[tuple[str, str, int, tuple[int, ...]]]:

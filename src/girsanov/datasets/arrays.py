@@ -15,7 +15,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from girsanov.datasets.raw import Raw, from_array, guarded, label_array
+from girsanov.datasets.labels import label_array
+from girsanov.datasets.raw import Raw, from_array, guarded
 from girsanov.types import InputError
 
 DATA_NAMES = ("x", "data", "images")
@@ -146,9 +147,8 @@ def read_idx_folder(folder: Path, name: str) -> Raw:
     labels = [target for target in targets if target is not None]
     whole = np.concatenate(labels) if len(labels) == len(stacks) else None
     n_train = len(stacks[0]) if "train" in parts and len(stacks) > 1 else None
-    classes = None if whole is None else tuple(str(i) for i in range(int(whole.max()) + 1))
     values = np.concatenate(stacks)[:, None]
-    return Raw(name, "images", values=values, labels=whole, classes=classes, n_train=n_train)
+    return Raw(name, "images", values=values, labels=whole, n_train=n_train)
 
 
 def _part_labels(file: Path | None, stack: np.ndarray, name: str) -> np.ndarray | None:

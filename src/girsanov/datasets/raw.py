@@ -5,7 +5,7 @@ decides what they mean. Reading foreign bytes can fail in any way a parser can t
 reader runs inside :func:`guarded`, the one place where such failures become one sentence.
 """
 
-__all__ = ["Raw", "as_frame", "from_array", "guarded", "label_array"]
+__all__ = ["Raw", "as_frame", "from_array", "guarded"]
 
 import warnings
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ import pandas as pd
 from torch import Tensor
 
 from girsanov.datasets.frames import frame_parts, positional_names
+from girsanov.datasets.labels import label_array
 from girsanov.types import InputError
 
 
@@ -32,7 +33,7 @@ class Raw:
         named: whether the source itself names its columns (else ``x1``, ``x2``, ... by position).
         columns: one array of length n per column, numeric or object (text; ``None`` where missing).
         values: images, shape ``n *event_shape``; ``None`` for tables.
-        labels: integer class of each row, shape ``n``, where the source has classes.
+        labels: class of each row, shape ``n``, where the source has classes.
         classes: names of the classes, indexed by ``labels``.
         n_train: the first ``n_train`` rows are the source's own training set, the rest its test set.
         notes: sentences about how the source was read.
@@ -93,7 +94,7 @@ def guarded(name: str, what: str, advice: str = "check that the file is complete
 def from_array(
     x: Tensor | np.ndarray | Any,
     *,
-    labels: Tensor | np.ndarray | None = None,
+    labels: Any | None = None,
     classes: tuple[str, ...] | None = None,
     names: tuple[str, ...] | None = None,
     name: str = "array",
@@ -103,7 +104,7 @@ def from_array(
     Args:
         x: real numbers, shape ``n *d`` with at least two axes; or a table with columns of its own: a data frame of
             pandas or polars, an Arrow table, a structured array. Masked and null entries are missing.
-        labels: integer class of each row, shape ``n``.
+        labels: class of each row, shape ``n`` or ``n 1``: whole numbers, text, booleans or categories.
         classes: names of the classes.
         names: names of the columns of an ``(n, d)`` array.
         name: how errors call the data.
@@ -124,7 +125,7 @@ def from_array(
             named = names is not None or not isinstance(x, np.ndarray) or x.dtype.names is not None
             found, columns, notes = frame_parts(frame.set_axis(list(names), axis=1) if names else frame, name)
             given = found if named else positional_names(len(found))
-            target = None if labels is None else label_array(_real_array(labels, name), len(frame), name)
+            target = None if labels is None else label_array(labels, len(frame), name)
             return Raw(name, "table", given, named, columns, labels=target, classes=classes, notes=notes)
     values = _real_array(x, name)
     if values.ndim < 2:
@@ -133,7 +134,7 @@ def from_array(
         )
     if 0 in values.shape:
         raise InputError(f"{name}: has shape {values.shape}, which holds no values; give some rows.")
-    target = None if labels is None else label_array(_real_array(labels, name), len(values), name)
+    target = None if labels is None else label_array(labels, len(values), name)
     if values.ndim > 2:
         return Raw(name, "images", values=values, labels=target, classes=classes)
     if names is not None and len(names) != values.shape[1]:
@@ -175,20 +176,3 @@ def _real_array(x: Any, name: str) -> np.ndarray:
             "convert it to floats or integers."
         )
     return values.astype(np.uint8) if values.dtype.kind == "b" else values
-
-
-def label_array(labels: np.ndarray, rows: int, name: str) -> np.ndarray:
-    """Check labels: one integer per row, shape ``n``, returned as int64.
-
-    Raises:
-        InputError: where they are not whole numbers, negative, or not one per row.
-    """
-    if labels.dtype.kind not in "buif" or labels.shape != (rows,):
-        raise InputError(
-            f"{name}: the labels have shape {labels.shape} and type {labels.dtype}, "
-            f"but one whole number for each of the {rows} rows is needed."
-        )
-    whole = labels.astype(np.int64) if np.isfinite(labels).all() else None
-    if whole is None or (whole != labels).any() or (whole < 0).any():
-        raise InputError(f"{name}: the labels must be whole numbers from 0; renumber the classes.")
-    return whole

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -91,7 +92,7 @@ def fit(
     if model is not None:
         config = dataclasses.replace(config, model=model)
     place = _place(device)
-    data = _as_data(data, labels)
+    data = _as_data(data, labels).of_present_classes()
     splits = split(len(data.x), seed=config.seed, test=config.test, validation=config.validation, n_train=data.n_train)
     classes = _labels(data, config)
     require_network(config, data.schema.event_shape)
@@ -185,6 +186,7 @@ def prepare(data: Data, splits: Splits, config: Config, coordinates: Coordinates
             "cells": data.schema.cells,
         },
         "classes": list(_class_names(data)),
+        "class_values": None if data.values is None else list(data.values),
         "splits": splits.to_json(),
         "starting_points": coordinates.held_out,
     }
@@ -209,11 +211,15 @@ def continuous_conditions(labels: Any | None) -> Tensor | None:
     """Labels as continuous conditions, float64 ``n c``; ``None`` where they are classes, or missing."""
     if labels is None:
         return None
-    values = torch.as_tensor(labels)
+    values = np.asarray(
+        labels.detach().cpu().double() if isinstance(labels, Tensor) and labels.is_floating_point() else labels
+    )
+    if values.dtype.kind not in "iuf" or (values.dtype.kind != "f" and values.shape[1:] in ((), (1,))):
+        return None
     if values.ndim == 2:
-        return values.double()
-    fractional = values.dtype.is_floating_point and bool((values != values.round()).any())
-    return values.double()[:, None] if fractional and values.ndim == 1 else None
+        return torch.from_numpy(values.astype(np.float64))
+    fractional = values.ndim == 1 and bool((np.isfinite(values) & (values != np.rint(values))).any())
+    return torch.from_numpy(values.astype(np.float64))[:, None] if fractional else None
 
 
 def _labels(data: Data, config: Config) -> Tensor | None:
@@ -225,10 +231,10 @@ def _labels(data: Data, config: Config) -> Tensor | None:
 
 
 def _class_names(data: Data) -> tuple[str, ...]:
-    """Names of the classes; their numbers, where labels came without names."""
-    if data.classes is not None or data.labels is None or data.labels.dtype.is_floating_point:
-        return tuple(data.classes or ())
-    return tuple(str(k) for k in range(int(data.labels.max()) + 1))
+    """Names of the classes."""
+    if data.labels is None or data.labels.is_floating_point():
+        return ()
+    return data.of_present_classes().classes or ()
 
 
 def _conditions(data: Data, config: Config) -> Tensor | None:

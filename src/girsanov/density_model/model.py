@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from girsanov.calculus import Divergence, seed_of
 from girsanov.datasets import Data, Raw, Schema
+from girsanov.datasets.labels import label_name
 from girsanov.datasets.raw import from_array
 from girsanov.densities import Density, Gaussian
 from girsanov.density_model import storage
+from girsanov.density_model.conditions import condition_for
 from girsanov.density_model.dequantisation import lattice_points
 from girsanov.density_model.drawing import as_given, draw_rows
 from girsanov.likelihoods import density, elbo, ode_log_prob
@@ -111,6 +113,12 @@ class DensityModel(nn.Module):
         return tuple(self.record["classes"]) if known else ()
 
     @property
+    def class_values(self) -> tuple[Any, ...]:
+        """The classes as the labels of the fit gave them; nothing where they came by name."""
+        values = tuple(self.record.get("class_values") or ())
+        return values if tuple(map(label_name, values)) == self.classes else ()
+
+    @property
     def lattice(self) -> LatticePoints | None:
         """The points that a model with the categorical decoder decodes; ``None`` for models of a density."""
         return lattice_points(self.transforms)
@@ -140,7 +148,7 @@ class DensityModel(nn.Module):
         x: Any,
         *,
         samples: int = 32,
-        condition: Tensor | None = None,
+        condition: Any = None,
         generator: torch.Generator | None = None,
     ) -> Estimate:
         """Lower bound on the log-density (log-mass of discrete columns) of the reverse-SDE model.
@@ -148,11 +156,12 @@ class DensityModel(nn.Module):
         Args:
             x: rows in data units.
             samples: network evaluations per row.
-            condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
+            condition: classes ``n`` or 1 as the labels named them, or continuous conditions ``n c`` or ``1 c``.
             generator: read once for a seed; ``None`` means seed 0.
         """
-        self._require_condition(condition)
-        rows, options = self.encode(x), {"samples": samples, "condition": condition, "generator": generator}
+        rows = self.encode(x)
+        condition = self._given(condition, len(rows))
+        options = {"samples": samples, "condition": condition, "generator": generator}
         if self.lattice is not None:
             fixed = {"lattice": self.lattice, "prior": self.prior, "reference": self.reference}
             y, _ = self.transforms(rows)
@@ -176,7 +185,7 @@ class DensityModel(nn.Module):
         *,
         samples: int = 32,
         target_stderr: float | None = None,
-        condition: Tensor | None = None,
+        condition: Any = None,
         generator: torch.Generator | None = None,
     ) -> Estimate:
         """The density formula: a lower bound for the hybrid that uses the reference outside the learned range.
@@ -185,22 +194,22 @@ class DensityModel(nn.Module):
             x: rows in data units.
             samples: network evaluations per row and round.
             target_stderr: keep drawing until every row's standard error is below this, in nats.
-            condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
+            condition: classes ``n`` or 1 as the labels named them, or continuous conditions ``n c`` or ``1 c``.
             generator: read once for a seed; ``None`` means seed 0.
         """
         self._require_density()
-        self._require_condition(condition)
+        rows = self.encode(x)
         return density(
             self.score,
             self.score.process,
-            self.encode(x),
+            rows,
             reference=self.reference,
             proposal=self.proposal,
             views=self._views,
             measure=self.measure,
             samples=samples,
             target_stderr=target_stderr,
-            condition=condition,
+            condition=self._given(condition, len(rows)),
             generator=generator,
         )
 
@@ -211,7 +220,7 @@ class DensityModel(nn.Module):
         draws: int = 1,
         divergence: Divergence | None = None,
         solver: Adaptive | FixedGrid | None = None,
-        condition: Tensor | None = None,
+        condition: Any = None,
         generator: torch.Generator | None = None,
     ) -> Estimate:
         """Log-density of the probability-flow ODE model: another model than the SDE's, in another column.
@@ -222,14 +231,14 @@ class DensityModel(nn.Module):
                 log-mass, and two or more draws give its standard error.
             divergence: see :func:`girsanov.ode_log_prob`.
             solver: see :func:`girsanov.ode_log_prob`.
-            condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
+            condition: classes ``n`` or 1 as the labels named them, or continuous conditions ``n c`` or ``1 c``.
             generator: read once for a seed; ``None`` means seed 0.
         """
         self._require_density()
-        self._require_condition(condition)
-        seed = seed_of(generator)
+        rows, seed = self.encode(x), seed_of(generator)
+        condition = self._given(condition, len(rows))
         draws = draws if self.measure != "density" else 1
-        view = view_of(self._views, self.encode(x), draws, seed)
+        view = view_of(self._views, rows, draws, seed)
         estimates = [
             ode_log_prob(
                 self.score,
@@ -286,7 +295,7 @@ class DensityModel(nn.Module):
         *,
         steps: int = 128,
         lmbd: float | None = None,
-        condition: Tensor | None = None,
+        condition: Any = None,
         generator: torch.Generator | None = None,
     ) -> Any:
         """Draw ``n`` rows as the data had them: in their units, with their columns in their order.
@@ -301,14 +310,15 @@ class DensityModel(nn.Module):
             steps: steps of the sampler.
             lmbd: 0 the reverse SDE, 1 the probability-flow ODE; see :func:`girsanov.sample`. Default 0, and 1 for a
                 continuous flow, which is nothing but its ODE.
-            condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
+            condition: classes ``n`` or 1 as the labels named them, or continuous conditions ``n c`` or ``1 c``.
             generator: source of all draws; ``None`` means seed 0.
 
         Returns:
             A float64 tensor, ``n *event_shape`` of images and ``n columns`` of tables; a data frame for tables with
             columns of text. Either is what every likelihood takes. Columns that were dropped on request are missing.
         """
-        options = {"lmbd": float(self.is_flow) if lmbd is None else lmbd, "steps": steps, "condition": condition}
+        options = {"lmbd": float(self.is_flow) if lmbd is None else lmbd, "steps": steps}
+        options["condition"] = self._given(condition, n)
         return as_given(self.schema.decode(draw_rows(self, n, generator=generator, **options)), self.device)
 
     def score_test(
@@ -316,7 +326,7 @@ class DensityModel(nn.Module):
         x: Any,
         levels: Sequence[float] = LEVELS,
         *,
-        condition: Tensor | None = None,
+        condition: Any = None,
         generator: torch.Generator | None = None,
         **options: Any,
     ) -> ScoreTest:
@@ -325,7 +335,7 @@ class DensityModel(nn.Module):
         Args:
             x: rows in data units that the model was not fitted to; rows that it drew test its sampler.
             levels: log-SNRs at which rows are noised and compared with the score.
-            condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
+            condition: classes ``n`` or 1 as the labels named them, or continuous conditions ``n c`` or ``1 c``.
             generator: read once for a seed; ``None`` means seed 0.
             **options: ``kernel``, ``diffusion`` and ``method`` of that function.
 
@@ -334,9 +344,9 @@ class DensityModel(nn.Module):
         """
         if self.is_flow:
             raise InputError("A continuous flow has no score at noise levels to test: fit a diffusion model")
-        self._require_condition(condition)
-        seed = seed_of(generator)
-        y = self._views(self.encode(x), 1, seed, 0).x[:, 0].detach()
+        rows, seed = self.encode(x), seed_of(generator)
+        condition = self._given(condition, len(rows))
+        y = self._views(rows, 1, seed, 0).x[:, 0].detach()
         options |= {"condition": condition, "generator": torch.Generator().manual_seed(seed)}
         return score_test(self.score, self.score.process, y, levels, **options)
 
@@ -361,14 +371,11 @@ class DensityModel(nn.Module):
     def _contrast(
         self, x: Any, c1: Condition, c2: Condition
     ) -> tuple[ScoreModel, LinearProcess, State, Condition, Condition]:
-        for condition in (c1, c2):
-            self._require_condition(condition)
-        return self.score, self.score.process, self.encode(x), c1, c2
+        rows = self.encode(x)
+        return self.score, self.score.process, rows, self._given(c1, len(rows)), self._given(c2, len(rows))
 
-    def _require_condition(self, condition: Condition) -> None:
-        network = self.record.get("network", {}).get("config", {})
-        if condition is not None and not (network.get("classes") or network.get("condition_dim")):
-            raise InputError("This model was fitted without labels: leave condition out, or fit with conditional=True")
+    def _given(self, condition: Any, rows: int) -> Tensor | None:
+        return condition_for(condition, rows, self.record, self.device)
 
     def _require_density(self) -> None:
         if self.lattice is not None:

@@ -64,7 +64,7 @@ def fresh_elbo(
         condition: leading dimension ``n`` or 1.
     """
     if not _draws(model):
-        return model.elbo(rows, samples=samples, condition=condition)
+        return model.elbo(rows, samples=samples, condition=_named(model, condition))
     copies = min(MOST_COPIES, samples)
 
     def evaluate(y: State, given: Tensor | None) -> Estimate:
@@ -89,13 +89,20 @@ def fresh_log_prob(
         options: ``divergence`` and ``solver`` of :func:`girsanov.ode_log_prob`.
     """
     if not _draws(model):
-        return model.log_prob(rows, condition=condition, **options)
+        return model.log_prob(rows, condition=_named(model, condition), **options)
 
     def evaluate(y: State, given: Tensor | None) -> Estimate:
         laws = {"prior": model.prior, "reference": model.reference}
         return ode_log_prob(model.score, model.score.process, y, condition=given, **laws, **options)
 
     return _merged(model, rows.x, generator, 1, condition, evaluate)
+
+
+def _named(model: "DensityModel", condition: Tensor | None) -> Any:
+    """Positions of classes as their names, which is what the model's own methods take."""
+    if condition is None or not model.classes:
+        return condition
+    return [model.classes[k] for k in condition.tolist()]
 
 
 def _draws(model: "DensityModel") -> bool:

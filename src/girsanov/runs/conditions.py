@@ -3,12 +3,14 @@
 __all__ = ["condition_of"]
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from girsanov.density_model import DensityModel
+from girsanov.density_model.conditions import unknown_class
 from girsanov.runs.rows import Rows
 from girsanov.types import InputError
 
@@ -20,7 +22,7 @@ def condition_of(
     label: str | None = None,
     own_class: bool = False,
     file: str | Path | None = None,
-) -> Tensor | None:
+) -> Any:
     """The condition of rows for a model, or ``None`` where nothing is asked for.
 
     Args:
@@ -31,7 +33,7 @@ def condition_of(
         file: numbers in a ``.npy`` file, one condition per row or one for all.
 
     Returns:
-        Labels of shape ``n`` or 1, or conditions with leading dimension ``n`` or 1.
+        Names of classes of shape ``n`` or 1, or numbers with leading dimension ``n`` or 1.
 
     Raises:
         InputError: for more than one of the three, a class that the model does not know, or numbers that do not fit.
@@ -42,7 +44,7 @@ def condition_of(
         >>> model = gv.fit(torch.randn(60, 2), labels=torch.arange(60) % 3, config=config)
         >>> rows = Rows(gv.datasets.from_array(torch.randn(2, 2)), torch.arange(2), "two rows")
         >>> condition_of(model, rows, label="2")
-        tensor([2])
+        array(['2'], dtype=object)
     """
     asked = [name for name, given in (("class", label), ("own class", own_class), ("file", file)) if given]
     if len(asked) > 1:
@@ -55,19 +57,15 @@ def condition_of(
     if not model.classes:
         raise InputError("This model knows no classes: fit with --conditional on labelled rows")
     if label is not None:
-        return torch.tensor([_index(model, label)])
-    if rows.data.labels is None:
+        names = [label]
+    elif rows.data.labels is None or rows.data.classes is None:
         raise InputError(f"There are no classes with {rows.described}: name one for all rows")
-    names = rows.data.classes or tuple(str(k) for k in range(int(rows.data.labels.max()) + 1))
-    found = {k: _index(model, names[k]) for k in rows.data.labels.unique().tolist()}
-    return torch.tensor([found[k] for k in rows.data.labels.tolist()])
-
-
-def _index(model: DensityModel, name: str) -> int:
-    if name not in model.classes:
-        shown = ", ".join(model.classes[:20]) + (", ..." if len(model.classes) > 20 else "")
-        raise InputError(f"Unknown class {name!r}: the classes are {shown}")
-    return model.classes.index(name)
+    else:
+        names = [rows.data.classes[k] for k in rows.data.labels.tolist()]
+    unknown = next((name for name in names if name not in model.classes), None)
+    if unknown is not None:
+        raise unknown_class(unknown, model.classes)
+    return np.array(names, dtype=object)
 
 
 def _read(path: Path, rows: int) -> Tensor:

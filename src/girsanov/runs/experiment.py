@@ -21,6 +21,7 @@ from girsanov.evaluation import denoising_curve, difference, evaluate, summary
 from girsanov.peers import PEERS, Peer, PeerData
 from girsanov.reports import Attempts, Contents, ScoreTests, render, samples_png
 from girsanov.reports.report import CERTIFICATE, CURVE, SAMPLES, TESTS
+from girsanov.runs.conditions import condition_of
 from girsanov.runs.folder import RunFolder
 from girsanov.runs.rows import Rows, Selection, tested_rows
 from girsanov.stein import ScoreTest
@@ -206,7 +207,7 @@ def _own(
 ) -> tuple[Estimate, dict[str, Any]]:
     """Our bound per row, and the entries of every likelihood of ours."""
 
-    def measure(part: Data, likelihood: str, condition: torch.Tensor | None = None) -> tuple[Estimate, Any]:
+    def measure(part: Data, likelihood: str, condition: Any = None) -> tuple[Estimate, Any]:
         begun = time.monotonic()
         generator = torch.Generator().manual_seed(seed)
         options = {"samples": evaluation.samples, "condition": condition, "generator": generator}
@@ -218,7 +219,7 @@ def _own(
     bound, entry = measure(data, "elbo")
     test = {"elbo": entry}
     if model.record["config"]["conditional"] and data.labels is not None:
-        test["elbo_given_class"] = measure(data, "elbo", data.labels.to(model.device))[1]
+        test["elbo_given_class"] = measure(data, "elbo", condition_of(model, rows, own_class=True))[1]
     count = len(data) if model.is_flow else evaluation.ode_rows  # a flow's own likelihood: of every row
     if count and model.lattice is None:
         ode = attempts("likelihood of the ODE", lambda: measure(data[:count], "ode")[1])

@@ -116,7 +116,7 @@ def select(
     few = tuple(note for note in few_rows(len(index), data.x[0].numel()) if len(index) < len(data.x))
     schema = dataclasses.replace(schema, notes=(*schema.notes, *few)) if few else schema
     chosen = dataclasses.replace(data, x=data.x[index], labels=labels, n_train=border, schema=schema)
-    return Selection(chosen, source, index)
+    return Selection(chosen.of_present_classes(), source, index)
 
 
 def _chosen(n: int, source: Source) -> Tensor:

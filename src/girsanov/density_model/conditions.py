@@ -1,0 +1,79 @@
+"""What rows are conditioned on, as a user has it: classes by name or finite numbers, one per row or one for all."""
+
+__all__ = ["condition_for", "unknown_class"]
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from girsanov.datasets.labels import label_array, label_name
+from girsanov.types import InputError
+
+SHOWN = 20
+
+
+def unknown_class(label: Any, classes: Sequence[Any]) -> InputError:
+    """The sentence about a class that a model does not know."""
+    shown = ", ".join(map(str, classes[:SHOWN])) + (", ..." if len(classes) > SHOWN else "")
+    return InputError(f"Unknown class {label!r}: the classes are {shown}")
+
+
+def condition_for(condition: Any, rows: int | None, record: Mapping[str, Any], device: torch.device) -> Tensor | None:
+    """The condition as a network takes it, leading dimension ``rows`` or 1.
+
+    Args:
+        condition: labels as the fit was given them, by name (of classes whose names are no whole numbers also their
+            positions), or numbers ``n c`` of a model of continuous conditions; in an array of any kind, or one label.
+        rows: how many rows there are; ``None`` for any number.
+        record: the model's.
+        device: of the model.
+
+    Raises:
+        InputError: one sentence, for a condition that the model does not take, of another length, that is not finite,
+            or an unknown class.
+    """
+    if condition is None:
+        return None
+    network = record.get("network", {}).get("config", {})
+    if network.get("classes"):
+        found = torch.tensor(_positions(condition, record["classes"]), dtype=torch.int64)
+    elif network.get("condition_dim"):
+        found = _numbers(condition, network["condition_dim"] if "config" in record else None)
+    else:
+        raise InputError("This model was fitted without labels: leave condition out, or fit with conditional=True")
+    if len(found) != 1 and rows is not None and len(found) != rows:
+        raise InputError(f"condition must have leading dimension 1 or {rows}; got {len(found)}")
+    return found.to(device)
+
+
+def _positions(condition: Any, classes: Sequence[str]) -> list[int]:
+    if not isinstance(condition, Tensor) and np.ndim(condition) == 0:
+        condition = [condition]
+    labels = label_array(condition.reshape(-1) if isinstance(condition, Tensor) else condition, None, "condition")
+    position = {name: k for k, name in enumerate(classes)}
+    if labels.dtype.kind == "i" and not any(name.lstrip("-").isdecimal() for name in classes):
+        position = {str(k): k for k in range(len(classes))}
+    names = [label_name(label) for label in labels.tolist()]
+    unknown = next((name for name in names if name not in position), None)
+    if unknown is not None:
+        raise unknown_class(unknown, classes)
+    return [position[name] for name in names]
+
+
+def _numbers(condition: Any, width: int | None) -> Tensor:
+    try:
+        found = condition if isinstance(condition, Tensor) else torch.as_tensor(np.asarray(condition))
+    except (TypeError, ValueError) as error:
+        raise InputError("This model is conditioned on numbers: give an array of them") from error
+    found = found if found.is_floating_point() else found.double()
+    if width is not None:
+        found = found[..., None] if width == 1 and found.ndim < 2 else found
+        found = found[None] if found.ndim < 2 else found
+        if found.ndim != 2 or found.shape[1] != width:
+            raise InputError(f"condition must have shape (n or 1, {width}); got {tuple(found.shape)}")
+    if not bool(found.isfinite().all()):
+        raise InputError("condition must be finite: leave such rows out")
+    return found
