@@ -1,0 +1,52 @@
+"""Draws become rows that the data could hold: one level per category in the law's own proportions, values in range."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from girsanov.datasets import Schema
+from girsanov.datasets.raw import Raw
+from girsanov.density_model import drawing
+from tests.seeds import seeded
+
+LEVELS = ("aa_rare", "b", "c")
+SHARES = torch.tensor([0.02, 0.3, 0.38, 0.3])  # the last is of blocks without a level
+
+
+def schema():
+    kind = np.array(LEVELS * 20, dtype=object)
+    return Schema.infer(Raw("rows", "table", ("kind", "on"), True, (kind, np.arange(60) % 2)), categorical=True)
+
+
+def draws(shares):
+    """A model's draws: indicators of one level or of none, each spread over its cell, and a binary column beyond."""
+
+    def draw(model, n, condition, generator, options):
+        level = torch.multinomial(shares, n, replacement=True, generator=generator)
+        block = torch.nn.functional.one_hot(level, 4)[:, :3].double()
+        on = torch.randint(-1, 3, (n, 1), generator=generator).double()
+        return torch.cat([block, on], 1) + 0.9 * (torch.rand(n, 4, generator=generator).double() - 0.5)
+
+    return draw
+
+
+def test_levels_come_in_the_proportions_of_valid_draws(monkeypatch):
+    monkeypatch.setattr(drawing, "_draw", draws(SHARES))
+    found = schema()
+    x = drawing.draw_rows(SimpleNamespace(schema=found), 4000, condition=None, generator=seeded())
+    kind, on = found.decode(x).columns
+    for level, share in zip(LEVELS, (SHARES[:3] / SHARES[:3].sum()).tolist(), strict=True):
+        assert abs((kind == level).mean() - share) < 5.0 * math.sqrt(share * (1.0 - share) / 4000)
+    assert set(on.tolist()) == {0.0, 1.0}
+
+
+def test_what_is_never_valid_takes_the_nearest_level_and_says_so(monkeypatch):
+    monkeypatch.setattr(drawing, "_draw", draws(torch.tensor([0.0, 0.0, 0.0, 1.0])))
+    found = schema()
+    with pytest.warns(UserWarning, match="20 of 20 draws had a category without a level"):
+        x = drawing.draw_rows(SimpleNamespace(schema=found), 20, condition=None, generator=seeded())
+    kind = found.decode(x).columns[0]
+    assert kind.tolist() == [LEVELS[k] for k in x[:, :3].argmax(1).tolist()]
