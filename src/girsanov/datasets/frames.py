@@ -10,12 +10,14 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from girsanov.types import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: in any column, in any case
 MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "?", "<na>", "nat", "-nan", "1.#qnan", "-1.#ind"}) | {
@@ -75,7 +77,7 @@ def spelled(cell: Any) -> str:
 
 
 def frame_parts(
-    frame: pd.DataFrame, name: str, *, commas: tuple[str, ...] = ("thousands", "decimal")
+    frame: "pd.DataFrame", name: str, *, commas: tuple[str, ...] = ("thousands", "decimal")
 ) -> tuple[tuple[str, ...], tuple[np.ndarray, ...], tuple[str, ...]]:
     """Names and columns of a data frame, and sentences about what was left out or read in a special way.
 
@@ -88,6 +90,7 @@ def frame_parts(
         InputError: two columns of one name, no rows or no columns.
 
     Example:
+        >>> import pandas as pd
         >>> frame_parts(pd.DataFrame({"a": ["1.5", "?"], "b": [True, False]}), "frame")
         (('a', 'b'), (array([1.5, nan]), array([1, 0], dtype=uint8)), ())
     """
@@ -112,7 +115,7 @@ def frame_parts(
     return final, tuple(columns.values()), tuple(notes)
 
 
-def _index_names(frame: pd.DataFrame) -> list[str]:
+def _index_names(frame: "pd.DataFrame") -> list[str]:
     return [str(label) for label in frame.index.names if label is not None and not NAMELESS.fullmatch(str(label))]
 
 
@@ -151,8 +154,10 @@ def _leave_out(names: Sequence[str], columns: dict[int, np.ndarray]) -> list[str
     return notes
 
 
-def _column(series: pd.Series, commas: tuple[str, ...]) -> tuple[np.ndarray, str | None]:
+def _column(series: "pd.Series", commas: tuple[str, ...]) -> tuple[np.ndarray, str | None]:
     """A column as numbers or objects, and how its commas were read."""
+    import pandas as pd
+
     kind: Any = series.dtype
     if isinstance(kind, pd.CategoricalDtype) or not pd.api.types.is_numeric_dtype(kind):
         return _cells(series, commas)
@@ -164,8 +169,10 @@ def _column(series: pd.Series, commas: tuple[str, ...]) -> tuple[np.ndarray, str
     return np.ascontiguousarray(series.to_numpy(dtype=np.uint8 if plain.kind == "b" else plain)), None
 
 
-def _cells(series: pd.Series, commas: tuple[str, ...]) -> tuple[np.ndarray, str | None]:
+def _cells(series: "pd.Series", commas: tuple[str, ...]) -> tuple[np.ndarray, str | None]:
     """A column of objects: numbers where all cells are, else text, else whatever they are."""
+    import pandas as pd
+
     declared = isinstance(series.dtype, pd.CategoricalDtype)
     try:
         codes, found = pd.factorize(series.astype(object).to_numpy())

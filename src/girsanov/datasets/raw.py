@@ -11,15 +11,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 from torch import Tensor
 
 from girsanov.datasets.frames import frame_parts, positional_names
 from girsanov.datasets.labels import label_array
 from girsanov.types import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -150,16 +152,20 @@ def from_array(
     )
 
 
-def as_frame(x: Any) -> pd.DataFrame | None:
+def as_frame(x: Any) -> "pd.DataFrame | None":
     """A table with columns of its own, or an array of text, as a data frame; ``None`` for anything else."""
+    if isinstance(x, Tensor) or (
+        isinstance(x, np.ndarray) and not x.dtype.names and (x.ndim != 2 or x.dtype.kind != "O")
+    ):
+        return None
+    import pandas as pd
+
     if isinstance(x, pd.DataFrame):
         return x
-    if not isinstance(x, (Tensor, np.ndarray, pd.Series)) and hasattr(x, "to_pandas"):  # polars, Arrow and others
+    if not isinstance(x, (np.ndarray, pd.Series)) and hasattr(x, "to_pandas"):  # polars, Arrow and others
         frame = x.to_pandas()
         return frame if isinstance(frame, pd.DataFrame) else None
-    if isinstance(x, np.ndarray) and (x.dtype.names or (x.ndim == 2 and x.dtype.kind == "O")):
-        return pd.DataFrame(x)
-    return None
+    return pd.DataFrame(x) if isinstance(x, np.ndarray) else None
 
 
 def _real_array(x: Any, name: str) -> np.ndarray:

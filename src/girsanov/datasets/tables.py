@@ -19,13 +19,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import IO, Any
-
-import pandas as pd
+from typing import IO, TYPE_CHECKING, Any
 
 from girsanov.datasets.frames import COMMAS, MISSING, frame_parts, is_number, positional_names
 from girsanov.datasets.raw import Raw, guarded
 from girsanov.types import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 OPENERS = {"": io.FileIO, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zip": zipfile.ZipFile}
 TEXT_SUFFIXES = tuple(kind + packed for kind in (".csv", ".tsv", ".txt") for packed in OPENERS)
@@ -71,6 +72,8 @@ def read_text(path: Path, name: str) -> Raw:
         InputError: unreadable or truncated file, no rows, a row of another length (naming its line), or a column name
             that occurs twice.
     """
+    import pandas as pd
+
     packed = path.suffix.lower().removeprefix(".")
     known = {"gz": "gzip", "bz2": "bzip2"}.get(packed, packed)
     with guarded(name, f"a {known}-compressed text file" if f".{packed}" in OPENERS else "a text file"):
@@ -249,8 +252,10 @@ def _unlike(first: list[str], numbers: list[int], rest: list[list[str]]) -> bool
     return len(numbers) > 4 and 2 * max(outside, absent) > len(numbers)
 
 
-def _frame(path: Path, encoding: str, layout: Layout, name: str) -> pd.DataFrame:
+def _frame(path: Path, encoding: str, layout: Layout, name: str) -> "pd.DataFrame":
     """The rows, parsed by pandas; a record of another width is refused with its line."""
+    import pandas as pd
+
     blanks = layout.separator == " "
     try:
         with _text(path, encoding, name) as text, warnings.catch_warnings():
