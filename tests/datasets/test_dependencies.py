@@ -94,6 +94,21 @@ def test_a_near_sum_is_kept_and_said():
     assert "'x4' is nearly 100 - 'x1' - 'x2' - 'x3'" in "\n".join(percent.notes)
 
 
+def test_rows_that_miss_two_columns_make_them_no_copies():
+    table = np.c_[20 + rng().normal(size=N), 60 + rng(1).normal(size=N)].round(3)
+    table[::50] = -9999.0
+    schema = from_array(table).schema
+    assert schema.event_shape == (2,)
+    assert "nearly" not in " ".join(schema.notes)
+
+
+def test_many_near_sums_are_counted():
+    table = x @ rng(1).normal(size=(3, 20)) + 1e-4 * rng(2).normal(size=(N, 20))
+    notes = from_array(table).schema.notes
+    assert [("is nearly" in note) for note in notes] == [True] * 5 + [False]
+    assert notes[-1] == "12 more columns are nearly sums of others too."
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_no_false_sums(seed):
     """Independent columns of every kind, few rows, rare flags: nothing is dropped, nothing said."""
@@ -147,6 +162,11 @@ def test_an_offset_that_costs_some_digits_is_said():
     )
     assert from_array(rng().normal(size=(200, 1)) + 1e6).schema.notes == ()
     assert from_array((1.7e18 + 1e13 * rng().random((200, 2))).astype(np.int64)).schema.event_shape == (2,)
+
+
+def test_few_digits_without_an_offset_are_no_offset():
+    half = rng().normal(size=(200, 2)).astype(np.float16)
+    assert "subtract" not in " ".join(from_array(half).schema.notes)
 
 
 def test_one_number_computed_in_two_ways_is_a_constant():

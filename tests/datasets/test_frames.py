@@ -56,6 +56,7 @@ def test_columns_of_numbers_in_any_dress(values, options, expected):
         (["12345678901234567890", "x"], {}, ["12345678901234567890", "x"]),
         (["0.30000000000000004", "x"], {}, ["0.30000000000000004", "x"]),
         ([3, 4], {"dtype": "category"}, ["3", "4"]),
+        (pd.cut([1, 4], [0, 2, 5]), {}, ["(0, 2]", "(2, 5]"]),
     ],
 )
 def test_columns_of_text(values, options, expected):
@@ -146,3 +147,15 @@ def test_text_is_encoded_on_request():
     assert data.schema.columns == ("a", "b", "k=u", "k=v")
     again = Schema.from_json(data.schema.to_json()).encode(array_raw(frame[["k", "b", "a"]]))
     assert again.equal(data.x)
+
+
+def test_categories_that_look_like_numbers_are_categories():
+    frame = plain().assign(k=pd.Categorical([3, 4] * 30))
+    assert from_array(frame, categorical=True).schema.columns[-2:] == ("k=3", "k=4")
+    with pytest.raises(InputError, match=r"column 'k' is text \('3'\).*--categorical"):
+        from_array(frame)
+
+
+def test_columns_by_name_in_a_dict():
+    data = from_array({"u": rng().normal(size=30), "v": rng(1).normal(size=30)})
+    assert data.schema.columns == ("u", "v")

@@ -135,6 +135,30 @@ def test_animation(tmp_path):
         load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("places", "sentence"),
+    [
+        (("train", "val", "test"), r"parts of one data set by their names \(test, train, val\), not classes"),
+        (("Train", "Test"), r"parts of one data set by their names \(Test, Train\)"),
+        (("train/a", "valid/a"), r"parts of one data set by their names \(train, valid\)"),
+        (("train/a", "train/b"), r"parts of one data set by their names \(train\)"),
+        ((".", "a"), "holds images and a folder of images too, 'a'"),
+    ],
+)
+def test_folders_that_may_mean_several_things(tmp_path, places, sentence):
+    for place in places:
+        picture(tmp_path / place / "0.png")
+        picture(tmp_path / place / "1.png")
+    with pytest.raises(InputError, match=sentence):
+        load(tmp_path)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for label in ("plane", "train"):
+        picture(tmp_path / label / "0.png")
+    assert load(tmp_path).classes == ("plane", "train")
+
+
 def test_empty_class_folder(tmp_path):
     picture(tmp_path / "a" / "0.png")
     (tmp_path / "b").mkdir()

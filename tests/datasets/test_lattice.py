@@ -128,6 +128,14 @@ def test_rounding_errors_are_no_levels_of_their_own():
     assert lattice.step == pytest.approx(0.3)
 
 
+def test_steps_of_the_floats_themselves_are_levels():
+    values = (5.8e6 + 100 * rng().normal(size=2000)).astype(np.float32)
+    lattice = lattice_of(values)
+    assert lattice is not None
+    assert lattice.step == 0.5
+    assert lattice.snap(values).tolist() == values.tolist()
+
+
 @pytest.mark.parametrize("rows", [4, 12, 100, 3000])
 def test_no_column_of_any_size_crashes(rows):
     for scale in (1e-90, 1e-6, 1.0, 1e12, 1e90):

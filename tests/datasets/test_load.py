@@ -49,6 +49,11 @@ def test_tensors_of_any_real_type(dtype):
     assert data.schema.bin_width.tolist() == [1.0, 1.0, 1.0]
 
 
+def test_sparse_tensors():
+    x = torch.randn(30, 2)
+    assert from_array(x.to_sparse()).x.equal(x.double())
+
+
 def test_gradients_and_strides_do_not_matter():
     x = torch.randn(3, 50, requires_grad=True).T
     data = from_array(x)
@@ -91,6 +96,8 @@ def test_data_frames_keep_their_names():
         ([["a", "b"]], {}, "only real numbers"),
         ([[1.0], [2.0, 3.0]], {}, "cannot be read as an array of numbers"),
         (torch.randn(5, 3), {"names": ("a", "b")}, "has 3 columns but 2 names"),
+        (torch.randn(5, 2), {"names": ("a", "a")}, "has two columns named 'a'; rename one"),
+        (torch.randn(2, 2), {"labels": np.array([1, 2**63], dtype=np.uint64)}, "a label is 9223372036854775808"),
         (torch.randn(5, 3), {"labels": torch.zeros(4)}, "for each of the 5 rows"),
         (torch.tensor([[1.0, 2.0], [float("nan"), 3.0]]), {"name": "mine"}, "mine: row 2, column 'x1' is missing"),
     ],

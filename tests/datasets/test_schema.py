@@ -314,6 +314,32 @@ def test_numbers_that_stand_for_missing_ones_are_pointed_out(code, said):
     assert (f"'x1' is {code} in 3 rows, far from its other values" in notes) == said
 
 
+@pytest.mark.parametrize(("low", "codes"), [(1, (98, 99)), (1, (-9, -8)), (20, (-9999, -999))])
+def test_several_such_numbers_do_not_hide_each_other(low, codes):
+    values = rng().integers(low, low + 5, N)
+    values[:3], values[3:5] = codes
+    notes = " ".join(from_array(np.stack([values, rng(1).integers(0, 5, N)], 1)).schema.notes)
+    assert f"'x1' is {codes[0]} in 3 rows and {codes[1]} in 2 rows, far from" in notes
+
+
+@pytest.mark.parametrize("code", [1e20, -3.4028235e38])
+def test_a_fill_value_that_ends_the_digits_of_all_others_is_refused(code):
+    values = rng().normal(size=(N, 2))
+    values[4] = code
+    with pytest.raises(InputError, match=r"row 5, column 'x1': .* is so far from the other values.*--drop x1"):
+        from_array(values)
+
+
+def test_notes_on_many_columns_name_a_few():
+    (note,) = from_array(rng().integers(0, 4, (N, 30))).schema.notes
+    assert note.endswith("x12 (step 1) and 18 more.")
+
+
+def test_numbers_too_small_to_square():
+    with pytest.raises(InputError, match="column 'x1' is too small to square; rescale it"):
+        from_array(rng().normal(size=(N, 1)) * 1e-200)
+
+
 def test_wrong_columns():
     schema = Schema.infer(table(a=rng().normal(size=N), b=rng(1).normal(size=N)))
     with pytest.raises(InputError, match="lacks column 'b'; the model was fitted to the columns a, b"):

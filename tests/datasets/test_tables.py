@@ -53,7 +53,12 @@ def write(tmp_path, text, name="data.csv"):
         ("1990,1991\n3.5,4\n2.5,3\n", ("1990", "1991"), 2),
         ("g,1990,1991\nA,13,14\nB,15,16\n", ("g", "1990", "1991"), 2),
         ("0,1,2,3,4\n90,91,92,93,94\n81,82,83,84,85\n", ("0", "1", "2", "3", "4"), 2),
+        ("1100,1102,1104,1106,1108\n" + "0.1,0.4,0.2,0.9,0.7\n" * 5, ("1100", "1102", "1104", "1106", "1108"), 5),
+        ("k,400.5,401,401.5,402,403\n" + "a,1,4,2,9,7\n" * 5, ("k", "400.5", "401", "401.5", "402", "403"), 5),
+        ("1,2,3,4,6\n" + "3,1,9,7,2\n0,2,4,5,8\n" * 3, ("x1", "x2", "x3", "x4", "x5"), 7),
         ("0,1\n5,7\n9,3\n", ("x1", "x2"), 3),
+        ("weight\n1,25\n0,5\n", ("weight",), 2),
+        ("a,b,,\n1,2,,\n3,4,,\n,,,\n,,,\n", ("a", "b"), 2),
         ("1,2,3,4,5\n2,1,3,5,4\n5,4,3,2,1\n", ("x1", "x2", "x3", "x4", "x5"), 3),
         ("2000,2001\n1999,2002\n", ("x1", "x2"), 2),
         ("1,5;2,5\n2,5;3,5\n", ("x1", "x2"), 2),
@@ -118,6 +123,8 @@ def test_no_precision_is_lost(tmp_path):
         ('a,b\n"1,250","0,5"\n"1,375","0,75"\n', [[1.25, 1.375], [0.5, 0.75]], "decimal points: a, b"),
         ('a;b\n"1,250.5";2\n"13,375.0";3\n', [[1250.5, 13375.0], [2, 3]], "thousands"),
         ("a,b\nTrue,1\nFalse,2\n", [[1, 0], [1, 2]], None),
+        ("a\n1,25\n0,5\n", [[1.25, 0.5]], "decimal points: a"),
+        ("a,b\n\N{MINUS SIGN}1.5,2\n2.5,3\n", [[-1.5, 2.5], [2, 3]], None),
     ],
 )
 def test_numbers_as_people_write_them(tmp_path, text, columns, note):
@@ -160,10 +167,17 @@ def test_zip_archives_of_one_file(tmp_path):
         ("0,1\n5,7\n", r"Read the first row \(0, 1, ...\) as data"),
         ("# a,b\n1,2\n", "names of the columns from the comment"),
         (",b,c\n0,1.5,2\n1,2.5,3\n", "column 1, which has no name: it is the index"),
+        ("1.5,2,3.5,4,5\n" + "70,60,90,80,50\n" * 5, r"Read the first row \(1.5, 2, 3.5, ...\) as the names"),
+        ("a,b\n1,2\n,\n,\n", "Left out 2 empty rows at the end"),
     ],
 )
 def test_guesses_are_said(tmp_path, text, note):
     assert re.search(note, read(write(tmp_path, text)).notes[0])
+
+
+def test_points_beside_decimal_commas_are_said(tmp_path):
+    raw = read(write(tmp_path, "sales;share\n1.234;0,5\n2.345;0,75\n"))
+    assert raw.notes[1] == "Points were too: sales; write all numbers in one way if they are not."
 
 
 def test_text_columns_have_one_spelling_per_number(tmp_path):
@@ -179,13 +193,21 @@ def test_text_columns_have_one_spelling_per_number(tmp_path):
         ("a,b\n", "a header and no rows"),
         ("a,b\n1,2,\n3,4,\n", "line 1 has 2 cells where other lines have 3"),
         ("1 2 3\n4 5\n6 7 8", "line 2 has 2 cells"),
-        ('a,b\n1,"u\nv"\n2\n', "line 4 has 1 cells"),
+        ("a,b\n,\n,\n", "holds no rows"),
+        ("a,b\n1,2\n,\n3,4\n", r"row 2, column 'a' is missing \(2 missing"),
+        ("a\tb\n1\t\\N\n3\t4\n", "row 1, column 'b' is missing"),
+        ("a,b\n1,(null)\n3,4\n", "row 1, column 'b' is missing"),
+        (" a | b\n---+---\n 1 | 2\n 3 | 4\n", "line 2 is a ruled line.*save the data as plain CSV"),
+        ("| a | b |\n|---|---|\n| 1 | 2 |\n", "line 2 is a ruled line"),
+        (gzip.compress(b"a,b\n1,2\n"), r"is packed by gzip; name it \.csv\.gz"),
+        (b"PK\x03\x04" + bytes(20), "an Excel workbook; save its table as CSV"),
+        ('a,b\n1,"u\nv"\n2\n', "line 4 has 1 cell"),
         ("a,b\n1,\0\n", "zero bytes.*save it as UTF-8"),
         ("a,b\n1,2\n".encode("utf-16-le"), "zero bytes.*save it as UTF-8"),
         ("a,b\n1,2\n#N/A,3\n4,5", "row 2, column 'a' is missing"),
         ("a,b\n1257_000,1\n1321_001,2\n1640_002,3\n", r"column 'a' is text \('1257_000'\).*--drop a"),
         ("a,b\n1,2\n2,x\n3,4\n", "row 2, column 'b' holds 'x' where most rows hold numbers; correct it"),
-        ("1,2\n3,4\n5\n", "line 3 has 1 cells where other lines have 2"),
+        ("1,2\n3,4\n5\n", "line 3 has 1 cell where other lines have 2"),
         ("a,b\n1,2\n\n3,4,5\n", "line 4 has 3 cells"),
         ("a,a\n1,2\n", "two columns named 'a'"),
         (b"a,b\n\xff\x81,2\n", "neither in UTF-8 nor in Windows-1252; save it as UTF-8"),

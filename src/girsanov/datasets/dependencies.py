@@ -28,6 +28,7 @@ SPARE_ROWS = 30  #: more than there are columns; fewer obey some relation by cha
 OWN_ROWS = 10  #: of each column, other than its most common value
 SEARCHED = 500  #: rows, more than two for each column
 MOST_COLUMNS = 1000
+SHOWN = 5  #: sentences about near sums
 NOISE = 1e-10  #: of a spread: what rounding in floating point leaves
 
 
@@ -91,7 +92,13 @@ def dependent_columns(columns: Mapping[str, np.ndarray]) -> tuple[dict[str, Comb
                 continue
             near += [each.said() for each in sums if each.near()][:1]
         basis.append(column, rest, coordinates)
-    return found, near
+    return found, _first(near)
+
+
+def _first(near: list[str]) -> list[str]:
+    """A few of the sentences, and how many more there are."""
+    more = len(near) - SHOWN
+    return near if more <= 0 else [*near[:SHOWN], f"{more} more columns are nearly sums of others too."]
 
 
 def _choices(column: _Column, kept: Sequence[_Column], weights: np.ndarray) -> list[list[_Column]]:
@@ -171,7 +178,10 @@ class _Sum:
         if self.column.rare:
             return False
         rest = self.rest()
-        size = float(rest.std()) / self.column.spread
+        low, high = np.quantile(self.column.values, (0.25, 0.75))
+        # a few rows far from all others make any two columns alike that share them
+        typical = min(self.column.spread, float(high - low) / 1.349) if high > low else self.column.spread
+        size = float(rest.std()) / typical
         rounded = bool((np.abs(rest - 0.5 * (rest.min() + rest.max())) <= 1.05 * self.bound()).all())
         return size > NOISE and (size < NEAR or rounded)
 

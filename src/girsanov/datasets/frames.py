@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: in any column, in any case
-MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "?", "<na>", "nat", "-nan", "1.#qnan", "-1.#ind"}) | {
-    f"#{error}" for error in ("n/a", "na", "div/0!", "value!", "ref!", "num!", "null!", "name?")
-}
+MISSING = frozenset(
+    {"", "nan", "na", "n/a", "null", "none", "?", "<na>", "nat", "-nan", "1.#qnan", "-1.#ind", "n.a.", "\\n", "(null)"}
+) | {f"#{error}" for error in ("n/a", "na", "div/0!", "value!", "ref!", "num!", "null!", "name?")}
 DASHES = frozenset({"-", "--", "–", "—", ".", "*"})  #: missing among numbers, a level among texts
 NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity|nan)", re.ASCII | re.IGNORECASE)
 #: how a comma may stand in a number: what the cells look like, and what is to be removed from them
@@ -112,7 +112,17 @@ def frame_parts(
     for style in styles:
         found = [label for label, j in zip(final, columns, strict=True) if read[j][1] == style]
         notes.append(f"{READ_COMMAS[style]}: {', '.join(found)}.")
+    if "decimal" in styles:
+        pointed = [label for label, j in zip(final, columns, strict=True) if read[j][1] is None and _broken(columns[j])]
+        notes += [f"Points were too: {', '.join(pointed)}; write all numbers in one way if they are not."] * bool(
+            pointed
+        )
     return final, tuple(columns.values()), tuple(notes)
+
+
+def _broken(column: np.ndarray) -> bool:
+    """Whether a column holds numbers that are not whole."""
+    return column.dtype.kind == "f" and bool((np.nan_to_num(column) % 1 != 0).any())
 
 
 def _index_names(frame: "pd.DataFrame") -> list[str]:
@@ -184,7 +194,7 @@ def _cells(series: "pd.Series", commas: tuple[str, ...]) -> tuple[np.ndarray, st
     if numbers is not None:
         return np.append(numbers, np.nan)[codes] if (codes < 0).any() else numbers[codes], style
     texts = np.empty(len(cells) + 1, dtype=object)
-    known = all(cell is None or isinstance(cell, str) or is_number(cell) for cell in cells)
+    known = declared or all(cell is None or isinstance(cell, str) or is_number(cell) for cell in cells)
     texts[:-1] = [spelled(cell) if known and cell is not None else cell for cell in cells]
     return texts[codes], None
 
@@ -192,6 +202,7 @@ def _cells(series: "pd.Series", commas: tuple[str, ...]) -> tuple[np.ndarray, st
 def _numbers(cells: list[Any], commas: tuple[str, ...]) -> tuple[np.ndarray | None, str | None]:
     """Distinct cells as numbers, ``None`` where some are none, and how commas were read."""
     cells = ["nan" if cell is None or (isinstance(cell, str) and cell in DASHES) else cell for cell in cells]
+    cells = [cell.replace("\N{MINUS SIGN}", "-") if isinstance(cell, str) else cell for cell in cells]
     if all(map(is_number, cells)):
         if cells and all(isinstance(cell, int) and abs(cell) < 2**63 for cell in cells):
             return np.array([int(cell) for cell in cells], dtype=np.int64), None

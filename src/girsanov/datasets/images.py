@@ -18,6 +18,7 @@ from girsanov.datasets.raw import Raw, guarded
 from girsanov.types import InputError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+PARTS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev"})
 MAX_PIXELS = 2**24  #: of one image, checked before it is decoded
 MAX_BYTES = 2**34  #: of the whole stack
 
@@ -49,13 +50,15 @@ def read_image_folder(folder: Path, name: str) -> Raw:
 
     Raises:
         InputError: an unreadable image, images of different sizes or modes, a mode
-            other than grey or RGB, an image of more than 2^24 pixels, or an empty class folder.
+            other than grey or RGB, an image of more than 2^24 pixels, an empty class folder, images beside folders of
+            images, or folders that are parts of the data by other names.
     """
     with guarded(name, "a folder of images"):
         folders, files = _folders(folder), _files(folder)
         if {path.name for path in folders} == {"train", "test"} and not files:
             train = read_image_folder(folder / "train", f"{name}/train")
             return _joined(train, read_image_folder(folder / "test", f"{name}/test"), name)
+        _refuse_mixture(folders, files, name)
         if files:
             return Raw(name, "images", values=_stack(files, name), files=tuple(path.name for path in files))
         members = [(path.name, _files(path)) for path in folders]
@@ -69,6 +72,19 @@ def read_image_folder(folder: Path, name: str) -> Raw:
         values, inner = _stack(paths, name), tuple(f"{path.parent.name}/{path.name}" for path in paths)
         classes = tuple(label for label, _ in members)
         return Raw(name, "images", values=values, labels=labels, classes=classes, files=inner)
+
+
+def _refuse_mixture(folders: list[Path], files: list[Path], name: str) -> None:
+    """Refuse folders whose images could be meant in several ways."""
+    inner = [path.name for path in folders if _files(path)]
+    if files and inner:
+        raise InputError(f"{name}: holds images and a folder of images too, {inner[0]!r}; move one of them elsewhere.")
+    parts = [path.name for path in folders if path.name.lower() in PARTS]
+    if len(parts) == len(folders) > 1 or (parts and not inner):
+        raise InputError(
+            f"{name}: holds parts of one data set by their names ({', '.join(parts)}), not classes; call them train "
+            "and test and leave no other beside them, or give one of them."
+        )
 
 
 def _joined(train: Raw, test: Raw, name: str) -> Raw:

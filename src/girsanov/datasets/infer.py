@@ -28,6 +28,7 @@ from girsanov.types import InputError
 
 MAX_LEVELS = 256
 SHOWN = 5  #: problems and columns in one message
+ALONE = 1e12  #: times as far out as the others: what a sum with it leaves of their digits
 LARGEST = 1e100  #: squares of larger values overflow
 GAPS = "impute the values or drop the rows, or leave the column out with --drop {column}."
 
@@ -112,7 +113,7 @@ def _refuse_text(columns: dict[str, np.ndarray], source: str, categorical: bool)
     for name, column in columns.items():
         if column.dtype != object:
             continue
-        odd = [row for row, cell in enumerate(column) if not is_number(cell)] or [0]
+        odd = [row for row, cell in enumerate(column) if not is_number(cell)] or [*range(len(column))]
         cell, distinct = column[odd[0]], len(set(map(str, column)))
         few = distinct <= MAX_LEVELS and (2 * distinct <= len(column) or categorical)
         if not isinstance(cell, str):
@@ -148,12 +149,29 @@ def _short(cell: str) -> str:
 def _refuse_huge(name: str, column: np.ndarray, source: str) -> None:
     if column.dtype.kind != "f":
         return
+    _refuse_alone(name, column.astype(np.float64), source)
     sizes = np.abs(column)
     if float(sizes.max()) > LARGEST:
         row = int(sizes.argmax()) + 1
         raise InputError(
             f"{source}: row {row}, column {name!r}: {column[row - 1]} is too large to square; rescale "
             f"the column, or leave it out with --drop {name}."
+        )
+    if column.max() != column.min() and float(sizes.max()) < 1.0 / LARGEST:
+        raise InputError(f"{source}: column {name!r} is too small to square; rescale it, or use --drop {name}.")
+
+
+def _refuse_alone(name: str, column: np.ndarray, source: str) -> None:
+    """Refuse a value beside which no model sees the others: it ends their digits."""
+    middle = float(np.median(column))
+    distances = np.abs(column / 2 - middle / 2)
+    others = distances[distances > 0]
+    row = int(distances.argmax())
+    if len(others) and float(distances[row]) > ALONE * max(float(np.median(others)), 1e-300):
+        raise InputError(
+            f"{source}: row {row + 1}, column {name!r}: {column[row]:.6g} is so far from the other values that these "
+            f"are all alike beside it; remove such rows if it marks missing values, else take logarithms, or leave the "
+            f"column out with --drop {name}."
         )
 
 

@@ -41,6 +41,8 @@ def label_array(labels: Any, rows: int | None, name: str) -> np.ndarray:
     if values.dtype.kind == "O":  # nullable columns and categories hold numbers as objects
         values = _unboxed(values)
     if values.dtype.kind in "iu":
+        if values.dtype.kind == "u" and values.max(initial=0) >= 2**63:
+            raise InputError(f"{name}: a label is {values.max()}, more than 2^63 - 1; give such labels as text.")
         return values.astype(np.int64)
     if values.dtype.kind == "f":
         if (values != np.rint(values)).any():

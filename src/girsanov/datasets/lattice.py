@@ -155,10 +155,16 @@ def spoken(step: float) -> str:
 
 
 def levels_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct values and their counts; values that differ by rounding errors alone are one."""
+    """Distinct values and their counts; values that differ by rounding errors alone are one.
+
+    Where neighbours that near form long chains, they are what the floats themselves can hold, and no errors.
+    """
     levels, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
-    fresh = np.diff(levels, prepend=-np.inf) > 4 * relative_precision(values) * np.abs(levels)
-    starts = np.flatnonzero(fresh)
+    error = 4 * relative_precision(values) * np.abs(levels)
+    starts = np.flatnonzero(np.diff(levels, prepend=-np.inf) > error)
+    ends = np.append(starts[1:], len(levels)) - 1
+    if (levels[ends] - levels[starts] > 4 * error[ends]).any():
+        return levels, counts
     return levels[starts], np.add.reduceat(counts, starts)
 
 

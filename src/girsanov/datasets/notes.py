@@ -10,9 +10,13 @@ from girsanov.datasets.columns import Combination, Constant, Copy, Numeric, Omit
 from girsanov.datasets.lattice import atoms, levels_of, spoken
 from girsanov.datasets.recording import recording_of
 
-SHOWN = 12  #: dropped columns whose sums are written out
+SHOWN = 12  #: columns in one sentence, and dropped ones whose sums are written out
 TRAINED = 0.72  #: share of the rows that a fit trains on, the others being validated and tested
-SENTINELS = (-9, -99, -999, -9999, -99999, 99, 999, 9999, 99999, -32768, 32767)  #: numbers that often stand for none
+#: numbers that often stand for none
+SENTINELS = (
+    *(sign * code for sign in (-1, 1) for code in (77, 88, 97, 98, 99, 997, 998, 999, 9998, 9999, 99999)),
+    *(-7, -8, -9, -32768, 32767, 65535, -(2**31), 2**31 - 1, 2**32 - 1),
+)
 
 
 def table_notes(rules: Sequence[Rule], columns: Mapping[str, np.ndarray], asked: Iterable[str] = ()) -> tuple[str, ...]:
@@ -37,12 +41,17 @@ def table_notes(rules: Sequence[Rule], columns: Mapping[str, np.ndarray], asked:
         ],
         "One-hot encoded": [f"{r.name} ({len(r.levels)} levels)" for r in rules if isinstance(r, OneHot)],
     }
-    notes = [f"{what}: {', '.join(names)}." for what, names in groups.items() if names]
+    notes = [f"{what}: {_some(names)}." for what, names in groups.items() if names]
     found = [rule for rule in rules if isinstance(rule, Copy | Combination)]
     copies = [f"Dropped {rule.name!r}: it is {rule}." for rule in found[:SHOWN]]
     if len(found) > SHOWN:
         copies.append(f"Dropped as sums of others too: {', '.join(rule.name for rule in found[SHOWN:])}.")
     return (*copies, *notes, *_counters(numeric, columns), *_sentinels(rules, columns))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def few_rows(rows: int, dimensions: int) -> tuple[str, ...]:
@@ -126,13 +135,17 @@ def _sentinels(rules: Sequence[Rule], columns: Mapping[str, np.ndarray]) -> list
     notes = []
     for name in (rule.name for rule in rules if isinstance(rule, Numeric)):
         values = columns[name].astype(np.float64)
-        for code in (code for code in SENTINELS if code in (values.min(), values.max())):
-            rest = values[values != code]
-            low, high = float(rest.min()), float(rest.max())
-            if max(low - code, code - high) > high - low > 0:
-                rows = f"{len(values) - len(rest)} row{'s' if len(values) - len(rest) > 1 else ''}"
-                notes.append(
-                    f"{name!r} is {code} in {rows}, far from its other values: if that marks missing values, leave "
-                    "those rows or the column out."
-                )
+        marked = np.isin(values, SENTINELS)
+        rest, codes = values[~marked], np.unique(values[marked])
+        if 2 * len(rest) < len(values):
+            continue
+        low, high = float(rest.min()), float(rest.max())
+        far = [code for code in codes if max(low - code, code - high) > high - low > 0]
+        counts = [int((values == code).sum()) for code in far]
+        said = [f"{c:.0f} in {n} row{'s' if n > 1 else ''}" for c, n in zip(far, counts, strict=True)]
+        if said:
+            notes.append(
+                f"{name!r} is {' and '.join(said)}, far from its other values: if that marks missing values, leave "
+                "those rows or the column out."
+            )
     return notes

@@ -50,7 +50,8 @@ def _swallowed(column: np.ndarray, *, refused: bool) -> str:
         lost = COMPUTED if kind is np.float64 else (STORED if refused else COARSE)
         if kind is np.float64 and not refused:
             continue
-        if spread < lost * step and not _rounding_error(values, column):
+        offset = refused or abs(float(values.mean())) > spread
+        if spread < lost * step and size > 1e-100 and offset and not _rounding_error(values, column):
             return f"about {spread:.2g} around {values.mean():.6g}, where {np.dtype(kind)} keeps steps of {step:.3g}"
     return ""
 

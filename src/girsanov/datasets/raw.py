@@ -8,7 +8,7 @@ reader runs inside :func:`guarded`, the one place where such failures become one
 __all__ = ["Raw", "as_frame", "from_array", "guarded"]
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -105,7 +105,8 @@ def from_array(
 
     Args:
         x: real numbers, shape ``n *d`` with at least two axes; or a table with columns of its own: a data frame of
-            pandas or polars, an Arrow table, a structured array. Masked and null entries are missing.
+            pandas or polars, an Arrow table, a structured array, a dict of columns. Masked and null
+            entries are missing.
         labels: class of each row, shape ``n`` or ``n 1``: whole numbers, text, booleans or categories.
         classes: names of the classes.
         names: names of the columns of an ``(n, d)`` array.
@@ -141,6 +142,9 @@ def from_array(
         return Raw(name, "images", values=values, labels=target, classes=classes)
     if names is not None and len(names) != values.shape[1]:
         raise InputError(f"{name}: has {values.shape[1]} columns but {len(names)} names; give as many.")
+    twice = next((column for column in names or () if list(names or ()).count(column) > 1), None)
+    if twice is not None:
+        raise InputError(f"{name}: has two columns named {twice!r}; rename one.")
     return Raw(
         name,
         "table",
@@ -162,6 +166,8 @@ def as_frame(x: Any) -> "pd.DataFrame | None":
 
     if isinstance(x, pd.DataFrame):
         return x
+    if isinstance(x, Mapping):
+        return pd.DataFrame(dict(x))
     if not isinstance(x, (np.ndarray, pd.Series)) and hasattr(x, "to_pandas"):  # polars, Arrow and others
         frame = x.to_pandas()
         return frame if isinstance(frame, pd.DataFrame) else None
@@ -171,9 +177,9 @@ def as_frame(x: Any) -> "pd.DataFrame | None":
 def _real_array(x: Any, name: str) -> np.ndarray:
     if isinstance(x, Tensor):
         # numpy has no bfloat16 and no float8.
-        x = x.detach().cpu()
+        x = x.detach().cpu().to_dense()
         x = x.float() if x.is_floating_point() and x.element_size() < 4 else x
-    with guarded(name, "an array of numbers"):
+    with guarded(name, "an array of numbers", "give rows of numbers, all of one length"):
         x = x.toarray() if hasattr(x, "toarray") else x  # sparse matrices
         values = np.ma.filled(x.astype(np.float64), np.nan) if np.ma.isMaskedArray(x) else np.asarray(x)
     if values.dtype.kind not in "buif":

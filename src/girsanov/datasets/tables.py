@@ -12,6 +12,7 @@ import csv
 import gzip
 import io
 import lzma
+import re
 import warnings
 import zipfile
 from collections import Counter
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
 
 OPENERS = {"": io.FileIO, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zip": zipfile.ZipFile}
 TEXT_SUFFIXES = tuple(kind + packed for kind in (".csv", ".tsv", ".txt") for packed in OPENERS)
+#: what begins with bytes that no text does
+FOREIGN = {
+    b"\x1f\x8b": "is packed by gzip; name it .csv.gz",
+    b"PK\x03\x04": "is a zip archive or an Excel workbook; save its table as CSV",
+    b"\xd0\xcf\x11\xe0": "is an Excel workbook; save its table as CSV",
+    b"PAR1": "is a Parquet file; name it .parquet",
+}
 MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 SEPARATORS = "\t;|,"  #: the earlier wins where two explain a file alike
 EXACT: Any = "round_trip"  #: a spelling that the stubs of pandas lack
@@ -60,9 +68,9 @@ def read_text(path: Path, name: str) -> Raw:
     """Read a ``.csv``, ``.tsv`` or ``.txt`` file, also one packed by gzip, bzip2, xz or zip.
 
     The separator (tab, semicolon, bar, comma or blanks) is the one that gives most lines the same number of cells. The
-    first row is a header when it holds no number and the rows below do, when its numbers count the columns and the
-    rows below are not like it, or, in a table of text, when none of its cells comes again in its column. Lines above
-    it that are comments or titles are left out, and said.
+    first row is a header when it holds no number and the rows below do, when its numbers count the columns or grow
+    from each to the next and the rows below are not like it, or, in a table of text, when none of its cells comes
+    again in its column. Lines above it that are comments or titles, and empty rows at the end, are left out, and said.
 
     Args:
         path: the file, in UTF-8, UTF-16 with its mark, or Windows-1252.
@@ -80,11 +88,11 @@ def read_text(path: Path, name: str) -> Raw:
         encoding, notes = _encoding(path, name)
         with _text(path, encoding, name) as text:
             layout = _layout(_head(text), name)
-        frame = _frame(path, encoding, layout, name)
+        frame, left_out = _frame(path, encoding, layout, name)
         frame.columns = pd.Index(layout.names or positional_names(layout.width))
         styles = ("thousands", "decimal") if layout.separator == "," else ("decimal", "thousands")
         names, columns, more = frame_parts(frame, name, commas=styles)
-    said = (*notes, *layout.notes, *more)
+    said = (*notes, *layout.notes, *left_out, *more)
     return Raw(name, "table", names=names, named=layout.names is not None, columns=columns, notes=said)
 
 
@@ -107,6 +115,9 @@ def _encoding(path: Path, name: str) -> tuple[str, tuple[str, ...]]:
     """The encoding in which all of a file can be read, and a sentence where it had to be guessed."""
     with _binary(path, name) as data:
         start = data.read(4)
+    foreign = next((what for mark, what in FOREIGN.items() if start.startswith(mark)), None)
+    if foreign is not None:
+        raise InputError(f"{name}: {foreign}.")
     marked = next((encoding for mark, encoding in MARKS.items() if start.startswith(mark)), None)
     for encoding in [marked] if marked else ["utf-8", "cp1252"]:
         decoder = codecs.getincrementaldecoder(encoding)()
@@ -152,6 +163,7 @@ def _layout(lines: list[str], name: str) -> Layout:
     width = widths.most_common(1)[0][0]
     above, comment = _titles([cells for _, cells in records], width)
     (line, first), rest = records[above], [cells for _, cells in records[above + 1 :]]
+    _refuse_ruled(records[above + 1 :], name)
     names, note = _names(first, rest, comment, width)
     if len(first if names is None else names) != width:
         raise _ragged(name, line, len(first), width)
@@ -171,7 +183,8 @@ def _names(
     start = ", ".join(first[:3])
     if _is_header(first, rest):
         short = len(first) == width - 1 and width > 2 and all(cells[-1] for cells in rest)
-        guessed = [f"Read the first row ({start}, ...) as the names of the columns."] if _counts(first) else []
+        guessed = [f"Read the first row ({start}, ...) as the names of the columns."]
+        guessed = guessed if any(map(_like_number, first)) else []
         return (("", *first) if short else tuple(first)), guessed  # R gives no name to the names of rows
     if len(comment) == width and not any(map(_like_number, comment)):
         return comment, ["Took the names of the columns from the comment above them."]  # as numpy.savetxt writes
@@ -193,8 +206,21 @@ def _separator(lines: list[str]) -> str:
     rows = [line.split() for line in lines]
     widths = Counter(map(len, rows[1:] or rows))
     cells = [cell for row in rows[1:] or rows for cell in row]
+    if found == "," and len(lines) > 1 and _one_column(lines):
+        return ";"
     blanks = bool(widths) and widths.most_common(1)[0][0] > 1 and 2 * sum(map(_like_number, cells)) > len(cells)
     return " " if blanks and not best[0] else found
+
+
+def _one_column(lines: list[str]) -> bool:
+    """Whether one name stands above numbers with decimal commas."""
+    return "," not in lines[0] and all(re.fullmatch(r"[+-]?\d+,\d+", line.strip()) for line in lines[1:])
+
+
+def _refuse_ruled(records: list[tuple[int, list[str]]], name: str) -> None:
+    for line, cells in records:
+        if set("".join(cells)) <= set("-+=:| ") and any(len(cell) > 2 for cell in cells):
+            raise InputError(f"{name}: line {line} is a ruled line, as in printed tables; save the data as plain CSV.")
 
 
 def _titles(records: list[list[str]], width: int) -> tuple[int, tuple[str, ...]]:
@@ -229,12 +255,24 @@ def _counts(cells: list[str]) -> bool:
 def _is_header(first: list[str], rest: list[list[str]]) -> bool:
     numbers = [j for j, cell in enumerate(first) if _like_number(cell)]
     if numbers:
-        return _counts(first) and _unlike(first, numbers, rest)
+        return (_counts(first) and _unlike(first, numbers, rest)) or _axis(first, numbers, rest)
     if all(cell.lower() in MISSING for cell in first):
         return False
     if not rest or any(map(_like_number, rest[0])):
         return True
     return not any(first[j] in {row[j] for row in rest if j < len(row)} for j in range(len(first)))
+
+
+def _axis(first: list[str], numbers: list[int], rest: list[list[str]]) -> bool:
+    """Whether five numbers or more grow from each to the next, most of them far from all that stands below them."""
+    if len(numbers) < 5 or len(rest) < 5 or not all(is_number(first[j]) for j in numbers):
+        return False
+    far = 0
+    for j in numbers:
+        below = [float(row[j]) for row in rest if j < len(row) and is_number(row[j])]
+        low, high = min(below, default=0.0), max(below, default=0.0)
+        far += max(low - float(first[j]), float(first[j]) - high) > high - low
+    return 2 * far > len(numbers) and all(float(first[i]) < float(first[j]) for i, j in pairwise(numbers))
 
 
 def _unlike(first: list[str], numbers: list[int], rest: list[list[str]]) -> bool:
@@ -252,8 +290,8 @@ def _unlike(first: list[str], numbers: list[int], rest: list[list[str]]) -> bool
     return len(numbers) > 4 and 2 * max(outside, absent) > len(numbers)
 
 
-def _frame(path: Path, encoding: str, layout: Layout, name: str) -> "pd.DataFrame":
-    """The rows, parsed by pandas; a record of another width is refused with its line."""
+def _frame(path: Path, encoding: str, layout: Layout, name: str) -> tuple["pd.DataFrame", tuple[str, ...]]:
+    """The rows, parsed by pandas, less empty ones at the end; a record of another width is refused with its line."""
     import pandas as pd
 
     blanks = layout.separator == " "
@@ -274,7 +312,20 @@ def _frame(path: Path, encoding: str, layout: Layout, name: str) -> "pd.DataFram
         raise
     if frame.shape[1] != layout.width or frame.iloc[:, -1].hasnans:  # pandas fills what a short record lacks
         _check_widths(path, encoding, layout, name)
-    return frame
+    if layout.width == 1 or not frame.iloc[-1].isna().all():
+        return frame, ()
+    empty = _empty_end(path, encoding, layout, name)
+    note = f"Left out {empty} empty row{'s' if empty > 1 else ''} at the end."
+    return frame.iloc[: len(frame) - empty].infer_objects(), (note,) if empty else ()
+
+
+def _empty_end(path: Path, encoding: str, layout: Layout, name: str) -> int:
+    """How many records without any cell filled stand at the end."""
+    with _text(path, encoding, name) as text:
+        count = 0
+        for _, cells in _records(text, layout.separator):
+            count = 0 if any(cells) else count + 1
+    return count
 
 
 def _check_widths(path: Path, encoding: str, layout: Layout, name: str) -> None:
@@ -285,7 +336,8 @@ def _check_widths(path: Path, encoding: str, layout: Layout, name: str) -> None:
 
 
 def _ragged(name: str, line: int, cells: int, width: int) -> InputError:
-    return InputError(f"{name}: line {line} has {cells} cells where other lines have {width}; repair that line.")
+    count = f"{cells} cell{'s' if cells != 1 else ''}"
+    return InputError(f"{name}: line {line} has {count} where other lines have {width}; repair that line.")
 
 
 def read_parquet(path: Path, name: str) -> Raw:
