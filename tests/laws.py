@@ -89,6 +89,18 @@ class Case:
         return self.density.sample(n, generator=seeded(seed))
 
 
+class Known:
+    """A score that is known on a range of log-SNR and nowhere else."""
+
+    def __init__(self, score: Callable, process: LinearProcess, span: tuple[float, float]) -> None:
+        self.inner, self.process, self.log_snr_range = score, process, span
+
+    def __call__(self, t: Tensor, x: Tensor) -> Tensor:
+        level, (low, high) = self.process.log_snr(t), self.log_snr_range
+        assert bool(((level > low - 1e-6) & (level < high + 1e-6)).all()), "evaluated outside its range"
+        return self.inner(t, x)
+
+
 def spd(d: int, count: int, generator: torch.Generator) -> Tensor:
     """Random covariances with a power-law spectrum, shape ``count d d``."""
     spectrum = 1.5 / (1.0 + torch.arange(d))

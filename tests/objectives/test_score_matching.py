@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from girsanov.calculus import Hutchinson
-from girsanov.densities import Gaussian
+from girsanov.densities import Gaussian, StandardNormal
 from girsanov.likelihoods import elbo
 from girsanov.models import ResidualMLP, ScoreModel
 from girsanov.objectives import (
@@ -26,9 +26,10 @@ from girsanov.objectives import (
 )
 from girsanov.objectives.objective import _mix
 from girsanov.objectives.score_matching import Noised
-from girsanov.processes import VarianceExploding, VariancePreserving
+from girsanov.processes import VarianceExploding, VariancePreserving, noise_end
 from girsanov.types import InputError
 from tests.laws import (
+    Known,
     assert_student,
     each_process,
     gaussian_case,
@@ -42,6 +43,7 @@ from tests.seeds import seeded
 pytestmark = pytest.mark.usefixtures("float64")
 
 SHORT = (-4.0, 3.0)
+PRIOR = StandardNormal()
 
 #: valid for every row
 PER_ROW = {
@@ -130,7 +132,8 @@ def test_the_objective_s_bound_is_unbiased_for_its_quadrature(make_case):
     expected = quadrature_bound(case, score, process, x)
     for make_loss in PER_ROW.values():
         for times in (None, UniformTime(process), DebiasedTime(process, truncation=1.5)):
-            estimate = ScoreMatchingObjective(process, make_loss(), times=times).bound(score, x, samples=64)
+            objective = ScoreMatchingObjective(process, make_loss(), prior=PRIOR, times=times)
+            estimate = objective.bound(score, x, samples=64)
             assert estimate.kind == "lower_bound"
             assert_student((estimate.value - expected) / estimate.stderr, degrees=7)
 
@@ -156,12 +159,48 @@ def test_every_loss_is_the_bound_of_the_library(make_loss, make_process):
     assert_same_number(value, expected)
 
 
+INNER = (-3.2, 6.0)
+
+
+@each_process
+@pytest.mark.parametrize("make_loss", [DenoisingScoreMatching, SlicedScoreMatching])
+def test_a_score_is_evaluated_where_it_is_known_and_the_prior_stands_there(make_loss, make_process):
+    """A range within the process's at both ends, with a wrong score of images: the bound, the loss, and its times."""
+    case, process = mixture_case((3, 2, 2)), make_process()
+    score = Known(perturbed(case.density.score(process)), process, INNER)
+    score.reference = case.density.moment_match()
+    prior, x = noise_end(score, process, score.reference), case.rows(40)
+    objective = ScoreMatchingObjective(process, make_loss())
+    found, expected = objective.bound(score, x, samples=128), elbo(score, process, x, samples=128)
+    assert found.log_snr_range == expected.log_snr_range == INNER
+    assert_same_number(found, expected)
+    given = ScoreMatchingObjective(process, make_loss(), prior=prior).bound(score, x, samples=128)
+    assert torch.equal(found.value, given.value)
+    rows = x.repeat(50, 1, 1, 1)
+    loss = objective(score, Batch(rows), seeded(6)).detach().reshape(50, -1).mean(1)
+    error = (loss.var() / 50 + found.stderr.square().sum() / 40**2).sqrt()
+    assert abs(float((loss.mean() + found.value.mean()) / error)) < 5.0
+
+
+def test_times_that_are_fitted_span_where_the_score_is_known():
+    case, process = mixture_case((2, 2)), VariancePreserving()
+    score = Known(perturbed(case.density.score(process)), process, INNER)
+    score.reference, x = case.density.moment_match(), case.rows(60)
+    loss = ImplicitScoreMatching()
+    times = fit_times(loss, score, process, x, levels=16)
+    assert (float(times.edges[0]), float(times.edges[-1])) == INNER
+    fitted = ScoreMatchingObjective(process, loss, times=times)
+    assert_same_number(fitted.bound(score, x, samples=128), elbo(score, process, x, samples=128))
+    weighted = ScoreMatchingObjective(process, loss, weighting=uniform_weight)
+    assert bool(weighted(score, Batch(x)).isfinite().all())  # asserts by itself that it stays within
+
+
 def test_the_explicit_loss_is_the_bound_in_the_mean_over_data():
     case, process = mixture_case((3, 2, 2)), VariancePreserving(log_snr_range=SHORT)
     oracle, x = case.density.score(process), case.rows(4000)
     score = perturbed(oracle)
-    objective = ScoreMatchingObjective(process, ExplicitScoreMatching(oracle))
-    explicit, expected = objective.bound(score, x, samples=16), elbo(score, process, x, samples=16)
+    objective = ScoreMatchingObjective(process, ExplicitScoreMatching(oracle), prior=PRIOR)
+    explicit, expected = objective.bound(score, x, samples=16), elbo(score, process, x, prior=PRIOR, samples=16)
     difference = explicit.value - expected.value  # rows are drawn from the law: they are the randomness
     assert abs(float(difference.mean())) < 4.0 * float(difference.std()) / 4000**0.5  # false alarm 6e-5
     assert explicit.kind == "estimate"
@@ -175,7 +214,7 @@ class TrainedNetwork:
         self.case, self.process = note_mixture_2d(), VariancePreserving(log_snr_range=SHORT)
         self.model = ScoreModel(_Flat(ResidualMLP((2,), width=32, blocks=1)), self.process, "noise")
         x = self.case.rows(4096, seed=5)
-        objective = ScoreMatchingObjective(self.process, make_loss())
+        objective = ScoreMatchingObjective(self.process, make_loss(), prior=PRIOR)
         optimizer = torch.optim.Adam(self.model.parameters(), 5e-3)
         generator, self.losses = seeded(0), []
         for step in range(steps):
@@ -204,17 +243,17 @@ class _Flat(nn.Module):
 def test_each_loss_trains_and_all_agree_on_the_trained_network(make_loss):
     trained = TrainedNetwork(make_loss)
     rows = trained.case.rows(100, seed=7)
-    expected = elbo(trained.model, trained.process, rows, samples=128)
+    expected = elbo(trained.model, trained.process, rows, prior=PRIOR, samples=128)
     assert expected.mean().value > -3.15  # the mixture's entropy is 2.34; N(0, I) has 3.6
     for other in PER_ROW.values():
-        objective = ScoreMatchingObjective(trained.process, other())
+        objective = ScoreMatchingObjective(trained.process, other(), prior=PRIOR)
         assert_same_number(objective.bound(trained.model, rows, samples=128, generator=seeded(2)), expected)
 
 
 def gradients(loss, times, process, case, repeats, family):
     """Draws of the gradient of the loss in one parameter of a family of scores, shape ``repeats``."""
     x = case.rows(512)
-    objective = ScoreMatchingObjective(process, loss, times=times, draws=independent)
+    objective = ScoreMatchingObjective(process, loss, prior=PRIOR, times=times, draws=independent)
     found = []
     for seed in range(repeats):
         parameter = torch.tensor(0.1, requires_grad=True)
@@ -326,18 +365,24 @@ def test_what_a_loss_cannot_say_is_refused():
         ScoreMatchingObjective(process, weighting=uniform_weight).bound(score, x)
     with pytest.raises(InputError, match="have an atom for the residual"):
         ScoreMatchingObjective(process, times=UniformTime(process, atom=0.0))
-    with pytest.raises(InputError, match="must span the process's log-SNR range"):
-        ScoreMatchingObjective(process, times=UniformTime(VariancePreserving(log_snr_range=(-3.0, 3.0))))
+    other = UniformTime(VariancePreserving(log_snr_range=(-3.0, 3.0)))
+    elsewhere = ScoreMatchingObjective(process, prior=PRIOR, times=other)
+    with pytest.raises(InputError, match=r"span the log-SNR range \(-4.0, 3.0\) where the score is known"):
+        elsewhere.bound(lambda t, y: -y, x)
     with pytest.raises(InputError, match="probes must be a whole number of 1 or more"):
         SlicedScoreMatching(0)
-    with pytest.raises(InputError, match="does not forget the data"):
-        ScoreMatchingObjective(VarianceExploding())
+    for unsaid in (process, VarianceExploding()):
+        objective = ScoreMatchingObjective(unsaid)
+        with pytest.raises(InputError, match=r"remembers the data .* pass prior=, or a reference"):
+            objective.bound(lambda t, y: -y, x)
+        with pytest.raises(InputError, match=r"remembers the data .* pass prior=, or a reference"):
+            objective(lambda t, y: -y, Batch(x))
 
 
 @pytest.mark.parametrize("mistake", ["divergence", "constant", "residual", "probes"])
 def test_a_classic_mistake_is_noticed(mistake, monkeypatch):
     """A wrong sign, a forgotten constant, a forgotten residual, a forgotten division by the number of probes."""
-    from girsanov.objectives import objective, score_matching
+    from girsanov.objectives import score_matching
 
     case, process = note_mixture_2d(), VariancePreserving(log_snr_range=SHORT)
     loss = SlicedScoreMatching(2)
@@ -350,12 +395,11 @@ def test_a_classic_mistake_is_noticed(mistake, monkeypatch):
     elif mistake == "probes":
         monkeypatch.setattr(score_matching, "Hutchinson", lambda probes: _summed(probes))
     x, score = case.rows(1000 if mistake == "residual" else 100), perturbed(case.density.score(process))
-    made = ScoreMatchingObjective(process, loss)
+    made = ScoreMatchingObjective(process, loss, prior=PRIOR)
     if mistake == "residual":
-        monkeypatch.setattr(objective, "_require_cover", lambda *a, **k: None)
-        made = ScoreMatchingObjective(process, loss, times=DebiasedTime(process, atom=0.0))
+        made.times = DebiasedTime(process, atom=0.0)
     with pytest.raises(AssertionError):
-        assert_same_number(made.bound(score, x, samples=256), elbo(score, process, x, samples=256))
+        assert_same_number(made.bound(score, x, samples=256), elbo(score, process, x, prior=PRIOR, samples=256))
 
 
 def _summed(probes):

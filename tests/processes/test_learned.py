@@ -7,7 +7,8 @@ from girsanov.likelihoods import elbo
 from girsanov.objectives import DenoisingScoreMatching, fit_schedule
 from girsanov.objectives.schedule import schedule_values
 from girsanov.processes import LearnedSchedule
-from tests.laws import mixture_case, note_mixture_2d
+from girsanov.types import InputError
+from tests.laws import Known, mixture_case, note_mixture_2d
 from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -93,6 +94,15 @@ def test_training_lowers_the_variance_leaves_the_mean_and_keeps_the_ends():
     assert sum(history[-20:]) < 0.8 * sum(history[:20])
     ends = schedule.log_snr(torch.tensor([0.0, 1.0])).detach()
     torch.testing.assert_close(ends, torch.tensor([7.0, -6.0]), rtol=0, atol=1e-12)
+
+
+def test_a_schedule_beyond_the_range_where_the_score_is_known_is_refused():
+    case, schedule = note_mixture_2d(), LearnedSchedule(RANGE)
+    score = Known(case.density.score(schedule), schedule, (-5.0, 7.0))
+    with pytest.raises(InputError, match="known for log-SNR from -5 to 7: give LearnedSchedule that range"):
+        fit_schedule(schedule, score, case.rows(8), steps=1)
+    same = LearnedSchedule((-5.0, 7.0))
+    assert len(fit_schedule(same, Known(case.density.score(same), same, (-5.0, 7.0)), case.rows(8), steps=1)) == 1
 
 
 def test_the_gradient_of_the_squared_loss_is_that_of_the_variance():

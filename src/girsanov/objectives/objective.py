@@ -33,8 +33,8 @@ from girsanov.inputs import checked
 from girsanov.models import working_dtype
 from girsanov.objectives.denoising import Batch
 from girsanov.objectives.score_matching import DenoisingScoreMatching, Matching, Noised
-from girsanov.objectives.times import DebiasedTime, TimeLaw, low_discrepancy
-from girsanov.processes import LinearProcess
+from girsanov.objectives.times import ATOM, TimeLaw, low_discrepancy
+from girsanov.processes import LinearProcess, Span, log_snr_range, span_of
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import Estimate, InputError, Nats, Score, State
 
@@ -55,14 +55,14 @@ class ScoreMatchingObjective(nn.Module):
     Args:
         process: the forward process.
         matching: the loss; default denoising score matching.
-        prior: law at the noise end; default ``process.prior()``.
+        prior: law at the noise end of the score's range; default: see :func:`girsanov.processes.span_of`.
         weighting: ``None`` for the likelihood's weight, else a function of time.
-        times: law of times; default uniform in log-SNR, with the residual.
+        times: law of times; default uniform in log-SNR over the score's range, with the residual.
         draws: ``(count, generator) -> positions``: :func:`low_discrepancy` or :func:`independent`.
 
     Raises:
-        InputError: if the process does not forget the data and no prior is given, or if the law of times misses part
-            of the process's log-SNR range, or the residual, that the likelihood's weight asks for.
+        InputError: if the law of times misses the residual that the likelihood's weight asks for; at a call, if it
+            does not span the log-SNR range where the score is known, or if neither the prior there nor a reference is.
 
     Example:
         >>> from girsanov.densities import Gaussian
@@ -85,10 +85,11 @@ class ScoreMatchingObjective(nn.Module):
     ) -> None:
         super().__init__()
         self.process, self.matching = process, matching or DenoisingScoreMatching()
-        self.prior = prior if prior is not None else process.prior()
-        self.weighting, self.draws = weighting, draws
-        self.times = times or (DebiasedTime(process) if weighting is None else DebiasedTime(process, atom=0.0))
-        _require_cover(self.times, process.log_snr_range, residual=weighting is None)
+        self.prior, self.weighting, self.times, self.draws = prior, weighting, times, draws
+        if times is not None and weighting is None and not times.atom > 0.0:
+            raise InputError(
+                "The law of times must have an atom for the residual, which the likelihood's weight asks for"
+            )
 
     def forward(self, score: Score, batch: Batch, generator: torch.Generator | None = None, step: int = 0) -> Nats:
         """Loss of every row, shape ``b``, float64: minus the bound in nats where the weight is the likelihood's.
@@ -98,13 +99,15 @@ class ScoreMatchingObjective(nn.Module):
         del step
         generator = source_of(generator)
         x = batch.x.to(working_dtype(score, batch.x))
-        levels, weights, at_end = (part.to(x.device) for part in self.times.quantile(self.draws(len(x), generator)))
+        times = self._times(*log_snr_range(score, self.process))
+        levels, weights, at_end = (part.to(x.device) for part in times.quantile(self.draws(len(x), generator)))
         eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
         at = self._noised(x, levels, eps, batch.condition, generator)
         if self.weighting is not None:
             return self._level_weight(levels, at_end) * weights * self.matching.loss(score, at)
         values = self.matching.loss(score, at) + self.matching.constant(at)
-        return weights * values - self.closed_form(batch.x, eps)
+        span = span_of(score, self.process, prior=self.prior)
+        return weights * values - _closed_form(self.process, span, batch.x, eps)
 
     @checked
     def bound(
@@ -136,7 +139,9 @@ class ScoreMatchingObjective(nn.Module):
         """
         if self.weighting is not None:
             raise InputError("A reweighted loss is no likelihood bound: leave weighting out")
-        grid = _Grid(self, score, min(replicates, samples), samples // min(replicates, samples), seed_of(generator))
+        span = span_of(score, self.process, prior=self.prior)
+        count = min(replicates, samples)
+        grid = _Grid(self, score, span, self._times(*span.log_snr_range), count, samples // count, seed_of(generator))
         rows = max(1, CHUNK // (grid.replicates * grid.points))
         parts = []
         with torch.no_grad():
@@ -150,23 +155,16 @@ class ScoreMatchingObjective(nn.Module):
             model="sde",
             nfe=grid.replicates * grid.points * self.matching.cost(x[0].numel()),
             event_dim=x[0].numel(),
-            log_snr_range=self.process.log_snr_range,
+            log_snr_range=span.log_snr_range,
             terms={"prior": prior.mean(0), "matching": matched.mean(0)},
         )
 
-    def closed_form(self, x: State, eps: State) -> Nats:
-        """Everything of the bound that is free of the score: the prior term plus d log alpha at the noise end, ``b``.
-
-        ``eps`` serves only priors whose expected log-density is not closed form.
-        """
-        low = torch.tensor(self.process.log_snr_range[0], dtype=torch.float64, device=x.device)
-        alpha, sigma = self.process.marginal_at(low)
-        expected = getattr(self.prior, "expected_log_prob", None)
-        if expected is not None:
-            prior = expected(alpha * x.double(), sigma.square())
-        else:
-            prior = self.prior.log_prob(alpha * x.double() + sigma * eps.double())
-        return prior + x[0].numel() * alpha.log()
+    def _times(self, low: float, high: float) -> TimeLaw:
+        """The law of times over the range where a score is known."""
+        if self.times is None:
+            return LogSNRDensity.uniform(low, high, atom=ATOM if self.weighting is None else 0.0)
+        _require_cover(self.times, (low, high))
+        return self.times
 
     def _noised(
         self,
@@ -197,6 +195,8 @@ class _Grid:
 
     objective: ScoreMatchingObjective
     score: Score
+    span: Span
+    times: TimeLaw
     replicates: int
     points: int
     seed: int
@@ -207,7 +207,7 @@ class _Grid:
         generators = keyed_generators(self.seed, "score-matching", rows)
         offset = keyed_uniform(generators, (self.replicates, 1), rows)
         positions = (torch.arange(self.points, device=rows.device) + offset) / self.points
-        levels, weights, _ = (part.flatten() for part in objective.times.quantile(positions))
+        levels, weights, _ = (part.flatten() for part in self.times.quantile(positions))
         like = rows.new_empty(0, dtype=working_dtype(self.score, rows))
         count = self.replicates * self.points
         eps = keyed_normal(generators, (count, *rows.shape[1:]), like).flatten(0, 1)
@@ -223,7 +223,8 @@ class _Grid:
         values = weights * (matching.loss(self.score, at) + matching.constant(at))
         wide = rows.repeat_interleave(count, 0)
         shape = (len(rows), self.replicates, self.points)
-        return objective.closed_form(wide, eps).reshape(shape).mean(2), -values.reshape(shape).mean(2)
+        closed = _closed_form(objective.process, self.span, wide, eps)
+        return closed.reshape(shape).mean(2), -values.reshape(shape).mean(2)
 
 
 @checked
@@ -240,6 +241,8 @@ def fit_times(
 ) -> LogSNRDensity:
     """The law of times proportional to the size of a loss, measured on held-out rows: the least variance of its mean.
 
+    It spans the log-SNR range where the score is known.
+
     Args:
         matching: the loss.
         score: the score.
@@ -249,7 +252,7 @@ def fit_times(
         generator: source of the noise; ``None`` means seed 0.
         levels: number of levels at which the loss is measured.
     """
-    low, high = process.log_snr_range
+    low, high = log_snr_range(score, process)
     x, generator = x.to(working_dtype(score, x)), source_of(generator)
     objective = ScoreMatchingObjective(process, matching, weighting=uniform_weight)
     grid = torch.linspace(low, high, levels, dtype=torch.float64, device=x.device)
@@ -261,18 +264,32 @@ def fit_times(
     return LogSNRDensity.from_sizes(low, high, grid.cpu(), torch.stack(sizes).cpu(), end_size=float(sizes[-1]))
 
 
+def _closed_form(process: LinearProcess, span: Span, x: State, eps: State) -> Nats:
+    """Everything of the bound that is free of the score: the prior term plus d log alpha at the noise end, ``b``.
+
+    ``eps`` serves only priors whose expected log-density is not closed form.
+    """
+    low = torch.tensor(span.low, dtype=torch.float64, device=x.device)
+    alpha, sigma = process.marginal_at(low)
+    expected = getattr(span.prior, "expected_log_prob", None)
+    if expected is not None:
+        prior = expected(alpha * x.double(), sigma.square())
+    else:
+        prior = span.prior.log_prob(alpha * x.double() + sigma * eps.double())
+    return prior + x[0].numel() * alpha.log()
+
+
 def _mix(levels: Tensor, x: State, eps: State) -> State:
     """Variance-preserving states."""
     alpha, sigma = torch.sigmoid(levels).sqrt(), torch.sigmoid(-levels).sqrt()
     return expand_as_rows(alpha, x) * x + expand_as_rows(sigma, x) * eps
 
 
-def _require_cover(times: TimeLaw, span: tuple[float, float], *, residual: bool) -> None:
-    """A law that misses part of the integral, or the residual, would estimate another number."""
+def _require_cover(times: TimeLaw, span: tuple[float, float]) -> None:
+    """A law that misses part of the integral would estimate another number."""
     ends, _, _ = times.quantile(torch.tensor([0.0, 1.0], dtype=torch.float64))
-    covered = torch.allclose(ends, torch.tensor(span, dtype=torch.float64), rtol=0.0, atol=1e-6)
-    if not covered or (residual and not times.atom > 0.0):
+    if not torch.allclose(ends, torch.tensor(span, dtype=torch.float64), rtol=0.0, atol=1e-6):
         raise InputError(
-            f"The law of times must span the process's log-SNR range {span}"
-            + (" and have an atom for the residual" if residual else "")
+            f"The law of times must span the log-SNR range {span} where the score is known: "
+            "make it of a process with that log_snr_range, or with fit_times"
         )

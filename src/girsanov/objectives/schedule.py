@@ -20,8 +20,8 @@ from girsanov.models import ScoreModel, working_dtype
 from girsanov.objectives.denoising import Batch, GainObjective
 from girsanov.objectives.score_matching import DenoisingScoreMatching, Matching, Noised
 from girsanov.objectives.times import low_discrepancy
-from girsanov.processes import LearnedSchedule, LinearProcess
-from girsanov.types import Nats, Score, State
+from girsanov.processes import LearnedSchedule, LinearProcess, log_snr_range
+from girsanov.types import InputError, Nats, Score, State
 
 
 class ScheduledObjective(GainObjective):
@@ -163,6 +163,9 @@ def fit_schedule(
     Returns:
         The mean square of the estimate at every step.
 
+    Raises:
+        InputError: if the schedule's ends lie beyond the log-SNR range where the score is known.
+
     Example:
         >>> from girsanov.densities import Gaussian
         >>> process = LearnedSchedule((-5.0, 5.0), units=4)
@@ -170,6 +173,11 @@ def fit_schedule(
         >>> len(fit_schedule(process, law.score(process), law.sample(64), steps=3, batch_size=16))
         3
     """
+    known = log_snr_range(score, process)
+    if known != process.log_snr_range:
+        raise InputError(
+            f"This score is known for log-SNR from {known[0]:.4g} to {known[1]:.4g}: give LearnedSchedule that range"
+        )
     matching = matching or DenoisingScoreMatching()
     optimizer = torch.optim.Adam(process.parameters(), learning_rate)
     history = []

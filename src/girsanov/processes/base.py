@@ -96,7 +96,7 @@ class LinearProcess(Process):
     @property
     def end_log_snr(self) -> float:
         """The log-SNR at the horizon; ``-inf`` where nothing of the data is left."""
-        return float(self.log_snr(torch.tensor(self.horizon, dtype=torch.float64)))
+        return float(self.log_snr(torch.tensor(self.horizon, dtype=torch.float64)).detach())
 
     def marginal(self, t: Time) -> tuple[Tensor, Tensor]:
         """Mean scale ``alpha_t`` and standard deviation ``sigma_t`` of X_t given x, each of the shape of ``t``."""
