@@ -6,23 +6,45 @@ import torch
 import girsanov as gv
 from girsanov.density_model.certificate import certify
 from girsanov.likelihoods.ddpm import SCHEDULES
-from girsanov.likelihoods.denoising import Draws
 from tests.seeds import seeded
 
-
-@pytest.fixture(scope="module")
-def fitted():
-    x = torch.randn(300, 3, generator=seeded(0), dtype=torch.float64) * torch.tensor([0.1, 5.0, 30.0]) + 7.0
-    config = gv.Config(steps=10, network="mlp", width=8, blocks=1, flow=False)
-    return gv.fit(x, config=config), x
+PLAIN = {"steps": 10, "network": "mlp", "width": 8, "blocks": 1, "flow": False}
 
 
-def test_the_bound_in_data_units_agrees_with_the_models_own(fitted):
-    model, x = fitted
-    found = certify(model, x[:40], schedule=SCHEDULES["linear"](400), noise=Draws(4))
-    own = model.elbo(x[:40], samples=256).mean()
-    assert found.continuous.value + found.log_det == pytest.approx(own.value, abs=0.3)
-    assert found.discrete.value < found.continuous.value
+def table(kind, n=300):
+    """Three columns of other scales, none, one or all of them whole numbers."""
+    x = torch.randn(n, 3, generator=seeded(0), dtype=torch.float64) * torch.tensor([0.1, 5.0, 30.0]) + 7.0
+    if kind == "continuous":
+        return x
+    levels = torch.randint(0, 5, (n, 3), generator=seeded(1)).double()
+    return levels if kind == "discrete" else torch.cat([x[:, :2], levels[:, :1]], 1)
+
+
+@pytest.mark.parametrize("kind", ["continuous", "mixed", "discrete"])
+def test_the_continuous_bound_is_the_models_own_and_the_gap_falls_into_steps_and_ends(kind):
+    x = table(kind)
+    model = gv.fit(x, config=gv.Config(**PLAIN))
+    options = {"schedule": SCHEDULES["linear"](50)}
+    found = certify(model, x[:20], generator=seeded(3), **options)
+    assert found.continuous == model.elbo(x[:20], generator=seeded(3)).mean()
+    assert found.continuous.value == pytest.approx(found.discrete.value + found.gap.value, abs=1e-9)
+    assert found.gap.value == pytest.approx(found.steps.value + found.ends.value, abs=1e-9)
+    text = str(found)
+    for part in ("the model's elbo", f"{found.ends.value:.3f} +- {found.ends.stderr:.3f}", f"{found.steps.value:.3f}"):
+        assert part in text
+    more = certify(model, x[:20], samples=64, **options)
+    assert more.continuous == model.elbo(x[:20], samples=64).mean()
+    total = sum(part.value for name, part in found.terms.items() if name != "log_det")
+    assert found.discrete.value == pytest.approx(found.log_det - total, abs=1e-9)
+
+
+def test_a_model_that_decodes_cells_says_that_its_elbo_is_another_number():
+    x = table("discrete")
+    model = gv.fit(x, config=gv.Config(**PLAIN, gaussianise=False, dequantise="categorical"))
+    found = certify(model, x[:10], schedule=SCHEDULES["linear"](50))
+    assert found.ends is None
+    assert found.gap == found.steps
+    assert "its elbo is a log-mass, and another number" in str(found)
 
 
 def test_discrete_columns_are_dequantised_and_draws_follow_the_generator():

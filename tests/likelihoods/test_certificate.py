@@ -6,17 +6,19 @@ two minimisers differ and the certificate's factor must cover the difference.
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from scipy.optimize import minimize, minimize_scalar
 
 from girsanov.densities import Gaussian
+from girsanov.likelihoods import elbo
 from girsanov.likelihoods.certificate import certificate
 from girsanov.likelihoods.ddpm import SCHEDULES, ddpm_bound
 from girsanov.likelihoods.denoising import Draws, Quadrature
 from girsanov.models import ScoreModel, TwoLayerNetwork
-from girsanov.processes import VariancePreserving
+from girsanov.processes import VariancePreserving, noise_end
 from girsanov.types import InputError
 from tests.laws import diagonal_gaussian_case, gaussian_case, mixture_case, note_mixture_1d
 from tests.seeds import seeded
@@ -140,17 +142,38 @@ def test_text_and_json_hold_the_numbers_and_levels_outside_are_counted():
     model = ScoreModel(network, process, reference=case.density.moment_match())
     schedule = SCHEDULES["linear"](100)
     bound = ddpm_bound(model, process, case.rows(4), schedule=schedule)
-    found = certificate(bound, model.log_snr_range, log_det=1.5)
+    found = certificate(bound, model.log_snr_range, log_det=torch.full((4,), 1.5))
     outside = int((schedule.log_snr.abs() > 8.0).sum())
     assert (found.outside, outside > 0) == (outside, True)
     text = str(found)
     for part in ("L_0, the last decoder", "discrete bound of the chain", f"{found.gap.value:.4f}", "no log p"):
         assert part in text
     assert f"{outside} of 100 levels lie outside" in text
-    assert "Add 1.500 nats" in text
+    assert found.discrete.value == pytest.approx(1.5 + float(bound.estimate.value.mean()), abs=1e-12)
+    assert found.terms["log_det"].value == found.log_det == 1.5
     record = found.to_json()
     assert (len(record["curve"]), len(record["log_snr"]), record["rows"]) == (99, 99, 4)
-    assert record["table"][3]["nats"] == found.discrete.value
+    assert record["table"][4]["nats"] == found.discrete.value
+
+
+def test_what_the_ends_change_is_closed_form_for_a_gaussian():
+    """Its own bound is exact; what the chain's range lacks of it follows from the closed form of every error."""
+    case, process, schedule = diagonal_gaussian_case((3,)), VariancePreserving(), SCHEDULES["linear"](50)
+    law, x = case.density, case.rows(12)
+    score = law.score(process)
+    own = elbo(score, process, x, prior=noise_end(score, process, law), reference=law, decoder=law)
+    bound = ddpm_bound(score, process, x, schedule=schedule, noise=Draws(32))
+    found = certificate(bound, score.log_snr_range, elbo=own)
+    assert found.continuous.value == pytest.approx(float(case.log_prob(x).mean()), abs=1e-6)
+    errors = torch.stack([law.squared_error(x, float(level)) for level in schedule.log_snr])[None]
+    exact = replace(bound, errors=errors)
+    for part, expected in (
+        (found.ends, case.log_prob(x) - exact.continuous.value),
+        (found.steps, exact.gap.value),
+        (found.gap, case.log_prob(x) - exact.estimate.value),
+    ):
+        assert abs(part.value - float(expected.mean())) < 5.0 * part.stderr + 1e-6
+    assert f"{found.ends.value:.3f} +- {found.ends.stderr:.3f} are its ends" in str(found)
 
 
 def test_one_row_is_refused():
