@@ -38,6 +38,16 @@ def test_the_continuous_bound_is_the_models_own_and_the_gap_falls_into_steps_and
     assert found.discrete.value == pytest.approx(found.log_det - total, abs=1e-9)
 
 
+def test_a_model_near_its_reference_has_a_certificate_without_noise():
+    """Whatever the chain's evaluations: the reference's squared errors are closed form."""
+    x = table("continuous")
+    model = gv.fit(x, config=gv.Config(**PLAIN, gaussianise=False))
+    found = certify(model, x[:20], schedule=SCHEDULES["linear"](400))
+    assert found.continuous.value == pytest.approx(found.discrete.value + found.steps.value, abs=0.05)
+    assert found.ends.stderr < 0.02
+    assert found.discrete.stderr < 0.02
+
+
 def test_a_model_that_decodes_cells_says_that_its_elbo_is_another_number():
     x = table("discrete")
     model = gv.fit(x, config=gv.Config(**PLAIN, gaussianise=False, dequantise="categorical"))

@@ -16,11 +16,11 @@ from girsanov.densities import Gaussian
 from girsanov.likelihoods import elbo
 from girsanov.likelihoods.certificate import certificate
 from girsanov.likelihoods.ddpm import SCHEDULES, ddpm_bound
-from girsanov.likelihoods.denoising import Draws, Quadrature
+from girsanov.likelihoods.denoising import Draws, Quadrature, squared_errors
 from girsanov.models import ScoreModel, TwoLayerNetwork
 from girsanov.processes import VariancePreserving, noise_end
 from girsanov.types import InputError
-from tests.laws import diagonal_gaussian_case, gaussian_case, mixture_case, note_mixture_1d
+from tests.laws import diagonal_gaussian_case, gaussian_case, mixture_case, note_mixture_1d, note_mixture_2d
 from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -174,6 +174,20 @@ def test_what_the_ends_change_is_closed_form_for_a_gaussian():
     ):
         assert abs(part.value - float(expected.mean())) < 5.0 * part.stderr + 1e-6
     assert f"{found.ends.value:.3f} +- {found.ends.stderr:.3f} are its ends" in str(found)
+
+
+def test_a_reference_under_the_same_noise_leaves_the_mean_and_takes_the_noise():
+    case, process, levels = note_mixture_2d(), VariancePreserving(), torch.linspace(-6.0, 6.0, 7)
+    score, reference, x = case.density.score(process), case.density.moment_match(), case.rows(3)
+    plain, controlled = (
+        squared_errors(score, process, x, levels, noise=Quadrature(0.1), reference=law) for law in (None, reference)
+    )
+    torch.testing.assert_close(plain, controlled, rtol=0.0, atol=1e-8)
+    gaussian = diagonal_gaussian_case((3,))
+    law, rows = gaussian.density, gaussian.rows(5)
+    drawn = squared_errors(law.score(process), process, rows, levels, noise=Draws(2), reference=law)
+    exact = torch.stack([law.squared_error(rows, float(level)) for level in levels])
+    torch.testing.assert_close(drawn, exact.expand_as(drawn), rtol=0.0, atol=1e-8)
 
 
 def test_one_row_is_refused():

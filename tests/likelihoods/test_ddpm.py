@@ -154,6 +154,6 @@ def test_bad_arguments_are_named():
     with pytest.raises(InputError, match="replicates must be a whole number of 1 or more"):
         Draws(0)
     with pytest.raises(InputError, match="at most 2 dimensions; these rows have 3: use Draws"):
-        squared_errors(score, process, torch.zeros(1, 3), torch.zeros(1), noise=Quadrature())
+        squared_errors(lambda t, y: -y, process, torch.zeros(1, 3), torch.zeros(1), noise=Quadrature())
     with pytest.raises(InputError, match="condition must have leading dimension 1 or 1; got 2"):
         squared_errors(score, process, torch.zeros(1, 1), torch.zeros(1), condition=torch.zeros(2))

@@ -56,6 +56,6 @@ def certify(
     uniform = keyed_uniform(keyed_generators(seed, "dequantise", rows), rows.shape[1:], rows)
     with torch.no_grad():
         y, log_det = model.transforms(rows, uniform)
-    options = {"noise": DRAWS, **options, "condition": given, "generator": torch.Generator().manual_seed(seed)}
-    bound = ddpm_bound(model.score, model.score.process, y, **options)
+    options = {"noise": DRAWS, "reference": model.reference, **options, "condition": given}
+    bound = ddpm_bound(model.score, model.score.process, y, generator=torch.Generator().manual_seed(seed), **options)
     return certificate(bound, model.score.log_snr_range, log_det=log_det, elbo=elbo, decodes=decodes)

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from girsanov.calculus import sum_event
+from girsanov.densities import Gaussian
 from girsanov.inputs import checked
 from girsanov.likelihoods.denoising import Noise, squared_errors
 from girsanov.processes import LinearProcess
@@ -234,6 +235,7 @@ def ddpm_bound(
     *,
     schedule: NoiseSchedule | None = None,
     noise: Noise | None = None,
+    reference: Gaussian | None = None,
     condition: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> DDPMBound:
@@ -245,6 +247,7 @@ def ddpm_bound(
         x: rows ``n *d`` in the score's coordinates.
         schedule: the chain; default ``SCHEDULES["linear"](1000)``.
         noise: how the mean over the noise is taken; default ``Draws()``, K evaluations per replicate and row.
+        reference: Gaussian whose squared error under the same noise is the control variate; default none.
         condition: passed on to the score, leading dimension ``n`` or 1.
         generator: read once for a seed; ``None`` means seed 0.
 
@@ -259,7 +262,8 @@ def ddpm_bound(
         (tensor([True]), 'chain')
     """
     schedule = schedule or SCHEDULES["linear"]()
-    errors = squared_errors(score, process, x, schedule.log_snr, noise=noise, condition=condition, generator=generator)
+    options = {"noise": noise, "reference": reference, "condition": condition, "generator": generator}
+    errors = squared_errors(score, process, x, schedule.log_snr, **options)
     d, low = x[0].numel(), schedule.log_snr[-1]
     signal = schedule.alpha_bar[-1]
     # -log(1 - alpha_bar) is softplus of the log-SNR

@@ -21,7 +21,7 @@ from torch import Tensor
 from girsanov.calculus import expand_as_rows, keyed_generators, keyed_normal, row_blocks, seed_of, sum_event
 from girsanov.densities import Gaussian
 from girsanov.inputs import checked
-from girsanov.models import noise_prediction, working_dtype
+from girsanov.models import deviation, noise_prediction, working_dtype
 from girsanov.processes import LinearProcess, log_snr_range
 from girsanov.types import Estimate, InputError, Nats, Score, State, require_counts
 
@@ -102,6 +102,7 @@ def squared_errors(
     levels: Tensor,
     *,
     noise: Noise | None = None,
+    reference: Gaussian | None = None,
     condition: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -113,6 +114,7 @@ def squared_errors(
         x: rows ``n *d``.
         levels: log-SNR, shape ``k``.
         noise: how the mean over the noise is taken; default ``Draws()``.
+        reference: Gaussian whose squared error under the same noise is the control variate; default none.
         condition: passed on to the score, leading dimension ``n`` or 1.
         generator: read once for a seed; ``None`` means seed 0.
 
@@ -128,6 +130,9 @@ def squared_errors(
     """
     noise, seed = noise or Draws(), seed_of(generator)
     levels, rows = levels.double().to(x.device), x.to(working_dtype(score, x))
+    known = torch.zeros(len(levels), len(rows), dtype=torch.float64, device=x.device)
+    if reference is not None:
+        known = torch.stack([reference.squared_error(rows, float(level)) for level in levels])
     columns = []
     for i in range(len(rows)):
         eps, weights = noise.draw(rows[i : i + 1], len(levels), seed)
@@ -135,22 +140,32 @@ def squared_errors(
         flat = eps.flatten(0, 2)
         count = len(flat) // (noise.replicates * len(levels))
         repeated = levels.repeat_interleave(count).repeat(noise.replicates)
-        error = _errors(score, process, rows[i : i + 1], repeated, flat, given)
+        error = _errors(score, process, rows[i : i + 1], repeated, flat, reference, given)
         columns.append(error.reshape(noise.replicates, len(levels), count) @ weights.double())
-    return torch.stack(columns, 2)
+    return torch.stack(columns, 2) + known
 
 
 def _errors(
-    score: Score, process: LinearProcess, x: State, levels: Tensor, eps: State, condition: Tensor | None
+    score: Score,
+    process: LinearProcess,
+    x: State,
+    levels: Tensor,
+    eps: State,
+    reference: Gaussian | None,
+    condition: Tensor | None,
 ) -> Tensor:
-    """Squared errors of one row ``1 *d`` at levels ``m`` and noise ``m *d``, in padded chunks."""
+    """Squared errors of one row ``1 *d`` at levels ``m`` and noise ``m *d``, less the reference's, in padded chunks."""
     parts = []
     for index, _ in row_blocks(len(eps), min(CHUNK, len(eps)), eps.device):
         level, noise = levels[index], eps[index]
         alpha, sigma = torch.sigmoid(level).sqrt(), torch.sigmoid(-level).sqrt()
         z = expand_as_rows(alpha, noise) * x + expand_as_rows(sigma, noise) * noise
         given = None if condition is None else condition.expand(len(index), *condition.shape[1:])
-        parts.append(sum_event((noise - noise_prediction(score, process, level, z, given)).square()))
+        if reference is None:
+            parts.append(sum_event((noise - noise_prediction(score, process, level, z, given)).square()))
+        else:
+            gaussian, delta = deviation(score, process, reference, level, z, given)
+            parts.append(-sum_event(delta * (2.0 * (noise - gaussian) - delta)))
     return torch.cat(parts)[: len(eps)]
 
 
