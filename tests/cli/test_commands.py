@@ -93,6 +93,7 @@ def test_score_into_a_file(complete, tmp_path, girsanov):
     missing = girsanov("score", run, data, "--limit", "3", "--out", tmp_path / "absent" / "scores.csv")
     assert missing.code == 2
     assert "check that its folder exists" in missing.err
+    assert "scoring" not in missing.err  # said before hours are spent
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,14 @@ def test_coordinates_choose_by_held_out_rows(flow):
         assert found.held_out["mixture"] > found.held_out["flow"]
 
 
+def test_the_odes_values_carry_no_graph_of_the_flow():
+    model = gv.fit(gaussian_rows(), config=dataclasses.replace(TINY, steps=3, flow=True))
+    assert any(parameter.requires_grad for parameter in model.transforms.parameters())
+    x = gaussian_rows(3)
+    assert not model.log_prob(x).value.requires_grad
+    assert model.log_prob(torch.as_tensor(x).requires_grad_()).value.requires_grad
+
+
 def test_probes_of_the_ode_keep_their_replicates():
     x = gaussian_rows(40)
     model = gv.fit(gaussian_rows(), config=TINY)

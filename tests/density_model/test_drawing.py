@@ -43,6 +43,23 @@ def test_levels_come_in_the_proportions_of_valid_draws(monkeypatch):
     assert set(on.tolist()) == {0.0, 1.0}
 
 
+def test_indicators_that_sum_to_one_are_drawn_so(monkeypatch):
+    """Columns of a frame whose categories were made indicators by its owner: the last is one less the others."""
+
+    def draw(model, n, condition, generator, options):
+        return torch.bernoulli(torch.full((n, 2), 0.4, dtype=torch.float64), generator=generator)
+
+    monkeypatch.setattr(drawing, "_draw", draw)
+    table = np.eye(3)[np.arange(90) % 3]
+    found = Schema.infer(Raw("rows", "table", ("a", "b", "c"), True, tuple(table.T)))
+    x = drawing.draw_rows(SimpleNamespace(schema=found), 1000, condition=None, generator=seeded())
+    drawn = np.stack(found.decode(x).columns, 1)
+    assert (np.sort(drawn, axis=1) == [0.0, 0.0, 1.0]).all()
+    valid = np.array([0.24, 0.24, 0.36]) / 0.84
+    assert (np.abs(drawn.mean(0) - valid) < 5.0 * np.sqrt(valid * (1.0 - valid) / 1000)).all()
+    assert Schema.from_json(found.to_json()) == found
+
+
 def test_what_is_never_valid_takes_the_nearest_level_and_says_so(monkeypatch):
     monkeypatch.setattr(drawing, "_draw", draws(torch.tensor([0.0, 0.0, 0.0, 1.0])))
     found = schema()

@@ -62,6 +62,9 @@ def classify(
     if screen and (confidence is None or not calibrate):
         raise UsageError("a screen serves elimination and needs calibration: give --confidence, not --no-calibrate")
     chosen = weights or (Weightings.fitted if calibrate else Weightings.likelihood)
+    from girsanov.cli.files import check_place
+
+    check_place(out)
     prepare_threads(common.threads)
     from girsanov.runs import all_rows
 

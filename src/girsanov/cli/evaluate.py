@@ -180,6 +180,9 @@ def score(
 
     A row that the model cannot have gets nan and a sentence, unless --on-error fail.
     """
+    from girsanov.cli.files import check_place
+
+    check_place(out)
     prepare_threads(common.threads)
     from girsanov.runs import all_rows
 

@@ -14,9 +14,12 @@ SUFFIXES = (".csv", ".npy", ".png")
 
 
 def check_suffix(out: Path | None) -> None:
-    """Refuse a file whose kind is unknown, before anything is computed."""
+    """Refuse a file whose kind is unknown or whose folder is missing, before anything is computed."""
+    from girsanov.cli.files import check_place
+
     if out is not None and out.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{out}: has none of the suffixes {', '.join(SUFFIXES)}")
+    check_place(out)
 
 
 def write_rows(out: Path | None, rows: Any, schema: Any, *, json: bool, note: Callable[[str], None]) -> None:

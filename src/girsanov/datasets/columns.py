@@ -207,6 +207,7 @@ class Combination:
         tolerance: how far a row may be from the sum.
         relative: and so much of the sizes of the terms.
         lattice: of the column, to which sums of drawn columns are rounded.
+        seen: the least and the largest value of a discrete column in the fitted data, ``None`` of others.
     """
 
     name: str
@@ -215,6 +216,7 @@ class Combination:
     tolerance: float = 0.0
     relative: float = 0.0
     lattice: Lattice = field(default_factory=Lattice)
+    seen: tuple[float, float] | None = None
 
     def encode(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Nothing, shape ``n 0``.

@@ -163,6 +163,7 @@ class _Sum:
         rounded = float(np.max(bound)) <= COARSE * spread
         if high - low > 2 * noise and not (rounded and bool((np.abs(rest - 0.5 * (low + high)) <= 1.05 * bound).all())):
             return None
+        lattice = lattice_of(self.column.values) or Lattice()
         intercept = shortest(0.5 * (low + high), noise if high - low <= 2 * noise else 0.1 * float(np.min(bound)))
         return Combination(
             self.column.name,
@@ -170,7 +171,8 @@ class _Sum:
             intercept,
             tolerance=max(2.1 * float(np.max(bound)) if rounded else 4 * noise, 1e-6 * spread),
             relative=max(column.relative for column in (self.column, *self.terms)),
-            lattice=lattice_of(self.column.values) or Lattice(),
+            lattice=lattice,
+            seen=(min(self.column.values), max(self.column.values)) if lattice.step and not lattice.binned else None,
         )
 
     def near(self) -> bool:

@@ -4,8 +4,9 @@ A diffusion of dequantised columns puts a little mass where no row is. Two rules
 
 - a whole number, or any value of a lattice, beyond the range that the fit has seen becomes the end of that range: the
   mass lies beyond the outer edge of the end's own cell and is a blur of that edge;
-- a row one of whose categories has no level or several is drawn again, so that levels come in the proportions that
-  the model gives them among valid rows, :math:`P(x \mid x \text{ valid})`.
+- a row one of whose categories has no level or several, or with a discrete sum of columns beyond the range that the
+  fit has seen (two of the indicators that sum to one), is drawn again, so that rows come in the proportions that the
+  model gives them among valid ones, :math:`P(x \mid x \text{ valid})`.
 
 Both only move mass from rows that cannot be to rows that can: for these, the probability of being drawn is at least
 the model's own, so that every lower bound on the model's log-probability of a row bounds that too. Where fewer than
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from girsanov.calculus import seed_of
 from girsanov.datasets import Raw, Schema
+from girsanov.datasets.columns import Combination
 from girsanov.samplers import sample
 from girsanov.training import mix
 from girsanov.transforms import Compose, Dequantise, Transform
@@ -49,8 +51,7 @@ def draw_rows(
     """
     generator = generator or torch.Generator().manual_seed(0)
     x = _draw(model, n, condition, generator, options)
-    blocks = model.schema.blocks
-    if not blocks:
+    if not model.schema.blocks and not _sums(model.schema):
         return x
     seed, drawn = seed_of(generator), n
     wrong = (~_valid(x, model.schema)).nonzero().flatten()
@@ -67,8 +68,8 @@ def draw_rows(
 
 def _warn(count: int, n: int) -> None:
     warnings.warn(
-        f"{count} of {n} draws had a category without a level, or with several, however often they were drawn again, "
-        "and take the nearest level: the model was hardly trained",
+        f"{count} of {n} draws had a category without a level or with several, or a sum beyond its range, however "
+        "often they were drawn again, and take the nearest level: the model was hardly trained",
         stacklevel=5,
     )
 
@@ -85,9 +86,23 @@ def _draw(
 
 
 def _valid(x: State, schema: Schema) -> Tensor:
-    """Which rows have one level in every category: one indicator whose nearest value is 1."""
-    levels = [(x[:, block] > 0.5).sum(1) == 1 for block in schema.blocks]
-    return torch.stack(levels).all(0)
+    """Which rows have one level in every category (one indicator nearest to 1) and every sum in its range."""
+    valid = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    for block in schema.blocks:
+        valid &= (x[:, block] > 0.5).sum(1) == 1
+    sums = _sums(schema)
+    if sums:
+        raw = schema.decode(x)
+        columns = dict(zip(raw.names or (), raw.columns, strict=True))
+        for name, low, high in sums:
+            valid &= torch.from_numpy((columns[name] >= low) & (columns[name] <= high)).to(x.device)
+    return valid
+
+
+def _sums(schema: Schema) -> list[tuple[str, float, float]]:
+    """Discrete columns that are sums of others, and the ends of their ranges to half a step."""
+    found = [(rule, rule.seen) for rule in schema.rules if isinstance(rule, Combination) and rule.seen is not None]
+    return [(rule.name, low - rule.lattice.step / 2, high + rule.lattice.step / 2) for rule, (low, high) in found]
 
 
 def as_given(raw: Raw, device: torch.device) -> Any:

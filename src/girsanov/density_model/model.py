@@ -35,7 +35,7 @@ from girsanov.likelihoods.differences import (
     pointwise_information,
 )
 from girsanov.likelihoods.discrete import LatticePoints, categorical_elbo, transform_views
-from girsanov.likelihoods.integral import View, view_of
+from girsanov.likelihoods.integral import View, keeps_graph, view_of
 from girsanov.models import ScoreModel
 from girsanov.processes import LinearProcess, noise_end
 from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
@@ -238,7 +238,8 @@ class DensityModel(nn.Module):
         rows, seed = self.encode(x), seed_of(generator)
         condition = self._given(condition, len(rows))
         draws = draws if self.measure != "density" else 1
-        view = view_of(self._views, rows, draws, seed)
+        with torch.set_grad_enabled(keeps_graph(rows)):
+            view = view_of(self._views, rows, draws, seed)
         estimates = [
             ode_log_prob(
                 self.score,
