@@ -5,7 +5,6 @@ __all__ = ["coded", "label_array", "label_name"]
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from torch import Tensor
 
 from girsanov.types import InputError
@@ -26,6 +25,8 @@ def label_array(labels: Any, rows: int | None, name: str) -> np.ndarray:
         >>> label_array(["b", "a"], 2, "rows"), label_array(np.array([[2.0], [1.0]]), 2, "rows")
         (array(['b', 'a'], dtype=object), array([2, 1]))
     """
+    import pandas as pd
+
     if isinstance(labels, Tensor):
         labels = labels.detach().cpu()
         labels = labels.double() if labels.is_floating_point() else labels
