@@ -3,6 +3,8 @@
 import dataclasses
 import json
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -273,6 +275,45 @@ def fitted(**options):
     )
 
 
+def classed(condition, **options):
+    """A bridge of two classes, or of what the options say, at its closed form."""
+    network = dataclasses.replace(SMALL, **{"classes": 2, **options})
+    settings = AlternatingConfig(rounds=0)
+    bridge = SchrodingerBridge(BrownianMotion(), dim=2, steps=3, network=network, alternating=settings)
+    return bridge.fit(*ends(50), condition=(condition, condition))
+
+
+KINDS = {
+    "list": lambda c: c.tolist(),
+    "array": lambda c: c.numpy(),
+    "floats": lambda c: c.double(),
+    "bytes": lambda c: c.to(torch.uint8),
+    "column": lambda c: c[:, None],
+    "series": lambda c: pd.Series(c.numpy()),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_conditions_and_weights_come_in_arrays_of_any_kind(kind):
+    """The same numbers are the same bridge; where all rows are of one class, one label is enough."""
+    label, make = torch.arange(50) % 2, KINDS[kind]
+    x = ends(50)[0]
+    expected = trained(label, label).sample(x, condition=label)
+    assert torch.equal(trained(make(label), label).sample(x, condition=make(label)), expected)
+    weights = label if kind == "column" else make(label)
+    assert torch.equal(trained(label, weights).sample(x, condition=label), expected)
+    one = torch.ones(50, dtype=torch.int64)
+    assert torch.equal(trained(one, label).sample(x, condition=one), trained(1, label).sample(x, condition=[1]))
+
+
+def trained(condition, weights):
+    """A bridge after one step, whose networks know the labels."""
+    settings = AlternatingConfig(rounds=1, steps=1, paths=50, warm_start=None)
+    network = dataclasses.replace(SMALL, classes=2)
+    bridge = SchrodingerBridge(BrownianMotion(), dim=2, steps=3, network=network, alternating=settings)
+    return bridge.fit(*ends(50), condition=(condition, condition), weights=(weights, weights))
+
+
 BAD = {
     "dim": (lambda: SchrodingerBridge(BrownianMotion()), "either dim="),
     "start": (lambda: SchrodingerBridge(BrownianMotion(), dim=2, start="best"), "start must be"),
@@ -295,7 +336,20 @@ BAD = {
     "direction": (lambda: fitted().sample(ends(5)[0], "forwards"), "forward or backward; got 'forwards'"),
     "width": (lambda: fitted().forward_drift(0.5, torch.zeros(5, 3)), "got rows of shape"),
     "weights of no time": (lambda: fitted(weights={3.0: torch.ones(50)}), "time 3, which has no rows"),
-    "infinite weights": (lambda: fitted(weights=(torch.full((50,), torch.inf), None)), "weights must be finite"),
+    "infinite weights": (lambda: fitted(weights=(torch.full((50,), torch.inf), None)), "weights has missing, infinite"),
+    "a matrix of weights": (lambda: fitted(weights=(torch.ones(50, 2), None)), "weights must be one number"),
+    "two labels": (lambda: classed([0, 1]), "leading dimension 1 or 50; got 2"),
+    "an unknown class": (lambda: classed(np.arange(50) % 3), "class 2, but this bridge has the classes 0 to 1"),
+    "a negative class": (lambda: classed(np.full(50, -1)), "class -1"),
+    "half a class": (lambda: classed(np.full(50, 0.5)), "one whole number for each row"),
+    "no class": (lambda: classed(np.full(50, np.nan)), "missing, infinite"),
+    "a class in words": (lambda: classed(["ash"] * 50), "condition must be numbers"),
+    "vectors for classes": (lambda: classed(torch.zeros(50, 2)), "one whole number for each row"),
+    "a wrong width": (lambda: classed(torch.zeros(50, 3), classes=0, condition_dim=2), "2 numbers for each row"),
+    "an unknown class to draw": (
+        lambda: classed(np.arange(50) % 2).sample(ends(50)[0], condition=[5]),
+        "class 5, but this bridge has the classes 0 to 1",
+    ),
     "pairs with classes": (
         lambda: SchrodingerBridge(
             BrownianMotion(),

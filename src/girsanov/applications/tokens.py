@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from girsanov.calculus import expand_as_rows, seed_of, source_of, sum_event
 from girsanov.densities import Gaussian
-from girsanov.inputs import checked
+from girsanov.inputs import as_condition, as_rows, checked
 from girsanov.likelihoods import elbo
 from girsanov.models import ResidualMLP, ScoreModel
 from girsanov.objectives import Batch, DenoisingObjective
@@ -98,6 +98,7 @@ def token_log_prob(
         >>> found.tokens.value.reshape(2, 3)[0], found.sequence.value[0]
         (tensor([-0.9189, -0.9189, -0.9189], dtype=torch.float64), tensor(-2.7568, dtype=torch.float64))
     """
+    x, context = as_rows(x), as_condition(context, len(x), "context")
     n, count = x.shape[:2]
     if context.shape[:2] != x.shape[:2]:
         raise InputError(f"context must have leading dimensions {n}, {count}; got {tuple(context.shape[:2])}")

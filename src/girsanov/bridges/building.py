@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from girsanov.bridges.couplings import EndRows
 from girsanov.bridges.gaussian import GaussianBridge
@@ -36,7 +37,7 @@ from girsanov.bridges.potentials import (
 from girsanov.bridges.reference import Clock
 from girsanov.datasets import fingerprint
 from girsanov.densities import Density, Gaussian, StandardNormal
-from girsanov.inputs import as_rows
+from girsanov.inputs import as_condition, as_rows
 from girsanov.processes import LinearProcess, Section
 from girsanov.training import Progress, Within
 from girsanov.types import InputError, State
@@ -149,14 +150,15 @@ def event_rows(x: Any, event_shape: torch.Size) -> State:
     return x.to(torch.get_default_dtype())
 
 
-def end_rows(x: State, condition: Any, weights: Any) -> EndRows:
-    """Rows of one end with what belongs to them, where they are.
+def end_rows(x: State, condition: Tensor | None, weights: Any) -> EndRows:
+    """Rows of one end with their conditions (or one for all) and weights in an array of any kind, where they are.
 
     Raises:
         InputError: see :class:`~girsanov.bridges.couplings.EndRows`.
     """
-    parts = (None if part is None else torch.as_tensor(part).to(x.device) for part in (condition, weights))
-    return EndRows(x, *parts)
+    if condition is not None:
+        condition = condition.expand(len(x), *condition.shape[1:])
+    return EndRows(x, condition, None if weights is None else as_condition(weights, x, "weights"))
 
 
 def described(reference: LinearProcess, start: Start | None, ends: Sequence[EndRows], prior: Density | None) -> str:

@@ -42,6 +42,8 @@ class EndRows:
             if value is not None and len(value) != len(self.x):
                 raise InputError(f"{name} must have one entry for each of {len(self.x)} rows; got {len(value)}")
         weights = self.weights
+        if weights is not None and weights.ndim != 1:
+            raise InputError(f"weights must be one number for each row; got shape {tuple(weights.shape)}")
         if weights is not None and not bool((weights >= 0).all() and 0 < weights.sum() < float("inf")):
             raise InputError("weights must be finite, not negative, and not all zero")
 

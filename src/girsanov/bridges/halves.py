@@ -22,14 +22,14 @@ __all__ = [
     "Ends",
     "Half",
     "NetworkConfig",
+    "bridge_condition",
     "moment_match",
-    "require_condition",
 ]
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from girsanov.bridges.potentials import Potentials
 from girsanov.bridges.reference import Clock
 from girsanov.densities import Density, Gaussian, GaussianMixture
+from girsanov.inputs import as_condition
 from girsanov.models import ConvNetwork, ResidualMLP, takes_convolutions
 from girsanov.types import InputError, State, Time
 
@@ -254,8 +255,13 @@ def every_row(v: Tensor, x: State) -> Tensor:
     return v if len(v) == len(x) else v.repeat_interleave(len(x) // len(v), 0)
 
 
-def require_condition(condition: Tensor | None, config: NetworkConfig, rows: int) -> None:
-    """Refuse conditions that the networks do not take, or of another length.
+def bridge_condition(condition: Any, config: NetworkConfig, x: State | int) -> Tensor | None:
+    """Conditions as the networks take them, ``n`` classes or ``n c`` numbers (or 1 of them), on the rows' device.
+
+    Args:
+        condition: an array of any kind; one class may stand alone.
+        config: says what the networks take.
+        x: the rows, or their number.
 
     Raises:
         InputError: with what to pass instead.
@@ -264,5 +270,22 @@ def require_condition(condition: Tensor | None, config: NetworkConfig, rows: int
     if wanted != (condition is not None):
         need = "needs condition= for its rows" if wanted else "takes no condition: set classes= or condition_dim="
         raise InputError(f"This bridge {need}")
-    if condition is not None and len(condition) not in (1, rows):
-        raise InputError(f"condition must have 1 or {rows} rows; got {len(condition)}")
+    if condition is None:
+        return None
+    found = as_condition(condition, x)
+    if config.classes:
+        return _known_classes(found, config.classes)
+    found = found[:, None] if found.ndim == 1 and config.condition_dim == 1 else found
+    if found.shape[1:] != (config.condition_dim,):
+        raise InputError(f"condition must have {config.condition_dim} numbers for each row; got {tuple(found.shape)}")
+    return found.to(torch.get_default_dtype())
+
+
+def _known_classes(condition: Tensor, classes: int) -> Tensor:
+    found = condition[:, 0] if condition.ndim == 2 and condition.shape[1] == 1 else condition
+    if found.ndim != 1 or bool((found != found.round()).any() if found.is_floating_point() else False):
+        raise InputError(f"condition must be one whole number for each row, its class; got {tuple(condition.shape)}")
+    unknown = found[(found < 0) | (found >= classes)]
+    if len(unknown):
+        raise InputError(f"condition has the class {unknown[0]:g}, but this bridge has the classes 0 to {classes - 1}")
+    return found.long()

@@ -36,7 +36,7 @@ from girsanov.bridges.building import (
 from girsanov.bridges.chain import BridgeChain, StepVariances, cosine_times, joined, uniform_times
 from girsanov.bridges.couplings import EndRows
 from girsanov.bridges.flow import ForwardProcess, flow_log_prob
-from girsanov.bridges.halves import Direction, Ends, NetworkConfig, require_condition
+from girsanov.bridges.halves import Direction, Ends, NetworkConfig, bridge_condition
 from girsanov.bridges.joint import JointConfig, fit_joint
 from girsanov.bridges.potentials import Potentials
 from girsanov.bridges.reference import Clock
@@ -144,7 +144,8 @@ class SchrodingerBridge(nn.Module):
             x0: rows of the start ``n *d``; or ``{time: rows}`` for two or more times.
             x1: rows of the end, for a bridge between rows.
             prior: law of the end, for a bridge to a known density.
-            condition: of the rows: a tensor for x0 alone, ``(c0, c1)`` for both ends, or ``{time: condition}``.
+            condition: of the rows, an array of ``n`` classes or ``n c`` numbers, or 1 for all: for x0 alone,
+                ``(c0, c1)`` for both ends, or ``{time: condition}``.
             weights: of the rows (growth and death), in the same form. With three times or more they say how much each
                 row counts as a *start*: sections end at the rows as they were observed.
             generator: read once for a seed; ``None`` means seed 0.
@@ -230,7 +231,7 @@ class SchrodingerBridge(nn.Module):
         *,
         return_path: bool = False,
         times: tuple[float, float] | None = None,
-        condition: Tensor | None = None,
+        condition: Any = None,
         generator: torch.Generator | None = None,
         noise: Noise | None = None,
     ) -> State:
@@ -242,7 +243,7 @@ class SchrodingerBridge(nn.Module):
             direction: of time.
             return_path: whether to return every state on the way.
             times: earlier and later time, anywhere between the first and the last, which are the default.
-            condition: of the rows, leading dimension ``n`` or 1.
+            condition: of the rows, ``n`` classes or ``n c`` numbers, or 1 for all.
             generator: source of the noise; ``None`` means seed 0.
             noise: blocks of standard normal noise in its place, ``count -> count n *d``.
 
@@ -259,8 +260,8 @@ class SchrodingerBridge(nn.Module):
         if isinstance(x, int) and parts[-1][1][-1] != self.times[-1]:
             raise InputError("A number of rows is drawn from the prior, at the last time: pass rows to start earlier")
         state = self._rows_from(x, direction, generator)
-        require_condition(condition, self.network, len(state))
-        given = None if condition is None else condition.expand(len(state), *condition.shape[1:])
+        given = bridge_condition(condition, self.network, state)
+        given = None if given is None else given.expand(len(state), *given.shape[1:])
         order, walked = 1 if direction == "forward" else -1, []
         for chain, _ in parts[::order]:
             path = chain.simulate(state, direction, condition=given, generator=generator, noise=noise)
@@ -272,7 +273,7 @@ class SchrodingerBridge(nn.Module):
         """Times of the states of a path, float64, increasing."""
         return joined([grid for _, grid in self._parts(times)])
 
-    def forward_drift(self, t: float | Time, x: State, condition: Tensor | None = None) -> State:
+    def forward_drift(self, t: float | Time, x: State, condition: Any = None) -> State:
         """Drift u of the process from the first time to the last, per unit of time, shape ``b *d``.
 
         Args:
@@ -282,7 +283,7 @@ class SchrodingerBridge(nn.Module):
         """
         return self._drift(t, x, condition, "forward")
 
-    def backward_drift(self, t: float | Time, x: State, condition: Tensor | None = None) -> State:
+    def backward_drift(self, t: float | Time, x: State, condition: Any = None) -> State:
         """Drift v of the process run from the last time to the first, written forward in t, shape ``b *d``."""
         return self._drift(t, x, condition, "backward")
 
@@ -308,21 +309,21 @@ class SchrodingerBridge(nn.Module):
         return Pair(ForwardProcess(self), self.backward_drift, self.prior, event_shape=self.event_shape)
 
     def elbo(
-        self, x: State, *, paths: int = 8, condition: Tensor | None = None, generator: torch.Generator | None = None
+        self, x: State, *, paths: int = 8, condition: Any = None, generator: torch.Generator | None = None
     ) -> Estimate:
         """Evidence lower bound of the chain per row, nats: a true bound of what :meth:`sample` draws backwards.
 
         Raises:
             InputError: if the bridge joins rows to rows: neither density is known, so there is no bound.
         """
-        chain, x = self._bounded(x, condition)
+        chain, x, condition = self._bounded(x, condition)
         return chain_elbo(chain, x, paths=paths, condition=condition, generator=generator)
 
     def importance_bound(
-        self, x: State, *, paths: int = 16, condition: Tensor | None = None, generator: torch.Generator | None = None
+        self, x: State, *, paths: int = 16, condition: Any = None, generator: torch.Generator | None = None
     ) -> Estimate:
         """Importance-weighted bound with ``paths`` paths, tighter than :meth:`elbo`; see there."""
-        chain, x = self._bounded(x, condition)
+        chain, x, condition = self._bounded(x, condition)
         return importance_bound(chain, x, paths=paths, condition=condition, generator=generator)
 
     def log_prob(
@@ -331,7 +332,7 @@ class SchrodingerBridge(nn.Module):
         *,
         end: Density | None = None,
         tolerance: float = 0.05,
-        condition: Tensor | None = None,
+        condition: Any = None,
         generator: torch.Generator | None = None,
     ) -> Estimate:
         """Log-density of the start by the probability flow (u + v)/2, with the pair's measured inconsistency beside it.
@@ -357,7 +358,7 @@ class SchrodingerBridge(nn.Module):
         if law is None:
             raise InputError("The probability flow ends at rows only: pass end=, a density of the last time")
         x = event_rows(x, self.event_shape)
-        require_condition(condition, self.network, len(x))
+        condition = bridge_condition(condition, self.network, x)
         self._require_fitted()
         with torch.no_grad():
             return flow_log_prob(self, x, law, tolerance=tolerance, condition=condition, seed=seed_of(generator))
@@ -381,10 +382,9 @@ class SchrodingerBridge(nn.Module):
 
     # Parts.
 
-    def _end(self, x: Tensor, condition: Tensor | None, weights: Tensor | None) -> EndRows:
+    def _end(self, x: Any, condition: Any, weights: Any) -> EndRows:
         x = event_rows(x, self.event_shape)
-        require_condition(condition, self.network, len(x))
-        return end_rows(x, condition, weights)
+        return end_rows(x, bridge_condition(condition, self.network, x), weights)
 
     def _section_chain(self, i: int) -> BridgeChain:
         chain = self.chains[i]
@@ -410,10 +410,10 @@ class SchrodingerBridge(nn.Module):
             return self._section_chain(0).sample_prior(require_count("x without rows", x), generator)
         return event_rows(x, self.event_shape)
 
-    def _drift(self, t: float | Time, x: State, condition: Tensor | None, direction: Direction) -> State:
+    def _drift(self, t: float | Time, x: State, condition: Any, direction: Direction) -> State:
         self._require_fitted()
         x = event_rows(x, self.event_shape)
-        require_condition(condition, self.network, len(x))
+        condition = bridge_condition(condition, self.network, x)
         times = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x)).contiguous()
         edges = torch.tensor(self.times[1:-1], dtype=torch.float64, device=x.device)
         section = torch.bucketize(times, edges, right=direction == "forward")
@@ -425,13 +425,12 @@ class SchrodingerBridge(nn.Module):
                 out = out.index_add(0, rows, self.section_drift(i, times[rows], x[rows], given, direction))
         return out
 
-    def _bounded(self, x: State, condition: Tensor | None) -> tuple[BridgeChain, State]:
+    def _bounded(self, x: State, condition: Any) -> tuple[BridgeChain, State, Tensor | None]:
         if self.prior is None:
             raise InputError(_NO_DENSITY)
         self._require_fitted()
         x = event_rows(x, self.event_shape)
-        require_condition(condition, self.network, len(x))
-        return self._section_chain(0), x
+        return self._section_chain(0), x, bridge_condition(condition, self.network, x)
 
 
 _NO_DENSITY = (
