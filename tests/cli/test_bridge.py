@@ -377,3 +377,25 @@ def test_the_commands_explain_themselves(girsanov):
         result = girsanov(command, "--help")
         assert result.code == 0
         assert f"Example: girsanov {command}" in " ".join(result.out.split())
+
+
+def test_a_bad_row_is_a_gap(run, tables, girsanov, tmp_path):
+    lines = tables[0].read_text().splitlines()[:5]
+    lines[2] = "," + lines[2].split(",", 1)[1]
+    (tmp_path / "bad.csv").write_text("\n".join(lines) + "\n")
+    result = girsanov("translate", run, tmp_path / "bad.csv")
+    assert result.code == 0, result.err
+    assert "1 rows have no value: row 2, column 'height' is missing" in result.err
+    _, rows = read_csv(result.out)
+    assert np.isnan(rows).all(1).tolist() == [False, True, False, False]
+    (tmp_path / "good.csv").write_text("\n".join(lines[:2] + lines[3:]) + "\n")
+    assert np.array_equal(rows[[0, 2, 3]], read_csv(girsanov("translate", run, tmp_path / "good.csv").out)[1])
+    found = [json.loads(line) for line in girsanov("translate", run, tmp_path / "bad.csv", "--json").out.splitlines()]
+    assert (
+        [line["count"] is None for line in found] == ["error" in line for line in found] == [False, True, False, False]
+    )
+    assert girsanov("translate", run, tmp_path / "bad.csv", "--out", tmp_path / "moved.npy").code == 0
+    assert np.allclose(np.load(tmp_path / "moved.npy"), rows, equal_nan=True)
+    assert read_csv(girsanov("translate", run, tmp_path / "bad.csv", "--limit", "2").out)[1].shape == (2, 3)
+    failed = girsanov("translate", run, tmp_path / "bad.csv", "--on-error", "fail")
+    assert (failed.code, failed.out, "row 2, column 'height' is missing" in failed.err) == (2, "", True)

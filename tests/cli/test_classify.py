@@ -4,13 +4,15 @@ import csv
 import io
 import json
 
+import numpy as np
 import pytest
 
 import girsanov as gv
 from girsanov.applications import DiffusionClassifier
 from girsanov.cli import main
+from tests.seeds import rng
 
-COLUMNS = ["row", "class", "probability", "evaluations", "decided"]
+COLUMNS = ["row", "class", "probability", "evaluations", "decided", "error"]
 CHEAP = ["--samples", "8", "--max-samples", "16", "--limit", "6"]
 
 
@@ -97,3 +99,41 @@ def test_what_cannot_work_is_one_line(run, complete, girsanov):
         result = girsanov(*arguments)
         assert result.code == 2
         assert words in result.err.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory, quick):
+    """A conditional run of a table, its rows, and the same rows without classes, two of them spoiled."""
+    folder = tmp_path_factory.mktemp("classify-table")
+    x = np.round(rng(0).normal(size=(80, 2)), 2)
+    np.savez(folder / "data.npz", x=x, y=np.arange(80) % 2 + 1)
+    assert (
+        main(["fit", str(folder / "data.npz"), "--conditional", "--out", str(folder / "run"), *quick, "--quiet"]) == 0
+    )
+    for name, bad in (("good", ()), ("bad", (1, 4))):
+        lines = [f"{a},{b}" for a, b in x[:5].tolist()]
+        for i in bad:
+            lines[i] = "," + lines[i].split(",")[1]
+        (folder / f"{name}.csv").write_text("\n".join(["x1,x2", *lines]) + "\n")
+    return folder
+
+
+def test_a_bad_row_is_its_own_verdict(table, girsanov, monkeypatch):
+    options = ("--samples", "4", "--no-calibrate")
+    good, bad = (girsanov("classify", table / "run", table / f"{name}.csv", *options) for name in ("good", "bad"))
+    assert (good.code, bad.code) == (0, 0), bad.err
+    assert "2 rows have no value, see their column error: row 2, column 'x1' is missing" in bad.err
+    whole, found = (list(csv.DictReader(io.StringIO(result.out))) for result in (good, bad))
+    assert [found[i] for i in (0, 2, 3)] == [whole[i] for i in (0, 2, 3)]
+    assert [row["row"] for row in found] == list("01234")
+    for i in (1, 4):
+        assert (found[i]["class"], found[i]["probability"], found[i]["decided"]) == ("", "nan", "")
+        assert "'x1' is missing" in found[i]["error"]
+    lines = girsanov("classify", table / "run", table / "bad.csv", *options, "--json").out.splitlines()
+    assert [json.loads(line)["class"] is None for line in lines] == [False, True, False, False, True]
+    assert girsanov("classify", table / "run", table / "bad.csv", *options, "--limit", "2").out.count("\n") == 3
+    monkeypatch.setattr("girsanov.cli.classify.BLOCK", 1)
+    assert girsanov("classify", table / "run", table / "bad.csv", *options).out == bad.out
+    failed = girsanov("classify", table / "run", table / "bad.csv", *options, "--on-error", "fail")
+    assert (failed.code, failed.out) == (2, "")
+    assert "row 2, column 'x1' is missing" in failed.err

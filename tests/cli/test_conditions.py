@@ -11,6 +11,7 @@ import girsanov as gv
 from girsanov import runs
 from girsanov.cli import main
 from girsanov.runs import all_rows
+from girsanov.stein import WildBootstrap
 from tests.seeds import rng, seeded
 
 FEW = ("--limit", "5", "--samples", "8", "--quiet")
@@ -179,3 +180,62 @@ def test_a_classifier_takes_a_network_of_diffusers(pretrained):
     assert found.probabilities.shape == (3, 10)
     estimate = model.difference(rows.round().numpy(), 1, 2, samples=16)
     assert bool(estimate.value.isfinite().all())
+
+
+@pytest.mark.parametrize("names", [("oak", "ash"), (1, 2), ("2", "10")], ids=["text", "from one", "digits as text"])
+def test_classes_are_named_as_in_the_data(names, girsanov, quick, tmp_path):
+    code = rng(5).integers(0, 2, 90)
+    x = rng(6).normal(size=(90, 2)) + 4.0 * code[:, None]
+    np.savez(tmp_path / "data.npz", x=x, y=np.array(names)[code])
+    done = girsanov("fit", tmp_path / "data.npz", "--conditional", "--out", tmp_path / "run", *quick, "--quiet")
+    assert done.code == 0, done.err
+    model = gv.DensityModel.from_pretrained(tmp_path / "run")
+    assert model.classes == tuple(sorted(map(str, names)))
+    x = x[:5]
+    for name in names:
+        expected = model.elbo(x, condition=[name], **draws()).value
+        found = values(girsanov("score", tmp_path / "run", tmp_path / "data.npz", *FEW, "--class", name))
+        assert found == pytest.approx(expected.tolist(), rel=1e-9)
+    own = model.elbo(x, condition=np.array(names)[code[:5]], **draws()).value
+    assert values(girsanov("score", tmp_path / "run", tmp_path / "data.npz", *FEW, "--own-class")) == pytest.approx(
+        own.tolist(), rel=1e-9
+    )
+    options = ("--resamples", "19", "--level", "1", "--json", "--quiet")
+    held = runs.tested_rows(model)
+    for given, condition in (
+        (("--class", names[1]), [names[1]]),
+        (("--own-class",), [held.data.classes[k] for k in held.data.labels.tolist()]),
+        ((), None),
+    ):
+        entry = girsanov("evaluate", tmp_path / "run", "--samples", "8", "--json", *given).json["test"]["elbo"]
+        expected = float(model.elbo(held.data, condition=condition, **draws()).value.mean())
+        assert entry["nats"] == pytest.approx(expected, rel=1e-9)
+        tested = girsanov("test", tmp_path / "data.npz", tmp_path / "run", *options, *given).json
+        method = WildBootstrap(19)
+        expected = model.score_test(held.data, [1.0], condition=condition, method=method, generator=seeded(0))
+        assert tested["levels"][0]["discrepancy"] == pytest.approx(expected.levels[0].result.discrepancy, rel=1e-9)
+        assert tested.get("given") == entry.get("given")
+    for command in (("evaluate", tmp_path / "run"), ("test", tmp_path / "data.npz", tmp_path / "run")):
+        done = girsanov(*command, "--class", "elm")
+        assert (done.code, "Unknown class 'elm'" in done.err) == (2, True), done.err
+
+
+def test_the_self_test_takes_names_of_classes(monkeypatch):
+    """A conditional network of diffusers is tested on rows given their classes, as the command line names them."""
+    pytest.importorskip("diffusers")
+    from girsanov.density_model import diffusers as ours
+    from tests.models.diffusers.exact import diffusers
+
+    sizes = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 8), "norm_num_groups": 4}
+    plain = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "layers_per_block": 1}
+    network = diffusers.UNet2DModel(**sizes, **plain, num_class_embeds=10)
+    options = {"data_range": (-1.0, 1.0), "levels": 17, "check": None}
+    model = ours.density_from_diffusers(network, diffusers.DDPMScheduler(), **options)
+    seen = []
+    monkeypatch.setattr(ours, "check_rows", lambda network, rows, condition: seen.append(condition.tolist()))
+    x = torch.zeros(3, 1, 8, 8)
+    for given, expected in ((np.array(["4"], dtype=object), [4]), (["1", "0", "9"], [1, 0]), ([3], [3])):
+        ours.check_density(model, x, rows=2, condition=given)
+        assert seen[-1] == expected
+    with pytest.raises(gv.InputError, match="Unknown class"):
+        ours.check_density(model, x, condition=["ten"])

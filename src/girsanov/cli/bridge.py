@@ -13,6 +13,8 @@ from girsanov.cli.options import (
     Devices,
     JsonOption,
     LimitOption,
+    OnError,
+    OnErrorOption,
     QuietOption,
     SeedOption,
     ThreadsOption,
@@ -20,7 +22,7 @@ from girsanov.cli.options import (
     prepare_threads,
     spread,
 )
-from girsanov.cli.output import UsageError, as_json, emit, stderr_note
+from girsanov.cli.output import UsageError, as_json, emit, note_refused, stderr_note
 
 EXAMPLE = (
     "Example: girsanov bridge before.csv after.csv --out runs/change, or "
@@ -162,6 +164,7 @@ def translate(
     direction: Annotated[
         str | None, typer.Option(help="forward, from source to target, or backward.", show_default="forward")
     ] = None,
+    on_error: OnErrorOption = OnError.nan,
     classes: Annotated[str | None, typer.Option(metavar="A,B", help="Of DATA, only rows of these classes.")] = None,
     out: Annotated[Path | None, typer.Option(help="A .csv, .npy or .png file; CSV is printed if left out.")] = None,
     number: Annotated[int, typer.Option("-n", "--number", min=1, help="Rows to draw where the end is normal.")] = 64,
@@ -174,7 +177,8 @@ def translate(
 ) -> None:
     """Move rows along a bridge: each row of DATA becomes one of the other end, in its units and columns.
 
-    A bridge to a normal law draws --number rows from it instead.
+    A row that the bridge cannot have becomes a line of nan, and is named, unless --on-error fail. A bridge to a normal
+    law draws --number rows from it instead.
     """
     from girsanov.cli.tables import check_suffix, write_rows
 
@@ -188,22 +192,34 @@ def translate(
     place = choose_device(device)
     model = BridgeModel.load(run)
     model.bridge.to(place)
-    rows = _drawn(model, data, direction, chosen, number, seed) if model.known_end else _moved(
-        model, data, direction or "forward", chosen, limit, seed
-    )  # fmt: skip
-    write_rows(out, rows, model.schema, json=json, note=stderr_note(quiet))
+    note, refused = stderr_note(quiet), {}
+    if model.known_end:
+        rows = _drawn(model, data, direction, chosen, number, seed)
+    else:
+        x, refused = _given(model, data, chosen, limit, each=on_error is OnError.nan)
+        note_refused(refused, note, "")
+        rows = model.translate(x, direction or "forward", seed=seed)
+    write_rows(out, rows, model.schema, json=json, note=note, refused=refused)
 
 
-def _moved(
-    model: Any, data: str | None, direction: str, classes: tuple[str, ...] | None, limit: int | None, seed: int
-) -> Any:
+def _given(
+    model: Any, data: str | None, classes: tuple[str, ...] | None, limit: int | None, *, each: bool
+) -> tuple[Any, dict[int, str]]:
+    """The rows to move, encoded, and what is wrong with the others, by their numbers."""
+    import numpy as np
+
+    from girsanov.datasets import take
     from girsanov.runs import EndSource
     from girsanov.runs.ends import source_rows
 
     if data is None:
         raise UsageError("give DATA, the rows to move")
-    x = model.schema.encode(source_rows(EndSource(data, classes)))[:limit]
-    return model.translate(x, direction, seed=seed)
+    raw = source_rows(EndSource(data, classes))
+    raw = raw if limit is None else take(raw, np.arange(min(limit, len(raw))))
+    if not each:
+        return model.schema.encode(raw), {}
+    x, _, refused = model.schema.encode_each(raw)
+    return x, refused
 
 
 def _drawn(

@@ -4,14 +4,24 @@ __all__ = ["register"]
 
 import csv
 import io
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from girsanov.cli.options import Common, Devices, RunArgument, choose_device, prepare_threads, spread
-from girsanov.cli.output import UsageError, as_json, emit, stderr_note
+from girsanov.cli.options import (
+    Common,
+    Devices,
+    OnError,
+    OnErrorOption,
+    RunArgument,
+    choose_device,
+    prepare_threads,
+    spread,
+)
+from girsanov.cli.output import UsageError, as_json, emit, note_refused, stderr_note
 
 COLUMNS = ("row", "class", "probability", "evaluations", "decided")
 BLOCK = 1024  # rows that are classified before they are printed
@@ -36,6 +46,7 @@ def classify(
     run: RunArgument,
     data: Annotated[str, typer.Argument(metavar="DATA", help="Rows to classify: a name, file or folder.")],
     out: Annotated[Path | None, typer.Option(help="CSV file to write instead of standard output.")] = None,
+    on_error: OnErrorOption = OnError.nan,
     confidence: Annotated[
         float | None, typer.Option(metavar="P", help="Eliminate classes with this confidence; all classes if left out.")
     ] = None,
@@ -53,9 +64,10 @@ def classify(
     *,
     common: Common,
 ) -> None:
-    """Class of every row of DATA by a model fitted with --conditional: row, class, probability, evaluations, decided.
+    """Class of every row of DATA by a --conditional model: row, class, probability, evaluations, decided, error.
 
-    Probabilities are calibrated on the run's validation rows.
+    Probabilities are calibrated on the run's validation rows. A row that the model cannot have gets nan and a sentence,
+    unless --on-error fail.
     """
     if weights is Weightings.fitted and not calibrate:
         raise UsageError("fitted weights are learned by calibration: leave --no-calibrate out")
@@ -69,7 +81,8 @@ def classify(
     from girsanov.runs import all_rows
 
     model = _model(run, common.device)
-    rows, note = all_rows(model, data).first(common.limit), stderr_note(common.quiet)
+    each, note = on_error is OnError.nan, stderr_note(common.quiet)
+    rows = all_rows(model, data, each=each).first(common.limit)
     classifier = _classifier(model, chosen.value, samples, max_samples, common.seed)
     if screen:
         classifier.screen = _screen(model)
@@ -78,12 +91,16 @@ def classify(
         note(f"calibrating on {len(held_out[0]):,} validation rows")
         classifier.calibrate(*held_out)
     note(f"classifying {rows.described}: {len(rows):,}")
-    parts = [] if common.json else [",".join(COLUMNS) + "\n"]
+    note_refused(rows.refused, note)
+    header = (*COLUMNS, *(["error"] if each else []))
+    parts = [] if common.json else [",".join(header) + "\n"]
     if out is None and parts:
         emit(parts[0], end="")
-    for start in range(0, len(rows), BLOCK):
-        found = classifier.classify(rows.data[start : start + BLOCK], confidence=confidence)
-        parts.append(_lines(found, classifier.classes_.tolist(), start, common.json))
+    for block, span in rows.blocks(BLOCK):
+        found = classifier.classify(rows.data[block], confidence=confidence) if len(rows) else None
+        position = {row: i for i, row in enumerate(rows.index[block].tolist())}
+        lines = [_line(found, position.get(row), classifier.classes_.tolist()) for row in span]
+        parts.append(_text(header, span, lines, rows.refused, common.json))
         if out is None:
             emit(parts[-1], end="")
     if out is not None:
@@ -135,16 +152,32 @@ def _part(model: Any, part: str) -> tuple[Any, Any]:
     return found.data[chosen], [names[k] for k in found.data.labels[chosen].tolist()]
 
 
-def _lines(found: Any, classes: list[Any], start: int, json: bool) -> str:
-    """CSV lines or JSON lines; with JSON the probabilities of all classes too."""
+def _line(found: Any, i: int | None, classes: list[Any]) -> dict[str, Any]:
+    """What was found of the row at position ``i``, with the probabilities of all classes; nothing of a refused one."""
+    if i is None:
+        return {"class": None, "probability": None, "evaluations": None, "decided": None, "probabilities": None}
+    index, probabilities = int(found.index[i]), found.probabilities[i].tolist()
+    return {
+        "class": classes[index],
+        "probability": probabilities[index],
+        "evaluations": int(found.nfe[i]),
+        "decided": bool(found.decided[i]),
+        "probabilities": dict(zip(map(str, classes), probabilities, strict=True)),
+    }
+
+
+def _text(header: Sequence[str], span: range, lines: list[dict[str, Any]], refused: Any, json: bool) -> str:
+    """CSV lines or JSON lines of a span of rows; with JSON the probabilities of all classes too."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    for i, probabilities in enumerate(found.probabilities.tolist()):
-        index, nfe, decided = int(found.index[i]), int(found.nfe[i]), bool(found.decided[i])
-        cells = (start + i, classes[index], probabilities[index], nfe, decided)
+    for row, line in zip(span, lines, strict=True):
+        cells = {"row": row, **line} | ({"error": refused.get(row)} if "error" in header else {})
         if json:
-            every = {"probabilities": dict(zip(map(str, classes), probabilities, strict=True))}
-            text.write(as_json(dict(zip(COLUMNS, cells, strict=True)) | every) + "\n")
+            text.write(as_json(cells) + "\n")
+            continue
+        if row not in refused:
+            cells |= {"probability": f"{line['probability']:.6g}", "decided": str(line["decided"]).lower()}
         else:
-            writer.writerow([*cells[:2], f"{cells[2]:.6g}", nfe, str(decided).lower()])
+            cells["probability"] = "nan"
+        writer.writerow([cells[name] for name in header])
     return text.getvalue()

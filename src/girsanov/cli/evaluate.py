@@ -9,24 +9,26 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from girsanov.cli.given import Given, conditioned
 from girsanov.cli.options import (
     Common,
     Devices,
     LikelihoodOption,
     Likelihoods,
+    OnError,
+    OnErrorOption,
     RunArgument,
     SamplesOption,
     choose_device,
     prepare_threads,
     spread,
 )
-from girsanov.cli.output import UsageError, as_json, emit, print_result, stderr_note
+from girsanov.cli.output import UsageError, as_json, emit, note_refused, print_result, stderr_note
 
 BLOCK = 4096  # rows that are evaluated before they are printed
 
@@ -53,30 +55,6 @@ SchedulerOption = Annotated[
 CheckOption = Annotated[
     bool, typer.Option("--check/--no-check", help="Test a diffusers network on 16 rows: is it what it claims?")
 ]
-ClassOption = Annotated[
-    str | None, typer.Option("--class", metavar="NAME", help="Likelihood given this class; a number for diffusers.")
-]
-OwnClassOption = Annotated[bool, typer.Option("--own-class", help="Likelihood of every row given its own class.")]
-ConditionOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE.npy", help="Likelihood given numbers, one condition for every row or one for all."),
-]
-
-
-class OnError(StrEnum):
-    """What becomes of a row that the model cannot have."""
-
-    nan = "nan"
-    fail = "fail"
-
-
-OnErrorOption = Annotated[
-    OnError,
-    typer.Option(
-        help="A row that the model cannot have (a missing value, an unknown level, off the lattice): nan and a "
-        "sentence, or the end of the command."
-    ),
-]
 
 
 @dataclass(frozen=True)
@@ -96,21 +74,6 @@ class Pretrained:
             example = "give the scale of its training, such as --data-range=-1,1"
             raise UsageError(f"A diffusers model does not say where its data lay: {example}") from None
         return low, high
-
-
-@dataclass(frozen=True)
-class Given:
-    """What likelihoods are conditioned on."""
-
-    label: ClassOption = None
-    own_class: OwnClassOption = False
-    condition: ConditionOption = None
-
-    def described(self) -> str | None:
-        """For results; ``None`` without a condition."""
-        if self.label is not None:
-            return f"class {self.label}"
-        return "its own class" if self.own_class else None if self.condition is None else str(self.condition)
 
 
 @dataclass(frozen=True)
@@ -152,7 +115,7 @@ def evaluate(
 
     model = _model(run, common.device, pretrained)
     found = tested_rows(model) if data is None else rows_of(model, data)
-    rows, condition = _conditioned(model, found, given, common)
+    rows, condition = conditioned(model, found, given, common)
     _check(model, rows, _tested_with(model, rows, condition, given), pretrained, common.quiet)
     stderr_note(common.quiet)(f"evaluating {rows.described}: {len(rows):,}")
     entry = _measure(model, rows.data, condition, method, common)
@@ -188,14 +151,12 @@ def score(
 
     model = _model(run, common.device, pretrained)
     each, note = on_error is OnError.nan, stderr_note(common.quiet)
-    rows, condition = _conditioned(model, all_rows(model, data, each=each), given, common)
+    rows, condition = conditioned(model, all_rows(model, data, each=each), given, common)
     _check(model, rows, _tested_with(model, rows, condition, given), pretrained, common.quiet)
     for sentence in rows.notes:
         note(sentence)
     note(f"scoring {rows.described}: {len(rows):,}")
-    if rows.refused:
-        first = next(iter(sorted(rows.refused)))
-        note(f"{len(rows.refused):,} rows have no value, see their column error: {rows.refused[first]}")
+    note_refused(rows.refused, note)
     header = (
         "row",
         *(["file"] if rows.files else []),
@@ -208,15 +169,10 @@ def score(
     parts = [] if common.json else [",".join(header) + "\n"]
     if out is None and parts:
         emit(parts[0], end="")
-    done, total = 0, len(rows) + len(rows.refused)
-    for start in range(0, max(len(rows), 1), BLOCK):
-        block = rows.data[start : start + BLOCK]
-        part = condition if condition is None or len(condition) == 1 else condition[start : start + BLOCK]
-        estimate = _estimate(model, block, part, method, common) if len(block) else None
-        numbers = rows.index[start : start + BLOCK].tolist()
-        stop = numbers[-1] + 1 if start + BLOCK < len(rows) else total
-        text = _lines(header, _cells(estimate, numbers), range(done, stop), rows, common.json)
-        done = stop
+    for block, span in rows.blocks(BLOCK):
+        part = condition if condition is None or len(condition) == 1 else condition[block]
+        estimate = _estimate(model, rows.data[block], part, method, common) if len(rows) else None
+        text = _lines(header, _cells(estimate, rows.index[block].tolist()), span, rows, common.json)
         parts.append(text)
         if out is None:
             emit(text, end="")
@@ -241,22 +197,6 @@ def _model(run: str, device: Devices, pretrained: Pretrained) -> Any:
     from girsanov.density_model import DensityModel
 
     return DensityModel.from_pretrained(run).to(place)
-
-
-def _conditioned(model: Any, rows: Any, given: Given, common: Common) -> tuple[Any, Any]:
-    """The rows asked for and their condition, on the model's device."""
-    from girsanov.models.diffusers import DiffusersNetwork
-    from girsanov.runs import condition_of
-
-    network = model.score.network
-    needs = isinstance(network, DiffusersNetwork) and network.required and network.null_class is None
-    if needs and given.described() is None:
-        raise UsageError("this network is conditional: give --class, --own-class or --condition")
-    condition = condition_of(model, rows, label=given.label, own_class=given.own_class, file=given.condition)
-    few = rows.first(common.limit)
-    if condition is not None:
-        condition = condition[: max(1, len(few))]
-    return few, condition
 
 
 def _tested_with(model: Any, rows: Any, condition: Any, given: Given) -> Any:

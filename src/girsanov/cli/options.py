@@ -7,6 +7,8 @@ __all__ = [
     "JsonOption",
     "LikelihoodOption",
     "LimitOption",
+    "OnError",
+    "OnErrorOption",
     "QuietOption",
     "RunArgument",
     "SamplesOption",
@@ -46,11 +48,25 @@ class Devices(StrEnum):
     cuda = "cuda"
 
 
+class OnError(StrEnum):
+    """What becomes of a row that the model cannot have."""
+
+    nan = "nan"
+    fail = "fail"
+
+
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or a Hugging Face model id.")]
 LikelihoodOption = Annotated[
     Likelihoods, typer.Option(help="Bound of the SDE, density formula, or the ODE's own likelihood.")
 ]
 SamplesOption = Annotated[int, typer.Option(min=1, help="Network evaluations per row.")]
+OnErrorOption = Annotated[
+    OnError,
+    typer.Option(
+        help="A row that the model cannot have (a missing value, an unknown level, off the lattice): nan and a "
+        "sentence, or the end of the command."
+    ),
+]
 LimitOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N rows.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processor threads.")]
 SeedOption = Annotated[int, typer.Option(min=0, max=2**63 - 1, metavar="N", help="Decides every random choice.")]

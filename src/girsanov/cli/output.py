@@ -1,6 +1,6 @@
 """What commands print: results on standard output, notes on standard error."""
 
-__all__ = ["UsageError", "as_json", "emit", "print_result", "stderr_note"]
+__all__ = ["UsageError", "as_json", "emit", "note_refused", "print_result", "stderr_note"]
 
 import json
 import os
@@ -33,6 +33,14 @@ def stderr_note(quiet: bool) -> Callable[[str], None]:
     if quiet:
         return lambda _: None
     return lambda text: print(text, file=sys.stderr, flush=True)
+
+
+def note_refused(
+    refused: Mapping[int, str], note: Callable[[str], None], where: str = ", see their column error"
+) -> None:
+    """How many rows a model cannot have, and what is wrong with the first of them."""
+    if refused:
+        note(f"{len(refused):,} rows have no value{where}: {refused[min(refused)]}")
 
 
 def print_result(metrics: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from girsanov.cli.given import Given, conditioned
 from girsanov.cli.options import Common, RunArgument, choose_device, prepare_threads, spread
 from girsanov.cli.output import as_json, emit, stderr_note
 
@@ -32,6 +33,7 @@ def run_test(
     ] = None,
     resamples: Annotated[int, typer.Option(min=19, metavar="B", help="Replicates of the null distribution.")] = 999,
     *,
+    given: Given,
     common: Common,
 ) -> None:
     """Test rows against a run's score: held-out rows test the model, generated ones the sampler.
@@ -52,16 +54,19 @@ def run_test(
 
     place = choose_device(common.device)
     model = DensityModel.from_pretrained(run).to(place)
-    rows = rows_of(model, samples).first(common.limit)
+    rows, condition = conditioned(model, rows_of(model, samples), given, common)
     stderr_note(common.quiet)(f"testing {rows.described}: {len(rows):,}")
     found = model.score_test(
         rows.data,
         level or LEVELS,
+        condition=condition,
         diffusion=diffusion,
         method=WildBootstrap(resamples),
         generator=torch.Generator().manual_seed(common.seed),
     )
-    emit(as_json(_content(found)) if common.json else _text(found))
+    named = given.described()
+    content = _content(found) | ({} if named is None else {"given": named})
+    emit(as_json(content) if common.json else _text(found))
 
 
 def _content(found: Any) -> dict[str, Any]:

@@ -12,11 +12,11 @@ __all__ = [
     "Splits",
     "array_raw",
     "continuous_table",
-    "encoded",
     "fingerprint",
     "from_array",
     "joined",
     "keep_classes",
+    "labelled",
     "load",
     "names",
     "read",
@@ -29,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -174,21 +175,24 @@ def continuous_table(x: Any, *, name: str = "array") -> Data:
 
 
 def _data(raw: Raw, **reading: Any) -> Data:
-    return encoded(raw, Schema.infer(raw, **reading))
+    schema = Schema.infer(raw, **reading)
+    return labelled(schema.encode(raw), raw, schema)
 
 
-def encoded(raw: Raw, schema: Schema) -> Data:
-    """What a source holds, as a schema encodes it.
+def labelled(x: Tensor, raw: Raw, schema: Schema, kept: np.ndarray | None = None) -> Data:
+    """Encoded rows of a source with the classes that occur in it.
 
-    Raises:
-        InputError: see :meth:`Schema.encode`.
+    Args:
+        x: the rows, ``m *event_shape``.
+        raw: the source.
+        schema: that encoded them.
+        kept: their numbers, shape ``m``; default all.
     """
-    x = schema.encode(raw)
     if raw.labels is None:
         return Data(x, None, None, schema, raw.name, raw.n_train)
     codes, values = coded(raw.labels, raw.classes, raw.name)
-    names = tuple(label_name(value) for value in values)
-    return Data(x, torch.from_numpy(codes), names, schema, raw.name, raw.n_train, None if raw.classes else values)
+    labels, names = torch.from_numpy(codes if kept is None else codes[kept]), tuple(map(label_name, values))
+    return Data(x, labels, names, schema, raw.name, raw.n_train, None if raw.classes else values)
 
 
 def names() -> list[tuple[str, str, int, tuple[int, ...]]]:

@@ -3,13 +3,14 @@
 __all__ = ["Rows", "Selection", "all_rows", "rows_of", "select", "tested_rows"]
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from girsanov.datasets import Data, Splits, fingerprint, load, read
+from girsanov.datasets import Data, Splits, fingerprint, labelled, load, read
 from girsanov.datasets.notes import few_rows
 from girsanov.density_model import DensityModel
 from girsanov.runs.folder import Source
@@ -48,6 +49,18 @@ class Rows:
     def __getitem__(self, index: slice | Tensor) -> "Rows":
         """Some of the rows."""
         return dataclasses.replace(self, data=self.data[index], index=self.index[index])
+
+    def blocks(self, size: int) -> Iterator[tuple[slice, range]]:
+        """Where at most ``size`` rows each stand among these, and the numbers from theirs to the next ones'.
+
+        The numbers are consecutive, so that refused rows are among them; where there are no others, one block is empty.
+        """
+        begin, total = 0, len(self) + len(self.refused)
+        for start in range(0, max(len(self), 1), size):
+            part = slice(start, min(start + size, len(self)))
+            end = int(self.index[part.stop - 1]) + 1 if part.stop < len(self) else total
+            yield part, range(begin, end)
+            begin = end
 
     def first(self, limit: int | None) -> "Rows":
         """The first ``limit`` rows, refused ones included."""
@@ -171,10 +184,9 @@ def all_rows(model: DensityModel, name: str, *, each: bool = False) -> Rows:
 
 def _encoded(model: DensityModel, name: str, *, each: bool = False) -> Rows:
     raw = read(name)
-    x, kept, refused = model.schema.encode_each(raw) if each else (model.schema.encode(raw), slice(None), {})
-    labels = None if raw.labels is None else torch.from_numpy(raw.labels)[kept]
-    data = Data(x, labels, raw.classes, model.schema, raw.name, raw.n_train)
-    return Rows(data, torch.arange(len(raw))[kept], f"the rows of {name}", refused, raw.files, raw.notes)
+    x, kept, refused = model.schema.encode_each(raw) if each else (model.schema.encode(raw), np.arange(len(raw)), {})
+    data = labelled(x, raw, model.schema, kept)
+    return Rows(data, torch.from_numpy(kept), f"the rows of {name}", refused, raw.files, raw.notes)
 
 
 def _source(model: DensityModel) -> Source:
