@@ -47,7 +47,7 @@ def evaluate(
     *,
     samples: int = 32,
     target_stderr: float | None = None,
-    condition: Tensor | None = None,
+    condition: Any = None,
     generator: torch.Generator | None = None,
 ) -> Estimate:
     """One likelihood of a model, chosen by name.
@@ -58,7 +58,7 @@ def evaluate(
         likelihood: ``elbo``, ``density`` or ``ode``.
         samples: network evaluations per row; the solver of ``ode`` chooses its own.
         target_stderr: of ``density`` alone: the standard error that every row is to reach, in nats.
-        condition: labels ``n`` or 1 of a conditional model, or continuous conditions ``n c`` or ``1 c``.
+        condition: classes ``n`` or 1 as the labels named them, or continuous conditions ``n c`` or ``1 c``.
         generator: read once for a seed; ``None`` means seed 0.
 
     Raises:
@@ -170,7 +170,7 @@ def denoising_curve(
     x: Any,
     *,
     levels: Tensor | None = None,
-    condition: Tensor | None = None,
+    condition: Any = None,
     generator: torch.Generator | None = None,
 ) -> Curve:
     """Squared error of the model's noise predictions at each level, beside the Gaussian reference's.
@@ -179,7 +179,7 @@ def denoising_curve(
         model: a density model.
         x: rows as the model takes them, two or more.
         levels: log-SNR, shape ``k``; default 49 levels over the model's range.
-        condition: labels of a conditional model, shape ``n`` or 1.
+        condition: classes ``n`` or 1 as the labels named them, or continuous conditions ``n c`` or ``1 c``.
         generator: read once for a seed; ``None`` means seed 0.
 
     Example:
@@ -193,6 +193,7 @@ def denoising_curve(
         levels = torch.linspace(*model.score.log_snr_range, 49, dtype=torch.float64)
     levels = levels.double().cpu()
     x, seed = model.encode(x), seed_of(generator)
+    condition = model.encode_condition(condition, len(x))
     y = _model_space(model, x, seed)
     d = y[0].numel()
     eps = keyed_normal(keyed_generators(seed, "curve", x), y.shape[1:], y.new_empty(0, dtype=torch.float32))
@@ -230,7 +231,7 @@ def _gain(model: DensityModel, y: State, eps: State, level: Tensor, condition: T
             levels = level.to(y.device).expand(len(noise))
             z = expand_as_rows(alpha.to(levels), noise) * y[start:stop].to(noise) + float(sigma) * noise
             if given is not None:
-                given = given.expand(len(noise))
+                given = given.expand(len(noise), *given.shape[1:])
             law, delta = deviation(model.score, model.score.process, model.reference, levels, z, given)
             total[start:stop] += 0.5 * sum_event(delta * (2.0 * (noise - law) - delta)).cpu()
     return total

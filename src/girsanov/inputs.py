@@ -89,8 +89,9 @@ def _look_at(given: dict[str, Any], scores: bool) -> None:
     if "event_shape" in given and given["event_shape"] is not None:
         given["event_shape"] = _event_shape(given["event_shape"])
     rows = given.get("x", given.get("n"))
+    named = hasattr(given.get("model"), "encode_condition")  # such a model knows conditions by its labels
     for name in CONDITIONS:
-        if given.get(name) is not None and rows is not None:
+        if given.get(name) is not None and rows is not None and not named:
             given[name] = as_condition(given[name], rows, name)
     if isinstance(given.get("levels"), Tensor | np.ndarray | list | tuple):
         given["levels"] = _levels(given["levels"])

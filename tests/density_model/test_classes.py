@@ -1,14 +1,23 @@
 """Classes are the values that occur, by name and in order; conditions and predictions are the user's own labels."""
 
+from dataclasses import replace
+from functools import cache
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 import girsanov as gv
-from tests.seeds import rng, seed
+from girsanov.datasets import split
+from girsanov.evaluation import evaluate
+from girsanov.likelihoods.ddpm import SCHEDULES
+from girsanov.solvers import FixedGrid
+from girsanov.stein import WildBootstrap
+from tests.seeds import rng, seed, seeded
 
 TINY = gv.Config(steps=2, network="mlp", width=8, blocks=1, flow=False, conditional=True, seed=seed())
+COARSE = FixedGrid(2)
 CODES = np.arange(60) % 2
 LABELS = {
     "from one": (CODES + 1, ("1", "2")),
@@ -59,3 +68,82 @@ def test_missing_and_broken_labels_are_one_sentence():
         gv.fit(x, labels=np.where(np.arange(60) == 2, np.nan, 1.0), config=TINY)
     with pytest.raises(gv.InputError, match="one for each of the 60 rows"):
         gv.fit(x, labels=CODES[:50], config=TINY)
+
+
+ROUTES = {
+    "elbo": lambda model, x, c: model.elbo(x, samples=4, condition=c).value,
+    "evaluate": lambda model, x, c: evaluate(model, x, samples=4, condition=c).value,
+    "weighted_elbo": lambda model, x, c: gv.weighted_elbo(model, x, draws=2, replicates=2, condition=c).value,
+    "weighted_log_prob": lambda model, x, c: gv.weighted_log_prob(model, x, draws=1, condition=c, solver=COARSE).value,
+    "certify": lambda model, x, c: gv.certify(model, x, schedule=SCHEDULES["cosine"](10), condition=c).curve,
+    "denoising_curve": lambda model, x, c: gv.denoising_curve(model, x, levels=torch.zeros(1), condition=c).model,
+    "score_test": lambda model, x, c: torch.tensor(
+        model.score_test(x, [1.0], condition=c, method=WildBootstrap(19)).levels[0].result.discrepancy
+    ),
+    "density_regulariser": lambda model, x, c: gv.density_regulariser(model, torch.as_tensor(x) - 1.5, condition=c),
+    "sample": lambda model, x, c: model.sample(len(x), steps=4, condition=c),
+}
+
+
+TWINS = {
+    "from one": CODES + 1,
+    "text": np.array(["ash", "oak"])[CODES],
+    "digits as text": np.array(["10", "9"])[CODES],
+    "categories": pd.Series(np.array(["ash", "oak"])[CODES], dtype="category"),
+}
+
+
+@cache
+def twins():
+    """Models of the same rows and networks, whose two classes have names of several kinds; labels matter in them."""
+    x = rng(1).integers(0, 4, (60, 2))
+    found = {}
+    for name, labels in {"plain": CODES, **TWINS}.items():
+        model = gv.fit(x, labels=labels, config=TINY)
+        generator = seeded(2)
+        with torch.no_grad():
+            for parameter in model.score.network.parameters():
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+        found[name] = model
+    return x[:12], found
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_every_door_takes_the_users_labels(route):
+    ask = ROUTES[route]
+    x, models = twins()
+    first, mixed = (ask(models["plain"], x, c) for c in ([0], CODES[:12]))
+    assert float((first.double() - mixed.double()).detach().abs().max()) > 1e-9  # labels matter
+    for name, labels in TWINS.items():
+        assert torch.equal(ask(models[name], x, [models[name].classes[0]]), first), name
+        assert torch.equal(ask(models[name], x, labels[:1]), first), name
+        assert torch.equal(ask(models[name], x, labels[:12]), mixed), name
+        with pytest.raises(gv.InputError, match="Unknown class"):
+            ask(models[name], x, ["77"])
+        with pytest.raises(gv.InputError, match="leading dimension 1 or 12"):
+            ask(models[name], x, labels[:3])
+
+
+def test_a_curve_takes_continuous_conditions():
+    x, c = rng(3).normal(size=(2, 60, 2))
+    model = gv.fit(x, labels=c, config=TINY)
+    curves = [gv.denoising_curve(model, x[:8], levels=torch.zeros(1), condition=given) for given in (c[:8], c[:1])]
+    assert all(bool(curve.model.isfinite().all()) for curve in curves)
+
+
+def test_a_class_of_held_out_rows_alone_is_refused_before_training():
+    x, labels = rng(4).normal(size=(60, 2)), np.array(["ash", "oak"])[CODES]
+    held = split(60, seed=TINY.seed, test=TINY.test, validation=TINY.validation)
+    for row in (int(held.test[0]), int(held.validation[0])):
+        rare = labels.astype(object)
+        rare[row] = "yew"
+        with pytest.raises(gv.InputError, match="the training split has no row of class yew: leave their rows out"):
+            gv.fit(x, labels=rare, config=TINY)
+        assert gv.fit(x, labels=rare, config=replace(TINY, conditional=False)).classes == ()
+    rare = labels.astype(object)
+    rare[[int(held.test[0]), int(held.test[1])]] = ["elm", "yew"]
+    with pytest.raises(gv.InputError, match="no row of classes elm, yew"):
+        gv.fit(x, labels=rare, config=TINY)
+    rare = labels.astype(object)
+    rare[int(held.train[0])] = "yew"
+    assert gv.fit(x, labels=rare, config=TINY).classes == ("ash", "oak", "yew")

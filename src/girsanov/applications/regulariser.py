@@ -22,7 +22,7 @@ In a GAN with optimal discriminator and weight w on :math:`E_G[-\log p]` the opt
 __all__ = ["density_regulariser", "gan_optimum"]
 
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor
@@ -58,7 +58,7 @@ def density_regulariser(
     detach_jacobian: bool = False,
     fake: Score | None = None,
     samples: int = 4,
-    condition: Tensor | None = None,
+    condition: Any = None,
     generator: torch.Generator | None = None,
 ) -> Nats:
     """Loss of every row, shape ``n``, to be added to a generator's own with a weight.
@@ -77,7 +77,7 @@ def density_regulariser(
         fake: score of the generator's current law, evaluated at the same noise and subtracted (distribution
             matching); it implies ``detach_jacobian``.
         samples: network evaluations per row, at low-discrepancy levels with antithetic noise.
-        condition: passed on to the score, leading dimension ``n`` or 1.
+        condition: leading dimension ``n`` or 1: as a fitted model takes it, else passed on to the score.
         generator: source of levels and noise, ``None`` for seed 0; pass the training loop's, so that steps differ.
 
     Raises:
@@ -95,6 +95,8 @@ def density_regulariser(
     band = log_snr_range or (low, high)
     if not low <= band[0] < band[1] <= high:
         raise InputError(f"The band {band} must lie within the score's log-SNR range {(low, high)}")
+    encode = getattr(model, "encode_condition", None)  # a fitted model's
+    condition = condition if encode is None else encode(condition, len(x))
     draws = _Draws.of(model, x, band, samples, condition, source_of(generator))
     if detach_jacobian or fake is not None:
         gradient = _distilled(model, x, draws, band, fake)

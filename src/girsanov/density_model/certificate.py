@@ -52,7 +52,7 @@ def certify(
     decodes = model.lattice is not None
     elbo = None if decodes else model.elbo(data, samples=samples, condition=condition, generator=generator)
     rows, seed = model.encode(data), seed_of(generator)
-    given = model._given(condition, len(rows))
+    given = model.encode_condition(condition, len(rows))
     uniform = keyed_uniform(keyed_generators(seed, "dequantise", rows), rows.shape[1:], rows)
     with torch.no_grad():
         y, log_det = model.transforms(rows, uniform)

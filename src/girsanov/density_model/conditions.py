@@ -1,6 +1,6 @@
 """What rows are conditioned on, as a user has it: classes by name or finite numbers, one per row or one for all."""
 
-__all__ = ["condition_for", "unknown_class"]
+__all__ = ["condition_for", "require_trained_classes", "unknown_class"]
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from girsanov.datasets import Data, Splits
 from girsanov.datasets.labels import label_array, label_name
 from girsanov.types import InputError
 
@@ -17,8 +18,32 @@ SHOWN = 20
 
 def unknown_class(label: Any, classes: Sequence[Any]) -> InputError:
     """The sentence about a class that a model does not know."""
-    shown = ", ".join(map(str, classes[:SHOWN])) + (", ..." if len(classes) > SHOWN else "")
-    return InputError(f"Unknown class {label!r}: the classes are {shown}")
+    return InputError(f"Unknown class {label!r}: the classes are {_listed(classes)}")
+
+
+def require_trained_classes(data: Data, splits: Splits) -> None:
+    """Refuse classes of which every row is held out: the network would draw them from what it was before training.
+
+    Args:
+        data: numbered by the classes that occur, or with continuous conditions, which always pass.
+        splits: of its rows.
+
+    Raises:
+        InputError: naming these classes.
+    """
+    if data.labels is None or data.labels.is_floating_point():
+        return
+    trained = set(data.labels[splits.train].tolist())
+    missing = [name for k, name in enumerate(data.classes or ()) if k not in trained]
+    if missing:
+        raise InputError(
+            f"{data.name}: the training split has no row of {'class' if len(missing) == 1 else 'classes'} "
+            f"{_listed(missing)}: leave their rows out, give more of them, or split with another seed"
+        )
+
+
+def _listed(classes: Sequence[Any]) -> str:
+    return ", ".join(map(str, classes[:SHOWN])) + (", ..." if len(classes) > SHOWN else "")
 
 
 def condition_for(condition: Any, rows: int | None, record: Mapping[str, Any], device: torch.device) -> Tensor | None:

@@ -197,7 +197,7 @@ def weighted_elbo(
     draws: int = 8,
     points: int = 2,
     replicates: int = 4,
-    condition: Tensor | None = None,
+    condition: Any = None,
     generator: torch.Generator | None = None,
 ) -> Estimate:
     """The bound of a model of discrete data, importance-weighted over dequantisation draws: tighter, still a bound.
@@ -208,7 +208,7 @@ def weighted_elbo(
         draws: dequantisation draws that are weighted against each other.
         points: network evaluations per draw and fold; ``2 * draws * replicates * points`` are spent per row.
         replicates: independent repetitions, whose spread is the standard error.
-        condition: labels ``n`` or 1 of a conditional model.
+        condition: classes ``n`` or 1 as the labels named them, or continuous conditions ``n c`` or ``1 c``.
         generator: read once for a seed; ``None`` means seed 0.
 
     Raises:
@@ -217,6 +217,7 @@ def weighted_elbo(
     if model.measure == "density" or lattice_points(model.transforms) is not None:
         raise InputError("This model draws no dequantisation noise: use its elbo")
     rows, seed = model.encode(x), seed_of(generator)
+    condition = model.encode_condition(condition, len(rows))
 
     def evaluate(views: Any, count: int) -> Estimate:
         return elbo(

@@ -108,23 +108,24 @@ def _conditions(network: Any) -> dict[str, Any]:
     return {"network": {"config": {"condition_dim": 1}}} if conditional else {}
 
 
-def check_density(model: DensityModel, x: Any, *, rows: int = CHECKED, condition: Tensor | None = None) -> None:
+def check_density(model: DensityModel, x: Any, *, rows: int = CHECKED, condition: Any = None) -> None:
     """The self-test of a model from :func:`density_from_diffusers`, on the middle of its images' bins.
 
     Args:
         model: the model.
         x: images as the model takes them, at least two.
         rows: number of images that are used, at most 64.
-        condition: of the images, leading dimension ``n`` or 1.
+        condition: of the images, ``n`` or 1, as the model takes it.
 
     Raises:
         InputError: where the network does not denoise as its scheduler and scale claim.
     """
     network = model.score.network
     assert isinstance(network, DiffusersNetwork)
-    encoded = model.encode(x)[:rows]
+    encoded = model.encode(x)
+    given = model.encode_condition(condition, len(encoded))
+    encoded, given = encoded[:rows], given if given is None or len(given) == 1 else given[:rows]
     y, _ = model.transforms(encoded, torch.full_like(encoded, 0.5))
-    given = condition if condition is None or len(condition) == 1 else condition[:rows]
     check_rows(network, y.to(working_dtype(model.score, y)), given)
     network.untested = None
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from girsanov.calculus import seed_of, stream
 from girsanov.datasets import Data, Splits, fingerprint, from_array, load, split
 from girsanov.densities import Gaussian
+from girsanov.density_model.conditions import require_trained_classes
 from girsanov.density_model.config import PROCESSES, Config, make_process
 from girsanov.density_model.coordinates import MAX_CELLS, Coordinates, fit_coordinates
 from girsanov.density_model.dequantisation import (
@@ -95,6 +96,8 @@ def fit(
     data = _as_data(data, labels).of_present_classes()
     splits = split(len(data.x), seed=config.seed, test=config.test, validation=config.validation, n_train=data.n_train)
     classes = _labels(data, config)
+    if config.conditional:
+        require_trained_classes(data, splits)
     require_network(config, data.schema.event_shape)
     require_dequantisation(data, config)
     begun = time.monotonic()

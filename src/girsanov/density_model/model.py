@@ -21,6 +21,7 @@ from girsanov.datasets.labels import label_name
 from girsanov.datasets.raw import from_array
 from girsanov.densities import Density, Gaussian
 from girsanov.density_model import storage
+from girsanov.density_model.averaging import averaged
 from girsanov.density_model.conditions import condition_for
 from girsanov.density_model.dequantisation import lattice_points
 from girsanov.density_model.drawing import as_given, draw_rows
@@ -143,6 +144,14 @@ class DensityModel(nn.Module):
             encoded = self.schema.encode(x if isinstance(x, Raw) else from_array(x))
         return encoded.to(self.device)
 
+    def encode_condition(self, condition: Any, rows: int) -> Tensor | None:
+        """A ``condition`` of so many rows as the network takes it; whatever takes a model and one passes it here.
+
+        Raises:
+            InputError: see :func:`girsanov.density_model.conditions.condition_for`.
+        """
+        return condition_for(condition, rows, self.record, self.device)
+
     def elbo(
         self,
         x: Any,
@@ -160,7 +169,7 @@ class DensityModel(nn.Module):
             generator: read once for a seed; ``None`` means seed 0.
         """
         rows = self.encode(x)
-        condition = self._given(condition, len(rows))
+        condition = self.encode_condition(condition, len(rows))
         options = {"samples": samples, "condition": condition, "generator": generator}
         if self.lattice is not None:
             fixed = {"lattice": self.lattice, "prior": self.prior, "reference": self.reference}
@@ -209,7 +218,7 @@ class DensityModel(nn.Module):
             measure=self.measure,
             samples=samples,
             target_stderr=target_stderr,
-            condition=self._given(condition, len(rows)),
+            condition=self.encode_condition(condition, len(rows)),
             generator=generator,
         )
 
@@ -236,7 +245,7 @@ class DensityModel(nn.Module):
         """
         self._require_density()
         rows, seed = self.encode(x), seed_of(generator)
-        condition = self._given(condition, len(rows))
+        condition = self.encode_condition(condition, len(rows))
         draws = draws if self.measure != "density" else 1
         with torch.set_grad_enabled(keeps_graph(rows)):
             view = view_of(self._views, rows, draws, seed)
@@ -254,7 +263,7 @@ class DensityModel(nn.Module):
             )
             for j in range(draws)
         ]
-        return _merge(estimates, view.log_det, self.measure)
+        return averaged(estimates, view.log_det, self.measure)
 
     def difference(
         self, x: Any, c1: Condition, c2: Condition, *, samples: int = 32, generator: torch.Generator | None = None
@@ -319,7 +328,7 @@ class DensityModel(nn.Module):
             columns of text. Either is what every likelihood takes. Columns that were dropped on request are missing.
         """
         options = {"lmbd": float(self.is_flow) if lmbd is None else lmbd, "steps": steps}
-        options["condition"] = self._given(condition, n)
+        options["condition"] = self.encode_condition(condition, n)
         return as_given(self.schema.decode(draw_rows(self, n, generator=generator, **options)), self.device)
 
     def score_test(
@@ -346,7 +355,7 @@ class DensityModel(nn.Module):
         if self.is_flow:
             raise InputError("A continuous flow has no score at noise levels to test: fit a diffusion model")
         rows, seed = self.encode(x), seed_of(generator)
-        condition = self._given(condition, len(rows))
+        condition = self.encode_condition(condition, len(rows))
         y = self._views(rows, 1, seed, 0).x[:, 0].detach()
         options |= {"condition": condition, "generator": torch.Generator().manual_seed(seed)}
         return score_test(self.score, self.score.process, y, levels, **options)
@@ -373,10 +382,13 @@ class DensityModel(nn.Module):
         self, x: Any, c1: Condition, c2: Condition
     ) -> tuple[ScoreModel, LinearProcess, State, Condition, Condition]:
         rows = self.encode(x)
-        return self.score, self.score.process, rows, self._given(c1, len(rows)), self._given(c2, len(rows))
-
-    def _given(self, condition: Any, rows: int) -> Tensor | None:
-        return condition_for(condition, rows, self.record, self.device)
+        return (
+            self.score,
+            self.score.process,
+            rows,
+            self.encode_condition(c1, len(rows)),
+            self.encode_condition(c2, len(rows)),
+        )
 
     def _require_density(self) -> None:
         if self.lattice is not None:
@@ -389,35 +401,3 @@ class DensityModel(nn.Module):
             wide = y[:, None].expand(-1, replicates, *y.shape[1:])
             return View(wide, log_det[:, None].expand(-1, replicates))
         return transform_views(self.transforms)(rows, replicates, seed, round_)
-
-
-def _widest(estimates: list[Estimate]) -> Tensor | None:
-    """The range that a row needs in all its dequantisation draws."""
-    needed = [estimate.needed for estimate in estimates if estimate.needed is not None]
-    if not needed:
-        return None
-    low, high = torch.stack(needed).unbind(2)
-    return torch.stack([low.amin(0), high.amax(0)], 1)
-
-
-def _merge(estimates: list[Estimate], log_det: Tensor, measure: Measure) -> Estimate:
-    """Average ODE values over dequantisation draws."""
-    values = torch.stack([estimate.value for estimate in estimates]) + log_det.T
-    first = estimates[0]
-    terms = {name: torch.stack([e.terms[name] for e in estimates]).mean(0) for name in first.terms}
-    common = {
-        "model": "ode",
-        "nfe": sum(estimate.nfe for estimate in estimates),
-        "event_dim": first.event_dim,
-        "log_snr_range": first.log_snr_range,
-        "terms": {**terms, "log_det": log_det.mean(1)},
-        "measure": measure,
-        "needed": _widest(estimates),
-    }
-    if measure != "density":
-        promised = all(estimate.kind != "estimate" for estimate in estimates)
-        kind = "lower_bound" if promised else "estimate"
-        return Estimate.from_replicates(values, kind=kind, **common)
-    if first.replicates is not None:  # probes: their spread is the error
-        return Estimate.from_replicates(first.replicates + log_det[:, 0], kind=first.kind, **common)
-    return Estimate(values[0], first.stderr, kind=first.kind, **common)  # type: ignore[arg-type]
