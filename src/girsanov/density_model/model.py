@@ -145,11 +145,7 @@ class DensityModel(nn.Module):
         return encoded.to(self.device)
 
     def encode_condition(self, condition: Any, rows: int) -> Tensor | None:
-        """A ``condition`` of so many rows as the network takes it; whatever takes a model and one passes it here.
-
-        Raises:
-            InputError: see :func:`girsanov.density_model.conditions.condition_for`.
-        """
+        """A ``condition`` of so many rows as the network takes it, or an :class:`InputError`: all doors lead here."""
         return condition_for(condition, rows, self.record, self.device)
 
     def elbo(
