@@ -152,6 +152,13 @@ def test_coordinates_choose_by_held_out_rows(flow):
         assert found.held_out["mixture"] > found.held_out["flow"]
 
 
+@pytest.mark.parametrize("flow", [True, False])
+def test_a_model_of_a_handful_of_rows_is_saved(tmp_path, flow):
+    model = gv.fit(gaussian_rows(5), config=dataclasses.replace(TINY, steps=2, flow=flow))
+    model.save_pretrained(tmp_path / "few")
+    assert gv.DensityModel.from_pretrained(tmp_path / "few").record == model.record
+
+
 def test_the_odes_values_carry_no_graph_of_the_flow():
     model = gv.fit(gaussian_rows(), config=dataclasses.replace(TINY, steps=3, flow=True))
     assert any(parameter.requires_grad for parameter in model.transforms.parameters())

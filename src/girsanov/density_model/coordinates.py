@@ -8,6 +8,7 @@ scaled.
 
 __all__ = ["Coordinates", "fit_coordinates"]
 
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +71,10 @@ def fit_coordinates(
     if config.flow and rows.shape[1] <= FLOW_COLUMNS:
         flow, found["flow"] = _fit_flow(columns, rows, held, config, data.schema.cells, out, progress)
         columns = Compose([*_members(columns), flow])
-    mixture, found["mixture"] = _fit_mixture(columns, rows, held, config.seed)
-    if "flow" in found and found["mixture"] <= found["flow"]:
+    mixture, value = _fit_mixture(columns, rows, held, config.seed)
+    if math.isfinite(value):  # a handful of rows bears none
+        found["mixture"] = value
+    if "flow" in found and value <= found["flow"]:
         mixture = None
     return Coordinates(columns, mixture, found)
 

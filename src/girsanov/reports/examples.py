@@ -85,7 +85,7 @@ def _gallery(title: str, test: Tensor, values: Tensor, rows: Tensor, index: Tens
 def _deviations(title: str, test: Tensor, values: Tensor, rows: Tensor, index: Tensor, schema: Schema) -> str:
     flat = test.flatten(1).double()
     names = schema.columns or tuple(f"x{i + 1}" for i in range(flat.shape[1]))
-    z = (flat - flat.mean(0)) / flat.std(0).clamp_min(1e-12)
+    z = (flat - flat.mean(0)) / flat.std(0, correction=min(1, len(flat) - 1)).clamp_min(1e-12)
     lines = []
     for i in index.tolist():
         largest = z[i].abs().argsort(descending=True)[:DEVIATIONS].tolist()
