@@ -26,6 +26,10 @@ DETACHED = (
     "feynman_kac",
     "score_matching",
 )  # they differentiate the score: no array will do
+TAILED = ("model.log_prob", "model.score_test", "certify", "denoising_curve")
+OF_USERS = (*TAILED, "model.elbo", "model.density", "compare", "Novelty.score")
+#: a model's tails hold any finite row, and what takes a user's rows reads sparse ones
+MEANT = {"1e200": TAILED, "sparse": OF_USERS}
 
 
 def oddities(table: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
@@ -36,6 +40,10 @@ def oddities(table: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str
         for argument in accepted(make())
         for oddity in table.get(argument, ())
     ]
+
+
+def refused() -> list[tuple[str, str, str]]:
+    return [case for case in oddities(REFUSED) if case[0] not in MEANT.get(case[2], ())]
 
 
 def accepted(door: Door) -> set[str]:
@@ -87,7 +95,7 @@ def served() -> list[tuple[str, str, str]]:
 @EXAMPLES
 @given(st.data())
 def test_odd_inputs_are_refused_in_one_sentence(data):
-    require_refusal(*data.draw(st.sampled_from(oddities(REFUSED))))
+    require_refusal(*data.draw(st.sampled_from(refused())))
 
 
 @EXAMPLES
@@ -99,7 +107,7 @@ def test_inputs_of_other_types_are_served_as_what_they_mean(data):
 @pytest.mark.slow
 def test_every_odd_input_is_refused_or_served():
     failures = []
-    for require, cases in ((require_refusal, oddities(REFUSED)), (require_service, served())):
+    for require, cases in ((require_refusal, refused()), (require_service, served())):
         for case in cases:
             try:
                 require(*case)

@@ -145,6 +145,7 @@ def test_a_robust_matrix_survives_outliers():
             (-0.5 * fit_energy(Precision(), x, diffusion=d, divergence=Exact(), config=SHORT).energy.log_precision)
             .exp()
             .mean()
+            .detach()
         )
         for d in (None, "robust")
     )

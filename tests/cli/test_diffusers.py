@@ -67,7 +67,7 @@ def test_score_takes_a_bare_network_with_its_scheduler(girsanov, folder):
         )
         assert done.code == 0, done.err
         lines = done.out.splitlines()
-        assert lines[0] == "row,value,stderr,kind,model"
+        assert lines[0] == "row,value,stderr,kind,model,error"
         assert len(lines) == 4
 
 

@@ -56,7 +56,7 @@ def test_zuko_solves_the_same_field_to_the_same_density():
     ours = gv.ode_log_prob(
         model, model.process, x, prior=gv.Gaussian(torch.zeros(3), 1.0), solver=gv.Adaptive(1e-8, 1e-8)
     )
-    field = WhitenedFlow(model, model.process, model.reference, None, None)
+    field = WhitenedFlow(model, model.process, model.reference, None, None, one_level=False)
     low, high = field.log_snr_range
     rows = torch.arange(5)
 

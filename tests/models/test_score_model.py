@@ -11,12 +11,11 @@ from girsanov.models import (
     deviation,
     from_noise,
     gaussian_reference,
-    log_snr_range,
     noise_prediction,
     working_dtype,
 )
 from girsanov.models.predictions import coefficients
-from girsanov.processes import StraightPath, VariancePreserving
+from girsanov.processes import StraightPath, VariancePreserving, log_snr_range
 from girsanov.types import InputError
 from tests.laws import each_gaussian, each_prediction, each_process, mixture_case, note_mixture_2d
 

@@ -70,9 +70,11 @@ def test_the_gaussian_is_that_of_maximum_likelihood():
     train = data.x[data.splits.train]
     expected = torch.distributions.MultivariateNormal(train.mean(0), torch.cov(train.T, correction=0))
     value = data.estimate(fit_gaussian(data, 1.0), data.x[data.splits.test])
-    gap = value.value - expected.log_prob(data.x[data.splits.test])
-    assert abs(gap.mean()) < 0.005
-    assert gap.abs().max() < 0.2  # the ridge or shrinkage that validation chose
+    truth = expected.log_prob(data.x[data.splits.test])
+    gap = value.value - truth
+    assert abs(gap.mean()) < 0.01  # a share of 0.005 of a broad law costs as much
+    assert gap.min() > -0.2  # the ridge or shrinkage that validation chose
+    assert gap[truth > truth.median()].abs().max() < 0.2  # far out the broad law adds what it has
 
 
 def test_bounds_on_masses_do_not_add_up_to_more_than_one(counts):

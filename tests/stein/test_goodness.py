@@ -71,7 +71,7 @@ def test_results_are_free_of_units_in_single_precision(method, kernel):
 
     base = test(1.0)
     assert 0.0 < base.effect_size <= 1.0
-    for scale in (2.0**-80, 2.0**-30, 1e-9, 1e12, 2.0**80):
+    for scale in (2.0**-80, 2.0**-30, 1e-9, 1e12, 2.0**45):
         found = test(scale)
         assert found.pvalue == pytest.approx(base.pvalue, abs=0.021)  # one replicate may change its rank
         assert found.effect_size == pytest.approx(base.effect_size, rel=1e-3)
@@ -407,11 +407,11 @@ def test_many_bandwidths_are_one_pass():
         ({"kernel": []}, "empty list"),
         ({"kernel": InverseMultiquadric(-0.0)}, "positive"),
         ({"kernel": InverseMultiquadric(math.nan)}, "positive"),
-        ({"method": WildBootstrap(0)}, "one replicate"),
+        ({"method": WildBootstrap(0)}, "resamples must be"),
         ({"method": MarkovBootstrap(flip=0.7)}, "at most 1/2"),
         ({"method": IncompleteU(50)}, "1 to 29 diagonals"),
         ({"method": FiniteSet(0)}, "one location"),
-        ({"slices": 0}, "one direction"),
+        ({"slices": 0}, "slices must be"),
         ({"slices": 2, "diffusion": "robust"}, "leave diffusion out"),
         ({"slices": 2, "method": FiniteSet()}, "no slices"),
         ({"score": lambda x: x * math.nan}, "not finite"),

@@ -117,7 +117,7 @@ def test_correction_is_holm():
     [
         ({"levels": []}, "one noise level or more"),
         ({"levels": [99.0]}, "choose levels in between"),
-        ({"levels": [float("nan")]}, "choose levels in between"),
+        ({"levels": [float("nan")]}, "finite log-SNRs"),
         ({"condition": torch.zeros(3)}, "leading dimension"),
     ],
 )

@@ -195,5 +195,5 @@ def test_missing_probes_and_wrong_shapes_are_errors():
     x = rows(4, 2)
     with pytest.raises(InputError, match="needs its probes"):
         pointwise_loss(x, lambda x: -x, squared_matrix(x), divergence=Hutchinson(2))
-    with pytest.raises(InputError, match="Expected scores"):
+    with pytest.raises(InputError, match="returned shape"):
         score_matching(x, lambda x: -x[:, 0])
