@@ -124,7 +124,7 @@ def test_a_trained_diffusion_is_refused():
             self.scale = torch.nn.Parameter(torch.ones(()))
 
         def diffusion(self, t, x):
-            return self.scale * x
+            return self.scale * (1.0 + x.square())
 
     pair = Pair(Learned(), lambda t, x: x, PRIOR)
     with pytest.raises(InputError, match="depends on parameters"):

@@ -234,8 +234,10 @@ def test_a_large_shift_does_not_hurt_single_precision():
     shifted = (x + 1e4) - 1e4  # the rounding of the shifted data is not our error
     there = gram_sums(SteinPoints.at(shifted + 1e4, -1.1 * shifted), kernel).u
     near = gram_sums(SteinPoints.at(shifted, -1.1 * shifted), kernel).u
-    assert abs(float(here - exact)) < 1e-6 * float(exact)
-    assert abs(float(there - near)) < 1e-6 * abs(float(near))
+    # single precision of the entries, which is about the mean of the diagonal, not of their sum, which nearly cancels
+    rounding = 1e-7 * float(diagonal(SteinPoints.at(x, lambda x: -1.1 * x), kernel[0]).mean())
+    assert abs(float(here - exact)) < rounding
+    assert abs(float(there - near)) < rounding
 
 
 @pytest.mark.parametrize("matrix", ["identity", "wide"])

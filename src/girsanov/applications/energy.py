@@ -26,8 +26,8 @@ from girsanov.types import Estimate, InputError, MeanEstimate, State
 
 HELD_OUT = 0.2
 EXACT_DIMENSIONS = 16  # up to which held-out rows are judged without probes
-LINES, POINTS = 10, 128  # on which the smoothness of an energy is judged
-JUMPS = 0.05  # share of a gradient's change that its derivative may leave unexplained there
+LINES, POINTS = 30, 512  # on which the smoothness of an energy is judged
+JUMPS = 0.02  # share of a gradient's change that its derivative may leave unexplained there
 WIDENING = 1.5  # of the annealing's starting variance over the data's
 DEFAULTS = TrainingConfig(
     steps=2000, batch_size=256, learning_rate=3e-3, ema_decay=0.99, weight_decay=0.0, validate_every=100, patience=8
@@ -221,7 +221,8 @@ def require_smooth(energy: nn.Module, rows: State, seed: int) -> None:
     for name, value in energy.named_parameters():
         size = float(value.detach().square().mean().sqrt()) or 0.1
         weights[name] = value.detach() + size * torch.randn(value.shape, generator=source).to(value)
-    start, end = rows[:LINES], rows[LINES : 2 * LINES]
+    lines = min(LINES, len(rows) // 2)
+    start, end = rows[:lines], rows[lines : 2 * lines]
     with torch.enable_grad():
         share = ((torch.arange(POINTS) + 0.5) / POINTS).to(rows).reshape(-1, *(1,) * rows.ndim)
         points = (start + share * (end - start)).flatten(0, 1).requires_grad_()
