@@ -146,7 +146,7 @@ def idx_folder(tmp_path, *, parts=("train", "t10k"), gz=True, labels=True):
         for what, values in (("images-idx3", stacks[part]), ("labels-idx1", np.arange(n) % 3)):
             if what.startswith("images") or labels:
                 path = tmp_path / f"{part}-{what}-ubyte{'.gz' if gz else ''}"
-                path.write_bytes(gzip.compress(idx(values)) if gz else idx(values))
+                path.write_bytes(gzip.compress(idx(values), mtime=0) if gz else idx(values))
     return stacks
 
 

@@ -42,7 +42,7 @@ from girsanov.processes import LinearProcess, Span, log_snr_range, span_of
 from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
 from girsanov.types import Estimate, Nats, Score, State
 
-CHUNK = 32  # rows solved together, fixed so that results do not depend on their number
+CHUNK = 64  # rows solved together, fixed so that results do not depend on their number
 
 
 @checked
