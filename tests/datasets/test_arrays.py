@@ -202,9 +202,13 @@ def test_idx_folder_of_one_part_without_labels(tmp_path, parts):
         ("train-images-idx3-ubyte", b"\0\0", "is not an idx file"),
         ("train-images-idx3-ubyte", idx(np.ones((3, 4))), "is not an idx file"),
         ("train-images-idx3-ubyte", idx(np.ones((0, 4, 4))), "holds no values"),
-        ("train-images-idx3-ubyte.gz", gzip.compress(idx(np.ones((3, 4, 4))))[:-12], "cannot be read as an idx"),
-        ("train-labels-idx1-ubyte.gz", gzip.compress(idx(np.ones(3))), "one for each of the 6 rows"),
-        ("t10k-images-idx3-ubyte.gz", gzip.compress(idx(np.ones((4, 9, 9)))), "one size per folder"),
+        (
+            "train-images-idx3-ubyte.gz",
+            gzip.compress(idx(np.ones((3, 4, 4))), mtime=0)[:-12],
+            "cannot be read as an idx",
+        ),
+        ("train-labels-idx1-ubyte.gz", gzip.compress(idx(np.ones(3)), mtime=0), "one for each of the 6 rows"),
+        ("t10k-images-idx3-ubyte.gz", gzip.compress(idx(np.ones((4, 9, 9))), mtime=0), "one size per folder"),
     ],
 )
 def test_bad_idx(tmp_path, name, data, sentence):

@@ -92,7 +92,7 @@ def test_damaged_npz(tmp_path, save):
 
 
 @FUZZ
-@given(data=mutations(gzip.compress(b"a,b\n" + b"1,2\n3,4\n" * 40, mtime=0, mtime=0)))
+@given(data=mutations(gzip.compress(b"a,b\n" + b"1,2\n3,4\n" * 40, mtime=0)))
 def test_damaged_gzip(tmp_path, data):
     (tmp_path / "a.csv.gz").write_bytes(data)
     load_or_sentence(tmp_path / "a.csv.gz")
