@@ -210,7 +210,7 @@ def test_an_energy_of_another_shape_or_without_numbers_is_refused_at_the_first_c
     module = Quadratic(energy)
     module.weight = nn.Parameter(torch.ones(()))
     module.forward = lambda x: module.weight * energy(x)
-    with pytest.raises(InputError, match="one finite number for each of 20 rows"):
+    with pytest.raises(InputError, match="one finite number for each of 60 rows"):
         fit_energy(module, torch.randn(60, 2, generator=seeded(8)))
 
 
