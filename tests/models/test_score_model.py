@@ -76,6 +76,23 @@ def test_residuals_in_whitened_coordinates_are_those_of_a_unit_gaussian(predicts
     torch.testing.assert_close(model.noise(levels, z), case.density.noise(levels, z), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("broad_share", [False, True])
+@each_prediction
+def test_a_deviation_at_a_whitened_state_is_that_at_the_state(predicts, broad_share):
+    """Also far away, where predictions give way to those of the flat law."""
+    reference = Gaussian(torch.tensor([0.3, -0.2]), torch.tensor([[1.7, 0.4], [0.4, 0.6]]))
+    model = ScoreModel(
+        lambda log_snr, w, condition: w.sin() + log_snr[:, None, None],
+        VariancePreserving(),
+        predicts,
+        reference=reference,
+        broad_share=broad_share,
+    ).eval()
+    levels, w = torch.linspace(-8.0, 8.0, 6), torch.randn(6, 2) * torch.tensor([1.0, 9.0, 1.0, 9.0, 1.0, 9.0])[:, None]
+    found = model.whitened_deviation(levels, w)
+    torch.testing.assert_close(found, model.deviation(levels, reference.unwhiten(levels, w)), rtol=1e-9, atol=1e-9)
+
+
 @each_gaussian
 @each_prediction
 def test_a_silent_network_is_its_reference(make_case, predicts):

@@ -197,6 +197,10 @@ class Gaussian(Density):
         y = self.function_at(log_snr, w, lambda alpha2, sigma2, v: (alpha2 * v + sigma2).sqrt())
         return y + expand_as_rows(alpha, w) * self.mean.to(w.dtype)
 
+    def whitened_noise(self, log_snr: Tensor, w: State) -> State:
+        """Noise prediction at the ``z`` whose whitened state is ``w``."""
+        return self.function_at(log_snr, w, lambda alpha2, sigma2, v: (sigma2 / (alpha2 * v + sigma2)).sqrt())
+
     def function_at(self, log_snr: Tensor, y: State, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> State:
         r"""Apply :math:`V\, \mathrm{function}(\alpha^2, \sigma^2, \lambda)\, V^\top` with VP alpha, sigma per row."""
         alpha2, sigma2 = torch.sigmoid(log_snr)[:, None], torch.sigmoid(-log_snr)[:, None]

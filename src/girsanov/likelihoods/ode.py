@@ -33,7 +33,7 @@ from girsanov.calculus import (
     seed_of,
 )
 from girsanov.densities import Density, Gaussian
-from girsanov.inputs import checked
+from girsanov.inputs import checked, like_rows
 from girsanov.likelihoods.integral import keeps_graph
 from girsanov.likelihoods.resolution import confirmed, needed_range, rounds
 from girsanov.models import ResidualHead, ScoreModel, deviation, working_dtype
@@ -143,11 +143,13 @@ class WhitenedFlow:
 
     def velocity(self, log_snr: Tensor, w: State, rows: Tensor) -> State:
         """dw/dl at levels ``b`` and whitened states ``b *d``."""
-        z = self.law.unwhiten(log_snr, w)
-        _, delta = deviation(self.score, self.process, self.law, log_snr, z, self._given(rows))
-        return -0.5 * self.law.function_at(
-            log_snr, delta, lambda alpha2, sigma2, v: (sigma2 / (alpha2 * v + sigma2)).sqrt()
-        )
+        score, given = self.score, self._given(rows)
+        if isinstance(score, ScoreModel) and score.reference is self.law and isinstance(score.head, ResidualHead):
+            delta = like_rows(score.whitened_deviation(log_snr, w, given), w, "score model")
+        else:
+            z = self.law.unwhiten(log_snr, w)
+            _, delta = deviation(score, self.process, self.law, log_snr, z, given)
+        return -0.5 * self.law.whitened_noise(log_snr, delta)
 
     def __call__(self, log_snr: Tensor, w: State, rows: Tensor) -> tuple[State, Tensor]:
         """Velocity and divergences ``m b``."""
@@ -171,23 +173,23 @@ class WhitenedFlow:
             return None
         with_trace = getattr(score.network, "with_trace", None)
         head = score.head
-        shared = score.reference is self.law and self.one_level and not rounds(score)
+        shared = score.reference is self.law and self.one_level
         if with_trace is None or not isinstance(head, ResidualHead) or not shared or torch.is_grad_enabled():
+            return None
+        if rounds(score):
             return None
         one = log_snr[:1]
 
         def field(residual: State) -> State:
-            delta = head.colour(one.expand(len(residual)), residual)
-            return -0.5 * self.law.function_at(
-                one.expand(len(residual)), delta, lambda a2, s2, v: (s2 / (a2 * v + s2)).sqrt()
-            )
+            level = one.expand(len(residual))
+            return -0.5 * self.law.whitened_noise(level, head.colour(level, residual))
 
         identity = torch.eye(w[0].numel(), dtype=torch.float64, device=w.device)
         matrix = field(identity.reshape(-1, *w.shape[1:])).flatten(1)
         level = log_snr.to(w.dtype)
         residual, trace = with_trace(level, w[:, None], self._given(rows), matrix)
         velocity, rates = field(residual[:, 0]), trace.double()[None]
-        noise = self.law.noise(log_snr, self.law.unwhiten(log_snr, w)) + head.colour(log_snr, residual[:, 0])
+        noise = self.law.whitened_noise(log_snr, w) + head.colour(log_snr, residual[:, 0])
         far = (given_way(noise) > 0.0).flatten(1).any(1) & score.broad_share
         if not bool(far.any()):
             return velocity, rates

@@ -123,26 +123,36 @@ class ScoreModel(nn.Module):
         Raises:
             InputError: if the model has no reference.
         """
-        delta = self._correction(log_snr, z, condition)
+        if self.head is None:
+            raise InputError("This score model has no reference to deviate from")
+        delta = self._averaged(self._member, log_snr, z, condition)
+        return self._given_way(delta, lambda law: law.noise(log_snr, z))
+
+    def whitened_deviation(self, log_snr: Tensor, w: State, condition: Tensor | None = None) -> State:
+        """The same at the whitened ``w`` of z, for a :class:`ResidualHead`, whose networks see w itself."""
+        assert isinstance(self.head, ResidualHead)
+        delta = self.head.colour(log_snr, self._averaged(_residual, log_snr, w, condition))
+        return self._given_way(delta, lambda law: law.whitened_noise(log_snr, w))
+
+    def _given_way(self, delta: State, noise_of: Callable[[Gaussian], State]) -> State:
+        """The deviation where the noise prediction, of which it is a part, gives way to the flat law's."""
         if self.training or not self.broad_share:
             return delta
         assert self.reference is not None
-        noise = self.reference.noise(log_snr, z) + delta
+        noise = noise_of(self.reference) + delta
         return delta - noise * given_way(noise)
 
-    def _correction(self, log_snr: Tensor, z: State, condition: Tensor | None) -> State:
-        """What the network adds to the reference's noise prediction."""
-        if self.head is None:
-            raise InputError("This score model has no reference to deviate from")
+    def _averaged(self, one: Callable[..., State], log_snr: Tensor, z: State, condition: Tensor | None) -> State:
+        """What ``one(network, log_snr, z, condition)`` is on average over the members."""
         if not isinstance(self.network, Ensemble):
-            return self._member(self.network, log_snr, z, condition)
+            return one(self.network, log_snr, z, condition)
         members = list(self.network.members)
         if not self.training:
-            return torch.stack([self._member(member, log_snr, z, condition) for member in members]).mean(0)
+            return torch.stack([one(member, log_snr, z, condition) for member in members]).mean(0)
         shares = torch.arange(len(z), device=z.device).tensor_split(len(members))
         return torch.cat(
             [
-                self._member(member, log_snr[rows], z[rows], condition if condition is None else condition[rows])
+                one(member, log_snr[rows], z[rows], condition if condition is None else condition[rows])
                 for member, rows in zip(members, shares, strict=True)
             ]
         )
@@ -151,6 +161,11 @@ class ScoreModel(nn.Module):
         assert self.head is not None
         level = log_snr.to(z.dtype)
         return self.head.deviation(lambda features: called(network, level, features, condition), log_snr, z)
+
+
+def _residual(network: Callable[..., Tensor], log_snr: Tensor, w: State, condition: Tensor | None) -> State:
+    """The one map that a network returns for the one map w."""
+    return called(network, log_snr.to(w.dtype), w[:, None], condition)[:, 0]
 
 
 def given_way(noise: State) -> State:
