@@ -37,6 +37,8 @@ def column(values, **options):
         ([decimal.Decimal("1.5"), 2], {"dtype": object}, [1.5, 2]),
         (["1.5", "-", "NA"], {}, [1.5, np.nan, np.nan]),
         (["1,250", "13,573.5"], {}, [1250, 13573.5]),
+        (["1 250,5", "13,5"], {}, [1250.5, 13.5]),
+        (["1\N{RIGHT SINGLE QUOTATION MARK}250.5", "13"], {}, [1250.5, 13]),
     ],
 )
 def test_columns_of_numbers_in_any_dress(values, options, expected):
@@ -56,6 +58,8 @@ def test_columns_of_numbers_in_any_dress(values, options, expected):
         (["12345678901234567890", "x"], {}, ["12345678901234567890", "x"]),
         (["0.30000000000000004", "x"], {}, ["0.30000000000000004", "x"]),
         ([3, 4], {"dtype": "category"}, ["3", "4"]),
+        (["00039", "10115"], {"dtype": "string"}, ["00039", "10115"]),
+        (["01", 1, "x"], {}, ["01", "1", "x"]),
         (pd.cut([1, 4], [0, 2, 5]), {}, ["(0, 2]", "(2, 5]"]),
     ],
 )

@@ -4,7 +4,7 @@ A column is numeric when every cell is a number or missing, else it is text; mis
 are refused later, where the schema can say which column to drop. An index of pandas is never data.
 """
 
-__all__ = ["COMMAS", "MISSING", "frame_parts", "is_number", "positional_names", "spelled"]
+__all__ = ["COMMAS", "GROUPED", "MISSING", "frame_parts", "is_code", "is_number", "positional_names", "spelled"]
 
 import re
 from collections.abc import Sequence
@@ -30,10 +30,15 @@ COMMAS = {
     "thousands": (re.compile(r"[+-]?(\d+|[1-9]\d{0,2}(,\d{3})+)(\.\d*)?", re.ASCII), ","),
     "decimal": (re.compile(r"[+-]?(\d*|[1-9]\d{0,2}(\.\d{3})+)(,\d+)?(e[+-]?\d+)?", re.ASCII | re.IGNORECASE), "."),
 }
-READ_COMMAS = {
+#: a number whose thousands stand apart by blanks or apostrophes
+GROUPED = re.compile("[+-]?[1-9]\\d{0,2}([ \u00a0\u2009\u202f'\u2019])\\d{3}(\\1\\d{3})*([.,]\\d*)?", re.ASCII)
+READ_MARKS = {
     "thousands": "Commas before three digits were read as thousands separators",
     "decimal": "Commas were read as decimal points",
+    "blanks": "Blanks before three digits were read as thousands separators",
+    "apostrophes": "Apostrophes before three digits were read as thousands separators",
 }
+CODE = re.compile(r"0\d+", re.ASCII)
 #: names that pandas gives to columns without one, and to an index
 NAMELESS = re.compile(r"(Unnamed: \d+(_level_\d+)?|__index_level_\d+__)?")
 
@@ -60,15 +65,25 @@ def is_number(cell: Any) -> bool:
     return isinstance(cell, (Real, Decimal, np.bool_))
 
 
-def spelled(cell: Any) -> str:
-    """One spelling per number, so that ``1`` and ``1.0`` are one level of a text column.
+def is_code(cell: Any) -> bool:
+    """Whether a cell is written with zeros before a whole number, as zip codes and other names are.
 
     Example:
-        >>> spelled("1.0"), spelled(1), spelled("0.10"), spelled(" red ")
-        ('1', '1', '0.1', 'red')
+        >>> [is_code(cell) for cell in ("00039", " 01", "0", "-01", "00.5", 39)]
+        [True, True, False, False, False, False]
+    """
+    return isinstance(cell, str) and CODE.fullmatch(cell.strip()) is not None
+
+
+def spelled(cell: Any) -> str:
+    """One spelling per number, so that ``1`` and ``1.0`` are one level of a text column; ``01`` is another name.
+
+    Example:
+        >>> spelled("1.0"), spelled(1), spelled("0.10"), spelled(" red "), spelled("01")
+        ('1', '1', '0.1', 'red', '01')
     """
     text = str(cell).strip()
-    if isinstance(cell, (bool, np.bool_)) or not is_number(text):
+    if isinstance(cell, (bool, np.bool_)) or not is_number(text) or is_code(text):
         return text
     if re.fullmatch(r"[+-]?\d+", text, re.ASCII):
         return str(int(text))
@@ -101,19 +116,19 @@ def frame_parts(
     if twice is not None:
         raise InputError(f"{name}: has two columns named {twice!r}; rename one.")
     read = [_column(frame.iloc[:, j], commas) for j in range(len(names))]
-    styles = {style for _, style in read if style}
-    if len(styles) > 1:  # a file has one way to write numbers: 1,234 beside 0,5 is 1.234
+    styles = {style for _, found in read for style in found}
+    if {"thousands", "decimal"} <= styles:  # a file has one way to write numbers: 1,234 beside 0,5 is 1.234
         return frame_parts(frame, name, commas=commas[1:])
     columns = {j: column for j, (column, _) in enumerate(read)}
     notes = [f"The index {label!r} is not data; reset_index() makes it a column." for label in _index_names(frame)]
     notes += _leave_out(names, columns)
     taken = {names[j] for j in columns}
     final = tuple(names[j] or _fresh(j, taken) for j in columns)
-    for style in styles:
-        found = [label for label, j in zip(final, columns, strict=True) if read[j][1] == style]
-        notes.append(f"{READ_COMMAS[style]}: {', '.join(found)}.")
+    for style in sorted(styles):
+        found = [label for label, j in zip(final, columns, strict=True) if style in read[j][1]]
+        notes += [f"{READ_MARKS[style]}: {', '.join(found)}."] * bool(found)
     if "decimal" in styles:
-        pointed = [label for label, j in zip(final, columns, strict=True) if read[j][1] is None and _broken(columns[j])]
+        pointed = [label for label, j in zip(final, columns, strict=True) if not read[j][1] and _broken(columns[j])]
         notes += [f"Points were too: {', '.join(pointed)}; write all numbers in one way if they are not."] * bool(
             pointed
         )
@@ -164,22 +179,22 @@ def _leave_out(names: Sequence[str], columns: dict[int, np.ndarray]) -> list[str
     return notes
 
 
-def _column(series: "pd.Series", commas: tuple[str, ...]) -> tuple[np.ndarray, str | None]:
-    """A column as numbers or objects, and how its commas were read."""
+def _column(series: "pd.Series", commas: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A column as numbers or objects, and how the marks in its numbers were read."""
     import pandas as pd
 
     kind: Any = series.dtype
     if isinstance(kind, pd.CategoricalDtype) or not pd.api.types.is_numeric_dtype(kind):
         return _cells(series, commas)
     if series.hasnans and not isinstance(kind, np.dtype):
-        return series.to_numpy(dtype=np.float64, na_value=np.nan), None
+        return series.to_numpy(dtype=np.float64, na_value=np.nan), ()
     plain = kind if isinstance(kind, np.dtype) else getattr(kind, "numpy_dtype", getattr(kind, "subtype", None))
     if plain is None or plain.kind not in "buif":
         return _cells(series, commas)
-    return np.ascontiguousarray(series.to_numpy(dtype=np.uint8 if plain.kind == "b" else plain)), None
+    return np.ascontiguousarray(series.to_numpy(dtype=np.uint8 if plain.kind == "b" else plain)), ()
 
 
-def _cells(series: "pd.Series", commas: tuple[str, ...]) -> tuple[np.ndarray, str | None]:
+def _cells(series: "pd.Series", commas: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
     """A column of objects: numbers where all cells are, else text, else whatever they are."""
     import pandas as pd
 
@@ -187,30 +202,42 @@ def _cells(series: "pd.Series", commas: tuple[str, ...]) -> tuple[np.ndarray, st
     try:
         codes, found = pd.factorize(series.astype(object).to_numpy())
     except TypeError:  # lists and the like
-        return series.to_numpy(dtype=object), None
+        return series.to_numpy(dtype=object), ()
     cells = [cell.strip() if isinstance(cell, str) else cell for cell in found]
     cells = [None if isinstance(cell, str) and cell.lower() in MISSING else cell for cell in cells]
-    numbers, style = (None, None) if declared else _numbers(cells, commas)
+    numbers, styles = (None, ()) if declared or _are_codes(cells) else _numbers(cells, commas)
     if numbers is not None:
-        return np.append(numbers, np.nan)[codes] if (codes < 0).any() else numbers[codes], style
+        return np.append(numbers, np.nan)[codes] if (codes < 0).any() else numbers[codes], styles
     texts = np.empty(len(cells) + 1, dtype=object)
     known = declared or all(cell is None or isinstance(cell, str) or is_number(cell) for cell in cells)
     texts[:-1] = [spelled(cell) if known and cell is not None else cell for cell in cells]
-    return texts[codes], None
+    return texts[codes], ()
 
 
-def _numbers(cells: list[Any], commas: tuple[str, ...]) -> tuple[np.ndarray | None, str | None]:
-    """Distinct cells as numbers, ``None`` where some are none, and how commas were read."""
+def _are_codes(cells: list[Any]) -> bool:
+    """Whether whole numbers are written with leading zeros, which no owner of numbers writes."""
+    return any(map(is_code, cells)) and all(
+        cell is None or str(cell).isdecimal() or (isinstance(cell, str) and cell in DASHES) for cell in cells
+    )
+
+
+def _numbers(cells: list[Any], commas: tuple[str, ...]) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Distinct cells as numbers, ``None`` where some are none, and how their marks were read."""
     cells = ["nan" if cell is None or (isinstance(cell, str) and cell in DASHES) else cell for cell in cells]
     cells = [cell.replace("\N{MINUS SIGN}", "-") if isinstance(cell, str) else cell for cell in cells]
     if all(map(is_number, cells)):
         if cells and all(isinstance(cell, int) and abs(cell) < 2**63 for cell in cells):
-            return np.array([int(cell) for cell in cells], dtype=np.int64), None
-        return np.array([float(cell) for cell in cells], dtype=np.float64), None
+            return np.array([int(cell) for cell in cells], dtype=np.int64), ()
+        return np.array([float(cell) for cell in cells], dtype=np.float64), ()
     texts = [str(cell) for cell in cells]
+    marks = {found[1] for text in texts if (found := GROUPED.fullmatch(text))}
+    if len(marks) == 1:
+        (mark,) = marks
+        numbers, styles = _numbers([t.replace(mark, "") if GROUPED.fullmatch(t) else t for t in texts], ("decimal",))
+        return numbers, (*styles, "apostrophes" if mark in "'\u2019" else "blanks")
     for style in commas:
         pattern, removed = COMMAS[style]
         if all(text == "nan" or (text and pattern.fullmatch(text)) for text in texts):
             plain = [text.replace(removed, "").replace(",", ".") for text in texts]
-            return np.array([float(text) for text in plain], dtype=np.float64), style
-    return None, None
+            return np.array([float(text) for text in plain], dtype=np.float64), (style,)
+    return None, ()

@@ -18,7 +18,7 @@ from girsanov.datasets.columns import (
     refuse_missing,
 )
 from girsanov.datasets.dependencies import dependent_columns
-from girsanov.datasets.frames import is_number
+from girsanov.datasets.frames import is_code, is_number
 from girsanov.datasets.lattice import Lattice, lattice_of, spoken, with_step
 from girsanov.datasets.notes import few_rows, table_notes
 from girsanov.datasets.offsets import refuse_swallowed, swallowed_notes
@@ -30,6 +30,17 @@ MAX_LEVELS = 256
 SHOWN = 5  #: problems and columns in one message
 ALONE = 1e12  #: times as far out as the others: what a sum with it leaves of their digits
 LARGEST = 1e100  #: squares of larger values overflow
+#: columns of objects by kind: what is wrong with them, and what to do
+TEXTS = {
+    "strange": ", not numbers; convert them, or leave them out with {drop}",
+    "odd": " where most rows hold numbers; correct it, leave its row out, or leave the column out with {drop}",
+    "text": ", not a number; use --categorical to one-hot encode text, or {drop}",
+    "names": ", not a number, and seldom comes twice; convert it, or leave it out with {drop}",
+    "codes": ", a name by its leading zeros; use --categorical to one-hot encode it, leave it out with {drop}, or read "
+    "it as a number with {lattice}",
+    "many codes": ", a name by its leading zeros; leave it out with {drop}, or read it as a number with {lattice}",
+}
+OPTIONS = ((" ", "--drop ", ""), (",", "", "=1"))  #: how columns are joined, and what stands before and after each
 GAPS = "impute the values or drop the rows, or leave the column out with --drop {column}."
 
 
@@ -49,6 +60,9 @@ def table_rules(
     """
     columns = _kept(raw, drop)
     refuse_missing(columns, raw.name, GAPS)
+    for name in columns.keys() & {*continuous, *(lattice or {})}:
+        if columns[name].dtype == object and all(map(is_number, columns[name])):  # names that are numbers after all
+            columns[name] = columns[name].astype(np.float64)
     _refuse_text(columns, raw.name, categorical)
     for name, column in columns.items():
         _refuse_huge(name, column, raw.name)
@@ -109,37 +123,40 @@ def _asked(
 
 def _refuse_text(columns: dict[str, np.ndarray], source: str, categorical: bool) -> None:
     """Refuse what is neither number nor text, odd cells among numbers, and text unless it is to be one-hot encoded."""
-    found: dict[str, list[tuple[str, str]]] = {"strange": [], "odd": [], "text": [], "names": []}
+    found: dict[str, list[tuple[str, str]]] = {kind: [] for kind in TEXTS}
     for name, column in columns.items():
-        if column.dtype != object:
-            continue
-        odd = [row for row, cell in enumerate(column) if not is_number(cell)] or [*range(len(column))]
-        cell, distinct = column[odd[0]], len(set(map(str, column)))
-        few = distinct <= MAX_LEVELS and (2 * distinct <= len(column) or categorical)
-        if not isinstance(cell, str):
-            kind = "list" if isinstance(cell, np.ndarray) else type(cell).__name__
-            found["strange"].append((name, f"column {name!r} holds values of type {kind}"))
-        elif 2 * len(odd) <= len(column) and not (categorical and few and 20 * len(odd) > len(column)):
-            more = f" ({len(odd)} such cells)" if len(odd) > 1 else ""
-            found["odd"].append((name, f"row {odd[0] + 1}, column {name!r} holds {_short(cell)}{more}"))
-        elif not categorical:
-            found["text" if few else "names"].append(
-                (name, f"row {odd[0] + 1}, column {name!r} is text ({_short(cell)})")
-            )
-    advice = {
-        "strange": ", not numbers; convert them, or leave them out with {drop}",
-        "odd": " where most rows hold numbers; correct it, leave its row out, or leave the column out with {drop}",
-        "text": ", not a number; use --categorical to one-hot encode text, or {drop}",
-        "names": ", not a number, and seldom comes twice; convert it, or leave it out with {drop}",
-    }
+        problem = _problem(name, column, categorical) if column.dtype == object else None
+        if problem is not None:
+            found[problem[0]].append((name, problem[1]))
     problems = []
     for kind, entries in found.items():
         if entries:
             more = f" and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
-            drop = " ".join(f"--drop {name}" for name, _ in entries[:SHOWN])
-            problems.append(", ".join(text for _, text in entries[:SHOWN]) + more + advice[kind].format(drop=drop))
+            shown = [name for name, _ in entries[:SHOWN]]
+            drop, lattice = (joint.join(f"{before}{name}{after}" for name in shown) for joint, before, after in OPTIONS)
+            advice = TEXTS[kind].format(drop=drop, lattice=f"--lattice {lattice}")
+            problems.append(", ".join(text for _, text in entries[:SHOWN]) + more + advice)
     if problems:
         raise InputError(f"{source}: {'; '.join(problems)}.")
+
+
+def _problem(name: str, column: np.ndarray, categorical: bool) -> tuple[str, str] | None:
+    """Why a column of objects cannot be modelled, a kind of :data:`TEXTS` and what was found."""
+    codes = [row for row, cell in enumerate(column) if is_code(cell)]
+    odd = [row for row, cell in enumerate(column) if not is_number(cell)] or codes or [*range(len(column))]
+    cell, distinct = column[odd[0]], len(set(map(str, column)))
+    few = distinct <= MAX_LEVELS and (2 * distinct <= len(column) or categorical)
+    if not isinstance(cell, str):
+        kind = "list" if isinstance(cell, np.ndarray) else type(cell).__name__
+        return "strange", f"column {name!r} holds values of type {kind}"
+    held = f"row {odd[0] + 1}, column {name!r} holds {_short(cell)}"
+    if 2 * len(odd) <= len(column) and not (codes or (categorical and few and 20 * len(odd) > len(column))):
+        return "odd", held + (f" ({len(odd)} such cells)" if len(odd) > 1 else "")
+    if categorical:
+        return None
+    if odd is codes:
+        return ("codes" if few else "many codes"), held
+    return ("text" if few else "names"), f"row {odd[0] + 1}, column {name!r} is text ({_short(cell)})"
 
 
 def _short(cell: str) -> str:

@@ -22,7 +22,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from girsanov.datasets.frames import COMMAS, MISSING, frame_parts, is_number, positional_names
+from girsanov.datasets.frames import COMMAS, GROUPED, MISSING, frame_parts, is_number, positional_names
 from girsanov.datasets.raw import Raw, guarded
 from girsanov.types import InputError
 
@@ -213,8 +213,14 @@ def _separator(lines: list[str]) -> str:
 
 
 def _one_column(lines: list[str]) -> bool:
-    """Whether one name stands above numbers with decimal commas."""
-    return "," not in lines[0] and all(re.fullmatch(r"[+-]?\d+,\d+", line.strip()) for line in lines[1:])
+    """Whether one name stands above numbers with decimal commas, or with thousands that stand apart."""
+    numbers = [line.strip() for line in lines[1:]]
+    if "," in lines[0]:
+        return False
+    if all(re.fullmatch(r"[+-]?\d+,\d+", number) for number in numbers):
+        return True
+    lone = len(lines[0].split()) == 1 and not _like_number(lines[0].strip())
+    return lone and any(map(GROUPED.fullmatch, numbers)) and all(map(_like_number, numbers))
 
 
 def _refuse_ruled(records: list[tuple[int, list[str]]], name: str) -> None:
@@ -238,7 +244,8 @@ def _titles(records: list[list[str]], width: int) -> tuple[int, tuple[str, ...]]
 
 
 def _like_number(cell: str) -> bool:
-    return is_number(cell) or (bool(cell) and any(pattern.fullmatch(cell) for pattern, _ in COMMAS.values()))
+    patterns = (GROUPED, *(pattern for pattern, _ in COMMAS.values()))
+    return is_number(cell) or (bool(cell) and any(pattern.fullmatch(cell) for pattern in patterns))
 
 
 def _counts(cells: list[str]) -> bool:
@@ -294,19 +301,11 @@ def _frame(path: Path, encoding: str, layout: Layout, name: str) -> tuple["pd.Da
     """The rows, parsed by pandas, less empty ones at the end; a record of another width is refused with its line."""
     import pandas as pd
 
-    blanks = layout.separator == " "
     try:
-        with _text(path, encoding, name) as text, warnings.catch_warnings():
-            list(islice(_records(text, layout.separator), layout.skipped))
-            frame: Any = pd.read_csv(
-                text,
-                header=None,
-                sep=r"\s+" if blanks else layout.separator,
-                na_values=SPELLINGS,
-                keep_default_na=False,
-                float_precision=EXACT,
-                skipinitialspace=True,
-            )
+        with warnings.catch_warnings():
+            coded = _coded(path, encoding, layout, name)
+            with _text(path, encoding, name) as text:
+                frame = _parsed(text, layout, dtype=dict.fromkeys(coded, str))
     except pd.errors.ParserError:
         _check_widths(path, encoding, layout, name)
         raise
@@ -317,6 +316,38 @@ def _frame(path: Path, encoding: str, layout: Layout, name: str) -> tuple["pd.Da
     empty = _empty_end(path, encoding, layout, name)
     note = f"Left out {empty} empty row{'s' if empty > 1 else ''} at the end."
     return frame.iloc[: len(frame) - empty].infer_objects(), (note,) if empty else ()
+
+
+def _parsed(text: io.TextIOWrapper, layout: Layout, **options: Any) -> Any:
+    import pandas as pd
+
+    list(islice(_records(text, layout.separator), layout.skipped))
+    return pd.read_csv(
+        text,
+        header=None,
+        sep=r"\s+" if layout.separator == " " else layout.separator,
+        na_values=SPELLINGS,
+        keep_default_na=False,
+        float_precision=EXACT,
+        skipinitialspace=True,
+        **options,
+    )
+
+
+def _coded(path: Path, encoding: str, layout: Layout, name: str) -> list[int]:
+    """Columns in which whole numbers have leading zeros, which no number keeps."""
+    starts = [re.compile(f"{re.escape(mark)}0[0-9]") for mark in {*'\n\r" ', layout.separator}]
+    with _text(path, encoding, name) as text:
+        before = "\n"
+        while block := text.read(2**20):
+            if any(start.search(before + block) for start in starts):
+                break
+            before = block[-2:]
+        else:
+            return []
+    with _text(path, encoding, name) as text, _parsed(text, layout, dtype=str, chunksize=2**16) as parts:
+        found = {j for part in parts for j in part if part[j].str.fullmatch(r"\s*0[0-9]+\s*").fillna(False).any()}
+    return sorted(found)
 
 
 def _empty_end(path: Path, encoding: str, layout: Layout, name: str) -> int:
