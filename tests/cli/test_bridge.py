@@ -81,7 +81,7 @@ def test_moved_rows_have_the_columns_and_lattice_of_the_source(run, tables):
     assert len(rows) == 18
     assert np.array_equal(rows[:, 3], rows[:, 3].round())
     held = read_ends(*(EndSource(str(path)) for path in tables)).splits[0].test
-    assert rows[:, 0].tolist() == held.tolist()
+    assert rows[:, 0].tolist() == (held + 1).tolist()
 
 
 def test_a_complete_run_is_not_fitted_again(run, tables, girsanov):

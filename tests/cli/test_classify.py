@@ -43,7 +43,7 @@ def test_every_row_gets_a_line(run, girsanov):
     result = girsanov("classify", run, "digits", *CHEAP)
     rows = list(csv.DictReader(io.StringIO(result.out)))
     assert list(rows[0]) == COLUMNS
-    assert [row["row"] for row in rows] == [str(k) for k in range(6)]
+    assert [row["row"] for row in rows] == [str(k) for k in range(1, 7)]
     assert {row["class"] for row in rows} <= set(gv.DensityModel.from_pretrained(run).classes)
     assert all(int(row["evaluations"]) == 10 * 8 for row in rows)
     assert "calibrating on" in result.err
@@ -125,7 +125,7 @@ def test_a_bad_row_is_its_own_verdict(table, girsanov, monkeypatch):
     assert "2 rows have no value, see their column error: row 2, column 'x1' is missing" in bad.err
     whole, found = (list(csv.DictReader(io.StringIO(result.out))) for result in (good, bad))
     assert [found[i] for i in (0, 2, 3)] == [whole[i] for i in (0, 2, 3)]
-    assert [row["row"] for row in found] == list("01234")
+    assert [row["row"] for row in found] == list("12345")
     for i in (1, 4):
         assert (found[i]["class"], found[i]["probability"], found[i]["decided"]) == ("", "nan", "")
         assert "'x1' is missing" in found[i]["error"]

@@ -57,7 +57,7 @@ def test_score_has_one_line_per_row(complete, girsanov):
     result = girsanov("score", run, data, "--limit", "5", "--quiet")
     rows = list(csv.DictReader(io.StringIO(result.out)))
     assert list(rows[0]) == COLUMNS
-    assert [row["row"] for row in rows] == ["0", "1", "2", "3", "4"]
+    assert [row["row"] for row in rows] == ["1", "2", "3", "4", "5"]
     assert {(row["kind"], row["model"]) for row in rows} == {("lower_bound", "sde")}
     assert result.err == ""
 
@@ -139,8 +139,9 @@ def test_a_bad_row_is_its_own_verdict(complete, mended, girsanov):
     good = list(csv.DictReader(io.StringIO(girsanov("score", run, data, "--limit", "5").out)))
     assert [found[i] for i in (0, 2)] == [good[i] for i in (0, 2)]
     for row, _, words in BAD:
-        assert (found[row]["row"], found[row]["value"], found[row]["stderr"]) == (str(row), "nan", "")
+        assert (found[row]["row"], found[row]["value"], found[row]["stderr"]) == (str(row + 1), "nan", "")
         assert words in found[row]["error"]
+        assert f"row {found[row]['row']}, " in found[row]["error"]
     lines = [json.loads(line) for line in girsanov("score", run, mended, "--json").out.splitlines()]
     assert [line["value"] is None for line in lines] == [line["error"] is not None for line in lines]
     assert len(lines) == 5

@@ -15,6 +15,7 @@ def test_values_come_back_bit_by_bit(tmp_path):
     found = folder.values()
     assert found is not None
     assert torch.equal(found[0], rows)
+    assert (tmp_path / "test.csv").read_text().splitlines()[1].startswith("8,")  # people count from 1
     assert torch.equal(found[1]["elbo"], values["elbo"])
     assert torch.equal(found[1]["stderr"].nan_to_num(), values["stderr"].double().nan_to_num())
 

@@ -66,8 +66,8 @@ def classify(
 ) -> None:
     """Class of every row of DATA by a --conditional model: row, class, probability, evaluations, decided, error.
 
-    Probabilities are calibrated on the run's validation rows. A row that the model cannot have gets nan and a sentence,
-    unless --on-error fail.
+    Rows count from 1. Probabilities are calibrated on the run's validation rows. A row that the model cannot have gets
+    nan and a sentence, unless --on-error fail.
     """
     if weights is Weightings.fitted and not calibrate:
         raise UsageError("fitted weights are learned by calibration: leave --no-calibrate out")
@@ -171,7 +171,7 @@ def _text(header: Sequence[str], span: range, lines: list[dict[str, Any]], refus
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row, line in zip(span, lines, strict=True):
-        cells = {"row": row, **line} | ({"error": refused.get(row)} if "error" in header else {})
+        cells = {"row": row + 1, **line} | ({"error": refused.get(row)} if "error" in header else {})
         if json:
             text.write(as_json(cells) + "\n")
             continue

@@ -141,7 +141,8 @@ def score(
 ) -> None:
     """Log-likelihood of every row of DATA, in nats: row, value, stderr, kind, model, error; file names of images too.
 
-    A row that the model cannot have gets nan and a sentence, unless --on-error fail.
+    Rows count from 1, as in sentences about them, the header apart. A row that the model cannot have gets nan and a
+    sentence, unless --on-error fail.
     """
     from girsanov.cli.files import check_place
 
@@ -264,7 +265,7 @@ def _lines(header: Sequence[str], cells: dict[int, tuple[Any, ...]], span: range
     writer = csv.writer(text, lineterminator="\n")
     for row in span:
         found = cells.get(row, (None if json else "nan", None, None, None))
-        line = (row, *([rows.files[row]] if rows.files else []), *found, rows.refused.get(row))
+        line = (row + 1, *([rows.files[row]] if rows.files else []), *found, rows.refused.get(row))
         if json:
             text.write(as_json(dict(zip(header, line, strict=False))) + "\n")
         else:

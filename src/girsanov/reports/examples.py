@@ -49,7 +49,7 @@ def extremes(test: Tensor, values: Tensor, rows: Tensor, schema: Schema) -> list
     Args:
         test: encoded rows, shape ``n *event_shape``.
         values: nats of each, shape ``n``.
-        rows: which rows of the data they are, shape ``n``.
+        rows: which rows of the data they are, from 0, shape ``n``; shown from 1, as all rows to people.
         schema: of the rows.
     """
     order = values.argsort(descending=True, stable=True)
@@ -77,8 +77,8 @@ def _gallery(title: str, test: Tensor, values: Tensor, rows: Tensor, index: Tens
     parts = []
     for i in index.tolist():
         pixels = image_grid(test[i : i + 1].double().cpu().numpy(), low=low, high=high)
-        caption = minus(f"{values[i]:.1f} nats, row {int(rows[i])}")
-        parts.append(picture(data_uri(png_bytes(pixels)), caption, f"row {int(rows[i])} of the data"))
+        caption = minus(f"{values[i]:.1f} nats, row {int(rows[i]) + 1}")
+        parts.append(picture(data_uri(png_bytes(pixels)), caption, f"row {int(rows[i]) + 1} of the data"))
     return f'<h3>{title}</h3>\n<div class="gallery">' + "\n".join(parts) + "</div>"
 
 
@@ -90,7 +90,7 @@ def _deviations(title: str, test: Tensor, values: Tensor, rows: Tensor, index: T
     for i in index.tolist():
         largest = z[i].abs().argsort(descending=True)[:DEVIATIONS].tolist()
         cells = [f"{names[j]} = " + minus(f"{flat[i, j]:.5g} ({z[i, j]:+.1f})") for j in largest]
-        lines.append((str(int(rows[i])), minus(f"{values[i]:.2f}"), ", ".join(cells)))
+        lines.append((str(int(rows[i]) + 1), minus(f"{values[i]:.2f}"), ", ".join(cells)))
     return table(("row", "nats", "columns that lie furthest from their mean"), lines, caption=title, text=True)
 
 

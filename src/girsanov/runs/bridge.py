@@ -245,7 +245,7 @@ def _fitted(
 
 
 def _write_translated(folder: Path, model: BridgeModel, ends: Ends) -> None:
-    """The held-out rows of each end that has some, moved to the other end: a table with row numbers, or an array."""
+    """The held-out rows of each end that has some, moved to the other end: a table of numbered rows, or an array."""
     for i, direction in enumerate(DIRECTIONS[: len(ends.x)]):
         moved = model.translate(ends.part(i, "test"), direction)
         raw = model.schema.decode(moved)
@@ -258,7 +258,7 @@ def _write_translated(folder: Path, model: BridgeModel, ends: Ends) -> None:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["row", *(raw.names or ())])
         for row, *cells in zip(ends.splits[i].test.tolist(), *(c.tolist() for c in raw.columns), strict=True):
-            writer.writerow([row, *(f"{cell:.12g}" if isinstance(cell, float) else cell for cell in cells)])
+            writer.writerow([row + 1, *(f"{cell:.12g}" if isinstance(cell, float) else cell for cell in cells)])
         write_text_atomic(folder / f"{direction}.csv", text.getvalue())
 
 

@@ -111,7 +111,7 @@ class RunFolder:
         return [parse_json(line, str(path)) for line in _read(path).splitlines() if line.strip()]
 
     def values(self) -> tuple[Tensor, dict[str, Tensor]] | None:
-        """Row numbers and per-row values of ``test.csv``, ``None`` where it is missing."""
+        """Row numbers from 0 and per-row values of ``test.csv``, ``None`` where it is missing."""
         path = self.path / "test.csv"
         if not path.is_file():
             return None
@@ -119,17 +119,17 @@ class RunFolder:
             header, *lines = csv.reader(io.StringIO(_read(path).decode()))
             columns = torch.tensor([[float(cell) for cell in line] for line in lines], dtype=torch.float64).T
             named = dict(zip(header, columns, strict=True))
-            return named.pop("row").long(), named
+            return named.pop("row").long() - 1, named
         except (ValueError, KeyError) as error:
             raise InputError(f"{path} is damaged: remove it and evaluate the run again") from error
 
     def write_values(self, rows: Tensor, values: Mapping[str, Tensor]) -> None:
-        """Write ``test.csv``."""
+        """Write ``test.csv``, its rows counted from 1 as people do."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["row", *values])
         for row, *cells in zip(rows.tolist(), *(value.tolist() for value in values.values()), strict=True):
-            writer.writerow([row, *map(repr, cells)])
+            writer.writerow([row + 1, *map(repr, cells)])
         write_text_atomic(self.path / "test.csv", text.getvalue())
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
