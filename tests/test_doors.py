@@ -218,7 +218,7 @@ def test_rows_keep_their_gradients_and_their_type():
     assert as_rows(x) is x
     assert as_rows(np.zeros((2, 2), dtype=np.float32)).dtype == torch.float32
     assert as_rows(pd.DataFrame({"a": [1, 2], "b": [0.5, 1.5]}).astype(object)).dtype == torch.float64
-    with pytest.raises(gv.InputError, match="Row 1 has missing"):
+    with pytest.raises(gv.InputError, match=r"x\[1\] has missing"):
         as_rows(np.ma.masked_array([[1, 2], [3, 4]], mask=[[0, 0], [0, 1]]))
     with pytest.raises(gv.InputError, match=r"as large as 1e\+30, whose squares overflow in torch.float32"):
         as_rows(torch.full((1, 2), 1e30))

@@ -124,10 +124,10 @@ def as_rows(x: Any) -> State:
     row = int((~inside.flatten(1).all(1)).nonzero()[0])
     if bool(rows[row].isfinite().all()):
         raise InputError(
-            f"Row {row} has values as large as {float(rows[row].detach().abs().max()):.3g}, whose squares overflow in "
-            f"{rows.dtype}: rescale the rows, or leave it out"
+            f"x[{row}] has values as large as {float(rows[row].detach().abs().max()):.3g}, whose squares overflow in "
+            f"{rows.dtype}: rescale the rows, or leave that one out"
         )
-    raise InputError(f"Row {row} has missing or infinite values: impute them or leave the row out")
+    raise InputError(f"x[{row}] has missing or infinite values: impute them or leave that row out")
 
 
 def as_condition(condition: Any, rows: State | int, name: str = "condition") -> Tensor:

@@ -266,7 +266,7 @@ def test_scores_may_be_a_tensor_of_any_event_shape():
     [
         (torch.zeros(3), lambda x: x, "Points of shape"),
         (torch.zeros(1, 2), lambda x: x, "two or more"),
-        (torch.tensor([[0.0], [math.nan]]), lambda x: x, "Row 1"),
+        (torch.tensor([[0.0], [math.nan]]), lambda x: x, r"x\[1\]"),
         (torch.zeros(3, 2), lambda x: x * math.nan, "not finite"),
         (torch.zeros(3, 2), lambda x: x[:, :1], "returned shape"),
         (torch.zeros(3, 2), torch.zeros(4, 2), "Expected scores of shape"),

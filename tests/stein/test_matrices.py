@@ -155,5 +155,5 @@ def test_strategies_pass_through_and_flows_are_recognised():
 def test_a_matrix_that_sees_nothing_is_refused(zero):
     x = torch.tensor([[1.0, 0.0], [-1.0, 0.5], [2.0, 1.0]])
     for function in (goodness_of_fit, score_matching):
-        with pytest.raises(InputError, match="diffusion matrix is zero at row"):
+        with pytest.raises(InputError, match="diffusion matrix is zero at x"):
             function(x, lambda x: -x, diffusion=zero)

@@ -221,7 +221,7 @@ def matrix(values: Any, name: str, columns: int | None = None) -> Tensor:
     if len(odd):
         raise InputError(
             f"{name} has missing entries, or some that are not finite, in {len(odd)} of {len(found)} cells, first in "
-            f"row {odd[0]}: drop those cells"
+            f"{name}[{odd[0]}]: drop those cells"
         )
     return torch.as_tensor(found).to(torch.get_default_dtype())
 

@@ -125,7 +125,7 @@ def require_nonzero(matrix: Tensor) -> None:
     seen = (matrix.detach().reshape(len(matrix), -1) != 0.0).any(1)
     if not bool(seen.all()):
         row = int((~seen).nonzero()[0])
-        raise InputError(f"The diffusion matrix is zero at row {row}, so that nothing is seen there: give another one")
+        raise InputError(f"The diffusion matrix is zero at x[{row}], so that nothing is seen there: give another one")
 
 
 def _is_flow(candidate: object) -> bool:

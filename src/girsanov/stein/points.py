@@ -104,7 +104,7 @@ def _checked(x: Tensor, attached: bool) -> Tensor:
         raise InputError(f"Points of shape (n, *d) are needed, two or more; got shape {tuple(x.shape)}")
     if not bool(x.detach().isfinite().all()):
         row = int((~x.detach().flatten(1).isfinite().all(1)).nonzero()[0])
-        raise InputError(f"Row {row} has missing or infinite values: impute them or leave the row out")
+        raise InputError(f"x[{row}] has missing or infinite values: impute them or leave that row out")
     wide = x if x.dtype in (torch.float32, torch.float64) else x.to(torch.get_default_dtype())
     return wide if attached else wide.detach()
 
