@@ -71,13 +71,13 @@ def fit_band(data, splits, seed, seconds, kept=None):
         saved = torch.load(kept, weights_only=True)
         model.score.load_state_dict(saved["state"])
         return model.eval(), saved["facts"]
-    rows, label = data.x[splits.train], data.labels[splits.train]
+    rows, label = data.x[splits.train], data.codes[splits.train]
     settings = TrainingConfig(
         steps=6000, batch_size=256, learning_rate=1.5e-3, weight_decay=0.1, ema_decay=0.998, time_budget=seconds,
         patience=10, seed=seed,
     )  # fmt: skip
     batches = ShuffledBatches(len(rows), settings.batch_size, seed)
-    held, held_label = data.x[splits.validation], data.labels[splits.validation]
+    held, held_label = data.x[splits.validation], data.codes[splits.validation]
 
     def validate(module, step):
         del module, step
@@ -168,11 +168,11 @@ def run(data, seed, options):
     kept = None if options.cache is None else options.cache / f"{data.schema.kind}-{seed}.pt"
     model, facts = fit_band(data, splits, seed, options.seconds, kept)
     chosen = splits.test[: options.rows]
-    held, test, label = data.x[splits.validation], data.x[chosen], data.labels[chosen].numpy()
-    held_label = data.labels[splits.validation].numpy()
+    held, test, label = data.x[splits.validation], data.x[chosen], data.codes[chosen].numpy()
+    held_label = data.codes[splits.validation].numpy()
     facts = {"seed": seed, "test_rows": len(label), **facts}
     rows = baselines(model, held, held_label, test, label)
-    screen = GaussianScreen.fit(data.x[splits.train], data.labels[splits.train])
+    screen = GaussianScreen.fit(data.x[splits.train], data.codes[splits.train])
     alone = float((screen(test).argmax(1).numpy() == label).mean())
     rows.append({"method": "screen alone", "accuracy": alone, "evaluations": 0.0})
     for name in options.weights:

@@ -172,7 +172,7 @@ def prepared(config):
     held = torch.cat([splits.test, splits.validation])
     # the judge's data are the first model's space, so both see the same coordinates
     judge = fit(y[held], config=Config(**{**config.to_json(), "seed": config.seed + 1, "gaussianise": False}))
-    classifier = LogisticRegression(max_iter=2000).fit(flat[held].numpy(), data.labels[held].numpy())
+    classifier = LogisticRegression(max_iter=2000).fit(flat[held].numpy(), data.codes[held].numpy())
     return model, judge.requires_grad_(False), flat[splits.train].float(), flat[held], classifier
 
 

@@ -91,12 +91,12 @@ def digits(few: int, many: int, held_out: int, drawn: int) -> list[dict[str, obj
     data = load("digits")
     order = torch.randperm(len(data.x), generator=seeded(0))
     test, train = data.x[order[:held_out]], order[held_out:]
-    assert data.labels is not None
-    unseen = test[data.labels[order[:held_out]] == HIDDEN]
+    assert data.codes is not None
+    unseen = test[data.codes[order[:held_out]] == HIDDEN]
     cases = {
         "few steps": (train, few),
         "many steps": (train, many),
-        "many steps without a class": (train[data.labels[train] != HIDDEN], many),
+        "many steps without a class": (train[data.codes[train] != HIDDEN], many),
     }
     models, rows = {}, []
     for name, (index, steps) in cases.items():

@@ -32,7 +32,7 @@ def test_saved_images_with_a_test_split(hf, tmp_path):
     assert data.x.shape == (9, 1, 4, 5)
     assert (data.n_train, data.classes) == (6, ("cat", "dog"))
     assert data.labels is not None
-    assert data.labels.tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0]
+    assert data.labels.tolist() == ["cat", "dog"] * 4 + ["cat"]
 
 
 def test_parquet_folder_as_a_table(hf, tmp_path):

@@ -40,7 +40,7 @@ def test_class_folders_in_colour(tmp_path):
     assert data.x.shape == (5, 3, 5, 4)
     assert data.classes == ("cat", "dog")
     assert data.labels is not None
-    assert data.labels.tolist() == [0, 0, 1, 1, 1]
+    assert data.labels.tolist() == ["cat"] * 2 + ["dog"] * 3
 
 
 def test_train_and_test_folders(tmp_path):
@@ -51,7 +51,7 @@ def test_train_and_test_folders(tmp_path):
     data = load(tmp_path)
     assert (len(data.x), data.n_train, data.classes) == (10, 6, ("a", "b"))
     assert data.labels is not None
-    assert data.labels.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 1, 1]
+    assert "".join(data.labels) == "aaabbbaabb"
 
 
 @pytest.mark.parametrize("mode", ["1", "P"])

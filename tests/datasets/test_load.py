@@ -74,8 +74,9 @@ def test_event_shapes_are_kept(shape):
     data = from_array(RNG.normal(size=shape), labels=np.arange(10) % 2, classes=("a", "b"))
     assert data.x.shape == shape
     assert data.schema.event_shape == shape[1:]
-    assert data.labels is not None
-    assert data.labels.dtype == torch.int64
+    assert data.codes is not None
+    assert data.codes.dtype == torch.int64
+    assert data.labels[:3].tolist() == ["a", "b", "a"]
     assert data.classes == ("a", "b")
 
 

@@ -39,7 +39,11 @@ def test_labels_of_any_kind_are_the_classes_that_occur(name):
     labels, names = LABELS[name]
     data = gv.datasets.from_array(rng(0).normal(size=(60, 2)), labels=labels)
     assert data.classes == names
-    assert data.labels.unique().tolist() == [0, 1]
+    assert data.codes.unique().tolist() == [0, 1]
+    assert data.labels.tolist() == np.asarray(labels).reshape(-1).tolist()
+    assert data[1::2].labels.tolist() == data.labels[1::2].tolist()
+    again = gv.datasets.from_array(data.x, labels=data.labels)
+    assert (again.classes, again.codes.tolist()) == (names, data.codes.tolist())
 
 
 @pytest.mark.parametrize("name", ["from one", "digits as text", "booleans", "far apart"])
@@ -54,6 +58,8 @@ def test_conditions_and_predictions_are_the_users_labels(name):
     assert set(found.tolist()) <= set(np.asarray(labels).tolist())
     assert 0.0 <= classifier.score(x[:6], labels[:6]) <= 1.0
     bound = model.elbo(x[:6], samples=4, condition=labels[:6]).value
+    data = gv.datasets.from_array(x, labels=labels)
+    assert torch.equal(bound, model.elbo(data[:6], samples=4, condition=data.labels[:6]).value)
     own = [model.elbo(x[:6], samples=4, condition=labels[k : k + 1]).value for k in (0, 1)]
     assert torch.equal(bound, torch.stack(own)[torch.arange(6) % 2, torch.arange(6)])
     with pytest.raises(gv.InputError, match="Unknown class"):

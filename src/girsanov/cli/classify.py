@@ -145,11 +145,11 @@ def _part(model: Any, part: str) -> tuple[Any, Any]:
     source = Source(**(model.record.get("source") or {"name": model.record["data"]["name"]}))
     found = all_rows(model, source.name)
     index = select(source).index
-    if found.data.labels is None or fingerprint(found.x[index]) != model.record["data"]["fingerprint"]:
+    if found.data.codes is None or fingerprint(found.x[index]) != model.record["data"]["fingerprint"]:
         raise UsageError(f"{source.name} has changed since the fit: give --no-calibrate, or bring it back")
     chosen = index[getattr(Splits.from_json(model.record["splits"]), part)]
     names = found.data.classes or ()
-    return found.data[chosen], [names[k] for k in found.data.labels[chosen].tolist()]
+    return found.data[chosen], [names[k] for k in found.data.codes[chosen].tolist()]
 
 
 def _line(found: Any, i: int | None, classes: list[Any]) -> dict[str, Any]:

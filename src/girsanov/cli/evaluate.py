@@ -202,7 +202,7 @@ def _model(run: str, device: Devices, pretrained: Pretrained) -> Any:
 
 def _tested_with(model: Any, rows: Any, condition: Any, given: Given) -> Any:
     """The condition under which rows test a network: their own class, where it is known, rather than any other."""
-    if given.label is None or rows.data.labels is None:
+    if given.label is None or rows.data.codes is None:
         return condition
     from girsanov.runs import condition_of
 

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from girsanov.datasets.columns import Numeric
-from girsanov.datasets.labels import coded, label_name
+from girsanov.datasets.labels import coded, label_array, label_name
 from girsanov.datasets.raw import Raw
 from girsanov.datasets.raw import from_array as array_raw
 from girsanov.datasets.schema import Schema
@@ -49,7 +49,8 @@ class Data:
 
     Attributes:
         x: float64, shape ``n *event_shape``, in data units.
-        labels: int64 position of each row's class in ``classes``, or ``None``.
+        codes: int64 position of each row's class in ``classes``, or numbers ``n c`` that rows are conditioned on, or
+            ``None``: what networks are trained on.
         classes: names of the classes that occur, in order, or ``None``.
         schema: encodes later rows the same way.
         name: how the user named the source.
@@ -63,7 +64,7 @@ class Data:
     """
 
     x: Tensor
-    labels: Tensor | None
+    codes: Tensor | None
     classes: tuple[str, ...] | None
     schema: Schema
     name: str
@@ -74,19 +75,34 @@ class Data:
         """Number of rows."""
         return len(self.x)
 
+    @property
+    def labels(self) -> np.ndarray | Tensor | None:
+        """Class of each row as the source calls it, shape ``n``: what ``condition=`` and ``labels=`` take.
+
+        Names where the classes have some, else the values as they were given; conditions that are numbers as they are.
+
+        Example:
+            >>> from_array(torch.arange(8.0)[:, None] ** 2, labels=[2, 1] * 4).labels
+            array([2, 1, 2, 1, 2, 1, 2, 1])
+        """
+        if self.codes is None or self.codes.is_floating_point():
+            return self.codes
+        values = label_array(self.values or self.classes or range(int(self.codes.max()) + 1), None, self.name)
+        return values[self.codes.cpu().numpy()]
+
     def of_present_classes(self) -> "Data":
         """The same rows with the classes that occur among them, numbered anew."""
-        if self.labels is None or self.labels.is_floating_point():
+        if self.codes is None or self.codes.is_floating_point():
             return self
-        every = self.classes or tuple(label_name(k) for k in range(int(self.labels.max()) + 1))
-        codes, names = coded(self.labels.cpu().numpy(), every, self.name)
+        every = self.classes or tuple(label_name(k) for k in range(int(self.codes.max()) + 1))
+        codes, names = coded(self.codes.cpu().numpy(), every, self.name)
         values = None if self.values is None else tuple(self.values[every.index(name)] for name in names)
-        return replace(self, labels=torch.from_numpy(codes), classes=names, values=values)
+        return replace(self, codes=torch.from_numpy(codes), classes=names, values=values)
 
     def __getitem__(self, index: slice | Tensor) -> "Data":
         """Some of the rows, by a slice, numbers or a mask; the border of the source's own test set is forgotten."""
-        labels = None if self.labels is None else self.labels[index]
-        return replace(self, x=self.x[index], labels=labels, n_train=None)
+        codes = None if self.codes is None else self.codes[index]
+        return replace(self, x=self.x[index], codes=codes, n_train=None)
 
 
 def load(
@@ -191,8 +207,8 @@ def labelled(x: Tensor, raw: Raw, schema: Schema, kept: np.ndarray | None = None
     if raw.labels is None:
         return Data(x, None, None, schema, raw.name, raw.n_train)
     codes, values = coded(raw.labels, raw.classes, raw.name)
-    labels, names = torch.from_numpy(codes if kept is None else codes[kept]), tuple(map(label_name, values))
-    return Data(x, labels, names, schema, raw.name, raw.n_train, None if raw.classes else values)
+    chosen, names = torch.from_numpy(codes if kept is None else codes[kept]), tuple(map(label_name, values))
+    return Data(x, chosen, names, schema, raw.name, raw.n_train, None if raw.classes else values)
 
 
 def names() -> list[tuple[str, str, int, tuple[int, ...]]]:

@@ -70,8 +70,8 @@ def read(source: str | os.PathLike[str]) -> Raw:
 
     Example:
         >>> raw = read("digits")
-        >>> raw.kind, raw.values.shape, raw.classes[:3]
-        ('images', (1797, 1, 8, 8), ('0', '1', '2'))
+        >>> raw.kind, raw.values.shape, raw.labels[:3]
+        ('images', (1797, 1, 8, 8), array([0, 1, 2]))
     """
     name = os.fspath(source)
     if name in NAMED:
@@ -142,8 +142,7 @@ def _read_named(name: str) -> Raw:
     if name == "digits":
         bunch: Any = datasets.load_digits()
         values = bunch.images.astype(np.uint8)[:, None]
-        classes = tuple(str(label) for label in bunch.target_names)
-        return Raw(name, "images", values=values, labels=bunch.target.astype(np.int64), classes=classes)
+        return Raw(name, "images", values=values, labels=bunch.target.astype(np.int64))
     # scaled=False: ages in years and not in units of their standard deviation.
     options = {"scaled": False} if name == "diabetes" else {}
     bunch = getattr(datasets, f"load_{name}")(**options)

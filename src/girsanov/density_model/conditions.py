@@ -31,9 +31,9 @@ def require_trained_classes(data: Data, splits: Splits) -> None:
     Raises:
         InputError: naming these classes.
     """
-    if data.labels is None or data.labels.is_floating_point():
+    if data.codes is None or data.codes.is_floating_point():
         return
-    trained = set(data.labels[splits.train].tolist())
+    trained = set(data.codes[splits.train].tolist())
     missing = [name for k, name in enumerate(data.classes or ()) if k not in trained]
     if missing:
         raise InputError(

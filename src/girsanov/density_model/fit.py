@@ -207,7 +207,7 @@ def _as_data(data: Any, labels: Any | None) -> Data:
     found = from_array(data)
     if len(conditions) != len(found.x) or not bool(conditions.isfinite().all()):
         raise InputError(f"labels must be {len(found.x)} rows of finite numbers; got shape {tuple(conditions.shape)}")
-    return dataclasses.replace(found, labels=conditions)
+    return dataclasses.replace(found, codes=conditions)
 
 
 def continuous_conditions(labels: Any | None) -> Tensor | None:
@@ -228,22 +228,22 @@ def continuous_conditions(labels: Any | None) -> Tensor | None:
 def _labels(data: Data, config: Config) -> Tensor | None:
     if not config.conditional:
         return None
-    if data.labels is None:
+    if data.codes is None:
         raise InputError(f"{data.name}: has no labels to condition on; leave conditional out")
-    return data.labels
+    return data.codes
 
 
 def _class_names(data: Data) -> tuple[str, ...]:
     """Names of the classes."""
-    if data.labels is None or data.labels.is_floating_point():
+    if data.codes is None or data.codes.is_floating_point():
         return ()
     return data.of_present_classes().classes or ()
 
 
 def _conditions(data: Data, config: Config) -> Tensor | None:
     """Continuous conditions, where the model is to have them."""
-    continuous = config.conditional and data.labels is not None and data.labels.dtype.is_floating_point
-    return data.labels if continuous else None
+    continuous = config.conditional and data.codes is not None and data.codes.dtype.is_floating_point
+    return data.codes if continuous else None
 
 
 def _choose_head(data: Data, rows: State, coordinates: Coordinates, reference: Gaussian, config: Config) -> Head:

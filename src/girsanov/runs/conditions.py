@@ -58,10 +58,10 @@ def condition_of(
         raise InputError("This model knows no classes: fit with --conditional on labelled rows")
     if label is not None:
         names = [label]
-    elif rows.data.labels is None or rows.data.classes is None:
+    elif rows.data.codes is None or rows.data.classes is None:
         raise InputError(f"There are no classes with {rows.described}: name one for all rows")
     else:
-        names = [rows.data.classes[k] for k in rows.data.labels.tolist()]
+        names = [rows.data.classes[k] for k in rows.data.codes.tolist()]
     unknown = next((name for name in names if name not in model.classes), None)
     if unknown is not None:
         raise unknown_class(unknown, model.classes)

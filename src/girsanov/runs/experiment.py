@@ -218,7 +218,7 @@ def _own(
     data = rows.data
     bound, entry = measure(data, "elbo")
     test = {"elbo": entry}
-    if model.record["config"]["conditional"] and data.labels is not None:
+    if model.record["config"]["conditional"] and data.codes is not None:
         test["elbo_given_class"] = measure(data, "elbo", condition_of(model, rows, own_class=True))[1]
     count = len(data) if model.is_flow else evaluation.ode_rows  # a flow's own likelihood: of every row
     if count and model.lattice is None:

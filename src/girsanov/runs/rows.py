@@ -123,12 +123,12 @@ def select(
     )
     index = _chosen(len(data.x), source)
     border = None if data.n_train is None else int((index < data.n_train).sum())
-    labels = None if data.labels is None else data.labels[index]
+    codes = None if data.codes is None else data.codes[index]
     border = border if border and border < len(index) else None
     schema = data.schema
     few = tuple(note for note in few_rows(len(index), data.x[0].numel()) if len(index) < len(data.x))
     schema = dataclasses.replace(schema, notes=(*schema.notes, *few)) if few else schema
-    chosen = dataclasses.replace(data, x=data.x[index], labels=labels, n_train=border, schema=schema)
+    chosen = dataclasses.replace(data, x=data.x[index], codes=codes, n_train=border, schema=schema)
     return Selection(chosen.of_present_classes(), source, index)
 
 
