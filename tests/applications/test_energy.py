@@ -190,11 +190,30 @@ BENT = {
     "leaky": nn.LeakyReLU(),
     "hardtanh": nn.Hardtanh(),
     "selu": nn.SELU(),
+    "prelu": nn.PReLU(init=0.25),
+    "hardswish": nn.Hardswish(),
+    "elu-2": nn.ELU(alpha=2.0),
 }
-SMOOTH = {"tanh": nn.Tanh(), "silu": nn.SiLU(), "elu": nn.ELU(), "steep": nn.Softplus(beta=20)}
+SMOOTH = {
+    "tanh": nn.Tanh(),
+    "silu": nn.SiLU(),
+    "gelu": nn.GELU(),
+    "mish": nn.Mish(),
+    "elu": nn.ELU(),
+    "softplus": nn.Softplus(),
+    "steep": nn.Softplus(beta=20),
+    "very-steep": nn.Softplus(beta=1000),
+}
 
 
-@pytest.mark.parametrize("around", [lambda network: network, Quadratic], ids=["alone", "beside-a-gaussian"])
+class Narrow(Quadratic):
+    """A narrow Gaussian's energy, beside which a network's is a ripple."""
+
+    def forward(self, x):
+        return 1e3 * x.square().sum(1) + self.network(x)
+
+
+@pytest.mark.parametrize("around", [lambda network: network, Quadratic, Narrow], ids=["alone", "beside", "a-ripple"])
 @pytest.mark.parametrize("name", [*BENT, *SMOOTH])
 def test_an_energy_whose_gradient_jumps_is_refused_before_training(name, around):
     rows = torch.randn(60, 2, generator=seeded(8))
@@ -203,6 +222,11 @@ def test_an_energy_whose_gradient_jumps_is_refused_before_training(name, around)
         return
     with pytest.raises(InputError, match="gradient of this energy jumps"):
         fit_energy(around(scalar(BENT[name])), rows, config=TrainingConfig(steps=1, batch_size=8))
+
+
+def test_an_energy_without_a_second_derivative_in_pytorch_is_refused():
+    with pytest.raises(InputError, match=r"no second derivative of this energy .*hardsigmoid"):
+        require_smooth(scalar(nn.Hardsigmoid()), torch.randn(60, 2, generator=seeded(8)), 0)
 
 
 @pytest.mark.parametrize("energy", [lambda x: x @ torch.ones(2, 1), lambda x: x.sum(1) / 0.0, lambda x: x.sum()])

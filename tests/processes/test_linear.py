@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
@@ -9,7 +10,9 @@ from scipy.integrate import solve_ivp
 from girsanov.densities import Gaussian, StandardNormal
 from girsanov.processes import (
     BrownianMotion,
+    LearnedSchedule,
     OrnsteinUhlenbeck,
+    Section,
     SubVariancePreserving,
     VarianceExploding,
     VariancePreserving,
@@ -177,6 +180,37 @@ def test_prior_is_standard_unless_the_kernel_remembers_the_data(name):
 def test_bad_parameters_are_named(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+OWN = {"LearnedSchedule": LearnedSchedule, "Section": lambda **options: Section(**{**BETWEEN, **options})}
+BETWEEN = {"process": VariancePreserving(), "begin": 0.2, "end": 0.7}
+CONSTANTS = [
+    *((kind, name) for kind in (*PROCESSES, *OWN) for name in ("log_snr_range",) if kind != "Section"),
+    *((kind, name) for kind in ("VariancePreserving", "SubVariancePreserving") for name in ("beta_min", "beta_max")),
+    ("OrnsteinUhlenbeck", "beta"),
+    *(("VarianceExploding", name) for name in ("sigma_min", "sigma_max")),
+    ("BrownianMotion", "sigma"),
+    ("LearnedSchedule", "units"),
+    *(("Section", name) for name in ("begin", "end")),
+]
+
+
+@pytest.mark.parametrize("value", ["a", True, None, [1.0], math.nan, 1j, ("a", "b"), (True, 2.0), torch.ones(2)])
+@pytest.mark.parametrize(("kind", "name"), CONSTANTS, ids=str)
+def test_what_is_no_number_is_refused_in_one_sentence(kind, name, value):
+    make = BrownianMotion if kind == "BrownianMotion" else {**PROCESSES, **OWN}[kind]
+    if (name, value) == ("log_snr_range", None) and kind in PROCESSES:
+        assert not make(log_snr_range=None).declares_range
+        return
+    with pytest.raises(InputError, match=r"begin < end" if kind == "Section" else name) as found:
+        make(**{name: value})
+    assert "\n" not in str(found.value)
+
+
+def test_constants_of_numpy_and_torch_are_numbers():
+    for number in (np.float32(0.5), np.int64(1), torch.tensor(0.5)):
+        assert float(BrownianMotion(sigma=number).marginal(torch.tensor([1.0]))[1]) == float(number)
+    assert VariancePreserving(log_snr_range=np.array([-3.0, 4.0])).declares_range
 
 
 def test_variance_preserving_with_a_constant_rate_is_ornstein_uhlenbeck():

@@ -8,11 +8,14 @@ finite range, so that a drift which diverges at an end is never evaluated there.
 float64 inside, in forms that do not cancel at either end; results take the dtype of the argument.
 """
 
-__all__ = ["LinearProcess", "Process"]
+__all__ = ["LinearProcess", "Process", "is_number", "require_range"]
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +26,24 @@ from girsanov.types import InputError, State, Time
 LIMIT = 15.0  # |log-SNR| beyond which float32 noise and signal no longer see each other
 FORGOTTEN = 2e-3  # share of the data in a state that N(0, I) may stand for
 ROUNDING = 1e-9  # of a log-SNR
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is one real number; truth values are none."""
+    if isinstance(value, Tensor):
+        return value.ndim == 0 and value.dtype is not torch.bool and not value.is_complex()
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def require_range(log_snr_range: Any) -> None:
+    """Refuse what are not two numbers in order.
+
+    Raises:
+        InputError: for anything else.
+    """
+    pair = tuple(log_snr_range) if isinstance(log_snr_range, Sequence | np.ndarray | Tensor) else ()
+    if len(pair) != 2 or not all(map(is_number, pair)) or not log_snr_range[0] < log_snr_range[1]:
+        raise InputError(f"log_snr_range must be (low, high), two numbers with low < high; got {log_snr_range!r}")
 
 
 class Process(nn.Module, ABC):
@@ -66,8 +87,8 @@ class LinearProcess(Process):
     def __init__(self, log_snr_range: tuple[float, float] | None = None) -> None:
         super().__init__()
         self.declares_range = log_snr_range is not None
-        if log_snr_range is not None and not log_snr_range[0] < log_snr_range[1]:
-            raise InputError(f"log_snr_range must be (low, high) with low < high; got {log_snr_range}")
+        if log_snr_range is not None:
+            require_range(log_snr_range)
         self._log_snr_range = log_snr_range
 
     @abstractmethod

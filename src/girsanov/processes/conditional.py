@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.calculus import expand_as_rows
-from girsanov.processes.base import LinearProcess
-from girsanov.types import InputError, State, Time
+from girsanov.processes.base import LinearProcess, require_range
+from girsanov.types import State, Time
 
 BASIS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda t: t,
@@ -144,8 +144,7 @@ class ScheduledPath(ConditionalPath):
 
     def __init__(self, log_snr_range: tuple[float, float], network: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        if not log_snr_range[0] < log_snr_range[1]:
-            raise InputError(f"log_snr_range must be (low, high) with low < high; got {log_snr_range}")
+        require_range(log_snr_range)
         self.log_snr_range = log_snr_range
         self.network = network
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from girsanov.processes.base import LIMIT, LinearProcess
+from girsanov.processes.base import LIMIT, LinearProcess, require_range
+from girsanov.types import require_count
 
 BISECTIONS = 60
 
@@ -41,6 +42,8 @@ class LearnedSchedule(LinearProcess):
     """
 
     def __init__(self, log_snr_range: tuple[float, float] = (-10.0, LIMIT), units: int = 16) -> None:
+        require_range(log_snr_range)
+        units = require_count("units", units)
         super().__init__(log_snr_range)
         centres = torch.linspace(0.0, 1.0, units, dtype=torch.float64)
         steepness = torch.full((units,), float(units) / 2.0, dtype=torch.float64)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from girsanov.processes.base import LinearProcess
+from girsanov.processes.base import LinearProcess, is_number
 from girsanov.types import InputError
 
 Range = tuple[float, float] | None
@@ -32,8 +32,8 @@ Range = tuple[float, float] | None
 
 def _positive(**values: float) -> None:
     for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"{name} must be a positive number; got {value}")
+        if not (is_number(value) and math.isfinite(value) and value > 0):
+            raise InputError(f"{name} must be a positive number; got {value!r}")
 
 
 class _PreservingProcess(LinearProcess):

@@ -17,7 +17,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from girsanov.processes.base import LinearProcess
+from girsanov.processes.base import LinearProcess, is_number
 from girsanov.types import InputError
 
 BISECTIONS = 60  # of the clock: to the last bit of a float64
@@ -44,10 +44,8 @@ class Section(LinearProcess):
     stationary = False
 
     def __init__(self, process: LinearProcess, begin: float, end: float) -> None:
-        if not 0.0 <= begin < end <= process.horizon:
-            raise InputError(
-                f"A section needs 0 <= begin < end <= {process.horizon:g}; got begin {begin:g} and end {end:g}"
-            )
+        if not (is_number(begin) and is_number(end) and 0.0 <= begin < end <= process.horizon):
+            raise InputError(f"A section needs 0 <= begin < end <= {process.horizon:g}; got {begin!r} and {end!r}")
         super().__init__()
         self.process, self.begin, self.end = process, begin, end
         self.horizon = process.horizon
