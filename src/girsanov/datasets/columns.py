@@ -169,31 +169,49 @@ class Constant:
 
 @dataclass(frozen=True)
 class Copy:
-    """Text equal to that of its twin, dropped."""
+    """A column that a text column determines, dropped.
+
+    Attributes:
+        name: of the column.
+        twin: the text.
+        values: what stands beside each level of the twin; empty where both are the same text.
+    """
 
     name: str
     twin: str
+    values: tuple[tuple[str, float | str], ...] = ()
 
     def encode(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Nothing, shape ``n 0``.
 
         Raises:
-            InputError: for a row where the two differ.
+            InputError: for a row where the two do not belong together.
         """
-        pairs = zip(_texts(column), _texts(columns[self.twin]), strict=True)
-        _refuse_broken(np.array([a != b for a, b in pairs]), self, column, source)
+        twins, own = _texts(columns[self.twin]), dict(self.values)
+        if own and not isinstance(self.values[0][1], str):
+            numbers = _numbers(column, self.name, source)
+            expected = np.array([own.get(twin, value) for twin, value in zip(twins, numbers, strict=True)])
+            wrong = np.abs(numbers - expected) > 1e-6 * np.abs(expected)
+        else:
+            pairs = zip(_texts(column), twins, strict=True)  # an unknown level is its own column's fault
+            wrong = np.array([text != (own.get(twin, text) if own else twin) for text, twin in pairs])
+        _refuse_broken(wrong, self, column, source)
         return np.empty((len(column), 0))
 
     def __str__(self) -> str:
-        return f"the same as {self.twin!r}"
+        return f"what {self.twin!r} determines" if self.values else f"the same as {self.twin!r}"
 
     def dimensions(self) -> list[tuple[str, Lattice]]:
         """No encoded dimension."""
         return []
 
     def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The decoded twin."""
-        return columns[self.twin]
+        """What stands beside the decoded twin."""
+        twins = columns[self.twin]
+        if not self.values:
+            return twins
+        own = dict(self.values)
+        return np.array([own[twin] for twin in twins], dtype=object if isinstance(self.values[0][1], str) else float)
 
 
 @dataclass(frozen=True)
@@ -285,6 +303,8 @@ def rule_from_json(record: Mapping[str, Any]) -> Rule:
         fields[key] = None if fields[key] is None else tuple(fields[key])
     if "terms" in fields:
         fields["terms"] = tuple((str(name), float(slope)) for name, slope in fields["terms"])
+    if record["rule"] == "copy":
+        fields["values"] = tuple((str(level), value) for level, value in fields.get("values", ()))
     return _RULES[record["rule"]](**fields)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from girsanov.datasets.codes import coded_columns
 from girsanov.datasets.columns import (
     Combination,
     Constant,
@@ -72,6 +73,8 @@ def table_rules(
     rules |= {name: Constant(name, _scalar(column)) for name, column in columns.items() if _is_constant(column)}
     varying = {name: column for name, column in columns.items() if name not in rules}
     rules |= _copies(varying)
+    coded, ranges = coded_columns({name: column for name, column in varying.items() if name not in rules})
+    rules |= coded
     sums, near = dependent_columns({n: c for n, c in varying.items() if n not in rules and c.dtype != object})
     rules |= sums
     for name, column in varying.items():
@@ -85,6 +88,7 @@ def table_rules(
     return ordered, (
         *table_notes(ordered, varying, asked),
         *near,
+        *ranges,
         *swallowed_notes(varying),
         *few_rows(len(raw), sum(len(rule.dimensions()) for rule in ordered)),
     )

@@ -10,6 +10,7 @@ __all__ = ["Schema"]
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -138,12 +139,13 @@ class Schema:
     @cached_property
     def blocks(self) -> tuple[slice, ...]:
         """Where among the encoded dimensions each one-hot block stands."""
-        found, start = [], 0
-        for rule in self.rules:
-            stop = start + len(rule.dimensions())
-            found += [slice(start, stop)] if isinstance(rule, OneHot) else []
-            start = stop
-        return tuple(found)
+        pairs = zip(self.rules, self._slices(), strict=True)
+        return tuple(block for rule, block in pairs if isinstance(rule, OneHot))
+
+    def _slices(self) -> list[slice]:
+        """Where among the encoded dimensions those of each rule stand."""
+        stops = np.cumsum([0, *(len(rule.dimensions()) for rule in self.rules)]).tolist()
+        return [slice(*ends) for ends in pairwise(stops)]
 
     @property
     def discrete(self) -> bool:
@@ -235,15 +237,13 @@ class Schema:
         if self.kind == "images":
             (pixel,) = (rule for rule in self.rules if isinstance(rule, Numeric))
             return Raw(name, "images", values=pixel.nearest(values))
-        columns: dict[str, np.ndarray] = {}
-        start = 0
+        blocks = {rule.name: block for rule, block in zip(self.rules, self._slices(), strict=True)}
         kept = [rule for rule in self.rules if not isinstance(rule, Omitted)]
-        for rule in kept:  # a twin stands before its copies
-            stop = start + len(rule.dimensions())
-            columns[rule.name] = rule.decode(values[:, start:stop], columns)
-            start = stop
-        names = tuple(columns)
-        return Raw(name, "table", names=names, named=self.named, columns=tuple(columns.values()))
+        columns: dict[str, np.ndarray] = {}
+        for rule in sorted(kept, key=lambda rule: not rule.dimensions()):  # what others are computed from comes first
+            columns[rule.name] = rule.decode(values[:, blocks[rule.name]], columns)
+        names = tuple(rule.name for rule in kept)
+        return Raw(name, "table", names=names, named=self.named, columns=tuple(columns[name] for name in names))
 
     def _encode_images(self, raw: Raw) -> np.ndarray:
         (rule,) = self.rules
