@@ -32,6 +32,67 @@ def test_flat_grey_folder(tmp_path):
     assert data.schema.event_shape == (1, 5, 4)
 
 
+def touched(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"some bytes")
+
+
+@pytest.mark.parametrize(
+    ("images", "others", "words"),
+    [
+        (["a.png"], ["b.heic"], "Left out 1 file, not read as images (b.heic)"),
+        (
+            ["a.png"],
+            ["b.HEIC", "c.jxl", "d.svg", "e.dng"],
+            "Left out 4 files, not read as images (b.HEIC, c.jxl, d.svg and 1",
+        ),
+        (["u/a.png", "v/a.png"], ["u/b.heif", "names.csv"], "2 files, not read as images (names.csv, u/b.heif)"),
+        (["u/a.png", "v/a.png", "v/deep/b.png"], [], "1 file, not read as images (v/deep/b.png)"),
+        (["train/a.png", "test/a.png"], ["test/b.heic"], "test: Left out 1 file, not read as images (b.heic)"),
+        (["a.png"], ["b"], "(b): save as png or jpg what belongs"),
+        (["a.png"], ["Thumbs.db", ".DS_Store"], None),
+        (["a.jfif", "b.tga", "c.pbm", "d.webp", "e.jp2", "f.avif"], [], None),
+    ],
+)
+def test_files_that_are_no_images_are_named(tmp_path, images, others, words):
+    for image in images:
+        picture(tmp_path / image, mode="1" if image.endswith("pbm") else "RGB" if image[0] in "adef" else None)
+    touched(tmp_path, *others)
+    if words is None and len(images) > 1:
+        for image in images:  # whatever pillow writes, it is asked to read
+            assert len(read_alone(tmp_path, image)) == 1
+        return
+    notes = read(tmp_path).notes
+    assert len(notes) == (words is not None)
+    assert words is None or words in notes[0]
+
+
+def read_alone(folder, image):
+    alone = folder / image.replace(".", "-")
+    alone.mkdir()
+    (folder / image).rename(alone / image)
+    return read(alone)
+
+
+@pytest.mark.parametrize(
+    ("images", "others", "sentence"),
+    [
+        ([], ["a.heic", "b.heic"], r"holds images that cannot be read \(a.heic, b.heic\); save them as png or jpg"),
+        ([], ["u/a.heic", "v/a.heic"], r"cannot be read \(u/a.heic, v/a.heic\)"),
+        (["u/a.png"], ["v/a.heic"], r"'v' holds no images that can be read \(but a.heic\); fill or remove it"),
+        (["train/a.png"], ["test/a.heic"], r"test: holds no images that can be read \(but a.heic\); give"),
+        ([], ["a.txt"], "holds neither images"),
+    ],
+)
+def test_images_that_cannot_be_read_are_named(tmp_path, images, others, sentence):
+    for image in images:
+        picture(tmp_path / image)
+    touched(tmp_path, *others)
+    with pytest.raises(InputError, match=sentence):
+        read(tmp_path)
+
+
 def test_class_folders_in_colour(tmp_path):
     for label in ("dog", "cat"):
         for i in range(2 if label == "cat" else 3):

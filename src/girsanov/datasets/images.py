@@ -4,7 +4,7 @@ Pixels stay the bytes they are, 0 to 255, grey (1 channel) or RGB (3 channels). 
 cropped or converted in a way that loses something: mixed sizes and modes are refused instead.
 """
 
-__all__ = ["has_images", "read_image_folder", "to_bytes"]
+__all__ = ["foreign_images", "has_images", "read_image_folder", "to_bytes"]
 
 import math
 from dataclasses import replace
@@ -17,7 +17,15 @@ from PIL import Image, ImageOps
 from girsanov.datasets.raw import Raw, guarded
 from girsanov.types import InputError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".avif", ".jp2", ".tif", ".tiff", ".tga"}
+) | {".ppm", ".pgm", ".pbm", ".pnm"}
+#: images that need another program
+FOREIGN = frozenset(
+    {".heic", ".heif", ".hif", ".jxl", ".svg", ".psd", ".xcf", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf"}
+) | {".dcm", ".exr", ".hdr", ".eps", ".ai"}
+NO_DATA = frozenset({"thumbs.db", "desktop.ini"})  #: that a system leaves beside images
+SHOWN = 3  #: files in one sentence
 PARTS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev"})
 MAX_PIXELS = 2**24  #: of one image, checked before it is decoded
 MAX_BYTES = 2**34  #: of the whole stack
@@ -42,6 +50,41 @@ def has_images(folder: Path) -> bool:
     )
 
 
+def foreign_images(folder: Path) -> str:
+    """The images of a folder, or of its folders, that cannot be read, in words; empty where there are none."""
+    found = [path for place in (folder, *_folders(folder)) for path in _others(place)]
+    return _named([path.relative_to(folder) for path in found if path.suffix.lower() in FOREIGN])
+
+
+def _others(folder: Path) -> list[Path]:
+    """What lies in a folder of images and is not read: other files, and images of folders inside it."""
+    files = set(_files(folder))
+    others = [
+        path
+        for path in folder.iterdir()
+        if path not in files
+        and not path.is_dir()
+        and not path.name.startswith(".")
+        and path.name.lower() not in NO_DATA
+    ]
+    return sorted([*others, *(path for inner in _folders(folder) for path in _files(inner))])
+
+
+def _named(paths: list[Path]) -> str:
+    more = f" and {len(paths) - SHOWN:,} more" if len(paths) > SHOWN else ""
+    return ", ".join(path.as_posix() for path in paths[:SHOWN]) + more
+
+
+def _left_out(folder: Path, places: list[Path]) -> tuple[str, ...]:
+    """A sentence about the files that are not read, where there are some."""
+    beside = [path for path in _others(folder) if path.parent == folder]  # images further in are their places'
+    others = [path.relative_to(folder) for path in (*beside, *(path for place in places for path in _others(place)))]
+    if not others:
+        return ()
+    count = "1 file" if len(others) == 1 else f"{len(others):,} files"
+    return (f"Left out {count}, not read as images ({_named(others)}): save as png or jpg what belongs to the data.",)
+
+
 def read_image_folder(folder: Path, name: str) -> Raw:
     """Read every image of a folder, in the order of the file names.
 
@@ -60,18 +103,27 @@ def read_image_folder(folder: Path, name: str) -> Raw:
             return _joined(train, read_image_folder(folder / "test", f"{name}/test"), name)
         _refuse_mixture(folders, files, name)
         if files:
-            return Raw(name, "images", values=_stack(files, name), files=tuple(path.name for path in files))
+            names, notes = tuple(path.name for path in files), _left_out(folder, [])
+            return Raw(name, "images", values=_stack(files, name), files=names, notes=notes)
         members = [(path.name, _files(path)) for path in folders]
         empty = next((label for label, inside in members if not inside), None)
         if empty is not None:
-            raise InputError(f"{name}: the class folder {empty!r} holds no images; fill or remove it.")
+            raise InputError(
+                f"{name}: the class folder {empty!r} holds no images{_but(folder / empty)}; fill or remove it."
+            )
         if not members:
-            raise InputError(f"{name}: holds no images; give a folder of png or jpg files.")
+            raise InputError(f"{name}: holds no images{_but(folder)}; give a folder of png or jpg files.")
         labels = np.repeat(np.arange(len(members)), [len(inside) for _, inside in members])
         paths = [path for _, inside in members for path in inside]
         values, inner = _stack(paths, name), tuple(f"{path.parent.name}/{path.name}" for path in paths)
         classes = tuple(label for label, _ in members)
-        return Raw(name, "images", values=values, labels=labels, classes=classes, files=inner)
+        notes = _left_out(folder, folders)
+        return Raw(name, "images", values=values, labels=labels, classes=classes, files=inner, notes=notes)
+
+
+def _but(folder: Path) -> str:
+    found = foreign_images(folder)
+    return f" that can be read (but {found})" if found else ""
 
 
 def _refuse_mixture(folders: list[Path], files: list[Path], name: str) -> None:
@@ -100,7 +152,8 @@ def _joined(train: Raw, test: Raw, name: str) -> Raw:
         labels = np.concatenate([train.labels, test.labels])
     values = np.concatenate([train.stack, test.stack])
     files = tuple(f"{part}/{file}" for part, raw in (("train", train), ("test", test)) for file in raw.files or ())
-    return replace(train, name=name, values=values, labels=labels, n_train=len(train), files=files)
+    notes = tuple(f"{part}: {note}" for part, raw in (("train", train), ("test", test)) for note in raw.notes)
+    return replace(train, name=name, values=values, labels=labels, n_train=len(train), files=files, notes=notes)
 
 
 def _stack(files: list[Path], name: str) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 
 from girsanov.datasets.arrays import is_idx_folder, read_idx_folder, read_npy, read_npz
 from girsanov.datasets.hub import is_dataset_folder, is_dataset_id, read_hub
-from girsanov.datasets.images import has_images, read_image_folder
+from girsanov.datasets.images import foreign_images, has_images, read_image_folder
 from girsanov.datasets.raw import Raw, guarded
 from girsanov.datasets.tables import TEXT_SUFFIXES, read_parquet, read_text
 from girsanov.types import InputError
@@ -130,6 +130,9 @@ def _read_folder(folder: Path, name: str) -> Raw:
             return read_hub(str(folder))
         if has_images(folder):
             return read_image_folder(folder, name)
+        foreign = foreign_images(folder)
+        if foreign:
+            raise InputError(f"{name}: holds images that cannot be read ({foreign}); save them as png or jpg.")
     raise InputError(
         f"{name}: holds neither images, nor idx files (train-images-idx3-ubyte), nor a saved dataset; "
         "give the path of a file inside it, or another folder."
