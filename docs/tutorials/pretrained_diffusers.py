@@ -58,7 +58,7 @@ unet = UNet2DModel(
 )
 scheduler = DDPMScheduler()
 optimizer = torch.optim.AdamW(unet.parameters(), lr=2e-3)
-for _ in range(400):
+for _ in range(250):
     x = scaled(train[torch.randint(0, len(train), (64,))])
     t, noise = torch.randint(0, 1000, (64,)), torch.randn_like(x)
     loss = (unet(scheduler.add_noise(x, noise, t), t).sample - noise).square().mean()
@@ -85,7 +85,7 @@ print(model.log_snr_range, model.network.notes)
 # %%
 reference = Gaussian.fit(scaled(train + torch.rand_like(train) - 0.5))
 spread = scaled(test[:32] + torch.rand_like(test[:32]) - 0.5)
-bound = elbo(model, model.process, spread, reference=reference, samples=64)
+bound = elbo(model, model.process, spread, reference=reference, samples=32)
 print(bound.kind, bound.model, bound.mean())
 
 # %% [markdown]
@@ -96,7 +96,7 @@ print(bound.kind, bound.model, bound.mean())
 
 # %%
 digits = density_from_diffusers(folder, data_range=(-1.0, 1.0), levels=17, check=scaled(test))
-mass = digits.elbo(test[:64], samples=64)
+mass = digits.elbo(test[:64], samples=32)
 print(f"{float(mass.bits_per_dim().mean()):.2f} bits per dimension, a {mass.kind} of a log-{mass.measure}")
 
 # %% [markdown]

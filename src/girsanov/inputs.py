@@ -311,7 +311,8 @@ def _require_fit(given: Mapping[str, Any]) -> None:
         return
     for name in LAWS:
         law = given.get(name)
-        law = getattr(law, "density", getattr(law, "reference", None)) if name == "score" else law
+        if name == "score":  # the reference of a closed form is computed when it is asked for
+            law = law.density if hasattr(law, "density") else getattr(law, "reference", None)
         shape = getattr(law, "event_shape", None)
         if shape and math.prod(shape) != math.prod(found):
             raise InputError(

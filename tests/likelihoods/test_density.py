@@ -95,8 +95,7 @@ def test_only_the_log_snr_matters(make_process):
 def test_intervals_cover(make_case):
     """In 2000 repeats (rows x seeds) the observed share has standard error 0.5 %: false alarm 1e-4 at 95 %."""
     case, process = make_case(), VariancePreserving(log_snr_range=SHARED_RANGE)
-    rows, seeds, samples = (20, 100, 256) if case.d < 512 else (8, 250, 64)
-    assert 0.93 <= coverage(case, process, rows, seeds, samples) <= 0.97
+    assert 0.93 <= coverage(case, process, 50, 40, 128 if case.d < 512 else 32) <= 0.97
 
 
 @pytest.mark.slow
@@ -109,10 +108,11 @@ def test_intervals_cover_at_the_default_number_of_samples(name):
 
 def coverage(case, process, rows, seeds, samples):
     """Share of 95 % intervals that contain the truth."""
-    x = case.rows(rows, seed=2)
+    x, score, reference = case.rows(rows, seed=2), case.density.score(process), reference_of(case)
+    options = {"reference": reference, "exact": True, "samples": samples}
     truth, covered = case.log_prob(x), []
     for seed in range(seeds):
-        low, high = evaluate(case, process, x, seed=seed, samples=samples).interval(0.95)
+        low, high = density(score, process, x, generator=seeded(seed), **options).interval(0.95)
         covered.append((low <= truth) & (truth <= high))
     return float(torch.stack(covered).double().mean())
 

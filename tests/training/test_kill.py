@@ -27,7 +27,7 @@ def test_killed_runs_end_with_the_same_bits(tmp_path):
 
 @pytest.mark.slow
 def test_many_kills(tmp_path):
-    outcome = drive(tmp_path, kills=150, steps=240)
+    outcome = drive(tmp_path, kills=60, steps=240)
     assert outcome["same"]
     assert outcome["log"]
     assert outcome["leftovers"] == []
