@@ -312,7 +312,7 @@ def _require_fit(given: Mapping[str, Any]) -> None:
     for name in LAWS:
         law = given.get(name)
         if name == "score":  # the reference of a closed form is computed when it is asked for
-            law = law.density if hasattr(law, "density") else getattr(law, "reference", None)
+            law = getattr(law, "density" if hasattr(law, "density") else "reference", None)
         shape = getattr(law, "event_shape", None)
         if shape and math.prod(shape) != math.prod(found):
             raise InputError(
