@@ -58,7 +58,7 @@ def test_rows_that_break_it_are_refused():
         row = int(np.flatnonzero(frame["kind"] == "ash")[0])
         broken.loc[row, column] = value
         with pytest.raises(
-            InputError, match=f"row {row + 1}, column '{column}': {value} is not what 'kind' determines"
+            InputError, match=rf"array: x\.iloc\[{row}\], column '{column}': {value} is not what 'kind' determines"
         ):
             schema.encode(array_raw(broken))
         kept, numbers, refused = schema.encode_each(array_raw(broken))

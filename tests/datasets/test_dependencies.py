@@ -71,7 +71,7 @@ def test_new_rows_are_checked_and_samples_restored(name):
     wrong = table[:5].copy()
     column = int(next(iter(sums))[1:]) - 1
     wrong[3, column] += 0.5 * spread[column]
-    with pytest.raises(InputError, match=f"row 4, column 'x{column + 1}': .* is not .*, as in the data"):
+    with pytest.raises(InputError, match=rf"array: x\[3\], column 'x{column + 1}': .* is not .*, as in the data"):
         schema.encode(array_raw(wrong))
 
 

@@ -71,12 +71,12 @@ def test_columns_of_text(values, options, expected):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"k": "u"}, r"frame: row 1, column 'k' is text \('u'\)"),
+        ({"k": "u"}, r"frame: x\.iloc\[0\], column 'k' is text \('u'\)"),
         ({"k": pd.Timestamp("2020-01-01")}, "column 'k' holds values of type Timestamp, not numbers"),
         ({"k": 1j}, "column 'k' holds values of type complex"),
         ({"k": [["u"]] * 60}, "column 'k' holds values of type list"),
-        ({"k": [pd.NA] + [1] * 59}, "row 1, column 'k' is missing"),
-        ({"k": ["x"] + ["1"] * 59}, "row 1, column 'k' holds 'x' where most rows hold numbers"),
+        ({"k": [pd.NA] + [1] * 59}, r"x\.iloc\[0\], column 'k' is missing"),
+        ({"k": ["x"] + ["1"] * 59}, r"x\.iloc\[0\], column 'k' holds 'x' where most rows hold numbers"),
     ],
 )
 def test_what_cannot_be_modelled_is_named(change, sentence):

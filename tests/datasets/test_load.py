@@ -100,7 +100,7 @@ def test_data_frames_keep_their_names():
         (torch.randn(5, 2), {"names": ("a", "a")}, "has two columns named 'a'; rename one"),
         (torch.randn(2, 2), {"labels": np.array([1, 2**63], dtype=np.uint64)}, "a label is 9223372036854775808"),
         (torch.randn(5, 3), {"labels": torch.zeros(4)}, "for each of the 5 rows"),
-        (torch.tensor([[1.0, 2.0], [float("nan"), 3.0]]), {"name": "mine"}, "mine: row 2, column 'x1' is missing"),
+        (torch.tensor([[1.0, 2.0], [float("nan"), 3.0]]), {"name": "mine"}, r"mine: x\[1\], column 'x1' is missing"),
     ],
 )
 def test_bad_arrays(x, options, sentence):

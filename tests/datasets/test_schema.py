@@ -302,8 +302,8 @@ def test_images_are_judged_one_by_one():
     later[0, 0, 1, 2], later[2, 0, 0, 0] = 0.5, np.nan
     x, kept, refused = schema.encode_each(array_raw(later))
     assert (x.shape, kept.tolist()) == ((1, 1, 4, 4), [1])
-    assert refused[0].startswith("row 1, pixel (0, 1, 2): 0.5 is off the lattice")
-    assert refused[2] == "row 3, pixel (0, 0, 0) is nan"
+    assert refused[0].startswith("x[0], pixel (0, 1, 2): 0.5 is off the lattice")
+    assert refused[2] == "x[2], pixel (0, 0, 0) is nan"
 
 
 @pytest.mark.parametrize(("code", "said"), [(-999, True), (9999, True), (-99, True), (3, False)])
@@ -326,7 +326,7 @@ def test_several_such_numbers_do_not_hide_each_other(low, codes):
 def test_a_fill_value_that_ends_the_digits_of_all_others_is_refused(code):
     values = rng().normal(size=(N, 2))
     values[4] = code
-    with pytest.raises(InputError, match=r"row 5, column 'x1': .* is so far from the other values.*--drop x1"):
+    with pytest.raises(InputError, match=r"array: x\[4\], column 'x1': .* is so far from the other values.*--drop x1"):
         from_array(values)
 
 
@@ -427,10 +427,10 @@ def test_images_refused_later():
         schema.encode(array_raw(np.zeros((2, 1, 5, 5))))
     bad = np.zeros((2, 1, 4, 4))
     bad[1, 0, 2, 3] = 0.5
-    with pytest.raises(InputError, match=r"row 2, pixel \(0, 2, 3\): 0\.5 is off the lattice of step 1"):
+    with pytest.raises(InputError, match=r"array: x\[1\], pixel \(0, 2, 3\): 0\.5 is off the lattice of step 1"):
         schema.encode(array_raw(bad))
     bad[1, 0, 2, 3] = np.nan
-    with pytest.raises(InputError, match=r"row 2, pixel \(0, 2, 3\) is nan"):
+    with pytest.raises(InputError, match=r"array: x\[1\], pixel \(0, 2, 3\) is nan"):
         schema.encode(array_raw(bad))
     with pytest.raises(InputError, match="holds table, but the model was fitted to images"):
         schema.encode(array_raw(np.zeros((2, 16))))

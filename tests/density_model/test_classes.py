@@ -70,7 +70,7 @@ def test_conditions_and_predictions_are_the_users_labels(name):
 
 def test_missing_and_broken_labels_are_one_sentence():
     x = rng(0).normal(size=(60, 2))
-    with pytest.raises(gv.InputError, match="the label of row 3 is missing"):
+    with pytest.raises(gv.InputError, match=r"array: the label of x\[2\] is missing"):
         gv.fit(x, labels=np.where(np.arange(60) == 2, np.nan, 1.0), config=TINY)
     with pytest.raises(gv.InputError, match="one for each of the 60 rows"):
         gv.fit(x, labels=CODES[:50], config=TINY)

@@ -29,6 +29,7 @@ from girsanov.applications.level_weights import (
 from girsanov.applications.screen import Screen, Screened
 from girsanov.calculus import seed_of
 from girsanov.datasets.labels import label_array, label_name
+from girsanov.datasets.places import Given
 from girsanov.densities import Gaussian
 from girsanov.processes import LinearProcess
 from girsanov.types import InputError, State, require_count
@@ -286,7 +287,7 @@ class DiffusionClassifier:
 
     def _index_of(self, y: Any) -> Tensor:
         position = {label_name(name): k for k, name in enumerate(self.classes_.tolist())}
-        labels = label_array(y, None, "y").tolist()
+        labels = label_array(y, None, Given("y", None)).tolist()
         unknown = [label for label in labels if label_name(label) not in position]
         if unknown:
             raise InputError(f"Unknown class {unknown[0]!r}: the classes are {', '.join(map(str, self.classes_))}")

@@ -35,6 +35,7 @@ from torch import Tensor
 
 from girsanov.datasets.columns import Numeric
 from girsanov.datasets.labels import coded, label_array, label_name
+from girsanov.datasets.places import Given
 from girsanov.datasets.raw import Raw
 from girsanov.datasets.raw import from_array as array_raw
 from girsanov.datasets.schema import Schema
@@ -170,7 +171,7 @@ def from_array(
         >>> from_array(torch.randn(100, 2)).x.shape
         torch.Size([100, 2])
     """
-    raw = array_raw(x, labels=labels, classes=classes, names=names, name=name)
+    raw = array_raw(x, labels=labels, classes=classes, names=names, name=Given(name, x))
     return _data(raw, categorical=categorical, dequantise=dequantise, drop=drop, continuous=continuous, lattice=lattice)
 
 
@@ -185,7 +186,7 @@ def continuous_table(x: Any, *, name: str = "array") -> Data:
         >>> continuous_table(torch.zeros(5, 2)).schema.discrete
         False
     """
-    raw = array_raw(x, name=name)
+    raw = array_raw(x, name=Given(name, x))
     schema = Schema("table", (len(raw.columns),), tuple(Numeric(column) for column in raw.names or ()), raw.named)
     return Data(schema.encode(raw), None, None, schema, name, None)
 

@@ -30,6 +30,7 @@ import numpy as np
 
 from girsanov.datasets.frames import is_number, spelled
 from girsanov.datasets.lattice import Lattice, spoken
+from girsanov.datasets.places import row_name
 from girsanov.types import InputError
 
 
@@ -44,7 +45,7 @@ class RefusedRowsError(InputError):
     def __init__(self, source: str, bad: np.ndarray, sentence: Callable[[int], str], advice: str = "") -> None:
         first, more = int(bad.argmax()), int(bad.sum()) - 1
         also = f" ({more + 1} such rows)" if more and not advice else ""
-        super().__init__(f"{source}: row {first + 1}, {sentence(first)}{advice}{also}")
+        super().__init__(f"{source}: {row_name(source, first)}, {sentence(first)}{advice}{also}")
         self.bad, self.sentence = bad, sentence
 
 

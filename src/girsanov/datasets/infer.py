@@ -23,6 +23,7 @@ from girsanov.datasets.frames import is_code, is_number
 from girsanov.datasets.lattice import Lattice, lattice_of, spoken, with_step
 from girsanov.datasets.notes import few_rows, table_notes
 from girsanov.datasets.offsets import refuse_swallowed, swallowed_notes
+from girsanov.datasets.places import row_name
 from girsanov.datasets.raw import Raw
 from girsanov.datasets.steps import shortest
 from girsanov.types import InputError
@@ -129,7 +130,7 @@ def _refuse_text(columns: dict[str, np.ndarray], source: str, categorical: bool)
     """Refuse what is neither number nor text, odd cells among numbers, and text unless it is to be one-hot encoded."""
     found: dict[str, list[tuple[str, str]]] = {kind: [] for kind in TEXTS}
     for name, column in columns.items():
-        problem = _problem(name, column, categorical) if column.dtype == object else None
+        problem = _problem(name, column, source, categorical) if column.dtype == object else None
         if problem is not None:
             found[problem[0]].append((name, problem[1]))
     problems = []
@@ -144,7 +145,7 @@ def _refuse_text(columns: dict[str, np.ndarray], source: str, categorical: bool)
         raise InputError(f"{source}: {'; '.join(problems)}.")
 
 
-def _problem(name: str, column: np.ndarray, categorical: bool) -> tuple[str, str] | None:
+def _problem(name: str, column: np.ndarray, source: str, categorical: bool) -> tuple[str, str] | None:
     """Why a column of objects cannot be modelled, a kind of :data:`TEXTS` and what was found."""
     codes = [row for row, cell in enumerate(column) if is_code(cell)]
     odd = [row for row, cell in enumerate(column) if not is_number(cell)] or codes or [*range(len(column))]
@@ -153,14 +154,14 @@ def _problem(name: str, column: np.ndarray, categorical: bool) -> tuple[str, str
     if not isinstance(cell, str):
         kind = "list" if isinstance(cell, np.ndarray) else type(cell).__name__
         return "strange", f"column {name!r} holds values of type {kind}"
-    held = f"row {odd[0] + 1}, column {name!r} holds {_short(cell)}"
+    held = f"{row_name(source, odd[0])}, column {name!r} holds {_short(cell)}"
     if 2 * len(odd) <= len(column) and not (codes or (categorical and few and 20 * len(odd) > len(column))):
         return "odd", held + (f" ({len(odd)} such cells)" if len(odd) > 1 else "")
     if categorical:
         return None
     if odd is codes:
         return ("codes" if few else "many codes"), held
-    return ("text" if few else "names"), f"row {odd[0] + 1}, column {name!r} is text ({_short(cell)})"
+    return ("text" if few else "names"), f"{row_name(source, odd[0])}, column {name!r} is text ({_short(cell)})"
 
 
 def _short(cell: str) -> str:
@@ -173,9 +174,9 @@ def _refuse_huge(name: str, column: np.ndarray, source: str) -> None:
     _refuse_alone(name, column.astype(np.float64), source)
     sizes = np.abs(column)
     if float(sizes.max()) > LARGEST:
-        row = int(sizes.argmax()) + 1
+        row = int(sizes.argmax())
         raise InputError(
-            f"{source}: row {row}, column {name!r}: {column[row - 1]} is too large to square; rescale "
+            f"{source}: {row_name(source, row)}, column {name!r}: {column[row]} is too large to square; rescale "
             f"the column, or leave it out with --drop {name}."
         )
     if column.max() != column.min() and float(sizes.max()) < 1.0 / LARGEST:
@@ -190,9 +191,9 @@ def _refuse_alone(name: str, column: np.ndarray, source: str) -> None:
     row = int(distances.argmax())
     if len(others) and float(distances[row]) > ALONE * max(float(np.median(others)), 1e-300):
         raise InputError(
-            f"{source}: row {row + 1}, column {name!r}: {column[row]:.6g} is so far from the other values that these "
-            f"are all alike beside it; remove such rows if it marks missing values, else take logarithms, or leave the "
-            f"column out with --drop {name}."
+            f"{source}: {row_name(source, row)}, column {name!r}: {column[row]:.6g} is so far from the other values "
+            "that these are all alike beside it; remove such rows if it marks missing values, else take logarithms, or "
+            f"leave the column out with --drop {name}."
         )
 
 

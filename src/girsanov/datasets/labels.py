@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from girsanov.datasets.places import row_name
 from girsanov.types import InputError
 
 
@@ -37,8 +38,8 @@ def label_array(labels: Any, rows: int | None, name: str) -> np.ndarray:
         raise InputError(f"{name}: the labels have shape {values.shape}, but {needed} needed.")
     missing = np.asarray(pd.isna(values))
     if missing.any() or (values.dtype.kind == "f" and np.isinf(values).any()):
-        row = int((missing if missing.any() else np.isinf(values)).argmax()) + 1
-        raise InputError(f"{name}: the label of row {row} is missing or infinite; remove such rows.")
+        row = int((missing if missing.any() else np.isinf(values)).argmax())
+        raise InputError(f"{name}: the label of {row_name(name, row)} is missing or infinite; remove such rows.")
     if values.dtype.kind == "O":  # nullable columns and categories hold numbers as objects
         values = _unboxed(values)
     if values.dtype.kind in "iu":

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from girsanov.datasets.frames import frame_parts, positional_names
 from girsanov.datasets.labels import label_array
+from girsanov.datasets.places import Given
 from girsanov.types import InputError
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def from_array(
     labels: Any | None = None,
     classes: tuple[str, ...] | None = None,
     names: tuple[str, ...] | None = None,
-    name: str = "array",
+    name: str | None = None,
 ) -> Raw:
     """Tensors and arrays as :class:`Raw`: ``(n, d)`` is a table, every longer shape is kept.
 
@@ -110,7 +111,7 @@ def from_array(
         labels: class of each row, shape ``n`` or ``n 1``: whole numbers, text, booleans or categories.
         classes: names of the classes.
         names: names of the columns of an ``(n, d)`` array.
-        name: how errors call the data.
+        name: how errors call the data; by default rows given in Python.
 
     Raises:
         InputError: for complex values, text outside tables, fewer than two axes, no rows, no columns, or two columns
@@ -122,6 +123,7 @@ def from_array(
         >>> from_array(np.zeros((4, 3, 8, 8))).kind
         'images'
     """
+    name = Given("array", x) if name is None else name
     with guarded(name, "a table", "check its columns"):
         frame = as_frame(x)
         if frame is not None:

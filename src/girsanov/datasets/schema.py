@@ -31,6 +31,7 @@ from girsanov.datasets.columns import (
 )
 from girsanov.datasets.infer import image_lattice, table_rules
 from girsanov.datasets.lattice import Lattice
+from girsanov.datasets.places import row_name
 from girsanov.datasets.raw import Raw
 from girsanov.datasets.selection import take
 from girsanov.datasets.splits import fingerprint
@@ -188,7 +189,7 @@ class Schema:
             >>> from girsanov.datasets.raw import from_array
             >>> schema = Schema.infer(from_array(np.linspace(0, 1, 30)[:, None]))
             >>> schema.encode_each(from_array(np.array([[0.5], [np.nan]])))
-            (tensor([[0.5000]], dtype=torch.float64), array([0]), {1: "row 2, column 'x1' is missing"})
+            (tensor([[0.5000]], dtype=torch.float64), array([0]), {1: "x[1], column 'x1' is missing"})
         """
         kept, refused = np.arange(len(raw)), {}
         while True:
@@ -198,7 +199,8 @@ class Schema:
                 if error.bad.all() and not refused:
                     raise
                 refused |= {
-                    int(kept[i]): f"row {kept[i] + 1}, {error.sentence(i)}" for i in np.flatnonzero(error.bad).tolist()
+                    int(kept[i]): f"{row_name(raw.name, kept[i])}, {error.sentence(i)}"
+                    for i in np.flatnonzero(error.bad).tolist()
                 }
                 kept = kept[~error.bad]
                 if not len(kept):

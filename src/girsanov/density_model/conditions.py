@@ -11,6 +11,7 @@ from torch import Tensor
 
 from girsanov.datasets import Data, Splits
 from girsanov.datasets.labels import label_array, label_name
+from girsanov.datasets.places import Given
 from girsanov.types import InputError
 
 SHOWN = 20
@@ -77,7 +78,9 @@ def condition_for(condition: Any, rows: int | None, record: Mapping[str, Any], d
 def _positions(condition: Any, classes: Sequence[str]) -> list[int]:
     if not isinstance(condition, Tensor) and np.ndim(condition) == 0:
         condition = [condition]
-    labels = label_array(condition.reshape(-1) if isinstance(condition, Tensor) else condition, None, "condition")
+    labels = label_array(
+        condition.reshape(-1) if isinstance(condition, Tensor) else condition, None, Given("condition", None)
+    )
     position = {name: k for k, name in enumerate(classes)}
     if labels.dtype.kind == "i" and not any(name.lstrip("-").isdecimal() for name in classes):
         position = {str(k): k for k in range(len(classes))}

@@ -183,7 +183,7 @@ def prepare(data: Data, splits: Splits, config: Config, coordinates: Coordinates
         "config": config.to_json(),
         "network": record,
         "data": {
-            "name": data.name,
+            "name": str(data.name),
             "rows": len(data.x),
             "fingerprint": fingerprint(data.x),
             "cells": data.schema.cells,
