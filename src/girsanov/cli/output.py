@@ -40,7 +40,8 @@ def note_refused(
 ) -> None:
     """How many rows a model cannot have, and what is wrong with the first of them."""
     if refused:
-        note(f"{len(refused):,} rows have no value{where}: {refused[min(refused)]}")
+        count = "1 row has" if len(refused) == 1 else f"{len(refused):,} rows have"
+        note(f"{count} no value{where}: {refused[min(refused)]}")
 
 
 def print_result(metrics: Mapping[str, Any]) -> None:
