@@ -385,7 +385,7 @@ def test_a_bad_row_is_a_gap(run, tables, girsanov, tmp_path):
     (tmp_path / "bad.csv").write_text("\n".join(lines) + "\n")
     result = girsanov("translate", run, tmp_path / "bad.csv")
     assert result.code == 0, result.err
-    assert "1 rows have no value: row 2, column 'height' is missing" in result.err
+    assert "1 row has no value: row 2, column 'height' is missing" in result.err
     _, rows = read_csv(result.out)
     assert np.isnan(rows).all(1).tolist() == [False, True, False, False]
     (tmp_path / "good.csv").write_text("\n".join(lines[:2] + lines[3:]) + "\n")
