@@ -1,9 +1,11 @@
 """Laws of closed-form densities, over all of them, against dense twins of ``torch.distributions``."""
 
+import math
+
 import pytest
 import torch
 
-from girsanov.densities import Gaussian, GaussianMixture, StandardNormal
+from girsanov.densities import BroadGaussian, Gaussian, GaussianMixture, StandardNormal
 from girsanov.types import InputError
 from tests.laws import (
     PROCESSES,
@@ -194,3 +196,37 @@ def test_a_density_is_its_buffers(make_case):
     assert not torch.allclose(blank.log_prob(x), case.log_prob(x))
     blank.load_state_dict(case.density.state_dict())
     torch.testing.assert_close(blank.log_prob(x), case.log_prob(x))
+
+
+@pytest.mark.parametrize("share", [0.3, 1e-6])
+def test_a_broad_gaussian_is_a_density_and_its_expectation_is_bounded_from_below(share):
+    law = BroadGaussian(Gaussian(torch.ones(1), 2.0), share)
+    edges = torch.sinh(torch.linspace(-20.0, 20.0, 400_001, dtype=torch.float64))
+    mass = torch.trapezoid(law.log_prob(edges[:, None]).exp(), edges)
+    torch.testing.assert_close(mass, torch.ones_like(mass), rtol=1e-6, atol=1e-6)
+    mean, variance = torch.tensor([[1.0], [4.0], [300.0]]).double(), torch.tensor(0.5).double()
+    eps = torch.randn(20_000, 1, 1, generator=seeded(0), dtype=torch.float64)
+    values = law.log_prob((mean + variance.sqrt() * eps).flatten(0, 1)).reshape(len(eps), len(mean))
+    gap = values.mean(0) - law.expected_log_prob(mean, variance)
+    error = values.std(0) / len(eps) ** 0.5
+    assert bool((gap > -5.0 * error).all())
+    assert bool((gap < 5.0 * error + share + 0.05).all())
+
+
+def test_a_broad_gaussian_draws_its_share():
+    law = BroadGaussian(Gaussian(torch.tensor([1.0, -2.0]), torch.tensor([[2.0, 0.5], [0.5, 1.0]])), 0.3)
+    n, reach = 20_000, 6.0
+    white = law.law.whiten(torch.full((n,), float("inf")).double(), law.sample(n, generator=seeded(0)))
+    beyond = (white[:, 0].abs() > reach).double().mean()
+    expected = 0.3 * (1.0 - 2.0 / math.pi * math.atan(reach))
+    assert abs(float(beyond) - expected) < 5.0 * (expected / n) ** 0.5
+
+
+def test_a_broad_gaussian_refuses_what_it_is_not_for():
+    law = BroadGaussian(Gaussian(torch.zeros(1), 1.0))
+    with pytest.raises(InputError, match="no noised version"):
+        law.diffused(1.0, 1.0)
+    with pytest.raises(InputError, match="no noised version"):
+        law.diffused_score(torch.ones(1), torch.ones(1), torch.zeros(1, 1))
+    with pytest.raises(InputError, match="between 0 and 1"):
+        BroadGaussian(law.law, 0.0)

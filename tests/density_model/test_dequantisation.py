@@ -44,7 +44,13 @@ def test_each_kind_gives_a_log_mass_that_no_model_can_beat(fitted):
     entropy = -float((masses * masses.log()).sum())
     mean = estimate.mean()
     assert -mean.value > entropy - 4 * mean.rows_stderr
-    assert -mean.value < entropy + 1.0  # after thirty steps all of them are near
+    # nor is any behind the Gaussian that it started from, which was a candidate on the rows that chose
+    config = dataclasses.replace(TINY, dequantise=fitted.record["config"]["dequantise"])
+    data = from_array(counts())
+    chosen = split(len(data.x), seed=0, test=config.test, validation=config.validation)
+    gain = estimate.value - prepare(data, chosen, config).eval().elbo(x, samples=64).value
+    error = float(gain.std()) * (1.0 / len(chosen.validation) + 1.0 / len(x)) ** 0.5
+    assert gain.mean() >= -5 * error  # 0 where no step was better
 
 
 def test_each_kind_is_saved_and_read(fitted, tmp_path):
@@ -100,18 +106,22 @@ def test_learned_noise_is_kept_only_where_held_out_rows_gain():
 
 
 def test_importance_weighting_tightens_both_likelihoods():
-    """On rows of an untrained model, the Gaussian itself, where a draw's value is exact."""
+    """On rows of an untrained model, the Gaussian itself, where a draw's value is exact: of the same 32 draws, the log
+    of a mean of exponentials is above the mean, in every row, by about half of their variance."""
     data = from_array(counts())
     model = prepare(data, split(400, seed=0), TINY).eval()
-    x = data.x[:60]
-    plain, weighted = model.elbo(x, samples=64), weighted_elbo(model, x, draws=16)
-    error = (plain.stderr.square().sum() + weighted.stderr.square().sum()).sqrt() / 60
-    assert (weighted.kind, weighted.nfe) == ("lower_bound", 256)
-    assert weighted.mean().value > plain.mean().value + 2 * float(error)
-    ode, ode_weighted = model.log_prob(x, draws=16), weighted_log_prob(model, x, draws=16)
-    error = (ode.stderr.square().sum() + ode_weighted.stderr.square().sum()).sqrt() / 60
-    assert ode_weighted.mean().value > ode.mean().value + 2 * float(error)
-    assert abs(ode_weighted.mean().value - weighted.mean().value) < 6 * float(error)  # one Gaussian, one mass
+    x = data.x[:30]
+    source = lambda: torch.Generator().manual_seed(0)  # noqa: E731  (the weighted bound reads one number more)
+    plain, weighted = model.elbo(x, samples=16 * 32, generator=source()), weighted_elbo(model, x, draws=8)
+    ode = model.log_prob(x, draws=32, generator=source())
+    ode_weighted = weighted_log_prob(model, x, draws=8, replicates=4, generator=source())
+    assert (weighted.kind, weighted.nfe) == ("lower_bound", 128)
+    assert len(plain.replicates) == len(ode.replicates) == 32
+    for few, many in ((plain, weighted), (ode, ode_weighted)):
+        gain, spread = many.value - few.value, few.replicates.var(0)
+        assert bool((gain > -1e-2).all())
+        assert float(gain.mean()) > 0.2 * float(spread.mean())
+    torch.testing.assert_close(ode_weighted.value, weighted.value, rtol=0.0, atol=2e-2)  # one Gaussian, one mass
 
 
 @pytest.mark.parametrize("kind", ["uniform", "truncated-normal"])

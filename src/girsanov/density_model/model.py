@@ -19,7 +19,7 @@ from girsanov.calculus import Divergence, seed_of
 from girsanov.datasets import Data, Raw, Schema
 from girsanov.datasets.labels import label_name
 from girsanov.datasets.raw import from_array
-from girsanov.densities import Density, Gaussian
+from girsanov.densities import BroadGaussian, Density, Gaussian
 from girsanov.density_model import storage
 from girsanov.density_model.averaging import averaged
 from girsanov.density_model.conditions import condition_for
@@ -104,8 +104,11 @@ class DensityModel(nn.Module):
 
     @property
     def prior(self) -> Density:
-        """The reference's law at the noise end."""
-        return noise_end(self.score, self.score.process, self.reference)
+        """The reference's law at the noise end, with a broad share where nothing else keeps far rows from ruling."""
+        law = noise_end(self.score, self.score.process, self.reference)
+        assert isinstance(law, Gaussian)
+        # the other models have one in their scores, and scales with tails
+        return BroadGaussian(law) if self.is_flow or self.lattice is not None else law
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -14,11 +14,16 @@ A baseline's fluctuation about its mean is also a control variate, whose best co
 that is sharper than the Gaussian, the Gaussian's error explains less of what fluctuates. :meth:`Baseline.excess`
 is that fluctuation; its coefficient, level by level, is fitted on held-out rows.
 
+Where a score has a broad share (:class:`girsanov.models.ScoreModel`), its noise prediction stays small for rows
+many deviations away; the Gaussian's grows with the distance, and so would what is sampled. There the baseline is that
+of a row :math:`x'` nearby, a function of x alone, under the same noise: its mean is closed form too.
+
 The residual term at the data end has the same form in the metric of the last decoder.
 """
 
 __all__ = ["Baseline", "GaussianBaseline", "NormBaseline", "baseline_of"]
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import final
@@ -30,6 +35,7 @@ from torch.nn.functional import softplus
 from girsanov.calculus import sum_event
 from girsanov.densities import Gaussian
 from girsanov.models import ScoreModel, deviation, noise_prediction
+from girsanov.models.score_model import given_way
 from girsanov.processes import LinearProcess
 from girsanov.types import Nats, Score, State
 
@@ -49,9 +55,25 @@ class Baseline(ABC):
     process: LinearProcess
     decoder: Gaussian | None
 
+    def near(self, x: State) -> State | None:
+        """The rows that the baseline is about in place of ``x``; ``None`` where these are ``x``."""
+        del x
+        return None
+
     @abstractmethod
-    def sampled(self, log_snr: Tensor, z: State, eps: State, at_end: Tensor, condition: Tensor | None) -> Nats:
-        """Half of baseline minus squared error, per evaluation; in the decoder's metric where ``at_end``."""
+    def sampled(
+        self,
+        log_snr: Tensor,
+        z: State,
+        eps: State,
+        at_end: Tensor,
+        condition: Tensor | None,
+        near: State | None = None,
+    ) -> Nats:
+        """Half of baseline minus squared error, per evaluation; in the decoder's metric where ``at_end``.
+
+        ``near`` is what ``z`` is to the rows that the baseline is about, where these are others.
+        """
 
     @abstractmethod
     def integral(self, x: State, low: float, high: float) -> Nats:
@@ -77,8 +99,17 @@ class Baseline(ABC):
 class NormBaseline(Baseline):
     """The share of the noise's own norm that an N(0, I) denoiser leaves."""
 
-    def sampled(self, log_snr: Tensor, z: State, eps: State, at_end: Tensor, condition: Tensor | None) -> Nats:
+    def sampled(
+        self,
+        log_snr: Tensor,
+        z: State,
+        eps: State,
+        at_end: Tensor,
+        condition: Tensor | None,
+        near: State | None = None,
+    ) -> Nats:
         """See :class:`Baseline`."""
+        del near
         error = eps - noise_prediction(self.score, self.process, log_snr, z, condition)
         squared = sum_event(error * self._precise(log_snr, error, at_end))
         return 0.5 * (torch.sigmoid(log_snr) * sum_event(eps.square()) - squared)
@@ -109,17 +140,45 @@ class GaussianBaseline(Baseline):
 
     reference: Gaussian
 
-    def sampled(self, log_snr: Tensor, z: State, eps: State, at_end: Tensor, condition: Tensor | None) -> Nats:
+    def near(self, x: State) -> State | None:
+        """See :class:`Baseline`."""
+        if not getattr(self.score, "broad_share", False):
+            return None
+        clean = torch.full((len(x),), math.inf, dtype=torch.float64, device=x.device)
+        white = self.reference.whiten(clean, x.double())
+        # the Gaussian predicts noise of up to half a whitened coordinate, at the level where signal and noise are equal
+        share = given_way(0.5 * white)
+        far = (share > 0.0).flatten(1).any(1)
+        if not bool(far.any()):
+            return None
+        near = self.reference.unwhiten(clean, white * (1.0 - share)).to(x.dtype)
+        return torch.where(far.reshape(-1, *(1,) * (x.ndim - 1)), near, x)
+
+    def sampled(
+        self,
+        log_snr: Tensor,
+        z: State,
+        eps: State,
+        at_end: Tensor,
+        condition: Tensor | None,
+        near: State | None = None,
+    ) -> Nats:
         """See :class:`Baseline`."""
         noise, delta = deviation(self.score, self.process, self.reference, log_snr, z, condition)
+        if near is not None:
+            nearer = self.reference.noise(log_snr, near)
+            noise, delta = nearer, delta + (noise - nearer)
         return 0.5 * sum_event(self._precise(log_snr, delta, at_end) * (2.0 * (eps - noise) - delta))
 
     def integral(self, x: State, low: float, high: float) -> Nats:
         """See :class:`Baseline`."""
-        return self.reference.squared_error_integral(x, low, high)
+        near = self.near(x)
+        return self.reference.squared_error_integral(x if near is None else near, low, high)
 
     def end(self, x: State, high: float) -> Nats:
         """See :class:`Baseline`."""
+        near = self.near(x)
+        x = x if near is None else near
         if self.decoder is not None:
             return self.reference.posterior_quadratic(high, x)
         return self.reference.squared_error(x, high)

@@ -199,31 +199,52 @@ class _Block:
         offset = keyed_uniform(generators, (self.replicates,), x).flatten()
         noise, ratio = evaluation_noise(generators, self.replicates, self.points, x[:: self.replicates][:drawn])
         eps = noise.flatten(0, 1)
-        levels, weights, at_end = self.proposal.systematic(offset, self.points)
+        near = self.baseline.near(x)
+        levels, weights, at_end = self._grid(x, near, offset)
         if ratio is not None:
             weights = weights * ratio.flatten(0, 1)
-        values, at_end = self._values(x, levels, eps, at_end), at_end[:asked]
+        values, at_end = self._values(x, near, levels, eps, at_end), at_end[:asked]
         if self.proposal.slope is not None:
             slope = torch.where(at_end, 0.0, self.proposal.slope_at(levels)[:asked])
             index = torch.arange(len(x), device=x.device).clamp_max(asked - 1)  # products of matrices of one size
-            values = values - slope * self.baseline.excess(x[index], levels[index], eps[index])[:asked]
+            values = (
+                values
+                - slope * self.baseline.excess((x if near is None else near)[index], levels[index], eps[index])[:asked]
+            )
         values = weights[:asked] * values
         end = torch.where(at_end, values, 0.0).sum(1)
         inside = torch.where(at_end, 0.0, values).sum(1)
         padding = values.new_zeros(len(x) - asked)
         return torch.cat([inside, padding]), torch.cat([end, padding])
 
-    def _values(self, x: State, levels: Tensor, eps: State, at_end: Tensor) -> Tensor:
+    def _grid(self, x: State, near: State | None, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Levels, weights and ends of every row and replicate; uniform for rows that the baseline is not about."""
+        grid = self.proposal.systematic(offset, self.points)
+        if near is None:
+            return grid
+        far = (near != x).flatten(1).any(1)[: len(offset), None]
+        levels, weights, at_end = (
+            torch.where(far, wide, usual)
+            for wide, usual in zip(self.proposal.flat().systematic(offset, self.points), grid, strict=True)
+        )
+        return levels, weights, at_end
+
+    def _values(self, x: State, near: State | None, levels: Tensor, eps: State, at_end: Tensor) -> Tensor:
         """The sampled integrand of the rows asked for, shape ``b k``, in network calls of one size."""
         alpha, sigma = (torch.sigmoid(sign * levels).sqrt().to(x.dtype) for sign in (1.0, -1.0))
         wide = (..., *(None,) * (x.ndim - 1))
         asked = self.count * self.replicates * self.points
-        z = (alpha[wide] * x[: len(eps), None] + sigma[wide] * eps).flatten(0, 1)[:asked]
+
+        def noised(rows: State) -> State:
+            return (alpha[wide] * rows[: len(eps), None] + sigma[wide] * eps).flatten(0, 1)[:asked]
+
+        z, moved = noised(x), None if near is None else noised(near)
         level, noise, end, condition = levels.flatten(), eps.flatten(0, 1), at_end.flatten(), self._conditions()
         parts = []
         for part, _ in row_blocks(len(z), self.call, x.device):
             given = condition if condition is None else condition[part]
-            parts.append(self.baseline.sampled(level[part], z[part], noise[part], end[part], given))
+            other = moved if moved is None else moved[part]
+            parts.append(self.baseline.sampled(level[part], z[part], noise[part], end[part], given, other))
         return torch.cat(parts)[:asked].reshape(-1, self.points)
 
     def _prior_noise(self, x: State) -> State:

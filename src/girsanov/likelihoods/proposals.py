@@ -89,7 +89,9 @@ def _values(
     """The sampled integrand at one level and the baseline's excess under the same noise, shape ``n`` each."""
     levels = level.to(x.device).expand(len(x))
     eps = torch.randn(x.shape, generator=noise, dtype=x.dtype).to(x.device)
-    z = torch.sigmoid(level).sqrt().to(x.dtype) * x + torch.sigmoid(-level).sqrt().to(x.dtype) * eps
+    alpha, sigma = (torch.sigmoid(sign * level).sqrt().to(x.dtype) for sign in (1.0, -1.0))
+    near = baseline.near(x)
+    moved = None if near is None else alpha * near + sigma * eps
     mask = torch.full((len(x),), at_end, device=x.device)
-    excess = baseline.excess(x, levels[:, None], eps[:, None])[:, 0]
-    return baseline.sampled(levels, z, eps, mask, condition), excess
+    excess = baseline.excess(x if near is None else near, levels[:, None], eps[:, None])[:, 0]
+    return baseline.sampled(levels, alpha * x + sigma * eps, eps, mask, condition, moved), excess

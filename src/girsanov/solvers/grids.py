@@ -111,6 +111,10 @@ class LogSNRDensity:
         sizes = (p * (1.0 - p)).sum(1).sqrt()
         return cls.from_sizes(low, high, levels, sizes, floor=floor, end_size=float(sizes[-1]) if atom else None)
 
+    def flat(self) -> "LogSNRDensity":
+        """Uniform on the same range, with the same atom: for rows unlike those to which this density was fitted."""
+        return LogSNRDensity.uniform(float(self.edges[0]), float(self.edges[-1]), atom=self.atom)
+
     def nodes(self, count: int) -> Tensor:
         """``count`` levels at equal shares of the density, both ends included, increasing."""
         levels, _, _ = self.quantile(torch.linspace(0.0, 1.0, count, dtype=torch.float64))
