@@ -7,6 +7,7 @@ Every call is small, seeded and takes one thread. A record holds for one machine
 is made anew before a change and is not part of the repository.
 """
 
+# ruff: noqa: D103  (a call is named by what it calls)
 import argparse
 import hashlib
 import json
@@ -74,7 +75,9 @@ for name, process in PROCESSES.items():
     score = LAW.score(process)
     CALLS |= {
         f"elbo_{name}": lambda s=score, p=process, o=own: gv.elbo(s, p, rows(), **o),
-        f"elbo_with_reference_{name}": lambda s=score, p=process, o=own: gv.elbo(s, p, rows(), reference=REFERENCE, **o),
+        f"elbo_with_reference_{name}": lambda s=score, p=process, o=own: gv.elbo(
+            s, p, rows(), reference=REFERENCE, **o
+        ),
         f"ode_{name}": lambda s=score, p=process, o=own: gv.ode_log_prob(s, p, rows(8), **o),
         f"sample_{name}": lambda s=score, p=process, o=own: gv.sample(s, p, 20, event_shape=(2,), steps=16, **o),
     }
@@ -389,7 +392,9 @@ CALLS |= {
     "bridge_sample": lambda: bridge().sample(rows(8).float(), generator=seeded(7)),
     "bridge_backward": lambda: bridge().sample(rows(8).float(), direction="backward", generator=seeded(7)),
     "bridge_path": lambda: bridge().sample(rows(8).float(), generator=seeded(7), return_path=True),
-    "bridge_log_prob": lambda: bridge().log_prob(rows(4).float(), end=gv.Gaussian(torch.full((2,), 2.0), 2.0), tolerance=1.0),
+    "bridge_log_prob": lambda: bridge().log_prob(
+        rows(4).float(), end=gv.Gaussian(torch.full((2,), 2.0), 2.0), tolerance=1.0
+    ),
 }
 
 

@@ -7,18 +7,8 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from girsanov.calculus import (
-    Exact,
-    Hutchinson,
-    KeyedStreams,
-    expand_as_rows,
-    keyed_generators,
-    keyed_normal,
-    keyed_rademacher,
-    keyed_uniform,
-    seed_of,
-    sum_event,
-)
+from girsanov.calculus import Exact, Hutchinson, expand_as_rows, sum_event
+from girsanov.randomness import KeyedStreams, keyed_generators, keyed_normal, keyed_rademacher, keyed_uniform, seed_of
 from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -13,10 +13,10 @@ import torch
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from girsanov.calculus import seed_of
 from girsanov.datasets import continuous_table
 from girsanov.datasets.infer import require_density
 from girsanov.density_model import Config, DensityModel, fit
+from girsanov.randomness import seed_of
 
 SEEDS = 2**31 - 1
 

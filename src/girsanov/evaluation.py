@@ -16,18 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from girsanov.calculus import (
-    Exact,
-    Hutchinson,
-    expand_as_rows,
-    keyed_generators,
-    keyed_normal,
-    keyed_uniform,
-    seed_of,
-    sum_event,
-)
+from girsanov.calculus import Exact, Hutchinson, expand_as_rows, sum_event
 from girsanov.density_model import DensityModel
 from girsanov.models import deviation
+from girsanov.randomness import keyed_generators, keyed_normal, keyed_uniform, seed_of
 from girsanov.solvers import Adaptive
 from girsanov.types import Estimate, InputError, Nats, State, interval_of_mean
 

@@ -27,11 +27,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from girsanov.calculus import source_of, sum_event
+from girsanov.calculus import sum_event
 from girsanov.densities import Density, Gaussian
 from girsanov.inputs import checked
 from girsanov.pairs import AncestralChain
 from girsanov.processes import LinearProcess, log_snr_range
+from girsanov.randomness import source_of
 from girsanov.types import Estimate, Nats, Score, State
 
 CHUNK = 1024

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import girsanov as gv
-from girsanov.calculus import stream
 from girsanov.datasets import Data, from_array, split
 from girsanov.density_model import DensityModel
 from girsanov.density_model.noise import fresh_elbo, spread
 from girsanov.evaluation import evaluate
 from girsanov.peers import PEERS, PeerData
+from girsanov.randomness import stream
 from girsanov.transforms import Compose, Dequantise
 from tests.seeds import seed, seeded
 

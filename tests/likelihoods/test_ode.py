@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from girsanov.calculus import Exact, Hutchinson, keyed_generators
+from girsanov.calculus import Exact, Hutchinson
 from girsanov.densities import Gaussian
 from girsanov.likelihoods import ode, ode_log_prob
 from girsanov.models import ScoreModel, TwoLayerNetwork
 from girsanov.processes import VariancePreserving
+from girsanov.randomness import keyed_generators
 from girsanov.solvers import Adaptive, FixedGrid
 from girsanov.types import InputError
 from tests.laws import (

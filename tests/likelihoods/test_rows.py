@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from girsanov.calculus import Hutchinson, keyed_generators
+from girsanov.calculus import Hutchinson
 from girsanov.densities import Gaussian
 from girsanov.likelihoods import density, elbo, fit_proposal, integral, ode, ode_log_prob
 from girsanov.models import ConvNetwork, ScoreModel, TwoLayerNetwork
 from girsanov.processes import VariancePreserving
+from girsanov.randomness import keyed_generators
 from girsanov.solvers import Adaptive, FixedGrid
 from tests.laws import mixture_case, note_mixture_2d
 from tests.seeds import seeded

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from girsanov.calculus import seed_of, source_of
+from girsanov.randomness import seed_of, source_of
 from girsanov.stein import (
     FiniteSet,
     IncompleteU,

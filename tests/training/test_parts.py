@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from girsanov.training import MovingAverage, ShuffledBatches, TrainingConfig, default_progress, mix
+from girsanov.randomness import mix
+from girsanov.training import MovingAverage, ShuffledBatches, TrainingConfig, default_progress
 from girsanov.training.ema import warm_decay
 from girsanov.training.log import TrainLog
 from girsanov.training.optimizer import Optimizer

@@ -17,8 +17,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from girsanov.calculus import seed_of, sum_event
+from girsanov.calculus import sum_event
 from girsanov.densities import Gaussian
+from girsanov.randomness import seed_of
 from girsanov.types import InputError, State, require_counts
 
 TARGET = 0.75  # acceptance rate

@@ -27,11 +27,11 @@ from girsanov.applications.level_weights import (
     spectral_sizes,
 )
 from girsanov.applications.screen import Screen, Screened
-from girsanov.calculus import seed_of
 from girsanov.datasets.labels import label_array, label_name
 from girsanov.datasets.places import Given
 from girsanov.densities import Gaussian
 from girsanov.processes import LinearProcess
+from girsanov.randomness import seed_of
 from girsanov.types import InputError, State, require_count
 
 BLOCK = 64  # rows that are classified together

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from girsanov.applications.annealing import Annealing, LogNormaliser, log_normaliser
-from girsanov.calculus import Exact, Hutchinson, stream
+from girsanov.calculus import Exact, Hutchinson
 from girsanov.densities import Gaussian
 from girsanov.inputs import checked
+from girsanov.randomness import mix, stream
 from girsanov.stein.matrices import DiffusionLike
 from girsanov.stein.score_matching import Sliced, SquaredMatrix, pointwise_loss, squared_matrix
-from girsanov.training import ShuffledBatches, TrainingConfig, TrainingResult, mix, train
+from girsanov.training import ShuffledBatches, TrainingConfig, TrainingResult, train
 from girsanov.types import Estimate, InputError, MeanEstimate, State
 
 HELD_OUT = 0.2

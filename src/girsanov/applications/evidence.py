@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from girsanov.applications.level_weights import LevelWeights
-from girsanov.calculus import keyed_generators, keyed_uniform, sum_event
+from girsanov.calculus import sum_event
 from girsanov.densities import Gaussian
 from girsanov.inputs import as_rows
 from girsanov.likelihoods.paired import Draws, deviations, draw, gain
 from girsanov.models import gaussian_reference, working_dtype
 from girsanov.processes import LinearProcess, log_snr_range
+from girsanov.randomness import keyed_generators, keyed_uniform
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError, Score, State
 

@@ -21,11 +21,13 @@ from typing import Any, Protocol, final
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows, keyed_generators, keyed_normal, keyed_uniform, row_blocks, seed_of
+from girsanov.calculus import expand_as_rows
 from girsanov.densities import Gaussian
 from girsanov.inputs import as_rows
 from girsanov.likelihoods.baselines import GaussianBaseline
 from girsanov.models import ScoreModel, working_dtype
+from girsanov.randomness import keyed_generators, keyed_normal, keyed_uniform, seed_of
+from girsanov.rows import row_blocks
 from girsanov.solvers import LogSNRDensity
 from girsanov.transforms import Transform
 from girsanov.types import InputError, Nats, State, require_count

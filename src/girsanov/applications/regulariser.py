@@ -27,11 +27,12 @@ from typing import Any, Protocol, final
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows, source_of, sum_event
+from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Gaussian
 from girsanov.inputs import checked
 from girsanov.likelihoods.baselines import GaussianBaseline
 from girsanov.models import ScoreModel, deviation, noise_prediction, working_dtype
+from girsanov.randomness import source_of
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError, Nats, Score, State
 

@@ -27,15 +27,16 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import expand_as_rows, seed_of, source_of, sum_event
+from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Gaussian
 from girsanov.inputs import as_condition, as_rows, checked
 from girsanov.likelihoods import elbo
 from girsanov.models import ResidualMLP, ScoreModel
 from girsanov.objectives import Batch, DenoisingObjective
 from girsanov.processes import Cosine, LinearProcess, noise_end
+from girsanov.randomness import mix, seed_of, source_of
 from girsanov.samplers import sample
-from girsanov.training import ShuffledBatches, TrainingConfig, mix, train
+from girsanov.training import ShuffledBatches, TrainingConfig, train
 from girsanov.transforms import Compose
 from girsanov.types import Estimate, InputError, Score, State
 

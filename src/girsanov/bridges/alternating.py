@@ -23,7 +23,8 @@ from girsanov.bridges.couplings import EndRows, Pairs, coupled_rows
 from girsanov.bridges.halves import Direction, Half
 from girsanov.bridges.matching import MatchingObjective, Paths, TrajectoryObjective
 from girsanov.bridges.potentials import Covariances
-from girsanov.training import Progress, ShuffledBatches, SilentProgress, TrainingConfig, mix, train
+from girsanov.randomness import mix
+from girsanov.training import Progress, ShuffledBatches, SilentProgress, TrainingConfig, train
 
 HELD_OUT = 0.1  # of the rows of each end: paths are held out by row, since rows may start several paths
 MOST_HELD = 10_000  # paths from held-out rows: enough to see small falls, and cheap to look at

@@ -24,9 +24,10 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint as recompute
 
 from girsanov.bridges.halves import Direction, Half
-from girsanov.calculus import expand_as_rows, normal_blocks, source_of, sum_event
+from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Density
 from girsanov.pairs import Chain, IsotropicScale, Kernel, Noise, Scale, TriangularScale
+from girsanov.randomness import normal_blocks, source_of
 from girsanov.types import InputError, Nats, State
 
 StepVariances = Literal["fixed", "diagonal", "full"]

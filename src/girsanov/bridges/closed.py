@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.bridges.reference import Clock, pinned_path
-from girsanov.calculus import source_of
 from girsanov.densities import Density
 from girsanov.inputs import checked
 from girsanov.pairs import Pair
 from girsanov.processes import LinearProcess, Process
+from girsanov.randomness import source_of
 from girsanov.types import State, Time
 
 

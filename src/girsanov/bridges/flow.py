@@ -20,9 +20,11 @@ from torch import Tensor
 
 from girsanov.bridges.chain import BridgeChain
 from girsanov.bridges.halves import Direction
-from girsanov.calculus import Exact, normal_blocks, row_blocks
+from girsanov.calculus import Exact
 from girsanov.densities import Density
 from girsanov.processes import Process
+from girsanov.randomness import normal_blocks
+from girsanov.rows import row_blocks
 from girsanov.solvers.ode import Adaptive
 from girsanov.types import Estimate, InputError, Nats, State, Time
 

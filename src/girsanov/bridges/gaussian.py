@@ -35,11 +35,11 @@ import torch
 from torch import Tensor
 
 from girsanov.bridges.closed import ClosedBridge
-from girsanov.calculus import source_of
 from girsanov.densities import Gaussian
 from girsanov.inputs import checked
 from girsanov.pairs import Chain, Kernel, MatrixScale
 from girsanov.processes import LinearProcess
+from girsanov.randomness import source_of
 from girsanov.types import InputError, Nats, State, Time
 
 

@@ -34,19 +34,11 @@ from girsanov.bridges.chain import BridgeChain, StepVariances
 from girsanov.bridges.couplings import EndRows
 from girsanov.bridges.matching import MatchingObjective, Paths, TrajectoryObjective
 from girsanov.bridges.potentials import FlatPotentials
-from girsanov.calculus import normal_blocks
 from girsanov.densities import Density, Gaussian, StandardNormal
+from girsanov.files import parse_json, write_text_atomic
 from girsanov.objectives import Batch
-from girsanov.training import (
-    Progress,
-    ShuffledBatches,
-    TrainingConfig,
-    TrainingResult,
-    mix,
-    parse_json,
-    train,
-    write_text_atomic,
-)
+from girsanov.randomness import mix, normal_blocks
+from girsanov.training import Progress, ShuffledBatches, TrainingConfig, TrainingResult, train
 from girsanov.types import MeanEstimate, State
 
 HISTORY = "validations.json"

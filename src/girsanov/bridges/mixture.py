@@ -27,11 +27,12 @@ from torch import Tensor, nn
 
 from girsanov.bridges.closed import ClosedBridge
 from girsanov.bridges.reference import Clock, pinned_path
-from girsanov.calculus import expand_as_rows, source_of
+from girsanov.calculus import expand_as_rows
 from girsanov.densities import Density, GaussianMixture
 from girsanov.densities.gaussian import LOG_2PI
 from girsanov.inputs import checked
 from girsanov.processes import LinearProcess
+from girsanov.randomness import source_of
 from girsanov.types import InputError, State, Time
 
 

@@ -46,7 +46,8 @@ from girsanov.bridges.reference import Clock
 from girsanov.calculus import expand_as_rows
 from girsanov.densities import Gaussian, GaussianMixture
 from girsanov.processes import LinearProcess
-from girsanov.training import Progress, ShuffledBatches, TrainingConfig, mix, train
+from girsanov.randomness import mix
+from girsanov.training import Progress, ShuffledBatches, TrainingConfig, train
 from girsanov.types import InputError, Nats, State, Time
 
 Covariances = Literal["diagonal", "full"]

@@ -24,8 +24,10 @@ from girsanov.bridges.halves import NetworkConfig
 from girsanov.bridges.reference_size import ReferenceSize, choose_size
 from girsanov.bridges.schrodinger import SchrodingerBridge
 from girsanov.datasets import fingerprint
+from girsanov.files import parse_json, write_text_atomic
 from girsanov.processes import BrownianMotion
-from girsanov.training import Progress, Within, default_progress, mix, parse_json, write_text_atomic
+from girsanov.randomness import mix
+from girsanov.training import Progress, Within, default_progress
 from girsanov.types import InputError
 
 PLAN = "plan.json"

@@ -20,8 +20,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows, source_of
+from girsanov.calculus import expand_as_rows
 from girsanov.processes import LinearProcess
+from girsanov.randomness import source_of
 from girsanov.types import InputError, State, Time
 
 

@@ -22,7 +22,7 @@ from girsanov.bridges.gaussian import GaussianBridge
 from girsanov.bridges.metrics import wasserstein
 from girsanov.densities import Gaussian
 from girsanov.processes import BrownianMotion
-from girsanov.training import mix
+from girsanov.randomness import mix
 from girsanov.types import InputError
 
 HALF = 0.5  # spreads, where no inner time tells

@@ -40,11 +40,11 @@ from girsanov.bridges.halves import Direction, Ends, NetworkConfig, bridge_condi
 from girsanov.bridges.joint import JointConfig, fit_joint
 from girsanov.bridges.potentials import Potentials
 from girsanov.bridges.reference import Clock
-from girsanov.calculus import seed_of, source_of
 from girsanov.densities import Density
 from girsanov.likelihoods import chain_elbo, importance_bound
 from girsanov.pairs import Noise, Pair
 from girsanov.processes import LinearProcess
+from girsanov.randomness import seed_of, source_of
 from girsanov.training import Progress
 from girsanov.types import Estimate, InputError, State, Time, require_count
 

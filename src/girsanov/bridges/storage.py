@@ -19,8 +19,7 @@ from girsanov.bridges.joint import JointConfig
 from girsanov.bridges.potentials import FlatPotentials, MixturePotentials, Potentials, QuadraticPotentials
 from girsanov.bridges.schrodinger import SchrodingerBridge
 from girsanov.densities import Density, Gaussian, GaussianMixture
-from girsanov.processes import LinearProcess
-from girsanov.training import (
+from girsanov.files import (
     atomic_directory,
     pack_tensors,
     parse_json,
@@ -30,6 +29,7 @@ from girsanov.training import (
     write_manifest,
     write_text_atomic,
 )
+from girsanov.processes import LinearProcess
 from girsanov.types import InputError
 
 FORMAT = 1

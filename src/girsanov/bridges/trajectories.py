@@ -34,7 +34,8 @@ from girsanov.bridges.metrics import wasserstein
 from girsanov.bridges.recipe import Recipe
 from girsanov.bridges.reference_size import ReferenceSize
 from girsanov.bridges.schrodinger import SchrodingerBridge
-from girsanov.training import Progress, mix
+from girsanov.randomness import mix
+from girsanov.training import Progress
 from girsanov.types import InputError, State
 
 COMPARED = 2000  # cells on each side of an exact distance

@@ -16,7 +16,7 @@ from girsanov.bridges.recipe import Recipe
 from girsanov.bridges.reference_size import ReferenceSize
 from girsanov.bridges.schrodinger import SchrodingerBridge
 from girsanov.bridges.trajectories import Trajectories
-from girsanov.training import (
+from girsanov.files import (
     atomic_directory,
     pack_tensors,
     parse_json,

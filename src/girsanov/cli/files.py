@@ -27,7 +27,7 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         InputError: where the folder is missing or not writable.
     """
-    from girsanov.training import write_bytes_atomic
+    from girsanov.files import write_bytes_atomic
 
     check_place(path)
     try:

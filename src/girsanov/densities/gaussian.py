@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from girsanov.calculus import expand_as_rows, source_of, sum_event
+from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities.base import Density
 from girsanov.inputs import checked
+from girsanov.randomness import source_of
 from girsanov.types import InputError, Nats, State
 
 LOG_2PI = math.log(2.0 * math.pi)

@@ -10,10 +10,10 @@ __all__ = ["GaussianMixture"]
 import torch
 from torch import Tensor
 
-from girsanov.calculus import source_of
 from girsanov.densities.base import Density
 from girsanov.densities.gaussian import LOG_2PI, Gaussian
 from girsanov.inputs import checked
+from girsanov.randomness import source_of
 from girsanov.types import InputError, Nats, State
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from girsanov.calculus import keyed_generators, keyed_uniform, seed_of
 from girsanov.density_model.model import DensityModel
 from girsanov.likelihoods import ddpm_bound
 from girsanov.likelihoods.certificate import Certificate, certificate
 from girsanov.likelihoods.denoising import Draws
+from girsanov.randomness import keyed_generators, keyed_uniform, seed_of
 
 DRAWS = Draws(2)  # two evaluations per row and step: the fewest that know their error
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from girsanov.calculus import seed_of
 from girsanov.density_model.model import DensityModel
+from girsanov.randomness import seed_of
 from girsanov.types import Estimate, InputError
 
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import stream
 from girsanov.datasets import Data, Schema, Splits, fingerprint
 from girsanov.densities import GaussianMixture
 from girsanov.density_model.config import Config
 from girsanov.density_model.dequantisation import make_dequantiser
 from girsanov.density_model.noise import copies_for, spread
-from girsanov.training import Progress, ShuffledBatches, TrainingConfig, mix, train
+from girsanov.randomness import mix, stream
+from girsanov.training import Progress, ShuffledBatches, TrainingConfig, train
 from girsanov.transforms import Compose, Gaussianise, Logit, OnLattice, SplineFlow, Standardise, Transform
 from girsanov.types import State
 

@@ -22,15 +22,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import expand_as_rows, seed_of, stream, sum_event
+from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.datasets import Data, Schema
 from girsanov.density_model.config import Config
 from girsanov.density_model.noise import fresh_elbo
 from girsanov.likelihoods import elbo
 from girsanov.likelihoods.discrete import LatticePoints, importance_weighted, log_mean_exp
 from girsanov.objectives import low_discrepancy
+from girsanov.randomness import mix, seed_of, stream
 from girsanov.solvers import LogSNRDensity
-from girsanov.training import Progress, ShuffledBatches, TrainingConfig, mix, train
+from girsanov.training import Progress, ShuffledBatches, TrainingConfig, train
 from girsanov.transforms import (
     Compose,
     Dequantise,

@@ -22,11 +22,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from girsanov.calculus import seed_of
 from girsanov.datasets import Raw, Schema
 from girsanov.datasets.columns import Combination
+from girsanov.randomness import mix, seed_of
 from girsanov.samplers import sample
-from girsanov.training import mix
 from girsanov.transforms import Compose, Dequantise, Transform
 from girsanov.types import State
 

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import seed_of, stream
 from girsanov.datasets import Data, Splits, fingerprint, from_array, load, split
 from girsanov.densities import Gaussian
 from girsanov.density_model.conditions import require_trained_classes
@@ -32,11 +31,13 @@ from girsanov.density_model.flow import FlowObjective
 from girsanov.density_model.model import DensityModel
 from girsanov.density_model.networks import build_network, choose_network, require_network
 from girsanov.density_model.noise import COPIES, fresh_elbo, fresh_log_prob, spread
+from girsanov.files import write_text_atomic
 from girsanov.likelihoods import fit_proposal
 from girsanov.models import ConditionMap, ExpertHead, Head, Lattice, LatticeHead, MixtureHead, ResidualHead, ScoreModel
 from girsanov.objectives import Batch, DenoisingObjective, ScheduledObjective
+from girsanov.randomness import mix, seed_of, stream
 from girsanov.solvers import FixedGrid
-from girsanov.training import Progress, ShuffledBatches, TrainingConfig, TrainingResult, mix, train, write_text_atomic
+from girsanov.training import Progress, ShuffledBatches, TrainingConfig, TrainingResult, train
 from girsanov.transforms import Dequantise, Standardise
 from girsanov.types import InputError, MeanEstimate, State
 

@@ -15,7 +15,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import Divergence, seed_of
+from girsanov.calculus import Divergence
 from girsanov.datasets import Data, Raw, Schema
 from girsanov.datasets.labels import label_name
 from girsanov.datasets.raw import from_array
@@ -39,6 +39,7 @@ from girsanov.likelihoods.discrete import LatticePoints, categorical_elbo, trans
 from girsanov.likelihoods.integral import View, keeps_graph, view_of
 from girsanov.models import ScoreModel
 from girsanov.processes import LinearProcess, noise_end
+from girsanov.randomness import seed_of
 from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
 from girsanov.stein import ScoreTest, score_test
 from girsanov.stein.levels import LEVELS

@@ -17,9 +17,8 @@ from girsanov.datasets import Schema
 from girsanov.densities import Gaussian, GaussianMixture
 from girsanov.density_model.config import make_process
 from girsanov.density_model.networks import build_network
-from girsanov.models import Head, Lattice, LatticeHead, MixtureHead, ResidualHead, ScoreModel
-from girsanov.solvers import LogSNRDensity
-from girsanov.training import (
+from girsanov.files import (
+    MANIFEST,
     atomic_directory,
     pack_tensors,
     parse_json,
@@ -29,7 +28,8 @@ from girsanov.training import (
     write_manifest,
     write_text_atomic,
 )
-from girsanov.training.files import MANIFEST
+from girsanov.models import Head, Lattice, LatticeHead, MixtureHead, ResidualHead, ScoreModel
+from girsanov.solvers import LogSNRDensity
 from girsanov.transforms import TRANSFORMS, Compose, Transform
 from girsanov.types import InputError
 

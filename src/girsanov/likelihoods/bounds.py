@@ -25,7 +25,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from girsanov.calculus import seed_of
 from girsanov.densities import Density, Gaussian
 from girsanov.inputs import checked
 from girsanov.likelihoods.baselines import Baseline, baseline_of
@@ -42,6 +41,7 @@ from girsanov.likelihoods.proposals import fit_proposal
 from girsanov.likelihoods.resolution import EVALUATIONS, confirmed, missing_at_ends, needed_range
 from girsanov.models import gaussian_reference
 from girsanov.processes import LinearProcess, Span, log_snr_range, span_of
+from girsanov.randomness import seed_of
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import Estimate, InputError, Measure, Nats, Score, State
 

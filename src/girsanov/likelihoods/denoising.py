@@ -18,11 +18,13 @@ from typing import Protocol, final, runtime_checkable
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows, keyed_generators, keyed_normal, row_blocks, seed_of, sum_event
+from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Gaussian
 from girsanov.inputs import checked
 from girsanov.models import deviation, noise_prediction, working_dtype
 from girsanov.processes import LinearProcess, log_snr_range
+from girsanov.randomness import keyed_generators, keyed_normal, seed_of
+from girsanov.rows import row_blocks
 from girsanov.types import Estimate, InputError, Nats, Score, State, require_counts
 
 CHUNK = 2048  # evaluations per call, fixed so that results do not depend on the number of rows

@@ -36,15 +36,7 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from girsanov.calculus import (
-    expand_as_rows,
-    keyed_generators,
-    keyed_normal,
-    keyed_rademacher,
-    row_blocks,
-    seed_of,
-    sum_event,
-)
+from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Gaussian
 from girsanov.inputs import as_condition, checked
 from girsanov.likelihoods.integral import Views, identity_view, view_of
@@ -52,6 +44,8 @@ from girsanov.likelihoods.paired import Draws, deviations, draw, gain
 from girsanov.likelihoods.resolution import EVALUATIONS, confirmed, needed_range
 from girsanov.models import ScoreModel, gaussian_reference, working_dtype
 from girsanov.processes import LinearProcess, log_snr_range
+from girsanov.randomness import keyed_generators, keyed_normal, keyed_rademacher, seed_of
+from girsanov.rows import row_blocks
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import Estimate, InputError, Kind, Measure, Nats, Score, State
 

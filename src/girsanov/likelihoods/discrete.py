@@ -31,7 +31,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from girsanov.calculus import keyed_generators, keyed_uniform, seed_of, sum_event
+from girsanov.calculus import sum_event
 from girsanov.densities import Density, Gaussian
 from girsanov.inputs import checked
 from girsanov.likelihoods.baselines import baseline_of
@@ -46,6 +46,7 @@ from girsanov.likelihoods.parts import (
 )
 from girsanov.models import gaussian_reference
 from girsanov.processes import LinearProcess, span_of
+from girsanov.randomness import keyed_generators, keyed_uniform, seed_of
 from girsanov.solvers import LogSNRDensity
 from girsanov.transforms import Transform
 from girsanov.types import Estimate, InputError, Nats, Score, State

@@ -22,9 +22,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from girsanov.calculus import LANES, KeyedStreams, keyed_generators, keyed_normal, keyed_uniform, row_blocks
 from girsanov.likelihoods.baselines import Baseline
 from girsanov.models import working_dtype
+from girsanov.randomness import KeyedStreams, keyed_generators, keyed_normal, keyed_uniform
+from girsanov.rows import LANES, row_blocks
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import Nats, State
 

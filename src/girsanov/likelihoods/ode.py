@@ -23,15 +23,7 @@ import math
 import torch
 from torch import Tensor
 
-from girsanov.calculus import (
-    Divergence,
-    Exact,
-    Hutchinson,
-    keyed_generators,
-    keyed_rademacher,
-    row_blocks,
-    seed_of,
-)
+from girsanov.calculus import Divergence, Exact, Hutchinson
 from girsanov.densities import Density, Gaussian
 from girsanov.inputs import checked, like_rows
 from girsanov.likelihoods.integral import keeps_graph
@@ -39,6 +31,8 @@ from girsanov.likelihoods.resolution import confirmed, needed_range, rounds
 from girsanov.models import ResidualHead, ScoreModel, deviation, working_dtype
 from girsanov.models.score_model import given_way
 from girsanov.processes import LinearProcess, Span, log_snr_range, span_of
+from girsanov.randomness import keyed_generators, keyed_rademacher, seed_of
+from girsanov.rows import row_blocks
 from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
 from girsanov.types import Estimate, Nats, Score, State
 

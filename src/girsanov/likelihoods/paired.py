@@ -22,10 +22,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows, keyed_generators, keyed_normal, keyed_uniform, sum_event
+from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Gaussian
 from girsanov.models import deviation, noise_prediction
 from girsanov.processes import LinearProcess
+from girsanov.randomness import keyed_generators, keyed_normal, keyed_uniform
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import Nats, Score, State
 

@@ -11,12 +11,12 @@ import math
 import torch
 from torch import Tensor
 
-from girsanov.calculus import seed_of
 from girsanov.densities import Gaussian
 from girsanov.inputs import checked
 from girsanov.likelihoods.baselines import Baseline, baseline_of
 from girsanov.models import gaussian_reference, working_dtype
 from girsanov.processes import LinearProcess, log_snr_range
+from girsanov.randomness import seed_of
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import Nats, Score, State
 

@@ -14,9 +14,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import expand_as_rows, keyed_generators, keyed_rademacher, row_blocks
+from girsanov.calculus import expand_as_rows
 from girsanov.likelihoods.baselines import Baseline
 from girsanov.models import HALF, working_dtype
+from girsanov.randomness import keyed_generators, keyed_rademacher
+from girsanov.rows import row_blocks
 from girsanov.types import Estimate, Nats, Score, State
 
 CHUNK = 128  # rows of a call, fixed so that results do not depend on their number

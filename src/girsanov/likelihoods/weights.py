@@ -26,10 +26,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from girsanov.calculus import Divergence, Exact, keyed_generators, keyed_normal, row_blocks, seed_of, source_of
+from girsanov.calculus import Divergence, Exact
 from girsanov.inputs import checked
 from girsanov.likelihoods.integral import keeps_graph
 from girsanov.pairs import Chain, EulerChain, Noise, Pair, feynman_kac_log_weights, girsanov_log_weights
+from girsanov.randomness import keyed_generators, keyed_normal, seed_of, source_of
+from girsanov.rows import row_blocks
 from girsanov.types import Estimate, InputError, MeanEstimate, Nats, State, interval_of_mean
 
 CHUNK = 2048  # paths simulated together, fixed so that results do not depend on the number of rows

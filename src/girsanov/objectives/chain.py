@@ -14,9 +14,9 @@ __all__ = ["ChainObjective"]
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import normal_blocks
 from girsanov.objectives.denoising import Batch
 from girsanov.pairs import Chain
+from girsanov.randomness import normal_blocks
 from girsanov.transforms import Transform
 from girsanov.types import State
 

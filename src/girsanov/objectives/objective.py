@@ -18,16 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import (
-    expand_as_rows,
-    keyed_generators,
-    keyed_normal,
-    keyed_rademacher,
-    keyed_uniform,
-    row_blocks,
-    seed_of,
-    source_of,
-)
+from girsanov.calculus import expand_as_rows
 from girsanov.densities import Density
 from girsanov.inputs import checked
 from girsanov.models import working_dtype
@@ -35,6 +26,8 @@ from girsanov.objectives.denoising import Batch
 from girsanov.objectives.score_matching import DenoisingScoreMatching, Matching, Noised
 from girsanov.objectives.times import ATOM, TimeLaw, low_discrepancy
 from girsanov.processes import LinearProcess, Span, log_snr_range, span_of
+from girsanov.randomness import keyed_generators, keyed_normal, keyed_rademacher, keyed_uniform, seed_of, source_of
+from girsanov.rows import row_blocks
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import Estimate, InputError, Nats, Score, State
 

@@ -16,11 +16,12 @@ __all__ = ["PairObjective"]
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import Divergence, Exact, expand_as_rows, source_of
+from girsanov.calculus import Divergence, Exact, expand_as_rows
 from girsanov.objectives.denoising import Batch
 from girsanov.objectives.times import low_discrepancy
 from girsanov.pairs import Pair
 from girsanov.processes import LinearProcess
+from girsanov.randomness import source_of
 from girsanov.stein import drift_score_matching
 from girsanov.types import State, Time
 

@@ -19,21 +19,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import (
-    expand_as_rows,
-    keyed_generators,
-    keyed_normal,
-    keyed_uniform,
-    row_blocks,
-    seed_of,
-    source_of,
-    sum_event,
-)
+from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Density, StandardNormal
 from girsanov.inputs import checked
 from girsanov.objectives.denoising import Batch
 from girsanov.objectives.times import low_discrepancy
 from girsanov.processes import ConditionalPath, LinearProcess
+from girsanov.randomness import keyed_generators, keyed_normal, keyed_uniform, seed_of, source_of
+from girsanov.rows import row_blocks
 from girsanov.types import Estimate, Nats, Score, State, Time
 
 CHUNK = 512  # evaluations per call, fixed so that a row's value does not depend on the number of rows

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows, source_of
+from girsanov.calculus import expand_as_rows
 from girsanov.inputs import checked
 from girsanov.models import ScoreModel, working_dtype
 from girsanov.objectives.denoising import Batch, GainObjective
 from girsanov.objectives.score_matching import DenoisingScoreMatching, Matching, Noised
 from girsanov.objectives.times import low_discrepancy
 from girsanov.processes import LearnedSchedule, LinearProcess, log_snr_range
+from girsanov.randomness import source_of
 from girsanov.types import InputError, Nats, Score, State
 
 

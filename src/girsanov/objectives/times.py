@@ -21,8 +21,8 @@ from typing import Protocol, final
 import torch
 from torch import Tensor
 
-from girsanov.calculus import source_of
 from girsanov.processes import LinearProcess
+from girsanov.randomness import source_of
 from girsanov.types import InputError
 
 ATOM = 0.05  # share of the draws that a law gives the data end, where nothing else is said

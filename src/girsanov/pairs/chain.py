@@ -23,11 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from girsanov.calculus import source_of, sum_event
+from girsanov.calculus import sum_event
 from girsanov.inputs import checked
 from girsanov.pairs.pair import Pair
 from girsanov.pairs.paths import Noise
 from girsanov.pairs.scales import Scale
+from girsanov.randomness import source_of
 from girsanov.types import Nats, State, require_count
 
 

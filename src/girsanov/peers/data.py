@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from girsanov.calculus import keyed_generators, keyed_uniform, stream
 from girsanov.datasets import Splits
 from girsanov.density_model import DensityModel
 from girsanov.density_model.noise import spread
+from girsanov.randomness import keyed_generators, keyed_uniform, stream
 from girsanov.transforms import Compose, Dequantise, Standardise
 from girsanov.types import Estimate, Nats, State
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.peers.data import LogProb, Peer, PeerData
-from girsanov.training import ShuffledBatches, TrainingConfig, mix, train
+from girsanov.randomness import mix
+from girsanov.training import ShuffledBatches, TrainingConfig, train
 from girsanov.transforms import SplineFlow
 from girsanov.types import State
 

@@ -20,7 +20,9 @@ import torch
 from girsanov.bridges import AlternatingConfig, JointConfig, NetworkConfig, SchrodingerBridge
 from girsanov.densities import StandardNormal
 from girsanov.environment import versions
+from girsanov.files import write_bytes_atomic, write_text_atomic
 from girsanov.processes import BrownianMotion
+from girsanov.randomness import mix
 from girsanov.reports import Attempts
 from girsanov.reports.bridge import BridgeContents, render_bridge
 from girsanov.runs.bridge_config import BridgeConfig
@@ -28,7 +30,7 @@ from girsanov.runs.bridge_measures import errors, measured, views
 from girsanov.runs.bridge_model import DIRECTIONS, BridgeModel, is_bridge_run, read_record, to_units, write_record
 from girsanov.runs.bridge_plan import planned_steps
 from girsanov.runs.ends import Ends, Units
-from girsanov.training import Progress, mix, write_bytes_atomic, write_text_atomic
+from girsanov.training import Progress
 from girsanov.types import InputError, State
 
 FORMAT = 1

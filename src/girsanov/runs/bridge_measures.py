@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from girsanov.bridges import BridgeChain, energy_distance, wasserstein
-from girsanov.calculus import normal_blocks, sum_event
+from girsanov.calculus import sum_event
 from girsanov.evaluation import summary
+from girsanov.randomness import mix, normal_blocks
 from girsanov.reports.bridge import BridgeView
 from girsanov.runs.bridge_model import DIRECTIONS, BridgeModel, Direction
 from girsanov.runs.ends import Ends
-from girsanov.training import mix
 from girsanov.types import Estimate, State
 
 ROWS = 1000  # of each sample that is compared: exact transport grows with the square of it

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from girsanov.bridges import SchrodingerBridge
 from girsanov.bridges.chain import rows_at_once
-from girsanov.calculus import KeyedStreams, keyed_generators, keyed_normal, keyed_uniform
 from girsanov.datasets import Schema
+from girsanov.files import parse_json, write_bytes_atomic, write_text_atomic
 from girsanov.pairs import Noise
+from girsanov.randomness import KeyedStreams, keyed_generators, keyed_normal, keyed_uniform, mix
 from girsanov.runs.ends import Ends, EndSource, Units, read_ends
-from girsanov.training import mix, parse_json, write_bytes_atomic, write_text_atomic
 from girsanov.types import InputError, State
 
 FORMAT = 1

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from girsanov.calculus import seed_of
 from girsanov.datasets import Data, Splits, fingerprint
 from girsanov.density_model import Config, DensityModel, fit
 from girsanov.density_model.certificate import certify
 from girsanov.environment import versions
 from girsanov.evaluation import denoising_curve, difference, evaluate, summary
 from girsanov.peers import PEERS, Peer, PeerData
+from girsanov.randomness import seed_of
 from girsanov.reports import Attempts, Contents, ScoreTests, render, samples_png
 from girsanov.reports.report import CERTIFICATE, CURVE, SAMPLES, TESTS
 from girsanov.runs.conditions import condition_of

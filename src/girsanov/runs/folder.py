@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from girsanov.training import parse_json, write_bytes_atomic, write_text_atomic
+from girsanov.files import parse_json, write_bytes_atomic, write_text_atomic
 from girsanov.types import InputError
 
 OURS = ("checkpoints", "flow", "config.json", "metrics.json", "train.jsonl")

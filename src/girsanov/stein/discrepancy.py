@@ -19,8 +19,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from girsanov.calculus import seed_of
 from girsanov.inputs import checked
+from girsanov.randomness import seed_of
 from girsanov.stein.gram import GramSums, gram_sums
 from girsanov.stein.kernels import RadialKernel, resolve_kernels
 from girsanov.stein.matrices import DiffusionLike

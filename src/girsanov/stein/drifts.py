@@ -22,7 +22,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from girsanov.calculus import Divergence, Exact, Hutchinson, keyed_generators, keyed_rademacher, seed_of
+from girsanov.calculus import Divergence, Exact, Hutchinson
+from girsanov.randomness import keyed_generators, keyed_rademacher, seed_of
 from girsanov.stein.fields import Map, dense
 from girsanov.stein.matrices import as_diffusion
 from girsanov.stein.score_matching import ScoreMatching, fisher_divergence, squared_matrix

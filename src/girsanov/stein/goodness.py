@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from girsanov.calculus import seed_of
 from girsanov.inputs import checked
+from girsanov.randomness import seed_of
 from girsanov.stein.discrepancy import random_directions
 from girsanov.stein.kernels import InverseMultiquadric, RadialKernel, bandwidth_collection, resolve_kernels
 from girsanov.stein.matrices import DiffusionLike

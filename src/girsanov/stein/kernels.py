@@ -33,8 +33,8 @@ from typing import TypeAlias, final
 import torch
 from torch import Tensor
 
-from girsanov.calculus import seed_of
 from girsanov.inputs import checked
+from girsanov.randomness import seed_of
 from girsanov.types import InputError, State
 
 SAMPLED_ROWS = 1000  # rows whose pairwise distances stand for all

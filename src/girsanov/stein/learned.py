@@ -14,8 +14,8 @@ __all__ = ["fit_flow", "tune_flow"]
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import seed_of
 from girsanov.inputs import checked
+from girsanov.randomness import seed_of
 from girsanov.stein.gram import _features, _tile
 from girsanov.stein.inverse_jacobian import FlowMatrix, flow_map
 from girsanov.stein.johnson import JohnsonFlow

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import keyed_generators, keyed_normal, seed_of
 from girsanov.inputs import ask, checked
 from girsanov.processes import LinearProcess, log_snr_range
+from girsanov.randomness import keyed_generators, keyed_normal, seed_of
 from girsanov.stein.goodness import GoodnessOfFitResult, goodness_of_fit
 from girsanov.stein.kernels import RadialKernel
 from girsanov.stein.matrices import DiffusionLike

@@ -34,8 +34,9 @@ from typing import TypeAlias, final
 import torch
 from torch import Tensor
 
-from girsanov.calculus import Exact, Hutchinson, keyed_generators, keyed_rademacher, seed_of
+from girsanov.calculus import Exact, Hutchinson
 from girsanov.inputs import checked
+from girsanov.randomness import keyed_generators, keyed_rademacher, seed_of
 from girsanov.stein.fields import Map, times, transposed_times
 from girsanov.stein.matrices import DiffusionLike, as_diffusion, require_nonzero, score_rows
 from girsanov.types import InputError, State, require_counts

@@ -1,7 +1,6 @@
 """Training: one loop over (module, loss, batches) with averaging, checkpoints and bit-exact resume.
 
-The loop knows no model. :func:`train` is the entry; the other names are its parts, and what writes
-any folder of ours safely.
+The loop knows no model. :func:`train` is the entry; the other names are its parts.
 """
 
 __all__ = [
@@ -19,37 +18,16 @@ __all__ = [
     "TrainingResult",
     "Validation",
     "Within",
-    "atomic_directory",
     "default_progress",
     "load_latest",
-    "mix",
-    "pack_tensors",
-    "parse_json",
-    "parse_tensors",
-    "read_verified",
     "save",
     "train",
-    "verify_manifest",
-    "write_bytes_atomic",
-    "write_manifest",
-    "write_text_atomic",
 ]
 
-from girsanov.training.batches import ShuffledBatches, mix
+from girsanov.training.batches import ShuffledBatches
 from girsanov.training.checkpoints import Checkpoint, load_latest, save
 from girsanov.training.config import TrainingConfig
 from girsanov.training.ema import MovingAverage
-from girsanov.training.files import (
-    atomic_directory,
-    pack_tensors,
-    parse_json,
-    parse_tensors,
-    read_verified,
-    verify_manifest,
-    write_bytes_atomic,
-    write_manifest,
-    write_text_atomic,
-)
 from girsanov.training.loop import Loss, TrainingResult, train
 from girsanov.training.meter import NonFiniteLossError
 from girsanov.training.progress import (

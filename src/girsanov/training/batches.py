@@ -6,7 +6,7 @@ resumed run needs no generator state. (torch's CPU generator keeps 32 bits of it
 a long run may thus share noise, on different rows.)
 """
 
-__all__ = ["ShuffledBatches", "StepRandomness", "mix"]
+__all__ = ["ShuffledBatches", "StepRandomness"]
 
 import contextlib
 from collections.abc import Iterator
@@ -15,33 +15,10 @@ from typing import final
 import torch
 from torch import Tensor
 
+from girsanov.randomness import mix
 from girsanov.types import InputError
 
-MASK = (1 << 64) - 1
 EPOCH, NOISE, GLOBAL = 1, 2, 3  # purposes, so that streams of one seed differ
-
-
-def mix(seed: int, *counters: int) -> int:
-    """A 64-bit hash of a seed and counters (the finaliser of SplitMix64, applied once per counter).
-
-    Args:
-        seed: any whole number.
-        counters: whole numbers, such as a purpose and a step.
-
-    Returns:
-        A whole number in [0, 2**64).
-
-    Example:
-        >>> mix(0, 1) == mix(0, 1), mix(0, 1) == mix(1, 0)
-        (True, False)
-    """
-    value = seed & MASK
-    for counter in counters:
-        value = (value + 0x9E3779B97F4A7C15 * (2 * counter + 1)) & MASK
-        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK
-        value ^= value >> 31
-    return value
 
 
 @final

@@ -2,7 +2,7 @@
 
 ``root/step-000000123/`` holds groups of tensors (``model.safetensors``, ``optimizer.safetensors``,
 ...), ``state.json`` and ``manifest.json``; ``root/LATEST`` names the newest. Each folder appears
-whole or not at all (:mod:`girsanov.training.files`), the last two are kept, and reading falls back
+whole or not at all (:mod:`girsanov.files`), the last two are kept, and reading falls back
 to the previous one when the newest fails its hashes.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from girsanov.training.files import (
+from girsanov.files import (
     atomic_directory,
     pack_tensors,
     parse_json,

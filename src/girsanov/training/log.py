@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TypeAlias, final
 
-from girsanov.training.files import parse_json, write_text_atomic
+from girsanov.files import parse_json, write_text_atomic
 from girsanov.types import InputError
 
 Record: TypeAlias = dict[str, float | None]

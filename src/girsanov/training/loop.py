@@ -18,12 +18,12 @@ from typing import Any, TypeAlias, final
 import torch
 from torch import Tensor, nn
 
+from girsanov.files import lock_directory
 from girsanov.training import checkpoints
 from girsanov.training.batches import StepRandomness
 from girsanov.training.config import TrainingConfig
 from girsanov.training.distributed import World
 from girsanov.training.ema import MovingAverage
-from girsanov.training.files import lock_directory
 from girsanov.training.log import Record, TrainLog
 from girsanov.training.meter import Meter
 from girsanov.training.optimizer import Optimizer

@@ -29,9 +29,10 @@ from typing import NoReturn, final
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows, keyed_generators, keyed_normal, sum_event
+from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.models.diffusers.network import DiffusersNetwork
 from girsanov.models.diffusers.schedule import Schedule, signal_and_noise
+from girsanov.randomness import keyed_generators, keyed_normal
 from girsanov.types import InputError, State
 
 LEVELS = 16

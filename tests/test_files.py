@@ -9,8 +9,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from girsanov.training import (
+from girsanov.files import (
     atomic_directory,
+    lock_directory,
     pack_tensors,
     parse_json,
     parse_tensors,
@@ -19,7 +20,6 @@ from girsanov.training import (
     write_manifest,
     write_text_atomic,
 )
-from girsanov.training.files import lock_directory
 from girsanov.types import InputError
 
 
