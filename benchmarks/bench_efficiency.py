@@ -21,7 +21,6 @@ from girsanov.calculus import sum_event
 from girsanov.datasets import Splits, load
 from girsanov.density_model import DensityModel
 from girsanov.likelihoods import elbo
-from girsanov.likelihoods.integral import View
 
 ROWS, DRAWS = 200, 256
 
@@ -94,17 +93,7 @@ def ours(model, y, samples):
     """Variance times evaluations per row of the bound itself, at one fixed dequantisation draw."""
     values = []
     for seed in range(DRAWS // samples * 4):
-        estimate = elbo(
-            model.score,
-            model.score.process,
-            y,
-            prior=model.prior,
-            reference=model.reference,
-            decoder=model.reference,
-            proposal=model.proposal,
-            samples=samples,
-            generator=torch.Generator().manual_seed(seed),
-        )
+        estimate = elbo(model.pair, y, samples=samples, generator=torch.Generator().manual_seed(seed))
         values.append(estimate.replicates)
     return torch.cat(values).var(0) * (estimate.nfe / len(estimate.replicates))  # evaluations of each replicate
 
@@ -122,8 +111,7 @@ def main():
     model = DensityModel.from_pretrained(options.folder)
     data = load("digits")
     x = data.x[Splits.from_json(model.record["splits"]).test][: options.rows]
-    view: View = model._views(x, 1, 0, 0)
-    y = view.x[:, 0].float()
+    y = model.randomised(x).view(1, 0).x[:, 0].float()
     low, high = model.score.log_snr_range
     reference = {f"ours, {samples} samples": ours(model, y, samples) for samples in (32, 128)}
     base = reference["ours, 32 samples"]

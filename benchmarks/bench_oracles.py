@@ -26,6 +26,7 @@ from _record import record, spread
 from girsanov.calculus import Exact, Hutchinson
 from girsanov.densities import Gaussian
 from girsanov.likelihoods import density, elbo, ode_log_prob
+from girsanov.pairs import ScorePair
 from girsanov.processes import LinearProcess
 from girsanov.solvers import Adaptive
 from girsanov.types import Estimate
@@ -72,22 +73,21 @@ def measure_formula(case: Case, process: LinearProcess, repeats: int) -> dict[st
     count, samples = (20, 256) if case.d < 512 else (8, 64)
     if case.d <= 2:  # cheap, and skewed enough for the share to need a smaller error
         count, repeats = 100, 5 * repeats
-    score, reference, x = case.density.score(process), reference_of(case), case.rows(count, seed=1)
+    pair, x = ScorePair(case.density.score(process), reference=reference_of(case)), case.rows(count, seed=1)
     truth, errors, sizes, covered, default = case.log_prob(x), [], [], [], []
     start = time.perf_counter()
     for seed in range(math.ceil(repeats / count)):
-        options = {"reference": reference, "exact": True, "samples": samples, "generator": seeded(seed)}
-        estimate = density(score, process, x, **options)
+        estimate = density(pair, x, exact=True, samples=samples, generator=seeded(seed))
         errors.append(estimate.value - truth)
         sizes.append(estimate.stderr)
         covered.append(covers(estimate, truth))
     seconds = time.perf_counter() - start
     for seed in range(math.ceil(repeats / count)):
-        few = density(score, process, x, reference=reference, exact=True, generator=seeded(seed))
+        few = density(pair, x, exact=True, generator=seeded(seed))
         default.append(covers(few, truth))
     error, size = torch.stack(errors).flatten(), torch.stack(sizes).flatten()
     z = (error / size).abs()
-    wide = density(score, process, x, reference=reference, exact=True, samples=256)
+    wide = density(pair, x, exact=True, samples=256)
     return {
         "z_quantiles": [float(q) for q in z.quantile(torch.tensor(LEVELS))],
         "bias_in_se": float(error.mean() / (error.std() / len(error) ** 0.5)),
@@ -126,7 +126,7 @@ def measure_bound(case: Case, process: LinearProcess) -> dict[str, object]:
     expected = expected_bound(case, process, x, prior)
     if expected is None:
         return {"elbo_z_rms": None, "elbo_error": None}
-    estimate = elbo(case.density.score(process), process, x, prior=prior, reference=reference, samples=256)
+    estimate = elbo(ScorePair(case.density.score(process), prior=prior, reference=reference), x, samples=256)
     z = (estimate.value - expected) / estimate.stderr
     return {
         "elbo_z_rms": float(z.square().mean().sqrt()),
@@ -138,17 +138,17 @@ def measure_ode(case: Case, process: LinearProcess) -> dict[str, object]:
     """The ODE's largest error over rows with the default solver, a tight one, and in z-scores with probes."""
     if case.d > 64:
         return {"ode_error_default": None, "ode_error_tight": None, "ode_z_hutchinson": None}
-    x, score = case.rows(16, seed=3), case.density.score(process)
-    options = {"prior": case.density.marginal(process, process.horizon), "reference": reference_of(case)}
+    x, prior = case.rows(16, seed=3), case.density.marginal(process, process.horizon)
+    pair = ScorePair(case.density.score(process), prior=prior, reference=reference_of(case))
     truth = case.log_prob(x)
     found: dict[str, object] = {"ode_error_default": None, "ode_error_tight": None}
     if case.d <= 16:
-        value = ode_log_prob(score, process, x, divergence=Exact(), **options).value
+        value = ode_log_prob(pair, x, divergence=Exact()).value
         found["ode_error_default"] = float((value - truth).abs().max())
     if case.d <= 2:
-        value = ode_log_prob(score, process, x, solver=TIGHT, **options).value
+        value = ode_log_prob(pair, x, solver=TIGHT).value
         found["ode_error_tight"] = float((value - truth).abs().max())
-    probed = ode_log_prob(score, process, x, divergence=Hutchinson(8), **options)
+    probed = ode_log_prob(pair, x, divergence=Hutchinson(8))
     found["ode_z_hutchinson"] = float(((probed.value - truth) / probed.stderr).square().median().sqrt())
     return found
 

@@ -38,7 +38,7 @@ def run(folder, name, seed, seconds):
     ours = model.elbo(data[splits.test], samples=64)
     with torch.no_grad():
         start = model.reference
-        view = model._views(test, 8, 0, 0)
+        view = model.randomised(data[splits.test]).view(8, 0)
         base = (start.log_prob(view.x.flatten(0, 1)) + view.log_det.flatten()).reshape(len(test), -1).mean(1)
     result = {
         "rows": [len(splits.train), len(splits.validation), len(splits.test)],

@@ -72,102 +72,104 @@ class Shifted(torch.nn.Module):
 
 for name, process in PROCESSES.items():
     own = {"prior": LAW.marginal(process, 1.0)} if name == "ve" else {}
-    score = LAW.score(process)
+    plain = gv.ScorePair(LAW.score(process), process, **own)
     CALLS |= {
-        f"elbo_{name}": lambda s=score, p=process, o=own: gv.elbo(s, p, rows(), **o),
-        f"elbo_with_reference_{name}": lambda s=score, p=process, o=own: gv.elbo(
-            s, p, rows(), reference=REFERENCE, **o
-        ),
-        f"ode_{name}": lambda s=score, p=process, o=own: gv.ode_log_prob(s, p, rows(8), **o),
-        f"sample_{name}": lambda s=score, p=process, o=own: gv.sample(s, p, 20, event_shape=(2,), steps=16, **o),
+        f"elbo_{name}": lambda p=plain: gv.elbo(p, rows()),
+        f"elbo_with_reference_{name}": lambda p=plain: gv.elbo(p.replace(reference=REFERENCE), rows()),
+        f"ode_{name}": lambda p=plain: gv.ode_log_prob(p, rows(8)),
+        f"sample_{name}": lambda p=plain: gv.sample(p.replace(event_shape=(2,)), 20, steps=16),
     }
 
 
 @call
 def density_exact():
-    return gv.density(LAW.score(VP), VP, rows(), reference=REFERENCE, exact=True)
+    return gv.density(gv.ScorePair(LAW.score(VP), reference=REFERENCE), rows(), exact=True)
 
 
 @call
 def density_to_a_target():
-    return gv.density(LAW.score(VP), VP, rows(), reference=REFERENCE, target_stderr=0.05)
+    return gv.density(gv.ScorePair(LAW.score(VP), reference=REFERENCE), rows(), target=0.05)
 
 
 @call
 def density_by_grid():
-    return density_by_quadrature(LAW.score(VP), VP, rows(4), reference=REFERENCE, noise=Quadrature(spacing=0.3))
+    return density_by_quadrature(
+        gv.ScorePair(LAW.score(VP), reference=REFERENCE), rows(4), noise=Quadrature(spacing=0.3)
+    )
 
 
 @call
 def elbo_of_a_decoder():
-    return gv.elbo(LAW.score(VP), VP, rows(), reference=REFERENCE, decoder=REFERENCE, samples=48)
+    return gv.elbo(gv.ScorePair(LAW.score(VP), reference=REFERENCE, decoder=REFERENCE), rows(), samples=48)
 
 
 @call
 def elbo_of_a_condition():
-    return gv.elbo(Shifted(), VP, rows(), condition=torch.arange(40.0).double()[:, None] / 40)
+    return gv.elbo(gv.ScorePair(Shifted(), VP), rows(), condition=torch.arange(40.0).double()[:, None] / 40)
 
 
 @call
 def ode_hutchinson():
-    return gv.ode_log_prob(LAW.score(VP), VP, rows(8), divergence=gv.Hutchinson(4))
+    return gv.ode_log_prob(gv.ScorePair(LAW.score(VP)), rows(8), divergence=gv.Hutchinson(4))
 
 
 @call
 def ode_fixed_grid():
-    return gv.ode_log_prob(LAW.score(VP), VP, rows(8), solver=gv.FixedGrid(16), reference=REFERENCE)
+    return gv.ode_log_prob(gv.ScorePair(LAW.score(VP), reference=REFERENCE), rows(8), solver=gv.FixedGrid(16))
 
 
 @call
 def squared_errors():
-    return gv.squared_errors(LAW.score(VP), VP, rows(8), torch.tensor([-2.0, 0.0, 3.0]), reference=REFERENCE)
+    return gv.squared_errors(gv.ScorePair(LAW.score(VP), reference=REFERENCE), rows(8), torch.tensor([-2.0, 0.0, 3.0]))
 
 
 @call
 def ddpm():
-    return _fields(gv.ddpm_bound(LAW.score(VP), VP, rows(8)))
+    return _fields(gv.ddpm_bound(gv.ScorePair(LAW.score(VP)), rows(8)))
 
 
 @call
 def difference():
-    return gv.difference(Shifted(), VP, rows(), 0, 1)
+    return gv.difference(gv.ScorePair(Shifted(), VP), rows(), 0, 1)
 
 
 @call
 def pointwise():
-    return _fields(gv.pointwise_information(Shifted(), VP, rows(), 1))
+    return _fields(gv.pointwise_information(gv.ScorePair(Shifted(), VP), rows(), 1))
 
 
 @call
 def curve():
-    return _fields(gv.difference_curve(Shifted(), VP, rows(8), 0, 1))
+    return _fields(gv.difference_curve(gv.ScorePair(Shifted(), VP), rows(8), 0, 1))
 
 
 @call
 def score_test():
-    return [t.result.statistic for t in gv.score_test(LAW.score(VP), VP, rows()).levels]
+    return [t.result.statistic for t in gv.score_test(gv.ScorePair(LAW.score(VP)), rows()).levels]
 
 
 @call
 def sample_ode():
-    return gv.sample(LAW.score(VP), VP, 20, event_shape=(2,), steps=16, lmbd=1.0, reference=REFERENCE)
+    return gv.sample(gv.ScorePair(LAW.score(VP), event_shape=(2,), reference=REFERENCE), 20, steps=16, lmbd=1.0)
 
 
 @call
 def sample_denoised():
-    return gv.sample(LAW.score(VP), VP, 20, event_shape=(2,), steps=16, lmbd=-0.5, denoise=True)
+    return gv.sample(gv.ScorePair(LAW.score(VP), event_shape=(2,)), 20, steps=16, lmbd=-0.5, denoise=True)
 
 
 @call
 def sample_with_log_prob():
-    x, estimate = gv.sample_with_log_prob(LAW.score(VP), VP, 20, event_shape=(2,), steps=32, reference=REFERENCE)
+    x, estimate = gv.sample_with_log_prob(
+        gv.ScorePair(LAW.score(VP), event_shape=(2,), reference=REFERENCE), 20, steps=32
+    )
     return x, estimate
 
 
 @cache
 def pair(lmbd=0.0):
     """The plug-in pair of the exact score."""
-    return gv.ScorePair(LAW.score(VP), VP, lmbd=lmbd, event_shape=(2,))
+    return gv.ScorePair(LAW.score(VP), event_shape=(2,)).family(lmbd)
 
 
 def ornstein():
@@ -204,13 +206,13 @@ def bracket():
 
 @call
 def ancestral_chain():
-    chain = gv.AncestralChain(LAW.score(VP), VP, 16, reference=REFERENCE, event_shape=(2,))
+    chain = gv.AncestralChain(gv.ScorePair(LAW.score(VP), reference=REFERENCE, event_shape=(2,)), 16)
     return gv.chain_elbo(chain, rows(8))
 
 
 @call
 def ancestral_importance():
-    chain = gv.AncestralChain(LAW.score(VP), VP, 16, event_shape=(2,))
+    chain = gv.AncestralChain(gv.ScorePair(LAW.score(VP), event_shape=(2,)), 16)
     return gv.importance_bound(chain, rows(8), paths=8)
 
 
@@ -244,10 +246,10 @@ def loss_score_matching():
         gv.DenoisingScoreMatching(),
         gv.ImplicitScoreMatching(),
         gv.SlicedScoreMatching(),
-        gv.ExplicitScoreMatching(LAW.score(VP)),
+        gv.ExplicitScoreMatching(gv.ScorePair(LAW.score(VP))),
     ):
-        objective = gv.ScoreMatchingObjective(VP, matching)
-        losses.append(objective(LAW.score(VP), Batch(rows()), seeded(2), 0))
+        objective = gv.ScoreMatchingObjective(matching)
+        losses.append(objective(gv.ScorePair(LAW.score(VP)), Batch(rows()), seeded(2), 0))
     return losses
 
 

@@ -6,7 +6,7 @@ A new callable is one line of :data:`DOORS`, a new oddity one line of :data:`SER
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 
 import girsanov as gv
 from girsanov import stein
-from girsanov.likelihoods import categorical_elbo, fit_proposal
+from girsanov.likelihoods import Replicates, categorical_elbo, fit_proposal
 from girsanov.likelihoods.denoising import Draws
 from girsanov.likelihoods.discrete import LatticePoints
 from girsanov.objectives import ScoreMatchingObjective
@@ -63,7 +63,7 @@ def novelty() -> gv.Novelty:
 
 @cache
 def classifier() -> gv.DiffusionClassifier:
-    return gv.DiffusionClassifier(conditional, classes=["a", "b"], process=PROCESS, samples=8)
+    return gv.DiffusionClassifier(gv.ScorePair(conditional, PROCESS), classes=["a", "b"], samples=8)
 
 
 @cache
@@ -81,6 +81,16 @@ class Door:
     given: dict[str, Any]
 
 
+def of_pair(call: Callable[..., Any]) -> Callable[..., Any]:
+    """What takes a pair, with the arguments of the pair among its own."""
+
+    @wraps(call)
+    def door(*, score: Any, process: Any, event_shape: Any = None, **given: Any) -> Any:
+        return call(gv.ScorePair(score, process, event_shape=event_shape), **given)
+
+    return door
+
+
 LINEAR = {"score": SCORE, "process": PROCESS}
 ROWS = {**LINEAR, "x": X}
 LABELLED = {"score": conditional, "process": PROCESS, "x": X}
@@ -88,12 +98,12 @@ LABEL = torch.tensor([0, 1, 0])
 STEIN = {"x": MANY, "score": static}
 
 DOORS: dict[str, Callable[[], Door]] = {
-    "elbo": lambda: Door(gv.elbo, {**ROWS, "samples": 8}),
-    "elbo-labels": lambda: Door(gv.elbo, {**LABELLED, "samples": 8, "condition": LABEL}),
-    "density": lambda: Door(gv.density, {**ROWS, "samples": 8}),
-    "ode_log_prob": lambda: Door(gv.ode_log_prob, {**ROWS, "solver": gv.FixedGrid(steps=4)}),
+    "elbo": lambda: Door(of_pair(gv.elbo), {**ROWS, "samples": 8}),
+    "elbo-labels": lambda: Door(of_pair(gv.elbo), {**LABELLED, "samples": 8, "condition": LABEL}),
+    "density": lambda: Door(of_pair(gv.density), {**ROWS, "samples": 8}),
+    "ode_log_prob": lambda: Door(of_pair(gv.ode_log_prob), {**ROWS, "solver": gv.FixedGrid(steps=4)}),
     "categorical_elbo": lambda: Door(
-        categorical_elbo,
+        of_pair(categorical_elbo),
         {**ROWS, "samples": 8, "lattice": LatticePoints(torch.full((2,), -4.0), torch.ones(2), 9)},
     ),
     "chain_elbo": lambda: Door(gv.chain_elbo, {"pair": pair(), "x": X, "steps": 4, "paths": 2}),
@@ -103,28 +113,34 @@ DOORS: dict[str, Callable[[], Door]] = {
     "path_log_weight": lambda: Door(gv.path_log_weight, {"pair": pair(), "x": X, "steps": 4, "paths": 2}),
     "feynman_kac": lambda: Door(gv.feynman_kac, {"pair": pair(), "x": X, "steps": 4, "paths": 8}),
     "chain_bracket": lambda: Door(gv.chain_bracket, {"pair": pair(), "n": 4, "steps": 4, "paths": 2}),
-    "chain.sample": lambda: Door(gv.AncestralChain(ORACLE, PROCESS, 4).sample, {"n": 4}),
+    "chain.sample": lambda: Door(gv.AncestralChain(gv.ScorePair(ORACLE, PROCESS), 4).sample, {"n": 4}),
     "ScorePair": lambda: Door(lambda process: gv.ScorePair(SCORE, process), {"process": PROCESS}),
     "AncestralChain": lambda: Door(
-        lambda process, steps: gv.AncestralChain(SCORE, process, steps), {"process": PROCESS, "steps": 4}
+        lambda process, steps: gv.AncestralChain(gv.ScorePair(SCORE, process), steps), {"process": PROCESS, "steps": 4}
     ),
     "EulerChain": lambda: Door(gv.EulerChain, {"pair": pair(), "steps": 4}),
-    "squared_errors": lambda: Door(gv.squared_errors, {**ROWS, "levels": torch.tensor([-1.0, 1.0]), "noise": Draws(2)}),
-    "ddpm_bound": lambda: Door(gv.ddpm_bound, {**ROWS, "noise": Draws(2)}),
-    "difference": lambda: Door(gv.difference, {**LABELLED, "c1": 0, "c2": 1, "samples": 8, "replicates": 4}),
+    "squared_errors": lambda: Door(
+        of_pair(gv.squared_errors), {**ROWS, "levels": torch.tensor([-1.0, 1.0]), "noise": Draws(2)}
+    ),
+    "ddpm_bound": lambda: Door(of_pair(gv.ddpm_bound), {**ROWS, "noise": Draws(2)}),
+    "difference": lambda: Door(of_pair(gv.difference), {**LABELLED, "c1": 0, "c2": 1, "samples": 8}),
     "pointwise_information": lambda: Door(
-        gv.pointwise_information,
+        of_pair(gv.pointwise_information),
         {**LABELLED, "score": lambda t, x, c=None: SCORE(t, x), "condition": LABEL, "samples": 8},
     ),
-    "difference_curve": lambda: Door(gv.difference_curve, {**LABELLED, "c1": 0, "c2": 1, "levels": torch.zeros(1)}),
-    "fit_proposal": lambda: Door(fit_proposal, ROWS),
-    "sample": lambda: Door(gv.sample, {**LINEAR, "n": 3, "event_shape": (2,), "steps": 4}),
+    "difference_curve": lambda: Door(
+        of_pair(gv.difference_curve), {**LABELLED, "c1": 0, "c2": 1, "levels": torch.zeros(1)}
+    ),
+    "fit_proposal": lambda: Door(of_pair(fit_proposal), ROWS),
+    "sample": lambda: Door(of_pair(gv.sample), {**LINEAR, "n": 3, "event_shape": (2,), "steps": 4}),
     "sample-labels": lambda: Door(
-        gv.sample,
+        of_pair(gv.sample),
         {"score": conditional, "process": PROCESS, "n": 3, "event_shape": (2,), "steps": 4, "condition": LABEL},
     ),
-    "sample_with_log_prob": lambda: Door(gv.sample_with_log_prob, {**LINEAR, "n": 3, "event_shape": (2,), "steps": 4}),
-    "objective.bound": lambda: Door(ScoreMatchingObjective(PROCESS).bound, {"score": SCORE, "x": X, "samples": 8}),
+    "sample_with_log_prob": lambda: Door(
+        of_pair(gv.sample_with_log_prob), {**LINEAR, "n": 3, "event_shape": (2,), "steps": 4}
+    ),
+    "objective.bound": lambda: Door(of_pair(ScoreMatchingObjective().bound), {**ROWS, "samples": 8, "replicates": 4}),
     "Gaussian.log_prob": lambda: Door(LAW.log_prob, {"x": X}),
     "Gaussian.sample": lambda: Door(LAW.sample, {"n": 3}),
     "Gaussian.fit": lambda: Door(gv.Gaussian.fit, {"x": MANY}),
@@ -138,7 +154,9 @@ DOORS: dict[str, Callable[[], Door]] = {
     "stein_thinning": lambda: Door(stein.stein_thinning, {**STEIN, "count": 3}),
     "stein_weights": lambda: Door(stein.stein_weights, STEIN),
     "median_bandwidth": lambda: Door(stein.median_bandwidth, {"x": MANY}),
-    "score_test": lambda: Door(gv.score_test, {**LINEAR, "x": MANY, "levels": [0.0], "method": WildBootstrap(19)}),
+    "score_test": lambda: Door(
+        of_pair(gv.score_test), {**LINEAR, "x": MANY, "levels": [0.0], "method": WildBootstrap(19)}
+    ),
     "model.elbo": lambda: Door(model().elbo, {"x": X, "samples": 8}),
     "model.density": lambda: Door(model().density, {"x": X, "samples": 8}),
     "model.log_prob": lambda: Door(model().log_prob, {"x": X, "solver": gv.FixedGrid(steps=2)}),
@@ -151,6 +169,7 @@ DOORS: dict[str, Callable[[], Door]] = {
     "classifier": lambda: Door(classifier().predict_proba, {"x": X}),
     "density_regulariser": lambda: Door(lambda x, **more: gv.density_regulariser(model(), x, **more), {"x": X}),
     "bridge.sample_path": lambda: Door(bridge().sample_path, {"times": torch.tensor([0.0, 0.5]), "n": 3}),
+    "Replicates": lambda: Door(Replicates, {"count": 4}),
     "FixedGrid": lambda: Door(gv.FixedGrid, {"steps": 4}),
     "Hutchinson": lambda: Door(gv.Hutchinson, {"probes": 4}),
     "Sliced": lambda: Door(gv.Sliced, {"probes": 4}),

@@ -107,13 +107,75 @@ def test_imports_point_down():
         ("from girsanov import elbo", True),
         ("from .types import Estimate", True),
         ("from girsanov.stein import kernels", True),
-        ("from girsanov import training", True),
+        ("from girsanov import samplers", True),
         ("def lazy():\n    import girsanov.cli.main", True),
         ("if TYPE_CHECKING:\n    from girsanov.likelihoods import elbo", True),
     ],
 )
 def test_an_import_that_points_up_is_found(source, offends):
     assert bool(upward_imports(Path("models/base.py"), ast.parse(source))) == offends
+
+
+def inner_imports(path: Path, tree: ast.AST) -> set[Path]:
+    """Modules of the package that a module imports, wherever in it: those for type checkers too."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("girsanov"):
+            base = Path(*node.module.split(".")[1:])
+            names = [base / f"{alias.name}.py" for alias in node.names] + [base.parent / f"{base.name}.py"]
+            found |= {name for name in names if name in SOURCES}
+    return found - {path}
+
+
+def circle(graph: dict[Path, set[Path]]) -> list[Path]:
+    """One circle of imports, or nothing."""
+    state: dict[Path, int] = {}
+
+    def visit(node: Path, trail: list[Path]) -> list[Path]:
+        state[node] = 1
+        for other in sorted(graph[node]):
+            if state.get(other) == 1:
+                return [*trail[trail.index(other) :], other]
+            found = [] if other in state else visit(other, [*trail, other])
+            if found:
+                return found
+        state[node] = 2
+        return []
+
+    return next((found for node in sorted(graph) if node not in state and (found := visit(node, [node]))), [])
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {path: inner_imports(path, tree) for path, tree in SOURCES.items() if path.name != "__init__.py"}
+    graph = {path: found & set(graph) for path, found in graph.items()}
+    assert not circle(graph)
+    a, b = Path("a.py"), Path("b.py")
+    assert circle({a: {b}, b: {a}}) == [a, b, a]
+
+
+def test_no_private_name_crosses_a_module():
+    offenders = [
+        f"{path}:{node.lineno}: {alias.name}"
+        for path, tree in SOURCES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("girsanov")
+        for alias in node.names
+        if alias.name.startswith("_") and alias.name != "__version__"
+    ]
+    assert not offenders, "\n".join(offenders)
+
+
+def test_the_pair_is_what_everything_receives():
+    """A score and its process travel together: what takes both apart is the pair's own constructor."""
+    offenders = [
+        f"{path}:{node.lineno}: {node.name}"
+        for path, tree in SOURCES.items()
+        if path != Path("pairs/score_pair.py")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        and {"score", "process"} <= {a.arg for a in (*node.args.args, *node.args.kwonlyargs)}
+    ]
+    assert not offenders, "\n".join(offenders)
 
 
 def test_modules_and_functions_are_short():

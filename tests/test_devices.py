@@ -88,19 +88,25 @@ def score_and_process():
 
 
 PATHS = {
-    "elbo": lambda s, p, x: gv.elbo(s, p, x, samples=8).value,
-    "density": lambda s, p, x: gv.density(s, p, x, samples=8).value,
-    "ode": lambda s, p, x: gv.ode_log_prob(s, p, x, solver=gv.FixedGrid(4)).value,
-    "ode, probes": lambda s, p, x: gv.ode_log_prob(s, p, x, solver=gv.FixedGrid(4), divergence=gv.Hutchinson(2)).value,
-    "path weight": lambda s, p, x: gv.path_log_weight(gv.ScorePair(s, p, lmbd=0.5), x, steps=4, paths=2).value,
-    "chain of a pair": lambda s, p, x: gv.chain_elbo(gv.ScorePair(s, p, lmbd=0.5), x, steps=4, paths=2).value,
-    "chain": lambda s, p, x: gv.chain_elbo(gv.AncestralChain(s, p, 4), x, paths=2).value,
-    "importance": lambda s, p, x: gv.importance_bound(gv.AncestralChain(s, p, 4), x, paths=2).value,
-    "bracket": lambda s, p, x: gv.chain_bracket(gv.AncestralChain(s, p, 4), 3, paths=2).upper.value,
-    "sample": lambda s, p, x: gv.sample(s, p, 3, event_shape=(2,), steps=4, lmbd=0.5),
-    "sample with density": lambda s, p, x: gv.sample_with_log_prob(s, p, 3, event_shape=(2,), steps=4)[1].value,
-    "loss": lambda s, p, x: gv.ScoreMatchingObjective(p).bound(s, x, samples=8).value,
-    "sliced loss": lambda s, p, x: gv.ScoreMatchingObjective(p, gv.SlicedScoreMatching()).bound(s, x, samples=8).value,
+    "elbo": lambda s, p, x: gv.elbo(gv.ScorePair(s, p), x, samples=8).value,
+    "density": lambda s, p, x: gv.density(gv.ScorePair(s, p), x, samples=8).value,
+    "ode": lambda s, p, x: gv.ode_log_prob(gv.ScorePair(s, p), x, solver=gv.FixedGrid(4)).value,
+    "ode, probes": lambda s, p, x: (
+        gv.ode_log_prob(gv.ScorePair(s, p), x, solver=gv.FixedGrid(4), divergence=gv.Hutchinson(2)).value
+    ),
+    "path weight": lambda s, p, x: gv.path_log_weight(gv.ScorePair(s, p).family(0.5), x, steps=4, paths=2).value,
+    "chain of a pair": lambda s, p, x: gv.chain_elbo(gv.ScorePair(s, p).family(0.5), x, steps=4, paths=2).value,
+    "chain": lambda s, p, x: gv.chain_elbo(gv.AncestralChain(gv.ScorePair(s, p), 4), x, paths=2).value,
+    "importance": lambda s, p, x: gv.importance_bound(gv.AncestralChain(gv.ScorePair(s, p), 4), x, paths=2).value,
+    "bracket": lambda s, p, x: gv.chain_bracket(gv.AncestralChain(gv.ScorePair(s, p), 4), 3, paths=2).upper.value,
+    "sample": lambda s, p, x: gv.sample(gv.ScorePair(s, p, event_shape=(2,)), 3, steps=4, lmbd=0.5),
+    "sample with density": lambda s, p, x: (
+        gv.sample_with_log_prob(gv.ScorePair(s, p, event_shape=(2,)), 3, steps=4)[1].value
+    ),
+    "loss": lambda s, p, x: gv.ScoreMatchingObjective().bound(gv.ScorePair(s, p), x, samples=8).value,
+    "sliced loss": lambda s, p, x: (
+        gv.ScoreMatchingObjective(gv.SlicedScoreMatching()).bound(gv.ScorePair(s, p), x, samples=8).value
+    ),
 }
 
 

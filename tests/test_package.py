@@ -90,6 +90,17 @@ def test_unknown_name_is_an_attribute_error():
         girsanov.elbows  # noqa: B018
 
 
+def test_parts_of_the_package_are_there_without_being_imported():
+    run("\n".join(["import girsanov as gv", *(f"assert gv.{name}.__all__" for name in girsanov._PARTS)]))
+    assert set(girsanov._PARTS) <= set(dir(girsanov))
+
+
+def test_type_checkers_see_the_same_parts():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    static = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == "girsanov"]
+    assert {alias.name for node in static for alias in node.names} == set(girsanov._PARTS)
+
+
 def test_type_checkers_see_the_same_names_in_the_same_modules():
     tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     static = {

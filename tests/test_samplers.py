@@ -12,7 +12,7 @@ from scipy.stats import kstest, norm
 
 from girsanov.densities import Gaussian
 from girsanov.models import ScoreModel, TwoLayerNetwork
-from girsanov.pairs import AncestralChain
+from girsanov.pairs import AncestralChain, ScorePair
 from girsanov.processes import OrnsteinUhlenbeck, VariancePreserving
 from girsanov.samplers import sample, sample_with_log_prob
 from girsanov.types import InputError
@@ -45,14 +45,14 @@ def test_every_member_of_the_family_has_the_oracles_law(lmbd, referred):
     case, process = note_mixture_2d(), VariancePreserving()
     oracle = case.density.score(process)
     score = oracle if referred else lambda t, x: oracle(t, x)
-    rows = sample(score, process, 3000, event_shape=(2,), lmbd=lmbd, steps=128, generator=seeded(1))
+    rows = sample(ScorePair(score, process, event_shape=(2,)), 3000, lmbd=lmbd, steps=128, generator=seeded(1))
     assert_law(rows, case)
 
 
 @each_process
 def test_images_under_every_process(make_process):
     case, process = mixture_case((3, 2, 2)), make_process()
-    rows = sample(case.density.score(process), process, 2000, event_shape=(3, 2, 2), steps=48, generator=seeded(2))
+    rows = sample(ScorePair(case.density.score(process), event_shape=(3, 2, 2)), 2000, steps=48, generator=seeded(2))
     assert rows.shape == (2000, 3, 2, 2)
     assert_law(rows, case)
     mean, covariance = case.moments()
@@ -66,8 +66,7 @@ def test_a_model_equal_to_its_reference_is_sampled_exactly_in_any_number_of_step
     case, process = gaussian_case((1, 2, 2)), OrnsteinUhlenbeck(beta=2.0)
     model = ScoreModel(lambda l, f, c: torch.zeros_like(f), process, reference=case.density)
     prior = case.density.marginal(process, 1.0)
-    options = {"event_shape": case.shape, "prior": prior, "steps": steps, "lmbd": lmbd}
-    rows = sample(model, process, 4000, generator=seeded(3), **options)
+    rows = sample(ScorePair(model, prior=prior), 4000, steps=steps, lmbd=lmbd, generator=seeded(3))
     assert_law(rows, case)
 
 
@@ -77,16 +76,15 @@ def test_the_last_step_is_the_decoders_in_every_member(lmbd):
     case, process = gaussian_case((1, 2, 2)), OrnsteinUhlenbeck(beta=2.0, log_snr_range=(-1.85, 1.0))
     model = ScoreModel(lambda l, f, c: torch.zeros_like(f), process, reference=case.density)
     prior = case.density.diffused(*process.marginal_at(torch.tensor(process.log_snr_range[0])))
-    options = {"event_shape": case.shape, "prior": prior, "steps": 2, "lmbd": lmbd}
-    assert_law(sample(model, process, 4000, generator=seeded(3), **options), case)
+    assert_law(sample(ScorePair(model, prior=prior), 4000, steps=2, lmbd=lmbd, generator=seeded(3)), case)
 
 
 @pytest.mark.parametrize("lmbd", [0.0, 0.5])
 def test_draws_are_those_of_the_chain_that_is_bounded(lmbd):
     case, process = note_mixture_2d(), VariancePreserving()
     score = case.density.score(process)
-    rows = sample(score, process, 50, event_shape=(2,), steps=6, lmbd=lmbd, generator=seeded(1))
-    chain = AncestralChain(score, process, 6, lmbd=lmbd, event_shape=(2,))
+    rows = sample(ScorePair(score, process, event_shape=(2,)), 50, steps=6, lmbd=lmbd, generator=seeded(1))
+    chain = AncestralChain(ScorePair(score, process, event_shape=(2,)), 6, lmbd=lmbd)
     assert torch.equal(rows, chain.sample(50, generator=seeded(1))[0])
 
 
@@ -94,17 +92,16 @@ def test_the_reference_cannot_make_up_for_the_prior():
     """With N(0, I) instead of the law at the horizon, one step shows the difference: the prior is really used."""
     case, process = gaussian_case((1, 2, 2)), OrnsteinUhlenbeck(beta=0.5)
     model = ScoreModel(lambda l, f, c: torch.zeros_like(f), process, reference=case.density)
-    rows = sample(model, process, 4000, event_shape=case.shape, steps=1, generator=seeded(3))
+    rows = sample(ScorePair(model, process, event_shape=case.shape), 4000, steps=1, generator=seeded(3))
     with pytest.raises(AssertionError):
         assert_law(rows, case)
 
 
 def test_denoising_ends_with_the_decoders_mean():
     case, process = note_mixture_2d(), VariancePreserving(log_snr_range=(-10.0, 2.0))
-    score, high = case.density.score(process), torch.tensor(2.0)
-    options = {"event_shape": (2,), "steps": 64, "lmbd": 1.0}
+    pair, high = ScorePair(case.density.score(process)), torch.tensor(2.0)
     drawn, denoised = (
-        sample(score, process, 1000, denoise=flag, generator=seeded(4), **options) for flag in (False, True)
+        sample(pair, 1000, steps=64, lmbd=1.0, denoise=flag, generator=seeded(4)) for flag in (False, True)
     )
     posterior = case.density.moment_match()
     difference = (drawn - denoised).T.cov()
@@ -118,21 +115,19 @@ def test_a_single_mode_is_denoised_to_the_posterior_mean():
     """For a Gaussian the denoised end has variance S^2 / (S + r^2), the posterior mean's."""
     law = Gaussian(torch.zeros(1), 2.0)
     process = VariancePreserving(log_snr_range=(-10.0, 0.0))
-    rows = sample(law.score(process), process, 20_000, event_shape=(1,), steps=4, denoise=True, generator=seeded(5))
+    rows = sample(ScorePair(law.score(process), event_shape=(1,)), 20_000, steps=4, denoise=True, generator=seeded(5))
     assert float(rows.var()) == pytest.approx(4.0 / 3.0, rel=0.05)  # 5 standard errors of a variance from 20,000
 
 
 @pytest.mark.parametrize("lmbd", [0.0, 1.0])
 def test_equal_seeds_give_equal_draws_and_the_ode_is_smooth_in_them(lmbd):
     case, process = note_mixture_2d(), VariancePreserving()
-    options = {"event_shape": (2,), "steps": 8, "lmbd": lmbd}
-    first, again, other = (
-        sample(case.density.score(process), process, 5, generator=seeded(s), **options) for s in (1, 1, 2)
-    )
+    pair, options = ScorePair(case.density.score(process)), {"steps": 8, "lmbd": lmbd}
+    first, again, other = (sample(pair, 5, generator=seeded(s), **options) for s in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    unset = sample(case.density.score(process), process, 5, **options)
-    assert torch.equal(unset, sample(case.density.score(process), process, 5, generator=seeded(0), **options))
+    unset = sample(pair, 5, **options)
+    assert torch.equal(unset, sample(pair, 5, generator=torch.Generator().manual_seed(0), **options))
 
 
 def test_conditions_follow_their_rows():
@@ -141,10 +136,10 @@ def test_conditions_follow_their_rows():
         network.embedding.labels.weight[1:] += torch.tensor([[3.0], [-3.0]])
         network.third.weight.add_(torch.randn(2, 4, generator=seeded(0)))
     model = ScoreModel(network, process, reference=Gaussian(torch.zeros(2), 1.0))
-    options = {"event_shape": (2,), "steps": 8, "lmbd": 1.0, "denoise": True}
+    options = {"steps": 8, "lmbd": 1.0, "denoise": True}
     labels = torch.tensor([0, 1] * 600)  # more rows than one chunk
-    mixed = sample(model, process, 1200, condition=labels, generator=seeded(1), **options)
-    zeros = sample(model, process, 1200, condition=torch.tensor([0]), generator=seeded(1), **options)
+    mixed = sample(ScorePair(model, process), 1200, condition=labels, generator=seeded(1), **options)
+    zeros = sample(ScorePair(model, process), 1200, condition=torch.tensor([0]), generator=seeded(1), **options)
     torch.testing.assert_close(mixed[labels == 0], zeros[labels == 0])
     assert float((mixed - zeros)[labels == 1].abs().min()) > 1e-6
 
@@ -153,7 +148,7 @@ def test_samples_take_the_dtype_of_the_network():
     model = ScoreModel(
         TwoLayerNetwork((2,), width=4).float(), VariancePreserving(), reference=Gaussian(torch.zeros(2), 1.0)
     )
-    assert sample(model, model.process, 3, event_shape=(2,), steps=2).dtype == torch.float32
+    assert sample(ScorePair(model, model.process, event_shape=(2,)), 3, steps=2).dtype == torch.float32
 
 
 @each_process
@@ -161,19 +156,21 @@ def test_bad_arguments_are_named(make_process):
     case, process = note_mixture_2d(), make_process()
     score = case.density.score(process)
     with pytest.raises(InputError, match=r"lmbd must be at most 1, where the diffusion vanishes; got 1\.5"):
-        sample(score, process, 3, event_shape=(2,), lmbd=1.5)
+        sample(ScorePair(score, process, event_shape=(2,)), 3, lmbd=1.5)
     with pytest.raises(InputError, match="condition must have leading dimension 1 or 3; got 2"):
-        sample(score, process, 3, event_shape=(2,), condition=torch.zeros(2))
+        sample(ScorePair(score, process, event_shape=(2,)), 3, condition=torch.zeros(2))
     if type(process).__name__ in REMEMBERING:
         with pytest.raises(InputError, match="pass prior=, or a reference"):
-            sample(lambda t, x: score(t, x), process, 3, event_shape=(2,))
+            sample(ScorePair(lambda t, x: score(t, x), process, event_shape=(2,)), 3)
 
 
 def path_errors(case, process, *, referred, steps, n=400):
     """Errors of the density along sampled paths, and their stated standard errors."""
     oracle = case.density.score(process)
     score = oracle if referred else lambda t, x: oracle(t, x)
-    x, estimate = sample_with_log_prob(score, process, n, event_shape=case.shape, steps=steps, generator=seeded(6))
+    x, estimate = sample_with_log_prob(
+        ScorePair(score, process, event_shape=case.shape), n, steps=steps, generator=seeded(6)
+    )
     assert (estimate.kind, estimate.model, estimate.nfe) == ("estimate", "sde", steps + 1)
     return estimate.value - case.log_prob(x), estimate.stderr
 
@@ -206,7 +203,7 @@ def test_a_model_equal_to_its_reference_has_its_density_along_paths(make_process
     model = ScoreModel(lambda l, f, c: torch.zeros_like(f), process, reference=case.density)
     low = torch.tensor(model.log_snr_range[0])
     prior = case.density.diffused(*process.marginal_at(low))
-    x, estimate = sample_with_log_prob(model, process, 5, event_shape=case.shape, prior=prior, steps=3)
+    x, estimate = sample_with_log_prob(ScorePair(model, process, event_shape=case.shape, prior=prior), 5, steps=3)
     torch.testing.assert_close(estimate.value, case.log_prob(x))
     assert float(estimate.stderr.max()) == 0.0
 
@@ -216,7 +213,9 @@ def test_the_prior_at_hand_is_part_of_the_density():
     law, process = Gaussian(torch.zeros(2), 1.0), OrnsteinUhlenbeck(beta=0.5)
     model = ScoreModel(lambda l, f, c: torch.zeros_like(f), process, reference=law)
     wide = Gaussian(torch.zeros(2), 4.0)
-    x, estimate = sample_with_log_prob(model, process, 4000, event_shape=(2,), prior=wide, steps=2, generator=seeded(1))
+    x, estimate = sample_with_log_prob(
+        ScorePair(model, process, event_shape=(2,), prior=wide), 4000, steps=2, generator=seeded(1)
+    )
     alpha, sigma = process.marginal_at(torch.tensor(model.log_snr_range[0]))
     # x is alpha x_T + noise: Gaussian with variance alpha^2 4 + sigma^2; the mean log-ratio is that of the priors
     gap = (estimate.value - law.log_prob(x)).mean()
@@ -227,9 +226,9 @@ def test_the_prior_at_hand_is_part_of_the_density():
 
 def test_rows_with_densities_are_the_samplers_rows():
     case, process = note_mixture_2d(), VariancePreserving()
-    score, options = case.density.score(process), {"event_shape": (2,), "steps": 16}
-    x, estimate = sample_with_log_prob(score, process, 1100, generator=seeded(3), **options)
-    assert torch.equal(x, sample(score, process, 1100, generator=seeded(3), **options))
+    pair = ScorePair(case.density.score(process))
+    x, estimate = sample_with_log_prob(pair, 1100, steps=16, generator=seeded(3))
+    assert torch.equal(x, sample(pair, 1100, steps=16, generator=seeded(3)))
     assert estimate.value.shape == (1100,)
     with pytest.raises(InputError, match="condition must have leading dimension 1 or 3; got 2"):
-        sample_with_log_prob(score, process, 3, condition=torch.zeros(2), **options)
+        sample_with_log_prob(pair, 3, condition=torch.zeros(2), steps=16)

@@ -44,15 +44,14 @@ class Bare(torch.nn.Module):
 
 def chains(model, steps, rows):
     """Name -> chain with this many steps."""
-    score, process = model.score, model.score.process
-    shape = rows.shape[1:]
-    plain = gv.AncestralChain(Bare(score), process, steps, prior=model.prior, event_shape=shape)
-    fitted = gv.AncestralChain(Bare(score), process, steps, prior=model.prior, event_shape=shape)
+    pair = model.pair
+    bare = gv.ScorePair(Bare(model.score), pair.process, prior=pair.prior, event_shape=rows.shape[1:])
+    plain, fitted = (gv.AncestralChain(bare, steps) for _ in range(2))
     fitted.fit_variances(rows)
     return {
         "posterior variances": plain,
         "fitted variances": fitted,
-        "exact reference": gv.AncestralChain(score, process, steps, prior=model.prior),
+        "exact reference": gv.AncestralChain(pair, steps),
     }
 
 

@@ -57,7 +57,7 @@ def bounds(model, held, depths, paths, truth):
     shift, elbo, ode = float(log_det.mean()), model.elbo(held, samples=512).mean(), model.log_prob(held).mean()
     rows = []
     for lmbd in LAMBDAS:
-        pair = gv.ScorePair(model.score, model.score.process, prior=model.prior, lmbd=lmbd)
+        pair = model.pair.family(lmbd)
         coarse, fine = (gv.chain_elbo(pair, y.float(), steps=n, paths=paths).mean() for n in depths)
         factor = (1.0 - 0.5 * lmbd) ** 2 / (1.0 - lmbd)
         rows.append(
@@ -78,7 +78,7 @@ def bounds(model, held, depths, paths, truth):
 @torch.no_grad()
 def paths_of(model, lmbd, n, steps=800):
     """Sampler states x_t in the model's space and their log-SNR, from noise to data: ``steps n 2`` and ``steps``."""
-    chain = gv.AncestralChain(model.score, model.score.process, steps, prior=model.prior, lmbd=lmbd)
+    chain = gv.AncestralChain(model.pair, steps, lmbd=lmbd)
     generator = torch.Generator().manual_seed(3)
     states = [chain.sample_prior(n, generator)]
     for k in reversed(range(chain.length)):

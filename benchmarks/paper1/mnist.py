@@ -41,6 +41,7 @@ from girsanov.objectives import (
     independent,
     uniform_weight,
 )
+from girsanov.pairs import ScorePair
 from girsanov.training import ShuffledBatches, TrainingConfig, train
 
 FIGURE = Path(__file__).parents[2] / "docs" / "figures" / "paper1-mnist.png"
@@ -55,17 +56,17 @@ def objective(model, law):
         weighting, times = uniform_weight, UniformTime(process, atom=0.0)
     else:
         weighting, times = None, UniformTime(process) if law == "uniform" else DebiasedTime(process)
-    return ScoreMatchingObjective(process, prior=model.prior, weighting=weighting, times=times, draws=independent)
+    return ScoreMatchingObjective(weighting=weighting, times=times, draws=independent)
 
 
 def loss_of(model, law):
     """``loss(score, rows, generator, step)`` per dimension, with fresh dequantisation."""
-    inner = objective(model, law)
+    inner, prior = objective(model, law), model.pair.prior
 
     def loss(score, rows, generator, step):
         with torch.no_grad():
             y, _ = model.transforms(rows, torch.rand(rows.shape, generator=generator, dtype=rows.dtype))
-        return inner(score, Batch(y.float()), generator, step) / rows[0].numel()
+        return inner(ScorePair(score, prior=prior), Batch(y.float()), generator, step) / rows[0].numel()
 
     return loss
 
@@ -86,12 +87,11 @@ def gradient_moments(score, loss, rows, batch_size, count):
 
 def one_draw(model, score, law, rows):
     """Mean bound of rows in bits per dimension by one draw of a law each, and its standard error over rows."""
-    generator = torch.Generator().manual_seed(5)
+    generator, pair = torch.Generator().manual_seed(5), ScorePair(score, prior=model.pair.prior)
     with torch.no_grad():
         y, log_det = model.transforms(rows, torch.rand(rows.shape, generator=generator, dtype=rows.dtype))
-        bits = (objective(model, law)(score, Batch(y.float()), generator, 0) - log_det) / (
-            rows[0].numel() * math.log(2)
-        )
+        loss = objective(model, law)(pair, Batch(y.float()), generator, 0)
+        bits = (loss - log_det) / (rows[0].numel() * math.log(2))
     return {"bits_per_dim": float(bits.mean()), "stderr": float(bits.std()) / math.sqrt(len(rows))}
 
 

@@ -22,6 +22,7 @@ from _record import record
 from girsanov.likelihoods.certificate import certificate
 from girsanov.likelihoods.ddpm import SCHEDULES, ddpm_bound
 from girsanov.likelihoods.denoising import Draws
+from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
 from tests.laws import mixture_case, seeded
 
@@ -30,10 +31,9 @@ POINTS = 60  # of the curve that is kept
 
 def measure(case, name, steps, rows):
     """One schedule."""
-    process, x = VariancePreserving(), case.rows(rows, seed=1)
+    pair, x = ScorePair(case.density.score(VariancePreserving())), case.rows(rows, seed=1)
     schedule = SCHEDULES[name](steps)
-    score = case.density.score(process)
-    bound = ddpm_bound(score, process, x, schedule=schedule, noise=Draws(2), generator=seeded(0))
+    bound = ddpm_bound(pair, x, schedule=schedule, noise=Draws(2), generator=seeded(0))
     found = certificate(bound, (-20.0, 20.0))
     truth = case.log_prob(x)
     error = bound.continuous.value - truth

@@ -37,7 +37,6 @@ from girsanov.calculus import expand_as_rows
 from girsanov.datasets import load, split
 from girsanov.density_model import Config, prepare
 from girsanov.likelihoods.paired import gain
-from girsanov.models import deviation
 from girsanov.objectives import Batch, DenoisingObjective
 from girsanov.training import ShuffledBatches, TrainingConfig, train
 
@@ -119,7 +118,7 @@ def measure(found, label):
 
 def errors_at(model, y, label_count, levels, eps):
     """Gain of every class over the reference at levels ``k`` under noise ``n k *d``: ``n C``, mean over the levels."""
-    n, count = eps.shape[:2]
+    pair, (n, count) = model.pair, eps.shape[:2]
     level = levels.repeat(n)
     alpha, sigma = torch.sigmoid(level).sqrt(), torch.sigmoid(-level).sqrt()
     clean, noise = y.repeat_interleave(count, 0), eps.flatten(0, 1)
@@ -130,7 +129,7 @@ def errors_at(model, y, label_count, levels, eps):
         for start in range(0, len(z), 1024):
             part = slice(start, start + 1024)
             given = torch.full((len(z[part]),), label)
-            law, delta = deviation(model.score, model.score.process, model.reference, level[part], z[part], given)
+            law, delta = pair.deviation(level[part], z[part], given)
             parts.append(gain(noise[part] - law, delta))
         columns.append(torch.cat(parts).reshape(n, count).mean(1))
     return torch.stack(columns, 1)

@@ -20,6 +20,7 @@ from _record import record
 
 from girsanov.likelihoods.ddpm import SCHEDULES, ddpm_bound
 from girsanov.likelihoods.denoising import Quadrature
+from girsanov.pairs import ScorePair
 from girsanov.processes import HarmonicVP
 from tests.laws import note_mixture_1d, note_mixture_2d
 
@@ -31,7 +32,7 @@ def measure(case, name, steps):
     """One row: the four errors per dimension."""
     d, schedule = case.d, SCHEDULES[name](steps)
     x = torch.tensor(POINTS[d])
-    bound = ddpm_bound(case.density.score(HarmonicVP()), HarmonicVP(), x, schedule=schedule, noise=GRIDS[d])
+    bound = ddpm_bound(ScorePair(case.density.score(HarmonicVP())), x, schedule=schedule, noise=GRIDS[d])
     truth, levels = case.log_prob(x), schedule.log_snr
     values = {
         "bound_weights": bound.discretised_formula(),

@@ -19,6 +19,7 @@ from _record import record
 
 from girsanov.likelihoods import density
 from girsanov.likelihoods.denoising import Quadrature, density_by_quadrature
+from girsanov.pairs import ScorePair
 from tests.laws import PROCESSES, note_mixture_1d, note_mixture_2d
 
 CASES = {
@@ -35,11 +36,11 @@ def measure(d, name):
     """One row: largest error over the points of the note."""
     make, points, options = CASES[d]
     case, process, x = make(), PROCESSES[name](), torch.tensor(points)
-    score, reference, truth = case.density.score(process), case.density.moment_match(), case.log_prob(x)
-    exact = density_by_quadrature(score, process, x, reference=reference, **options)
+    pair, truth = ScorePair(case.density.score(process), reference=case.density.moment_match()), case.log_prob(x)
+    exact = density_by_quadrature(pair, x, **options)
     row = {"d": d, "process": name, "quadrature_error": float((exact.value - truth).abs().max())}
     for samples in (256, 4096):
-        drawn = density(score, process, x, reference=reference, exact=True, samples=samples)
+        drawn = density(pair, x, exact=True, samples=samples)
         row[f"error_{samples}"] = float((drawn.value - truth).abs().max())
         row[f"stderr_{samples}"] = float(drawn.stderr.square().mean().sqrt())
     return row

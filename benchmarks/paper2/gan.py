@@ -35,6 +35,7 @@ from girsanov.applications.regulariser import density_regulariser, gan_optimum
 from girsanov.datasets import Splits, load
 from girsanov.density_model import Config, fit
 from girsanov.likelihoods import density
+from girsanov.pairs import ScorePair
 from tests.laws import note_mixture_1d
 
 LATENT, WIDTH, BATCH, DRAWN = 16, 128, 128, 2000
@@ -132,7 +133,7 @@ def frechet(a, b):
 def nll(model, rows, samples):
     """Mean of -log p by the density formula, and its standard error over rows."""
     wide = rows.reshape(-1, *model.reference.event_shape)
-    estimate = density(model.score, model.score.process, wide, reference=model.reference, samples=samples)
+    estimate = density(ScorePair(model.score, reference=model.reference), wide, samples=samples)
     mean = estimate.mean()
     return -mean.value, mean.rows_stderr
 

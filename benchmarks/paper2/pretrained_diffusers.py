@@ -22,8 +22,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from _record import record
 
-from girsanov.likelihoods import density, elbo
+from girsanov.likelihoods import Replicates, density, elbo
 from girsanov.models.diffusers import from_diffusers
+from girsanov.pairs import ScorePair
 from girsanov.types import InputError
 from tests.models.diffusers.exact import SCHEDULERS, SHAPE, ExactNetwork, diffusers, law, rows
 
@@ -64,12 +65,13 @@ def measure(name, n, samples):
     with tempfile.TemporaryDirectory() as folder:
         diffusers.DDPMPipeline(unet=network, scheduler=scheduler).save_pretrained(folder)
         model = from_diffusers(folder, unet=network, check=rows(64, seed=1))
-    x, reference = rows(n, seed=2), law().moment_match()
+    x, reference, method = rows(n, seed=2), law().moment_match(), Replicates(32)
+    pair = ScorePair(model, reference=reference)
     truth, begun = law().log_prob(x), time.perf_counter()
     row = {"scheduler": name, "network": settings, "log_snr_range": list(model.log_snr_range)}
     for kind, estimate in (
-        ("density", density(model, model.process, x, reference=reference, samples=samples, replicates=32)),
-        ("elbo", elbo(model, model.process, x, reference=reference, samples=samples, replicates=32)),
+        ("density", density(pair, x, samples=samples, method=method)),
+        ("elbo", elbo(pair, x, samples=samples, method=method)),
     ):
         row[f"{kind}_error"] = float((estimate.value - truth).mean()) / DIMENSIONS
         row[f"{kind}_stderr"] = estimate.mean().stderr / DIMENSIONS
@@ -77,7 +79,7 @@ def measure(name, n, samples):
         row[f"{kind}_rms"] = float((estimate.value - truth).square().mean().sqrt()) / DIMENSIONS
     row["seconds"] = round(time.perf_counter() - begun, 2)
     limited = from_diffusers(ExactNetwork(**settings), SCHEDULERS[name]()[0], log_snr_range=COMMON)
-    return row, density(limited, limited.process, x[:16], reference=reference, samples=64).value
+    return row, density(ScorePair(limited, reference=reference), x[:16], samples=64).value
 
 
 def different(told, true):

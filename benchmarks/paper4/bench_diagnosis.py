@@ -25,9 +25,11 @@ from torch import Tensor
 import girsanov as gv
 from girsanov.datasets import load
 from girsanov.densities import GaussianMixture
+from girsanov.likelihoods import ScoreTest, score_test
+from girsanov.likelihoods.score_test import LEVELS
+from girsanov.pairs import ScorePair
 from girsanov.processes import OrnsteinUhlenbeck
-from girsanov.stein import BLIND_SPOTS, ScoreTest, WildBootstrap, compare_scores, score_test
-from girsanov.stein.levels import LEVELS
+from girsanov.stein import BLIND_SPOTS, WildBootstrap, compare_scores
 
 ALPHA = 0.05
 PROCESS = OrnsteinUhlenbeck(beta=2.0)  # alpha_t = exp(-t)
@@ -70,10 +72,15 @@ def ring_tests(n: int, repeats: int, times: tuple[float, ...]) -> list[dict[str,
         level = float(PROCESS.log_snr(torch.tensor(time, dtype=torch.float64)))
         for name, score in SCORES.items():
             found = [
-                score_test(score, PROCESS, ring().sample(n, generator=seeded(seed)), [level],
-                           method=WildBootstrap(299), generator=seeded(seed))
+                score_test(
+                    ScorePair(score, PROCESS),
+                    ring().sample(n, generator=seeded(seed)),
+                    [level],
+                    method=WildBootstrap(299),
+                    generator=seeded(seed),
+                )
                 for seed in range(repeats)
-            ]  # fmt: skip
+            ]
             effect = sum(test.levels[0].result.effect_size for test in found) / repeats
             row = {"problem": "ring", "score": name, "t": time, "n": n, "effect_size": effect}
             rows.append({**row, **share(sum(test.pvalue <= ALPHA for test in found), repeats)})

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import girsanov as gv
-from girsanov.objectives import Batch, gaussian_decoder, reverse_drift
+from girsanov.objectives import Batch, gaussian_decoder
 from girsanov.training import ShuffledBatches, TrainingConfig, train
 
 torch.manual_seed(0)
@@ -77,8 +77,8 @@ PATHS = {
 # %% [markdown]
 # ## One model, one bound
 #
-# The generative process runs `reverse_drift` of a network, with the diffusion of the straight process each time:
-# the models differ in nothing but what they were trained with.
+# The generative drift is that of the pair which a network's score and the straight process make, and the diffusion is
+# that process's each time: the models differ in nothing but what they were trained with.
 
 
 # %%
@@ -91,7 +91,7 @@ class Model(nn.Module):
     def drift(self, t, x):
         level, (_, sigma) = process.log_snr(t), process.marginal(t)
         noise = self.net(torch.cat([x, level[:, None] / 10.0], 1))
-        return reverse_drift(lambda time, y: -noise / sigma[:, None], process)(t, x)
+        return gv.ScorePair(lambda time, y: -noise / sigma[:, None], process).generative_drift(t, x)
 
     def objective(self):
         return gv.PathObjective(

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from sklearn.datasets import load_digits
 
-from girsanov import Gaussian, InputError, elbo
+from girsanov import Gaussian, InputError, ScorePair, elbo
 from girsanov.density_model.diffusers import density_from_diffusers, to_diffusers
 from girsanov.models.diffusers import from_diffusers
 
@@ -78,14 +78,14 @@ model = from_diffusers(folder, check=scaled(test))
 print(model.log_snr_range, model.network.notes)
 
 # %% [markdown]
-# Likelihoods take it as they take any score. These are densities of continuous images, so the digits get uniform noise
-# within their bins first; a Gaussian fitted to such images is a control variate, which shrinks the standard error and
-# nothing else.
+# With its process, which it knows, the score is a `ScorePair`, and likelihoods take that. These are densities of
+# continuous images, so the digits get uniform noise within their bins first; a Gaussian fitted to such images is a
+# control variate, which shrinks the standard error and nothing else.
 
 # %%
 reference = Gaussian.fit(scaled(train + torch.rand_like(train) - 0.5))
 spread = scaled(test[:32] + torch.rand_like(test[:32]) - 0.5)
-bound = elbo(model, model.process, spread, reference=reference, samples=32)
+bound = elbo(ScorePair(model, reference=reference), spread, samples=32)
 print(bound.kind, bound.model, bound.mean())
 
 # %% [markdown]

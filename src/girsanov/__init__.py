@@ -110,6 +110,24 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
+#: parts of the package that are there without being imported: ``gv.stein.goodness_of_fit``
+_PARTS = (
+    "applications",
+    "bridges",
+    "datasets",
+    "densities",
+    "likelihoods",
+    "models",
+    "objectives",
+    "pairs",
+    "peers",
+    "processes",
+    "solvers",
+    "stein",
+    "training",
+    "transforms",
+)
+
 _MODULES = {
     "Adaptive": "girsanov.solvers",
     "AncestralChain": "girsanov.pairs",
@@ -198,7 +216,7 @@ _MODULES = {
     "sample": "girsanov.samplers",
     "sample_with_log_prob": "girsanov.samplers",
     "score_matching": "girsanov.stein",
-    "score_test": "girsanov.stein",
+    "score_test": "girsanov.likelihoods",
     "squared_errors": "girsanov.likelihoods",
     "to_diffusers": "girsanov.density_model.diffusers",
     "weighted_elbo": "girsanov.density_model",
@@ -206,6 +224,48 @@ _MODULES = {
 }
 
 if TYPE_CHECKING:
+    from girsanov import (
+        applications as applications,
+    )
+    from girsanov import (
+        bridges as bridges,
+    )
+    from girsanov import (
+        datasets as datasets,
+    )
+    from girsanov import (
+        densities as densities,
+    )
+    from girsanov import (
+        likelihoods as likelihoods,
+    )
+    from girsanov import (
+        models as models,
+    )
+    from girsanov import (
+        objectives as objectives,
+    )
+    from girsanov import (
+        pairs as pairs,
+    )
+    from girsanov import (
+        peers as peers,
+    )
+    from girsanov import (
+        processes as processes,
+    )
+    from girsanov import (
+        solvers as solvers,
+    )
+    from girsanov import (
+        stein as stein,
+    )
+    from girsanov import (
+        training as training,
+    )
+    from girsanov import (
+        transforms as transforms,
+    )
     from girsanov.applications import (
         Annealing,
         DiffusionClassifier,
@@ -239,6 +299,7 @@ if TYPE_CHECKING:
         ode_log_prob,
         path_log_weight,
         pointwise_information,
+        score_test,
         squared_errors,
     )
     from girsanov.models import ScoreModel
@@ -283,13 +344,14 @@ if TYPE_CHECKING:
         kernel_stein_discrepancy,
         push_forward,
         score_matching,
-        score_test,
     )
     from girsanov.types import Estimate, InputError
 else:  # hidden from type checkers, which would otherwise take any misspelt name for a valid one
 
     def __getattr__(name: str) -> object:
-        """Import a public name from its module when it is first used."""
+        """Import a public name from its module, or a part of the package, when it is first used."""
+        if name in _PARTS:
+            return import_module(f"girsanov.{name}")
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(import_module(_MODULES[name]), name)
@@ -298,4 +360,4 @@ else:  # hidden from type checkers, which would otherwise take any misspelt name
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_PARTS})

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from girsanov.calculus import Exact, Hutchinson, expand_as_rows, sum_event
 from girsanov.density_model import DensityModel
-from girsanov.models import deviation
-from girsanov.randomness import keyed_generators, keyed_normal, keyed_uniform, seed_of
+from girsanov.likelihoods.integral import keyed_view
+from girsanov.randomness import keyed_generators, keyed_normal, seed_of
+from girsanov.rows import condition_at
 from girsanov.solvers import Adaptive
 from girsanov.types import Estimate, InputError, Nats, State, interval_of_mean
 
@@ -70,7 +71,7 @@ def evaluate(
     if likelihood == "elbo":
         return model.elbo(x, samples=samples, **common)
     if likelihood == "density":
-        return model.density(x, samples=samples, target_stderr=target_stderr, **common)
+        return model.density(x, samples=samples, target=target_stderr, **common)
     if hasattr(model.score.network, "with_trace") or model.reference.event_dim <= EXACT_DIVERGENCE:
         return model.log_prob(x, draws=ODE_DRAWS, divergence=Exact(), **common)
     # where dequantisation draws give the standard error, one probe in each is enough
@@ -207,8 +208,7 @@ def denoising_curve(
 
 def _model_space(model: DensityModel, x: State, seed: int) -> State:
     """Rows in the model's space, with one dequantisation draw each."""
-    uniform = keyed_uniform(keyed_generators(seed, "curve dequantise", x), x.shape[1:], x)
-    return model.transforms(x, uniform)[0]
+    return keyed_view(model.transforms, x, 1, seed, purpose="curve dequantise").x[:, 0]
 
 
 def _gain(model: DensityModel, y: State, eps: State, level: Tensor, condition: Tensor | None) -> Nats:
@@ -217,14 +217,14 @@ def _gain(model: DensityModel, y: State, eps: State, level: Tensor, condition: T
     alpha, sigma = torch.sigmoid(level).sqrt(), torch.sigmoid(-level).sqrt()
     for start in range(0, len(y), CHUNK):
         stop = min(start + CHUNK, len(y))
-        given = condition if condition is None or len(condition) == 1 else condition[start:stop]
+        given = condition_at(condition, slice(start, stop))
         for sign in (1.0, -1.0):
             noise = sign * eps[start:stop]
             levels = level.to(y.device).expand(len(noise))
             z = expand_as_rows(alpha.to(levels), noise) * y[start:stop].to(noise) + float(sigma) * noise
             if given is not None:
                 given = given.expand(len(noise), *given.shape[1:])
-            law, delta = deviation(model.score, model.score.process, model.reference, levels, z, given)
+            law, delta = model.pair.deviation(levels, z, given)
             total[start:stop] += 0.5 * sum_event(delta * (2.0 * (noise - law) - delta)).cpu()
     return total
 

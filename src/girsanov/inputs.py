@@ -53,6 +53,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         tensor([2., 3.], dtype=torch.float64)
     """
     signature = inspect.signature(function)
+    first = next(iter(signature.parameters), "")
     kinds = {p.name: kind for p in signature.parameters.values() if (kind := _kinds(p.annotation)) is not None}
     open_ = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
     scores = "process" in signature.parameters  # elsewhere a score may be its values
@@ -62,6 +63,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError:
+            if args and first in kinds:
+                _require_kind(first, args[0], kinds[first])
             return function(*args, **kwargs)  # Python's own sentence names what is missing
         given = bound.arguments
         for arguments in (given, *(given[name] for name in open_ if name in given)):
@@ -69,7 +72,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         for name, kind in kinds.items():
             if name in given:
                 _require_kind(name, given[name], kind)
-        if "views" not in given:
+        if not _randomised(given.get("x")):
             _require_fit(given)
         return function(*bound.args, **bound.kwargs)
 
@@ -84,17 +87,23 @@ def _look_at(given: dict[str, Any], scores: bool) -> None:
         if given[name] is not None:
             given[name] = require_count(name, given[name])
     require_generator(given.get("generator"))
-    if "x" in given:
+    if "x" in given and not _randomised(given["x"]):
         given["x"] = as_rows(given["x"])
     if "event_shape" in given and given["event_shape"] is not None:
         given["event_shape"] = _event_shape(given["event_shape"])
     rows = given.get("x", given.get("n"))
+    rows = getattr(rows, "rows", rows)
     named = hasattr(given.get("model"), "encode_condition")  # such a model knows conditions by its labels
     for name in CONDITIONS:
         if given.get(name) is not None and rows is not None and not named:
             given[name] = as_condition(given[name], rows, name)
     if isinstance(given.get("levels"), Tensor | np.ndarray | list | tuple):
         given["levels"] = _levels(given["levels"])
+
+
+def _randomised(x: Any) -> bool:
+    """Whether rows come with their views, of an encoding that has looked at them."""
+    return hasattr(x, "views")
 
 
 def as_rows(x: Any) -> State:
@@ -277,16 +286,18 @@ def _require_kind(name: str, value: Any, kinds: tuple[Any, ...]) -> None:
     names += [
         {float: "a number", int: "a whole number", type(None): "None"}.get(k, getattr(k, "__name__", "")) for k in kinds
     ]
-    raise InputError(f"{name} must be {' or '.join(n for n in names if n)}; got {value!r:.80}")
+    advice = ": make one of the score and its process, ScorePair(score, process)" if "ScorePair" in names else ""
+    shown = " ".join(repr(value).split())[:80]
+    raise InputError(f"{name} must be {' or '.join(n for n in names if n)}; got {shown}{advice}")
 
 
 def _require_order(given: Mapping[str, Any]) -> None:
     """The score first, then the process."""
     score, process = given.get("score"), given.get("process")
-    if "process" in given and not hasattr(process, "marginal_at"):
+    if process is not None and not hasattr(process, "marginal_at"):
         raise InputError(
             f"The process must be a linear one, such as VariancePreserving(); got {type(process).__name__}: arguments "
-            "come in the order (score, process, x)"
+            "come in the order (score, process)"
         )
     if score is not None and not callable(score):
         raise InputError(f"The score must be a function (t, x) -> grad log p_t(x); got {type(score).__name__}")

@@ -1,6 +1,9 @@
-"""Many rows, a block of one size at a time: what makes a row's value independent of the rows beside it."""
+"""Many rows, a block of one size at a time: what makes a row's value independent of the rows beside it.
 
-__all__ = ["LANES", "row_blocks"]
+A condition has one entry for each row, or one for all of them.
+"""
+
+__all__ = ["LANES", "condition_at", "conditions_for", "row_blocks"]
 
 from collections.abc import Iterator
 
@@ -26,3 +29,28 @@ def row_blocks(n: int, rows: int, device: torch.device | None = None) -> Iterato
     rows = max(1, rows if rows < LANES else rows // LANES * LANES)
     for start in range(0, n, rows):
         yield torch.arange(start, start + rows, device=device).clamp_max(n - 1), min(rows, n - start)
+
+
+def condition_at(condition: Tensor | None, index: Tensor | slice) -> Tensor | None:
+    """The condition of the rows ``index``: their entries, or the one that all rows share.
+
+    Example:
+        >>> condition_at(torch.tensor([3, 4, 5]), slice(1, 3)), condition_at(torch.tensor([3]), slice(1, 3))
+        (tensor([4, 5]), tensor([3]))
+    """
+    if condition is None or len(condition) == 1:
+        return condition
+    return condition[index.to(condition.device) if isinstance(index, Tensor) else index]
+
+
+def conditions_for(condition: Tensor | None, n: int, repeats: int = 1) -> Tensor | None:
+    """One entry for each of ``n`` rows, each of them ``repeats`` times in succession, shape ``n*repeats ...``.
+
+    Example:
+        >>> conditions_for(torch.tensor([3]), 2, repeats=2)
+        tensor([3, 3, 3, 3])
+    """
+    if condition is None:
+        return None
+    each = condition.expand(n, *condition.shape[1:])
+    return each if repeats == 1 else each.repeat_interleave(repeats, 0)

@@ -21,19 +21,18 @@ is discretised: exact for a model that equals its reference, of strong order 1/2
 
 __all__ = ["sample", "sample_with_log_prob"]
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from girsanov.calculus import sum_event
-from girsanov.densities import Density, Gaussian
 from girsanov.inputs import checked
-from girsanov.pairs import AncestralChain
-from girsanov.processes import LinearProcess, log_snr_range
+from girsanov.pairs import AncestralChain, ScorePair
 from girsanov.randomness import source_of
-from girsanov.types import Estimate, Nats, Score, State
+from girsanov.rows import condition_at
+from girsanov.types import Estimate, Nats, State
 
 CHUNK = 1024
 
@@ -41,15 +40,11 @@ CHUNK = 1024
 @checked
 @torch.no_grad()
 def sample(
-    score: Score,
-    process: LinearProcess,
+    pair: ScorePair,
     n: int,
     *,
-    event_shape: Sequence[int],
     lmbd: float = 0.0,
     steps: int = 128,
-    prior: Density | None = None,
-    reference: Gaussian | None = None,
     denoise: bool = False,
     condition: Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -57,33 +52,29 @@ def sample(
     r"""Draw from the generative process.
 
     Args:
-        score: ``(t, x) -> grad log p_t(x)``.
-        process: the forward process.
+        pair: the model; its reference is integrated exactly. Where no law of it knows the shape of a row, give it
+            ``event_shape``.
         n: number of rows.
-        event_shape: shape of one row.
         lmbd: member of the family, at most 1: 0 the reverse SDE, 1 the ODE, below 0 more noise.
         steps: number of steps.
-        prior: law at the noise end of the score's range; default: see :func:`girsanov.processes.span_of`.
-        reference: the Gaussian that is integrated exactly; default the score's own. It also gives the last
-            decoder its covariance.
         denoise: end with the decoder's mean instead of its draw.
         condition: leading dimension ``n`` or 1.
         generator: source of all draws; ``None`` means seed 0.
 
     Returns:
-        Rows ``n *event_shape`` in data coordinates.
+        Rows ``n *d`` in data coordinates.
 
     Raises:
         InputError: for ``lmbd`` above 1, or a process that needs a prior and has none.
 
     Example:
+        >>> from girsanov.densities import Gaussian
         >>> from girsanov.processes import VariancePreserving
-        >>> process, law = VariancePreserving(), Gaussian(torch.tensor([3.0, -3.0]), 0.01)
-        >>> sample(law.score(process), process, 500, event_shape=(2,), steps=16).mean(0).round(decimals=1)
+        >>> pair = ScorePair(Gaussian(torch.tensor([3.0, -3.0]), 0.01).score(VariancePreserving()))
+        >>> sample(pair, 500, steps=16).mean(0).round(decimals=1)
         tensor([ 3., -3.], dtype=torch.float64)
     """
-    options = {"prior": prior, "reference": reference, "lmbd": lmbd, "event_shape": event_shape}
-    chain = AncestralChain(score, process, steps, **options)
+    chain = AncestralChain(pair, steps, lmbd=lmbd)
     walk = _Walk(chain, source_of(generator))
     chunks = _chunks(n, condition)
     return torch.cat([walk.down(chain.sample_prior(m, walk.generator), c, denoise=denoise) for m, c in chunks])
@@ -92,14 +83,10 @@ def sample(
 @checked
 @torch.no_grad()
 def sample_with_log_prob(
-    score: Score,
-    process: LinearProcess,
+    pair: ScorePair,
     n: int,
     *,
-    event_shape: Sequence[int],
     steps: int = 1024,
-    prior: Density | None = None,
-    reference: Gaussian | None = None,
     condition: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[State, Estimate]:
@@ -109,18 +96,15 @@ def sample_with_log_prob(
     value; for given rows use a likelihood.
 
     Args:
-        score: ``(t, x) -> grad log p_t(x)``.
-        process: the forward process.
+        pair: the model; its reference is integrated exactly. Where no law of it knows the shape of a row, give it
+            ``event_shape``.
         n: number of rows.
-        event_shape: shape of one row.
         steps: number of steps; the error of the value falls with its square root.
-        prior: law at the noise end of the score's range; default: see :func:`girsanov.processes.span_of`.
-        reference: the Gaussian that is integrated exactly; default the score's own.
         condition: leading dimension ``n`` or 1.
         generator: source of all draws; ``None`` means seed 0.
 
     Returns:
-        Rows ``n *event_shape`` in data coordinates, and an estimate of kind ``estimate``, model ``sde``. Its standard
+        Rows ``n *d`` in data coordinates, and an estimate of kind ``estimate``, model ``sde``. Its standard
         error is that of the discretisation, from the change of the score over each step; how far an imperfect
         score is from that of the density it generates is not in it.
 
@@ -128,15 +112,15 @@ def sample_with_log_prob(
         InputError: for a process that needs a prior and has none.
 
     Example:
+        >>> from girsanov.densities import Gaussian
         >>> from girsanov.processes import VariancePreserving
         >>> process, law = VariancePreserving(), Gaussian(torch.tensor([3.0, -3.0]).double(), 0.01)
-        >>> options = {"event_shape": (2,), "steps": 16, "prior": law.marginal(process, 1.0)}
-        >>> x, estimate = sample_with_log_prob(law.score(process), process, 5, **options)
+        >>> pair = ScorePair(law.score(process), prior=law.marginal(process, 1.0))
+        >>> x, estimate = sample_with_log_prob(pair, 5, steps=16)
         >>> torch.allclose(estimate.value, law.log_prob(x)), estimate.kind
         (True, 'estimate')
     """
-    options = {"prior": prior, "reference": reference, "event_shape": event_shape}
-    chain = AncestralChain(score, process, steps, **options)
+    chain = AncestralChain(pair, steps)
     walk, parts = _Walk(chain, source_of(generator)), []
     for count, given in _chunks(n, condition):
         y = chain.sample_prior(count, walk.generator)
@@ -151,7 +135,7 @@ def sample_with_log_prob(
         model="sde",
         nfe=chain.length,
         event_dim=x[0].numel(),
-        log_snr_range=log_snr_range(score, process),
+        log_snr_range=pair.log_snr_range,
     )
 
 
@@ -216,4 +200,4 @@ def _chunks(n: int, condition: Tensor | None) -> Iterator[tuple[int, Tensor | No
     """Numbers of rows drawn together, with their conditions."""
     for start in range(0, n, CHUNK):
         count = min(CHUNK, n - start)
-        yield count, condition if condition is None or len(condition) == 1 else condition[start : start + count]
+        yield count, condition_at(condition, slice(start, start + count))

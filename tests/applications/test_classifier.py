@@ -10,6 +10,7 @@ import torch
 import girsanov as gv
 from girsanov.applications.classifier import DiffusionClassifier
 from girsanov.datasets import from_array
+from girsanov.pairs import ScorePair
 from girsanov.types import InputError
 from tests.class_laws import class_laws
 from tests.seeds import rng, seeded
@@ -21,8 +22,8 @@ each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
 
 def classifier_of(laws, **options):
-    options = {"reference": laws.reference(), "classes": range(len(laws.laws)), **options}
-    return DiffusionClassifier(laws, process=laws.process, **options)
+    pair = ScorePair(laws, laws.process, reference=laws.reference())
+    return DiffusionClassifier(pair, **{"classes": range(len(laws.laws)), **options})
 
 
 def rate_exceeds(count, trials, rate):
@@ -127,8 +128,10 @@ def test_weights_of_a_band_evaluate_in_the_band_only():
         seen.append(laws.process.log_snr(t))
         return laws(t, x, condition)
 
-    options = {"process": laws.process, "classes": range(3), "weights": lambda l: ((l > -2) & (l < 1)).double()}
-    DiffusionClassifier(spy, **options).predict(laws.sample(5, seeded(8))[0])
+    band = DiffusionClassifier(
+        ScorePair(spy, laws.process), classes=range(3), weights=lambda l: ((l > -2) & (l < 1)).double()
+    )
+    band.predict(laws.sample(5, seeded(8))[0])
     levels = torch.cat(seen)
     assert -2.3 < float(levels.min()) < -1.5
     assert 0.5 < float(levels.max()) < 1.3
@@ -148,7 +151,7 @@ def test_fitted_weights_raise_the_log_probability_of_a_distorted_score():
     results = {}
     for name in ("likelihood", "fitted"):
         classifier = DiffusionClassifier(
-            distorted, process=laws.process, classes=range(4), reference=laws.reference(), weights=name
+            ScorePair(distorted, laws.process, reference=laws.reference()), classes=range(4), weights=name
         )
         classifier.calibrate(x[:300], label[:300])
         probability = classifier.predict_proba(x[300:])[np.arange(300), label[300:]]
@@ -164,9 +167,7 @@ def test_conditions_may_be_vectors_and_names_anything():
     vectors = torch.eye(3)
     x, _ = laws.sample(12, seeded(10))
     named = DiffusionClassifier(
-        lambda t, x, c: laws(t, x, c.argmax(1)),
-        process=laws.process,
-        reference=laws.reference(),
+        ScorePair(lambda t, x, c: laws(t, x, c.argmax(1)), laws.process, reference=laws.reference()),
         classes=["a", "b", "c"],
         conditions=vectors,
     )
@@ -183,7 +184,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(InputError, match="process"):
         DiffusionClassifier(laws.__call__, classes=range(3))
     with pytest.raises(InputError, match="Two or more"):
-        DiffusionClassifier(laws, process=laws.process, classes=["one"])
+        DiffusionClassifier(ScorePair(laws, laws.process), classes=["one"])
     with pytest.raises(InputError, match="Unknown weights"):
         classifier_of(laws, weights="vlb")
     with pytest.raises(InputError, match="not negative"):

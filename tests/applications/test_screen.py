@@ -7,6 +7,7 @@ import torch
 
 from girsanov.applications.classifier import DiffusionClassifier
 from girsanov.applications.screen import GaussianScreen, Screened, largest_lag
+from girsanov.pairs import ScorePair
 from girsanov.types import InputError
 from tests.class_laws import class_laws
 from tests.seeds import seeded
@@ -95,8 +96,9 @@ def test_columns_of_any_scale_and_many_dimensions_are_taken():
 
 def screened_and_plain(laws, screen, **options):
     held_out, label = laws.sample(300, seeded(3))
-    shared = {"reference": laws.reference(), "classes": range(len(laws.laws)), "process": laws.process, **options}
-    return [DiffusionClassifier(laws, screen=s, **shared).calibrate(held_out, label) for s in (screen, None)]
+    pair, classes = ScorePair(laws, laws.process, reference=laws.reference()), range(len(laws.laws))
+    both = (DiffusionClassifier(pair, screen=s, classes=classes, **options) for s in (screen, None))
+    return [classifier.calibrate(held_out, label) for classifier in both]
 
 
 def test_a_screen_saves_evaluations_and_the_answer_is_still_the_models():
@@ -128,10 +130,10 @@ def test_a_worthless_screen_costs_little_more_than_nothing():
 def test_what_does_not_fit_is_refused():
     laws = class_laws((4,))
     x, label = laws.sample(60, seeded(7))
-    shared = {"process": laws.process, "classes": range(3), "reference": laws.reference()}
+    pair = ScorePair(laws, laws.process, reference=laws.reference())
     with pytest.raises(InputError, match="calibrate"):
-        DiffusionClassifier(laws, screen=lambda rows: rows[:, :3], **shared).predict(x, confidence=0.9)
+        DiffusionClassifier(pair, screen=lambda rows: rows[:, :3], classes=range(3)).predict(x, confidence=0.9)
     with pytest.raises(InputError, match="3 numbers"):
-        DiffusionClassifier(laws, screen=lambda rows: rows[:, :2], **shared).calibrate(x, label)
+        DiffusionClassifier(pair, screen=lambda rows: rows[:, :2], classes=range(3)).calibrate(x, label)
     with pytest.raises(InputError, match="5 or more rows"):
         GaussianScreen.fit(x[:6], label[:6])

@@ -8,7 +8,8 @@ from torch.distributions import MultivariateNormal
 
 from girsanov.applications.tokens import WEIGHTINGS, TokenModel, TokenObjective, fit_tokens, token_log_prob
 from girsanov.densities import Gaussian
-from girsanov.processes import VariancePreserving
+from girsanov.pairs import ScorePair
+from girsanov.processes import BrownianMotion, VariancePreserving
 from girsanov.training import TrainingConfig
 from girsanov.types import InputError
 from tests.laws import assert_student, each_process
@@ -57,8 +58,7 @@ def test_an_exact_head_gives_the_exact_density_of_tokens_and_sequences(make_proc
     law, process = AutoRegression(), make_process()
     x = law.sample(40, seed=1)
     reference = Gaussian(torch.tensor([0.1, -0.1]), torch.cov(x.flatten(0, 1).T))
-    options = {"reference": reference, "samples": 256}
-    found = token_log_prob(law.head(process), process, x, law.means(x), **options)
+    found = token_log_prob(ScorePair(law.head(process), process, reference=reference), x, law.means(x), samples=256)
     truth = law.log_prob(x)
     assert_student((found.tokens.value - truth.flatten()) / found.tokens.stderr, 7)
     assert_student((found.sequence.value - truth.sum(1)) / found.sequence.stderr, 7)
@@ -72,7 +72,9 @@ def test_a_wrong_context_costs_the_kl_of_the_conditionals():
     law, process = AutoRegression(), VariancePreserving()
     x = law.sample(200, seed=1)
     reference = Gaussian(torch.zeros(2), torch.cov(x.flatten(0, 1).T))
-    found = token_log_prob(law.head(process), process, x, torch.zeros_like(x), reference=reference, samples=128)
+    found = token_log_prob(
+        ScorePair(law.head(process), process, reference=reference), x, torch.zeros_like(x), samples=128
+    )
     truth = MultivariateNormal(torch.zeros(2), law.noise).log_prob(x)
     assert_student(((found.tokens.value - truth.flatten()) / found.tokens.stderr), 7)
 
@@ -199,6 +201,6 @@ def test_bad_arguments_are_named():
     with pytest.raises(InputError, match="width must be a multiple of heads; got 10 and 4"):
         TokenModel(x.mean(0), torch.eye(10), width=10)
     with pytest.raises(InputError, match="context must have leading dimensions 50, 5"):
-        token_log_prob(model.head, model.head.process, x, torch.zeros(50, 4, 1))
-    with pytest.raises(InputError, match="pass reference="):
-        token_log_prob(lambda t, x, c: x, VariancePreserving(), x, torch.zeros(50, 5, 1))
+        token_log_prob(ScorePair(model.head, model.head.process), x, torch.zeros(50, 4, 1))
+    with pytest.raises(InputError, match="or a reference fitted to the data"):
+        token_log_prob(ScorePair(lambda t, x, c: x, BrownianMotion()), x, torch.zeros(50, 5, 1))

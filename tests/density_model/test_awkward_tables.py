@@ -9,7 +9,7 @@ import torch
 
 import girsanov as gv
 from girsanov.datasets import load
-from girsanov.density_model.dequantisation import weighted_elbo
+from girsanov.density_model.weighted import weighted_elbo
 from girsanov.evaluation import denoising_curve, evaluate
 from girsanov.likelihoods.ddpm import SCHEDULES
 from tests import awkward

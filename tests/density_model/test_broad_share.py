@@ -14,8 +14,9 @@ from girsanov.likelihoods.denoising import Draws, squared_errors
 from girsanov.likelihoods.discrete import LatticePoints
 from girsanov.models import ScoreModel
 from girsanov.models.score_model import FAR, NEAR, given_way
+from girsanov.pairs import ScorePair
 from girsanov.peers import PEERS, PeerData
-from girsanov.processes import VariancePreserving, noise_end
+from girsanov.processes import VariancePreserving
 from girsanov.transforms import Standardise
 from tests.seeds import rng, seed, seeded
 
@@ -63,7 +64,7 @@ def bound_by_levels(score, prior, x, draws=2000):
     levels = torch.linspace(low, high, 400).double()
     alpha, sigma = score.process.marginal_at(levels[[0, -1]])
     plain = lambda t, z, c=None: score(t, z, c)  # noqa: E731  (no reference, no near rows)
-    errors = squared_errors(plain, score.process, x, levels, noise=Draws(draws), generator=seeded(5))
+    errors = squared_errors(ScorePair(plain, score.process), x, levels, noise=Draws(draws), generator=seeded(5))
     diffusion = (alpha[0] / alpha[1]).log() + 0.5 * (high - low) - 0.5 * torch.trapezoid(errors, levels, dim=1)
     residual = 0.5 + alpha[1].log() - 0.5 * errors[:, -1]
     values = prior.expected_log_prob(alpha[0] * x, sigma[0].square()) + diffusion + residual
@@ -75,10 +76,9 @@ def test_the_bound_of_a_far_row_is_what_its_levels_add_up_to(distance):
     law = Gaussian(torch.zeros(1).double(), 1.0)
     score = ScoreModel(lambda l, f, c: 0.3 * f, VariancePreserving(), reference=law, broad_share=True).eval()
     x = torch.full((1, 1), distance).double()
-    prior = BroadGaussian(noise_end(score, score.process, law))
+    prior = BroadGaussian(ScorePair(score).noised(law))
     value, error = bound_by_levels(score, prior, x)
-    options = {"prior": prior, "reference": law, "generator": seeded(6)}
-    estimate = elbo(score, score.process, x, samples=4096, **options)
+    estimate = elbo(ScorePair(score, prior=prior), x, samples=4096, generator=seeded(6))
     assert estimate.stderr < 2.0
     assert (estimate.value - value).abs() < 5.0 * (estimate.stderr.square() + error.square()).sqrt() + 1e-3
 
@@ -89,10 +89,10 @@ def test_the_density_formula_of_a_far_row_is_the_bound_but_for_its_ends(distance
     score = ScoreModel(lambda l, f, c: 0.3 * f, VariancePreserving(), reference=law, broad_share=True).eval()
     x, (low, high) = torch.full((1, 1), distance).double(), score.log_snr_range
     levels = torch.linspace(low, high, 400).double()
-    errors = squared_errors(lambda t, z, c=None: score(t, z, c), score.process, x, levels, noise=Draws(2000))
+    errors = squared_errors(ScorePair(lambda t, z, c=None: score(t, z, c), score.process), x, levels, noise=Draws(2000))
     drawn = -0.5 * torch.trapezoid(errors, levels, dim=1)
     value = law.log_prob(x) + 0.5 * law.squared_error_integral(x, low, high) + drawn.mean(0)
-    estimate = density(score, score.process, x, samples=4096, generator=seeded(6))
+    estimate = density(ScorePair(score), x, samples=4096, generator=seeded(6))
     assert estimate.stderr < 2.0
     error = (estimate.stderr.square() + drawn.var(0) / len(drawn)).sqrt()
     assert (estimate.value - value).abs() < 5.0 * error + 1e-3
@@ -105,7 +105,7 @@ def test_a_continuous_flow_has_a_broad_prior():
     far = torch.tensor([[1002, -998], [10**12, -(10**12)]], dtype=torch.float64)
     assert bool((model.log_prob(far).value > -PER_DIMENSION).all())
     y, log_det = model.transforms(far, torch.full_like(far, 0.5))
-    assert float((model.prior.law.log_prob(y) + log_det)[1]) < -4 * PER_DIMENSION  # what it would cost
+    assert float((model.pair.prior.law.log_prob(y) + log_det)[1]) < -4 * PER_DIMENSION  # what it would cost
 
 
 def test_the_share_costs_rows_like_those_of_the_fit_nothing(fitted):

@@ -183,7 +183,7 @@ def test_a_condition_without_labels_and_broken_rows_are_refused(fitted):
     with pytest.raises(gv.InputError, match="x1"):
         fitted.elbo(rows + torch.tensor([0.5, 0.0, 0.0]))
     with pytest.raises(gv.InputError, match=r"x\[1\]"):
-        gv.elbo(fitted.score, fitted.score.process, torch.tensor([[0.0] * 3, [float("nan")] * 3]))
+        gv.elbo(fitted.pair, torch.tensor([[0.0] * 3, [float("nan")] * 3]))
 
 
 def test_a_second_run_of_a_fit_that_ended_on_time_changes_nothing(tmp_path):

@@ -11,7 +11,7 @@ from girsanov.calculus import Hutchinson
 from girsanov.datasets import from_array, load, split
 from girsanov.density_model import Config, prepare
 from girsanov.density_model.config import DEQUANTISERS
-from girsanov.density_model.dequantisation import weighted_elbo, weighted_log_prob
+from girsanov.density_model.weighted import weighted_elbo, weighted_log_prob
 from girsanov.transforms import OnLattice, TruncatedNormalDequantise, VariationalDequantise
 from girsanov.types import InputError
 from tests.seeds import seeded

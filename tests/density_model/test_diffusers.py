@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from girsanov.pairs import ScorePair
+
 pytest.importorskip("diffusers")
 
 import girsanov as gv
@@ -150,9 +152,9 @@ def test_an_exported_network_is_the_model_in_other_coordinates(ours):
     back = from_diffusers(pipeline, check=0.2 + 0.5 * rows(64))
     x = rows(24)
     options = {"samples": 256}
-    own = elbo(ours, ours.process, x, reference=law().moment_match(), **options)
+    own = elbo(ScorePair(ours, ours.process, reference=law().moment_match()), x, **options)
     shifted = gv.Gaussian(mean + scale * law().moment_match().mean, scale**2 * law().moment_match().covariance)
-    theirs = elbo(back, back.process, mean + scale * x, reference=shifted, **options)
+    theirs = elbo(ScorePair(back, back.process, reference=shifted), mean + scale * x, **options)
     gap = theirs.value + D * math.log(scale) - own.value
     assert abs(float(gap.mean())) / D < 0.01 + 3.0 * (own.mean().stderr + theirs.mean().stderr) / D
 
@@ -188,4 +190,4 @@ def test_what_cannot_be_exported_says_so(ours, tmp_path):
 
 
 def test_sampling_by_our_own_steps_is_there_too(ours):
-    assert sample(ours, ours.process, 2, event_shape=SHAPE, steps=4).shape == (2, *SHAPE)
+    assert sample(ScorePair(ours, ours.process, event_shape=SHAPE), 2, steps=4).shape == (2, *SHAPE)

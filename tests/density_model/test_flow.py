@@ -9,6 +9,7 @@ from girsanov.density_model.flow import FlowObjective
 from girsanov.likelihoods.ode import WhitenedFlow
 from girsanov.models import ResidualMLP, ScoreModel
 from girsanov.objectives import Batch
+from girsanov.pairs import ScorePair
 from girsanov.transforms import Compose
 from tests.seeds import seeded
 
@@ -54,10 +55,10 @@ def test_the_loss_has_the_gradient_of_the_log_density():
 def test_zuko_solves_the_same_field_to_the_same_density():
     model, x = score_model(), torch.randn(5, 3)
     ours = gv.ode_log_prob(
-        model, model.process, x, prior=gv.Gaussian(torch.zeros(3), 1.0), solver=gv.Adaptive(1e-8, 1e-8)
+        gv.ScorePair(model, model.process, prior=gv.Gaussian(torch.zeros(3), 1.0)), x, solver=gv.Adaptive(1e-8, 1e-8)
     )
-    field = WhitenedFlow(model, model.process, model.reference, None, None, one_level=False)
-    low, high = field.log_snr_range
+    field = WhitenedFlow(ScorePair(model), model.reference, None, None, one_level=False)
+    low, high = field.pair.log_snr_range
     rows = torch.arange(5)
 
     def velocity(level, w):

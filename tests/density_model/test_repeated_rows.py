@@ -12,7 +12,8 @@ import torch
 import girsanov as gv
 from girsanov.datasets import Data, from_array, split
 from girsanov.density_model import DensityModel
-from girsanov.density_model.noise import fresh_elbo, spread
+from girsanov.density_model.fresh import fresh_elbo
+from girsanov.density_model.noise import spread
 from girsanov.evaluation import evaluate
 from girsanov.peers import PEERS, PeerData
 from girsanov.randomness import stream

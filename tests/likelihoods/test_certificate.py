@@ -18,7 +18,8 @@ from girsanov.likelihoods.certificate import certificate
 from girsanov.likelihoods.ddpm import SCHEDULES, ddpm_bound
 from girsanov.likelihoods.denoising import Draws, Quadrature, squared_errors
 from girsanov.models import ScoreModel, TwoLayerNetwork
-from girsanov.processes import VariancePreserving, noise_end
+from girsanov.pairs import ScorePair
+from girsanov.processes import VariancePreserving
 from girsanov.types import InputError
 from tests.laws import diagonal_gaussian_case, gaussian_case, mixture_case, note_mixture_1d, note_mixture_2d
 from tests.seeds import seeded
@@ -58,7 +59,7 @@ def test_the_closed_form_is_the_bound():
         torch.tensor([[0.3], [-1.0]]),
     )
     process = VariancePreserving()
-    bound = ddpm_bound(law.score(process), process, x, schedule=schedule, noise=Quadrature())
+    bound = ddpm_bound(ScorePair(law.score(process)), x, schedule=schedule, noise=Quadrature())
     first = 0.5 * math.log(2 * math.pi * float(schedule.betas[0] / (1 - schedule.betas[0])))
     expected = -first - discrete_loss(law, x, schedule) - float(bound.last.mean())
     assert float(bound.estimate.value.mean()) == pytest.approx(expected, abs=1e-10)
@@ -113,7 +114,7 @@ def test_in_a_family_of_the_wrong_shape_the_factor_covers_what_the_discrete_loss
 def test_for_exact_scores_the_continuous_bound_is_the_log_density():
     case, process = note_mixture_1d(), VariancePreserving()
     x = case.rows(8)
-    bound = ddpm_bound(case.density.score(process), process, x, noise=Quadrature(0.1))
+    bound = ddpm_bound(ScorePair(case.density.score(process)), x, noise=Quadrature(0.1))
     found = certificate(bound, process.log_snr_range)
     assert found.continuous.value == pytest.approx(float(case.log_prob(x).mean()), abs=1e-4)
     assert found.gap.value == pytest.approx(found.continuous.value - found.discrete.value, abs=1e-12)
@@ -129,7 +130,7 @@ def test_errors_of_the_certificate_are_those_of_fresh_noise():
     torch.nn.init.normal_(network.third.weight, std=0.2)
     model = ScoreModel(network, process, reference=case.density)
     x, options = case.rows(16), {"schedule": SCHEDULES["linear"](50), "noise": Draws(8)}
-    bounds = [ddpm_bound(model, process, x, generator=seeded(s), **options) for s in range(8)]
+    bounds = [ddpm_bound(ScorePair(model, process), x, generator=seeded(s), **options) for s in range(8)]
     found = [certificate(bound, model.log_snr_range) for bound in bounds]
     values = torch.tensor([one.discrete.value for one in found])
     size = torch.tensor([one.discrete.stderr for one in found]).square().mean()
@@ -141,7 +142,7 @@ def test_text_and_json_hold_the_numbers_and_levels_outside_are_counted():
     network = TwoLayerNetwork((1,), width=4)
     model = ScoreModel(network, process, reference=case.density.moment_match())
     schedule = SCHEDULES["linear"](100)
-    bound = ddpm_bound(model, process, case.rows(4), schedule=schedule)
+    bound = ddpm_bound(ScorePair(model, process), case.rows(4), schedule=schedule)
     found = certificate(bound, model.log_snr_range, log_det=torch.full((4,), 1.5))
     outside = int((schedule.log_snr.abs() > 8.0).sum())
     assert (found.outside, outside > 0) == (outside, True)
@@ -161,8 +162,8 @@ def test_what_the_ends_change_is_closed_form_for_a_gaussian():
     case, process, schedule = diagonal_gaussian_case((3,)), VariancePreserving(), SCHEDULES["linear"](50)
     law, x = case.density, case.rows(12)
     score = law.score(process)
-    own = elbo(score, process, x, prior=noise_end(score, process, law), reference=law, decoder=law)
-    bound = ddpm_bound(score, process, x, schedule=schedule, noise=Draws(32))
+    own = elbo(ScorePair(score, prior=ScorePair(score).noised(law), decoder=law), x)
+    bound = ddpm_bound(ScorePair(score), x, schedule=schedule, noise=Draws(32))
     found = certificate(bound, score.log_snr_range, elbo=own)
     assert found.continuous.value == pytest.approx(float(case.log_prob(x).mean()), abs=1e-6)
     errors = torch.stack([law.squared_error(x, float(level)) for level in schedule.log_snr])[None]
@@ -180,12 +181,13 @@ def test_a_reference_under_the_same_noise_leaves_the_mean_and_takes_the_noise():
     case, process, levels = note_mixture_2d(), VariancePreserving(), torch.linspace(-6.0, 6.0, 7)
     score, reference, x = case.density.score(process), case.density.moment_match(), case.rows(3)
     plain, controlled = (
-        squared_errors(score, process, x, levels, noise=Quadrature(0.1), reference=law) for law in (None, reference)
+        squared_errors(ScorePair(score, process, reference=law), x, levels, noise=Quadrature(0.1))
+        for law in (None, reference)
     )
     torch.testing.assert_close(plain, controlled, rtol=0.0, atol=1e-8)
     gaussian = diagonal_gaussian_case((3,))
     law, rows = gaussian.density, gaussian.rows(5)
-    drawn = squared_errors(law.score(process), process, rows, levels, noise=Draws(2), reference=law)
+    drawn = squared_errors(ScorePair(law.score(process), reference=law), rows, levels, noise=Draws(2))
     exact = torch.stack([law.squared_error(rows, float(level)) for level in levels])
     torch.testing.assert_close(drawn, exact.expand_as(drawn), rtol=0.0, atol=1e-8)
 
@@ -193,4 +195,4 @@ def test_a_reference_under_the_same_noise_leaves_the_mean_and_takes_the_noise():
 def test_one_row_is_refused():
     case, process = note_mixture_1d(), VariancePreserving()
     with pytest.raises(InputError, match="give 2 or more held-out rows"):
-        certificate(ddpm_bound(case.density.score(process), process, case.rows(1)), process.log_snr_range)
+        certificate(ddpm_bound(ScorePair(case.density.score(process)), case.rows(1)), process.log_snr_range)

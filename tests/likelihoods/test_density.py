@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from girsanov.densities import Gaussian
-from girsanov.likelihoods import density, fit_proposal
+from girsanov.likelihoods import Replicates, density, fit_proposal
+from girsanov.likelihoods.bounds import Target
 from girsanov.models import ScoreModel
+from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError
@@ -59,9 +61,9 @@ def reference_of(case: Case) -> Gaussian:
     return Gaussian((mean + 0.1).reshape(case.shape), 1.2 * float(covariance.diagonal().mean()))
 
 
-def evaluate(case, process, x, seed=0, **options):
-    options = {"exact": True, "samples": 256, "reference": reference_of(case), **options}
-    return density(case.density.score(process), process, x, generator=seeded(seed), **options)
+def evaluate(case, process, x, seed=0, proposal=None, **options):
+    pair = ScorePair(case.density.score(process), reference=reference_of(case), proposal=proposal)
+    return density(pair, x, generator=seeded(seed), **{"exact": True, "samples": 256, **options})
 
 
 @each_oracle
@@ -108,11 +110,10 @@ def test_intervals_cover_at_the_default_number_of_samples(name):
 
 def coverage(case, process, rows, seeds, samples):
     """Share of 95 % intervals that contain the truth."""
-    x, score, reference = case.rows(rows, seed=2), case.density.score(process), reference_of(case)
-    options = {"reference": reference, "exact": True, "samples": samples}
+    x, pair = case.rows(rows, seed=2), ScorePair(case.density.score(process), reference=reference_of(case))
     truth, covered = case.log_prob(x), []
     for seed in range(seeds):
-        low, high = density(score, process, x, generator=seeded(seed), **options).interval(0.95)
+        low, high = density(pair, x, exact=True, samples=samples, generator=seeded(seed)).interval(0.95)
         covered.append((low <= truth) & (truth <= high))
     return float(torch.stack(covered).double().mean())
 
@@ -124,7 +125,7 @@ def test_a_score_that_is_its_reference_has_no_error(make_case):
     for name in ("VariancePreserving", "StraightPath", "VarianceExploding"):
         process = PROCESSES[name]()
         model = ScoreModel(lambda l, f, c: torch.zeros_like(f), process, reference=reference)
-        estimate = density(model, process, case.rows(3))
+        estimate = density(ScorePair(model, process), case.rows(3))
         assert not estimate.stderr.any()
         assert not estimate.terms["diffusion"].any()
         torch.testing.assert_close(estimate.value, reference.log_prob(case.rows(3)), rtol=1e-12, atol=1e-12)
@@ -170,18 +171,18 @@ def test_evaluations_are_counted_not_assumed():
         calls.append(len(x))
         return oracle(t, x)
 
-    estimate = density(counting, process, case.rows(1), samples=21, replicates=4)
+    estimate = density(ScorePair(counting, process), case.rows(1), samples=21, method=Replicates(4))
     assert estimate.nfe == 20
     assert calls == [512]  # every call has the same padded length, so that no row depends on how many there are
     calls.clear()
-    density(counting, process, case.rows(100), samples=20, replicates=4)
+    density(ScorePair(counting, process), case.rows(100), samples=20, method=Replicates(4))
     assert calls == [512] * 4  # 2000 evaluations, and no row of padding evaluated beyond the last call
 
 
 def test_every_row_draws_until_it_reaches_the_target():
     case, process = note_mixture_2d(), VariancePreserving()
     x = case.rows(40)
-    estimate = evaluate(case, process, x, samples=32, target_stderr=0.25)
+    estimate = evaluate(case, process, x, samples=32, target=0.25)
     assert float(estimate.stderr.max()) <= 0.25
     assert bool(estimate.met.all())
     assert 64 < estimate.nfe < 4096
@@ -197,9 +198,9 @@ def test_every_row_draws_until_it_reaches_the_target():
 def test_a_rows_second_stage_is_its_own():
     case, process = note_mixture_2d(), VariancePreserving()
     x = case.rows(12)
-    together = evaluate(case, process, x, samples=32, target_stderr=0.2)
+    together = evaluate(case, process, x, samples=32, target=0.2)
     for i in (0, 7, 11):
-        alone = evaluate(case, process, x[i : i + 1], samples=32, target_stderr=0.2)
+        alone = evaluate(case, process, x[i : i + 1], samples=32, target=0.2)
         torch.testing.assert_close(alone.value[0], together.value[i], rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(alone.stderr[0], together.stderr[i], rtol=1e-10, atol=1e-10)
 
@@ -207,20 +208,20 @@ def test_a_rows_second_stage_is_its_own():
 def test_the_second_stage_is_fresh_and_stops_at_max_samples():
     case, process = note_mixture_2d(), VariancePreserving()
     x = case.rows(5)
-    estimate = evaluate(case, process, x, samples=32, target_stderr=1e-9, max_samples=130)
+    estimate = evaluate(case, process, x, samples=32, target=Target(1e-9, 130))
     assert estimate.nfe == 128 + 4
     assert bool((estimate.stderr > 1e-9).all())
     assert not estimate.met.any()
     pilot = evaluate(case, process, x, samples=32)
     assert pilot.met is None
     middle = float(pilot.stderr.median())
-    mixed = evaluate(case, process, x, samples=32, target_stderr=middle, max_samples=64)
+    mixed = evaluate(case, process, x, samples=32, target=Target(middle, 64))
     assert mixed.met.tolist() == (pilot.stderr <= middle).tolist()  # it says which rows did not get there
     assert mixed.met.sum() == 3
     torch.testing.assert_close(estimate.stderr, pilot.stderr / 3**0.5)
     assert float((estimate.value - pilot.value).abs().min()) > 0.0
-    for options in ({"target_stderr": 0.1, "max_samples": 40}, {"target_stderr": 0.0}):
-        with pytest.raises(InputError, match=r"max_samples|target_stderr"):
+    for options in ({"target": Target(0.1, 40)}, {"target": 0.0}):
+        with pytest.raises(InputError, match=r"max_samples|target must"):
             evaluate(case, process, x, samples=32, **options)
 
 
@@ -231,7 +232,7 @@ def test_intervals_cover_when_a_target_was_asked_for():
     x = case.rows(100, seed=2)
     truth, covered = case.log_prob(x), []
     for seed in range(30):
-        low, high = evaluate(case, process, x, seed=seed, samples=32, target_stderr=0.15).interval(0.95)
+        low, high = evaluate(case, process, x, seed=seed, samples=32, target=0.15).interval(0.95)
         covered.append((low <= truth) & (truth <= high))
     assert 0.93 <= float(torch.stack(covered).double().mean()) <= 0.97
 
@@ -244,18 +245,18 @@ def test_a_finite_range_needs_a_reference():
         return oracle(t, x)
 
     trained.log_snr_range = (-5.0, 5.0)
-    with pytest.raises(InputError, match="known on a finite log-SNR range only: pass reference="):
-        density(trained, process, case.rows(2))
-    found = density(trained, process, case.rows(2), reference=case.density.moment_match())
+    with pytest.raises(InputError, match="known on a finite log-SNR range only: give the pair a reference"):
+        density(ScorePair(trained, process), case.rows(2))
+    found = density(ScorePair(trained, process, reference=case.density.moment_match()), case.rows(2))
     assert found.log_snr_range == (-5.0, 5.0)
 
 
 def test_a_plain_score_is_measured_against_the_standard_normal():
     case, process = note_mixture_2d(), VariancePreserving(log_snr_range=SHARED_RANGE)
     oracle, x = case.density.score(process), case.rows(40)
-    plain = density(lambda t, x: oracle(t, x), process, x, exact=True, samples=256)
+    plain = density(ScorePair(lambda t, x: oracle(t, x), process), x, exact=True, samples=256)
     assert_student((plain.value - case.log_prob(x)) / plain.stderr, degrees=len(plain.replicates) - 1)
-    standard = density(oracle, process, x, exact=True, samples=256, reference=Gaussian(torch.zeros(2), 1.0))
+    standard = density(ScorePair(oracle, process, reference=Gaussian(torch.zeros(2), 1.0)), x, exact=True, samples=256)
     torch.testing.assert_close(plain.value, standard.value, rtol=1e-10, atol=1e-10)
 
 
@@ -264,7 +265,7 @@ def test_a_fitted_proposal_keeps_the_mean_and_reduces_the_error():
     whole = case.density.score(VariancePreserving()).log_snr_range
     process = VariancePreserving(log_snr_range=whole)
     score, reference = case.density.score(process), reference_of(case)
-    proposal = fit_proposal(score, process, case.rows(200, seed=5), reference=reference)
+    proposal = fit_proposal(ScorePair(score, process, reference=reference), case.rows(200, seed=5))
     x = case.rows(60)
     fitted, default = (evaluate(case, process, x, proposal=p) for p in (proposal, None))
     assert_student((fitted.value - case.log_prob(x)) / fitted.stderr, degrees=len(fitted.replicates) - 1)
@@ -281,7 +282,7 @@ def test_a_fitted_proposal_keeps_the_mean_and_reduces_the_error():
 def test_bad_arguments_are_named(options, message):
     case, process = note_mixture_2d(), VariancePreserving()
     with pytest.raises(InputError, match=message):
-        density(case.density.score(process), process, case.rows(3), **options)
+        density(ScorePair(case.density.score(process)), case.rows(3), **options)
 
 
 def test_a_proposal_that_misses_part_of_the_range_is_refused():

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from girsanov.densities import Gaussian, GaussianMixture
-from girsanov.likelihoods import density
+from girsanov.likelihoods import RandomisedRows, density
 from girsanov.likelihoods.differences import difference, difference_curve, pointwise_information
 from girsanov.likelihoods.integral import View
+from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError
@@ -40,7 +41,13 @@ def test_differences_are_unbiased_and_their_errors_follow_student(shape):
     x, label = laws.sample(400, seeded(0))
     other = (label + 1) % 3
     estimate = difference(
-        laws, laws.process, x, label, other, reference=laws.reference(), exact=True, samples=256, generator=seeded(1)
+        ScorePair(laws, reference=laws.reference()),
+        x,
+        label,
+        other,
+        exact=True,
+        samples=256,
+        generator=seeded(1),
     )
     truth = laws.log_prob(x)
     rows = torch.arange(len(x))
@@ -53,9 +60,9 @@ def test_differences_are_unbiased_and_their_errors_follow_student(shape):
 def test_the_kind_says_whether_the_score_was_declared_exact(shape):
     laws = class_laws(shape)
     x, label = laws.sample(4, seeded(2))
-    assert difference(laws, laws.process, x, label, 1).kind == "estimate"
-    assert difference(laws, laws.process, x, label, 1, exact=True).kind == "unbiased"
-    information = pointwise_information(laws, laws.process, x, label, exact=True)
+    assert difference(ScorePair(laws), x, label, 1).kind == "estimate"
+    assert difference(ScorePair(laws), x, label, 1, exact=True).kind == "unbiased"
+    information = pointwise_information(ScorePair(laws), x, label, exact=True)
     assert (information.value.kind, information.squared.kind) == ("unbiased", "estimate")
 
 
@@ -64,9 +71,9 @@ def test_shared_noise_is_many_times_as_precise():
     laws = class_laws((64,), classes=2, components=3, distance=0.5)
     x, _ = laws.sample(60, seeded(3))
     options = {"samples": 64, "exact": True}
-    paired = difference(laws, laws.process, x, 0, 1, generator=seeded(1), **options)
+    paired = difference(ScorePair(laws), x, 0, 1, generator=seeded(1), **options)
     one, two = (
-        density(laws, laws.process, x, condition=torch.tensor([c]), generator=seeded(10 + c), **options) for c in (0, 1)
+        density(ScorePair(laws), x, condition=torch.tensor([c]), generator=seeded(10 + c), **options) for c in (0, 1)
     )
     unpaired = one.stderr.square() + two.stderr.square()
     assert float(unpaired.mean() / paired.stderr.square().mean()) > 8.0
@@ -76,17 +83,17 @@ def test_shared_noise_is_many_times_as_precise():
 def test_conditions_change_sign_and_vanish(shape):
     laws = class_laws(shape)
     x, label = laws.sample(7, seeded(4))
-    there = difference(laws, laws.process, x, label, None)
-    back = difference(laws, laws.process, x, None, label)
+    there = difference(ScorePair(laws), x, label, None)
+    back = difference(ScorePair(laws), x, None, label)
     assert torch.equal(there.value, -back.value)
-    assert not difference(laws, laws.process, x, 1, 1).replicates.any()
+    assert not difference(ScorePair(laws), x, 1, 1).replicates.any()
 
 
 def test_a_row_does_not_depend_on_its_batch():
     laws = class_laws((2, 2))
     x, label = laws.sample(70, seeded(5))
-    together = difference(laws, laws.process, x, label, 0).value
-    alone = torch.cat([difference(laws, laws.process, x[i : i + 1], label[i : i + 1], 0).value for i in (0, 33, 69)])
+    together = difference(ScorePair(laws), x, label, 0).value
+    alone = torch.cat([difference(ScorePair(laws), x[i : i + 1], label[i : i + 1], 0).value for i in (0, 33, 69)])
     torch.testing.assert_close(together[[0, 33, 69]], alone, rtol=1e-12, atol=1e-12)
 
 
@@ -94,7 +101,7 @@ def test_information_matches_the_closed_form_and_adds_up_over_dimensions():
     """i(x; c) of Gaussians in closed form; assert_student's false alarm. Dimensions that tell nothing hold nothing."""
     laws = two_gaussians(5, 1.5)
     x, label = laws.sample(300, seeded(6))
-    found = pointwise_information(laws, laws.process, x, label, exact=True, samples=256, generator=seeded(7))
+    found = pointwise_information(ScorePair(laws), x, label, exact=True, samples=256, generator=seeded(7))
     truth = laws.log_prob(x)[torch.arange(300), label] - laws.marginal().log_prob(x)
     assert_student((found.value.value - truth) / found.value.stderr, 7)
     torch.testing.assert_close(found.map.sum(1), found.value.value, rtol=1e-9, atol=1e-9)
@@ -108,8 +115,8 @@ def test_the_squared_form_agrees_in_the_mean_only_and_with_less_variance():
     """Mean over the joint law, |z| < 4.42 (false alarm 1e-5); single rows differ by many standard errors."""
     laws = class_laws((2, 2), distance=0.8)
     x, label = laws.sample(1500, seeded(8))
-    options = {"reference": laws.reference(), "samples": 64, "generator": seeded(9)}
-    found = pointwise_information(laws, laws.process, x, label, **options)
+    pair = ScorePair(laws, reference=laws.reference())
+    found = pointwise_information(pair, x, label, samples=64, generator=seeded(9))
     gap = found.value.value - found.squared.value
     assert abs(float(gap.mean() / gap.std())) * math.sqrt(len(gap)) < 4.42
     assert float(found.squared.stderr.square().mean()) < 0.7 * float(found.value.stderr.square().mean())
@@ -121,7 +128,7 @@ def test_the_curve_integrates_to_the_difference():
     laws = two_gaussians(4, 2.0)
     x = torch.zeros(2000, 4, dtype=torch.float64) + 1e-3 * torch.arange(2000)[:, None]
     levels = torch.linspace(-15.0, 15.0, 121, dtype=torch.float64)
-    curve = difference_curve(laws, laws.process, x, 0, 1, levels=levels)
+    curve = difference_curve(ScorePair(laws), x, 0, 1, levels=levels)
     share = torch.sigmoid(levels)
     expected = 0.5 * 4.0 * share * (1.0 - share)
     torch.testing.assert_close(curve.squared, expected[:, None].expand(-1, 2000), rtol=1e-6, atol=1e-9)
@@ -139,7 +146,7 @@ def test_views_are_shared_by_both_conditions():
         noise = torch.randn(len(rows), replicates, 3, generator=seeded(seed + round_), dtype=rows.dtype)
         return View(rows[:, None] + noise, torch.zeros(len(rows), replicates, dtype=torch.float64))
 
-    estimate = difference(laws, laws.process, torch.ones(4, 3, dtype=torch.float64), 0, 1, views=noisy, measure="mass")
+    estimate = difference(ScorePair(laws), RandomisedRows(torch.ones(4, 3, dtype=torch.float64), noisy, "mass"), 0, 1)
     assert float(estimate.value.abs().max()) < 1e-12
     assert estimate.measure == "mass"
 
@@ -148,7 +155,7 @@ def test_the_atom_of_a_bound_is_no_part_of_a_difference():
     laws = two_gaussians(2, 1.0)
     x, _ = laws.sample(200, seeded(11))
     proposal = LogSNRDensity.from_spectrum(*laws.process.log_snr_range, torch.ones(1), atom=True)
-    estimate = difference(laws, laws.process, x, 0, 1, proposal=proposal, exact=True, samples=128)
+    estimate = difference(ScorePair(laws, proposal=proposal), x, 0, 1, exact=True, samples=128)
     truth = laws.log_prob(x)
     assert_student((estimate.value - (truth[:, 0] - truth[:, 1])) / estimate.stderr, 7)
 
@@ -157,13 +164,13 @@ def test_what_does_not_fit_is_refused():
     laws = two_gaussians(2, 1.0)
     x = torch.zeros(3, 2, dtype=torch.float64)
     with pytest.raises(InputError, match="leading dimension 1 or 3"):
-        difference(laws, laws.process, x, torch.zeros(2, dtype=torch.int64), None)
+        difference(ScorePair(laws), x, torch.zeros(2, dtype=torch.int64), None)
     with pytest.raises(InputError, match="samples"):
-        difference(laws, laws.process, x, 0, 1, samples=1)
+        difference(ScorePair(laws), x, 0, 1, samples=1)
     with pytest.raises(InputError, match="condition"):
-        pointwise_information(laws, laws.process, x, None)
+        pointwise_information(ScorePair(laws), x, None)
     with pytest.raises(InputError, match=r"x\[0\]"):
-        difference(laws, laws.process, x / 0.0, 0, 1)
+        difference(ScorePair(laws), x / 0.0, 0, 1)
 
 
 def test_a_reference_cancels_in_the_value():
@@ -172,7 +179,7 @@ def test_a_reference_cancels_in_the_value():
     proposal = LogSNRDensity.uniform(*laws.process.log_snr_range)
     shifted = Gaussian(torch.full((3,), 5.0), 3.0)
     values = [
-        difference(laws, laws.process, x, 0, 1, proposal=proposal, reference=reference).value
+        difference(ScorePair(laws, proposal=proposal, reference=reference), x, 0, 1).value
         for reference in (None, shifted)
     ]
     torch.testing.assert_close(*values, rtol=1e-8, atol=1e-8)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from girsanov.densities import Gaussian, GaussianMixture
-from girsanov.likelihoods import elbo
+from girsanov.likelihoods import RandomisedRows, Replicates, elbo
 from girsanov.likelihoods.discrete import (
     LatticePoints,
     categorical_elbo,
@@ -14,6 +14,7 @@ from girsanov.likelihoods.discrete import (
     log_mean_exp,
     transform_views,
 )
+from girsanov.pairs import ScorePair
 from girsanov.processes import OrnsteinUhlenbeck, VarianceExploding, VariancePreserving
 from girsanov.solvers import LogSNRDensity
 from girsanov.transforms import Dequantise, TruncatedNormalDequantise
@@ -39,17 +40,14 @@ def wide_cells(n: int = 24, seed: int = 1) -> tuple[Case, torch.Tensor, torch.Te
 def closed_form(case):
     """An exact estimate of the mixture itself, one replicate per view: no noise in a draw's value."""
 
-    def evaluate_on(rows):
-        def evaluate(views, count):
-            view = views(rows, count, 0, 0)
-            values = case.density.log_prob(view.x.flatten(0, 1)).reshape(len(rows), count) + view.log_det
-            return Estimate.from_replicates(
-                values.T, kind="lower_bound", model="density", nfe=0, event_dim=2, measure="mass"
-            )
+    def evaluate(x, count):
+        view = x.view(count, 0)
+        values = case.density.log_prob(view.x.flatten(0, 1)).reshape(len(x), count) + view.log_det
+        return Estimate.from_replicates(
+            values.T, kind="lower_bound", model="density", nfe=0, event_dim=2, measure="mass"
+        )
 
-        return evaluate
-
-    return evaluate_on
+    return evaluate
 
 
 @pytest.mark.parametrize(
@@ -60,7 +58,9 @@ def test_more_exact_draws_tighten_the_bound_up_to_the_mass(spread):
     case, rows, mass = wide_cells()
     views, means, previous = transform_views(spread), [], -math.inf
     for draws in (1, 4, 16, 64):
-        estimate = importance_weighted(closed_form(case)(rows), views, draws=draws, replicates=64)
+        estimate = importance_weighted(
+            closed_form(case), RandomisedRows(rows, views, "mass"), draws=draws, replicates=64
+        )
         assert estimate.kind == "lower_bound"
         mean, error = estimate.mean().value, float(estimate.stderr.square().sum().sqrt()) / len(rows)
         assert mean < float(mass.mean()) + 4 * error
@@ -76,23 +76,16 @@ def test_exact_draws_are_weighted_like_a_log_mean_exp():
     """With no noise between the folds the variational value at the optimal weights is the log of the mean."""
     case, rows, _ = wide_cells(6)
     views = transform_views(Dequantise((2,), torch.full((2,), STEP)))
-    estimate = importance_weighted(closed_form(case)(rows), views, draws=8, replicates=5)
+    estimate = importance_weighted(closed_form(case), RandomisedRows(rows, views, "mass"), draws=8, replicates=5)
     view = views(rows, 40, 0, 0)
     values = case.density.log_prob(view.x.flatten(0, 1)).reshape(6, 40) + view.log_det
     expected = log_mean_exp(values.T.reshape(5, 8, 6))
     torch.testing.assert_close(estimate.replicates, expected, rtol=1e-10, atol=1e-10)
 
 
-def noisy(case, process, rows, points):
-    return lambda views, count: elbo(
-        case.density.score(process),
-        process,
-        rows,
-        views=views,
-        replicates=count,
-        samples=points * count,
-        measure="mass",
-    )
+def noisy(case, process, points):
+    pair = ScorePair(case.density.score(process))
+    return lambda x, count: elbo(pair, x, samples=points * count, method=Replicates(count))
 
 
 @pytest.mark.parametrize("points", [1, 16])
@@ -101,14 +94,14 @@ def test_weighting_noisy_bounds_stays_a_bound_and_tightens(points):
     case, rows, mass = wide_cells(160)
     rows = own_noise(rows)
     process = VariancePreserving(log_snr_range=(-9.0, 9.0))
-    views = transform_views(Dequantise((2,), torch.full((2,), STEP)))
+    seen = RandomisedRows(rows, transform_views(Dequantise((2,), torch.full((2,), STEP))), "mass")
     plain, weighted = (
-        importance_weighted(noisy(case, process, rows, points), views, draws=draws, replicates=8) for draws in (1, 8)
+        importance_weighted(noisy(case, process, points), seen, draws=draws, replicates=8) for draws in (1, 8)
     )
     error = float(weighted.stderr.square().sum().sqrt()) / len(rows)
     assert weighted.mean().value < float(mass.mean()) + 4 * error  # false alarm below 1e-4 even where it is tight
     if points == 1:
-        replicates = noisy(case, process, rows, 1)(views, 64).replicates
+        replicates = noisy(case, process, 1)(seen, 64).replicates
         assert replicates is not None
         wrong = log_mean_exp(replicates.reshape(8, 8, -1)).mean()
         assert float(wrong) > float(mass.mean())
@@ -120,9 +113,11 @@ def test_weighting_refuses_too_few_draws_and_a_short_estimate():
     case, rows, _ = wide_cells(2)
     views = transform_views(Dequantise((2,), torch.full((2,), STEP)))
     with pytest.raises(InputError, match="draws >= 1 and replicates >= 2"):
-        importance_weighted(closed_form(case)(rows), views, draws=4, replicates=1)
+        importance_weighted(closed_form(case), RandomisedRows(rows, views, "mass"), draws=4, replicates=1)
     with pytest.raises(InputError, match="as many replicates as it is asked for"):
-        importance_weighted(lambda views, count: closed_form(case)(rows)(views, count - 2), views, draws=4)
+        importance_weighted(
+            lambda x, count: closed_form(case)(x, count - 2), RandomisedRows(rows, views, "mass"), draws=4
+        )
 
 
 def own_noise(x: torch.Tensor) -> torch.Tensor:
@@ -161,7 +156,7 @@ def test_the_categorical_bound_of_the_exact_score_is_the_log_mass(shape, make_pr
     process = make_process(log_snr_range=(-9.0, high))
     law = LatticeLaw(shape, process)
     x = own_noise(law.rows(40))
-    estimate = categorical_elbo(law, process, x, lattice=law.points, samples=256)
+    estimate = categorical_elbo(ScorePair(law, process), x, lattice=law.points, samples=256)
     assert (estimate.kind, estimate.measure, estimate.nfe) == ("lower_bound", "mass", 256)
     assert_student((estimate.value - law.log_mass(x)) / estimate.stderr, degrees=7)
     torch.testing.assert_close(sum(estimate.terms.values()), estimate.value)
@@ -194,7 +189,7 @@ def test_the_categorical_bound_with_coarse_cells_is_its_quadrature():
         expected.append(weights @ (prior + noised(start, alpha_0, sigma_0) - own + decoded))
     many = own_noise(x.repeat(10, 1))
     standard = Gaussian(torch.zeros(1), 1.0)
-    estimate = categorical_elbo(law, process, many, lattice=law.points, samples=128, prior=standard)
+    estimate = categorical_elbo(ScorePair(law, process, prior=standard), many, lattice=law.points, samples=128)
     assert_student((estimate.value - torch.stack(expected).repeat(10)) / estimate.stderr, degrees=7)
     assert float(torch.stack(expected).exp().sum()) < 1.0  # a bound on masses
     assert float(law.weights @ torch.stack(expected)) < float(law.weights @ law.log_mass(x))
@@ -226,7 +221,7 @@ def test_a_prior_without_a_closed_form_is_sampled():
     standard = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.ones(1, 2))
     assert not hasattr(standard, "expected_log_prob")
     drawn, exact = (
-        categorical_elbo(law, process, x, lattice=law.points, samples=128, prior=prior)
+        categorical_elbo(ScorePair(law, process, prior=prior), x, lattice=law.points, samples=128)
         for prior in (standard, Gaussian(torch.zeros(2), 1.0))
     )
     difference = drawn.terms["prior"] - exact.terms["prior"]
@@ -242,7 +237,7 @@ def test_the_reference_never_changes_the_expectation_and_remembering_processes_w
     prior = reference.diffused(*process.marginal_at(torch.tensor(-7.0)))
     values = [
         categorical_elbo(
-            law, process, x, lattice=law.points, prior=prior, reference=r, samples=256, generator=seeded(s)
+            ScorePair(law, process, prior=prior, reference=r), x, lattice=law.points, samples=256, generator=seeded(s)
         )
         for s, r in enumerate((None, reference))
     ]
@@ -255,9 +250,13 @@ def test_rows_off_the_lattice_are_refused():
     process = VariancePreserving(log_snr_range=(-4.0, 6.0))
     law = LatticeLaw((2,), process)
     with pytest.raises(InputError, match="not on the lattice of 4 points"):
-        categorical_elbo(law, process, law.rows(2) + 0.1, lattice=law.points, reference=Gaussian(torch.zeros(2), 1.0))
+        categorical_elbo(
+            ScorePair(law, process, reference=Gaussian(torch.zeros(2), 1.0)), law.rows(2) + 0.1, lattice=law.points
+        )
     with pytest.raises(InputError, match="not on the lattice"):
-        categorical_elbo(law, process, law.rows(2) + 7.0, lattice=law.points, reference=Gaussian(torch.zeros(2), 1.0))
+        categorical_elbo(
+            ScorePair(law, process, reference=Gaussian(torch.zeros(2), 1.0)), law.rows(2) + 7.0, lattice=law.points
+        )
 
 
 def test_an_atom_of_the_proposal_is_left_out():
@@ -265,12 +264,11 @@ def test_an_atom_of_the_proposal_is_left_out():
     law = LatticeLaw((2,), process)
     values = [
         categorical_elbo(
-            law,
-            process,
+            ScorePair(
+                law, process, prior=Gaussian(torch.zeros(2), 1.0), proposal=LogSNRDensity.uniform(-4.0, 6.0, atom=atom)
+            ),
             law.rows(3),
             lattice=law.points,
-            prior=Gaussian(torch.zeros(2), 1.0),
-            proposal=LogSNRDensity.uniform(-4.0, 6.0, atom=atom),
         ).value
         for atom in (0.0, 0.3)
     ]

@@ -10,6 +10,7 @@ from torch.distributions import MultivariateNormal
 from girsanov.densities import Gaussian
 from girsanov.likelihoods import density, elbo, fit_proposal
 from girsanov.models import ScoreModel
+from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.types import InputError
 from tests.laws import (
@@ -64,7 +65,7 @@ def test_gaussian_bound_with_the_default_prior_is_its_closed_form(make_case, mak
     x = case.rows(4)
     prior = default_prior(case, process)
     expected = gaussian_elbo(case, process, x, (prior.mean, prior.covariance_matrix))
-    value = elbo(case.density.score(process), process, x, samples=8).value
+    value = elbo(ScorePair(case.density.score(process)), x, samples=8).value
     torch.testing.assert_close(value, expected, rtol=1e-7, atol=1e-6)
 
 
@@ -73,9 +74,9 @@ def test_gaussian_bound_with_the_default_prior_is_its_closed_form(make_case, mak
 def test_gaussian_bound_with_the_exact_prior_and_decoder_is_the_log_density(make_case, make_process):
     case, process = make_case(), make_process(log_snr_range=SHORT)
     x, score = case.rows(4), case.density.score(process)
-    tight = elbo(score, process, x, prior=exact_prior(case, process), decoder=case.density, samples=8).value
+    tight = elbo(ScorePair(score, process, prior=exact_prior(case, process), decoder=case.density), x, samples=8).value
     torch.testing.assert_close(tight, case.log_prob(x), rtol=1e-7, atol=1e-6)
-    loose = elbo(score, process, x, prior=exact_prior(case, process), samples=8).value
+    loose = elbo(ScorePair(score, process, prior=exact_prior(case, process)), x, samples=8).value
     torch.testing.assert_close(loose, gaussian_elbo(case, process, x, end_law(case, process)), rtol=1e-7, atol=1e-6)
 
 
@@ -85,7 +86,7 @@ def test_gaussian_bound_is_unbiased_for_its_closed_form_in_all_dimensions(shape)
     process = VariancePreserving(log_snr_range=SHORT)
     x = case.rows(40 if case.d < 512 else 10)
     other = Gaussian(torch.zeros(shape), 0.9)
-    estimate = elbo(case.density.score(process), process, x, reference=other, samples=128)
+    estimate = elbo(ScorePair(case.density.score(process), reference=other), x, samples=128)
     alpha, sigma = process.marginal_at(torch.tensor(SHORT[0]))
     end = (torch.zeros(case.d), (0.9 * alpha**2 + sigma**2) * torch.eye(case.d))
     expected = gaussian_elbo(case, process, x, end)
@@ -99,7 +100,7 @@ def test_mixture_bound_is_unbiased_for_its_quadrature(make_process, prior):
     x = torch.linspace(-3.0, 3.0, 40)[:, None]
     law = exact_prior(case, process) if prior == "exact" else default_prior(case, process)
     given = {"prior": law} if prior == "exact" else {}
-    estimate = elbo(case.density.score(process), process, x, samples=128, generator=seeded(3), **given)
+    estimate = elbo(ScorePair(case.density.score(process), **given), x, samples=128, generator=seeded(3))
     expected = quadrature_elbo(case, process, x, law)
     assert_student((estimate.value - expected) / estimate.stderr, degrees=len(estimate.replicates) - 1)
 
@@ -111,10 +112,10 @@ def test_mixture_bound_in_two_dimensions_with_both_decoders():
     score = case.density.score(process)
     for decoder, covariance in ((None, None), (reference, posterior(reference.covariance, SHORT[1]))):
         expected = quadrature_elbo(case, process, x, prior, decoder=covariance, nodes=40)
-        estimate = elbo(score, process, x, prior=prior, reference=reference, decoder=decoder, samples=256)
+        estimate = elbo(ScorePair(score, process, prior=prior, reference=reference, decoder=decoder), x, samples=256)
         assert_student((estimate.value - expected) / estimate.stderr, degrees=len(estimate.replicates) - 1)
         # without a reference the norm of the noise is the control variate: another estimator, the same mean
-        plain = elbo(lambda t, x: score(t, x), process, x, prior=prior, decoder=decoder, samples=256)
+        plain = elbo(ScorePair(lambda t, x: score(t, x), process, prior=prior, decoder=decoder), x, samples=256)
         assert_student((plain.value - expected) / plain.stderr, degrees=len(plain.replicates) - 1)
 
 
@@ -125,7 +126,7 @@ def test_the_reference_never_changes_the_expectation(make_process):
     expected = quadrature_elbo(case, process, x, prior)
     oracle = case.density.score(process)
     for reference in (Gaussian(torch.zeros(1), 1.0), Gaussian(torch.tensor([-1.0]), 4.0), None):
-        estimate = elbo(lambda t, x: oracle(t, x), process, x, prior=prior, reference=reference, samples=128)
+        estimate = elbo(ScorePair(lambda t, x: oracle(t, x), process, prior=prior, reference=reference), x, samples=128)
         assert_student((estimate.value - expected) / estimate.stderr, degrees=len(estimate.replicates) - 1)
 
 
@@ -135,7 +136,7 @@ def test_a_model_equal_to_its_reference_is_the_reference_without_error(make_proc
     case, process = GAUSSIANS[name](), make_process()
     x = case.rows(3)
     model = ScoreModel(lambda l, f, c: torch.zeros_like(f), process, reference=case.density)
-    estimate = elbo(model, process, x, prior=exact_prior(case, process), decoder=case.density)
+    estimate = elbo(ScorePair(model, process, prior=exact_prior(case, process), decoder=case.density), x)
     assert not estimate.stderr.any()
     torch.testing.assert_close(estimate.value, case.log_prob(x), rtol=1e-9, atol=1e-9)
 
@@ -145,7 +146,7 @@ def test_a_model_equal_to_its_reference_is_the_reference_without_error(make_proc
 def test_averaged_over_data_the_bound_stays_below_the_truth(make_process, span):
     case, process = note_mixture_2d(), make_process(log_snr_range=span)
     x = case.rows(3000 if span == SHORT else 300, seed=4)
-    estimate = elbo(case.density.score(process), process, x, samples=64)
+    estimate = elbo(ScorePair(case.density.score(process)), x, samples=64)
     gap = estimate.value - case.log_prob(x)
     assert float(gap.mean()) < 5 * float(gap.std()) / len(x) ** 0.5
     if span == SHORT:  # 0.03 nats below, six standard errors
@@ -161,15 +162,15 @@ def test_no_estimate_beats_the_entropy(method):
     oracle = case.density.score(process)
     for factor in (0.7, 1.0, 1.3):  # scores of any quality
         wrong = lambda t, x, factor=factor: factor * oracle(t, x)  # noqa: E731
-        mean = method(wrong, process, x, reference=Gaussian(torch.zeros(1, 2, 3), 1.0), samples=64).mean()
+        mean = method(ScorePair(wrong, process, reference=Gaussian(torch.zeros(1, 2, 3), 1.0)), x, samples=64).mean()
         assert -mean.value > entropy - 4 * (mean.stderr**2 + mean.rows_stderr**2) ** 0.5
 
 
 def test_norm_and_gaussian_control_variates_agree_but_for_their_error():
     case, process = mixture_case((1, 4, 4)), VariancePreserving()
     oracle, x = case.density.score(process), case.rows(60)
-    plain = elbo(lambda t, x: oracle(t, x), process, x, samples=256)
-    guided = elbo(oracle, process, x, samples=256)
+    plain = elbo(ScorePair(lambda t, x: oracle(t, x), process), x, samples=256)
+    guided = elbo(ScorePair(oracle, process), x, samples=256)
     both = (plain.stderr.square() + guided.stderr.square()).sqrt()
     z = (plain.value - guided.value) / both
     assert (
@@ -181,13 +182,13 @@ def test_norm_and_gaussian_control_variates_agree_but_for_their_error():
 
 def test_an_estimate_says_what_it_is():
     case, process = note_mixture_2d(), VariancePreserving()
-    estimate = elbo(case.density.score(process), process, case.rows(3), samples=16)
+    estimate = elbo(ScorePair(case.density.score(process)), case.rows(3), samples=16)
     assert (estimate.kind, estimate.model, estimate.measure) == ("lower_bound", "sde", "density")
     assert (estimate.nfe, estimate.event_dim, len(estimate.replicates)) == (16, 2, 8)
     assert estimate.log_snr_range == process.log_snr_range
     assert set(estimate.terms) == {"prior", "diffusion", "residual"}
     torch.testing.assert_close(sum(estimate.terms.values()), estimate.value)
-    few = elbo(case.density.score(process), process, case.rows(3), samples=3)
+    few = elbo(ScorePair(case.density.score(process)), case.rows(3), samples=3)
     assert (few.nfe, len(few.replicates)) == (3, 3)
 
 
@@ -196,29 +197,30 @@ def test_a_process_that_remembers_needs_a_prior_or_a_reference(name):
     case, process = note_mixture_2d(), PROCESSES[name]()
     oracle = case.density.score(process)
     with pytest.raises(InputError, match="pass prior=, or a reference"):
-        elbo(lambda t, x: oracle(t, x), process, case.rows(2))
-    assert bool(elbo(oracle, process, case.rows(2)).value.isfinite().all())
+        elbo(ScorePair(lambda t, x: oracle(t, x), process), case.rows(2))
+    assert bool(elbo(ScorePair(oracle, process), case.rows(2)).value.isfinite().all())
 
 
 def test_two_different_gaussians_for_decoder_and_control_variate_are_refused():
     case, process = gaussian_case((2,)), VariancePreserving()
     with pytest.raises(InputError, match="decoder and reference must be the same Gaussian"):
         elbo(
-            case.density.score(process),
-            process,
+            ScorePair(
+                case.density.score(process),
+                reference=Gaussian(torch.zeros(2), 2.0),
+                decoder=Gaussian(torch.zeros(2), 1.0),
+            ),
             case.rows(1),
-            reference=Gaussian(torch.zeros(2), 2.0),
-            decoder=Gaussian(torch.zeros(2), 1.0),
         )
 
 
 def test_a_fitted_proposal_samples_the_residual_and_keeps_the_mean():
     case, process = note_mixture_1d(), VariancePreserving(log_snr_range=SHORT)
     score = case.density.score(process)
-    proposal = fit_proposal(score, process, case.rows(300, seed=8))
+    proposal = fit_proposal(ScorePair(score, process), case.rows(300, seed=8))
     assert proposal.atom >= 0.02
     x = torch.linspace(-3.0, 3.0, 40)[:, None]
-    estimate = elbo(score, process, x, proposal=proposal, samples=128)
+    estimate = elbo(ScorePair(score, process, proposal=proposal), x, samples=128)
     expected = quadrature_elbo(case, process, x, MultivariateNormal(torch.zeros(1), torch.eye(1)))
     assert_student((estimate.value - expected) / estimate.stderr, degrees=len(estimate.replicates) - 1)
 
@@ -233,6 +235,6 @@ def test_intervals_of_the_bound_cover(reference):
     x, prior = case.rows(20, seed=9), exact_prior(case, process)
     expected, covered = quadrature_elbo(case, process, x, prior), []
     for seed in range(100):
-        low, high = elbo(score, process, x, prior=prior, samples=128, generator=seeded(seed)).interval(0.95)
+        low, high = elbo(ScorePair(score, process, prior=prior), x, samples=128, generator=seeded(seed)).interval(0.95)
         covered.append((low <= expected) & (expected <= high))
     assert 0.93 <= float(torch.stack(covered).double().mean()) <= 0.97

@@ -11,8 +11,7 @@ import torch
 
 import girsanov as gv
 from girsanov.likelihoods.discrete import LatticePoints, categorical_elbo
-from girsanov.pairs import AncestralChain, EulerChain
-from girsanov.processes import noise_end, span_of
+from girsanov.pairs import AncestralChain, EulerChain, ScorePair
 from tests.laws import Known, assert_student, each_process, hermite, note_mixture_2d, quadrature_elbo
 from tests.seeds import seeded
 
@@ -24,14 +23,14 @@ INNER = (-3.2, 6.0)
 def narrow(make_process, span=INNER):
     case, process = note_mixture_2d(), make_process()
     score = Known(case.density.score(process), process, span)
-    return case, process, score, noise_end(score, process, case.density)
+    return case, process, score, ScorePair(score, process).noised(case.density)
 
 
 @each_process
 def test_the_ode_of_an_exact_score_has_the_density_whatever_the_process_does_beyond_its_range(make_process):
     case, process, score, law = narrow(make_process, (-3.2, 9.0))
     x = case.rows(4)
-    estimate = gv.ode_log_prob(score, process, x, prior=law)
+    estimate = gv.ode_log_prob(gv.ScorePair(score, process, prior=law), x)
     assert float((estimate.value - case.log_prob(x)).abs().max()) < 5e-3
     assert (estimate.kind, estimate.log_snr_range) == ("exact", (-3.2, 9.0))
 
@@ -43,7 +42,7 @@ def test_the_bound_lacks_its_known_gap(make_process):
     cut = make_process(log_snr_range=INNER)
     for prior in (law, case.density.moment_match().diffused(*process.marginal_at(torch.tensor(INNER[0])))):
         given = {"prior": prior} if prior is law else {"reference": case.density.moment_match()}
-        estimate = gv.elbo(score, process, x, samples=256, generator=seeded(1), **given)
+        estimate = gv.elbo(gv.ScorePair(score, process, **given), x, samples=256, generator=seeded(1))
         assert_student((estimate.value - quadrature_elbo(case, cut, x, prior, nodes=40)) / estimate.stderr, degrees=15)
         assert estimate.log_snr_range == INNER
 
@@ -53,7 +52,8 @@ def chain_bound(rows, steps, nodes=24):
     """Mean log-weight of the posterior chain of the exact score, by quadrature: the same for every process."""
     case = note_mixture_2d()
     chain = AncestralChain(
-        lambda t, y: -y, gv.VariancePreserving(log_snr_range=INNER), steps, prior=gv.Gaussian(torch.zeros(2), 1.0)
+        ScorePair(lambda t, y: -y, gv.VariancePreserving(log_snr_range=INNER), prior=gv.Gaussian(torch.zeros(2), 1.0)),
+        steps,
     )
     v, x = torch.exp(-chain.get_buffer("levels")), case.rows(rows)
     eps, weights = hermite(2, nodes)
@@ -72,7 +72,7 @@ def drawn_paths(rows, steps):
     """Draws of the exact score with their log-densities along the path."""
     _, process, score, law = narrow(gv.VariancePreserving)
     return gv.sample_with_log_prob(
-        score, process, rows, event_shape=(2,), prior=law, steps=steps, generator=seeded(steps)
+        gv.ScorePair(score, process, event_shape=(2,), prior=law), rows, steps=steps, generator=seeded(steps)
     )
 
 
@@ -95,20 +95,21 @@ def test_samplers_and_chains_start_from_the_law_at_the_end(make_process):
     case, process, score, law = narrow(make_process)
     x = case.rows(3)
     reference = case.density.moment_match()
-    end = noise_end(score, process, reference)
-    assert torch.equal(span_of(score, process, reference=reference).prior.log_prob(x), end.log_prob(x))
-    chain = AncestralChain(score, process, 100, prior=law)
+    bare = ScorePair(score, process, reference=reference)
+    end = bare.noised(reference)
+    assert torch.equal(bare.prior.log_prob(x), end.log_prob(x))
+    chain = AncestralChain(ScorePair(score, process, prior=law), 100)
     bound = gv.chain_elbo(chain, x, paths=64, generator=seeded(2))
     expected = chain_bound(3, 100)
     assert bool((expected < case.log_prob(x)).all())
     assert float(((bound.value - expected) / bound.stderr).abs().max()) < 6.0
     drawn, value = gv.sample_with_log_prob(
-        score, process, 64, event_shape=(2,), prior=law, steps=32, generator=seeded(32)
+        gv.ScorePair(score, process, event_shape=(2,), prior=law), 64, steps=32, generator=seeded(32)
     )
     theirs = drawn_paths(64, 32)  # without the mean scale, the walk is the same for every process
     torch.testing.assert_close(drawn, theirs[0], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(value.value, theirs[1].value, rtol=1e-6, atol=1e-6)
-    default = AncestralChain(score, process, 4, reference=reference)
+    default = AncestralChain(bare, 4)
     assert torch.equal(default.prior.log_prob(x), end.log_prob(x))
 
 
@@ -118,14 +119,14 @@ def test_what_is_remembered_and_unsaid_is_refused_in_one_sentence(make_process):
     x = case.rows(2)
     lattice = LatticePoints(torch.zeros(2), torch.ones(2), 2)
     calls = (
-        lambda: gv.elbo(score, process, x),
-        lambda: gv.ode_log_prob(score, process, x),
-        lambda: categorical_elbo(score, process, x, lattice=lattice),
-        lambda: gv.sample(score, process, 2, event_shape=(2,)),
-        lambda: gv.sample_with_log_prob(score, process, 2, event_shape=(2,)),
-        lambda: AncestralChain(score, process, 4, event_shape=(2,)),
-        lambda: gv.ScorePair(score, process),
-        lambda: gv.elbo(lambda t, y: score.inner(t, y), make_process(log_snr_range=INNER), x),
+        lambda: gv.elbo(gv.ScorePair(score, process), x),
+        lambda: gv.ode_log_prob(gv.ScorePair(score, process), x),
+        lambda: categorical_elbo(ScorePair(score, process), x, lattice=lattice),
+        lambda: gv.sample(gv.ScorePair(score, process, event_shape=(2,)), 2),
+        lambda: gv.sample_with_log_prob(gv.ScorePair(score, process, event_shape=(2,)), 2),
+        lambda: AncestralChain(ScorePair(score, process, event_shape=(2,)), 4),
+        lambda: gv.ScorePair(score, process).prior,
+        lambda: gv.elbo(gv.ScorePair(lambda t, y: score.inner(t, y), make_process(log_snr_range=INNER)), x),
     )
     for call in calls:
         with pytest.raises(gv.InputError, match=r"remembers the data at log-SNR -3.2, .* pass prior=, or a reference"):
@@ -136,7 +137,7 @@ def test_a_pair_of_euler_steps_starts_there_too():
     """The weights are those of a process that ends there; their first order in the steps goes as above."""
     case, process, score, law = narrow(gv.VariancePreserving)
     cut, x = gv.VariancePreserving(log_snr_range=INNER), case.rows(3)
-    pair, same = gv.ScorePair(score, process, prior=law), gv.ScorePair(case.density.score(cut), cut, prior=law)
+    pair, same = gv.ScorePair(score, process, prior=law), gv.ScorePair(case.density.score(cut), prior=law)
     coarse, fine = (gv.path_log_weight(pair, x, steps=steps, paths=128, generator=seeded(steps)) for steps in (50, 100))
     expected = gv.path_log_weight(same, x, steps=50, paths=128, generator=seeded(50))
     torch.testing.assert_close(coarse.value, expected.value, rtol=1e-9, atol=1e-9)
@@ -150,9 +151,9 @@ def test_a_pair_of_euler_steps_starts_there_too():
 def test_a_range_that_ends_where_the_data_are_forgotten_needs_no_more():
     case, process, score, _ = narrow(gv.Cosine, (-9.0, 9.0))
     x = case.rows(4)
-    estimate = gv.ode_log_prob(score, process, x)
+    estimate = gv.ode_log_prob(gv.ScorePair(score, process), x)
     assert float((estimate.value - case.log_prob(x)).abs().max()) < 0.01
-    bound = gv.elbo(score, process, x, samples=512, generator=seeded(5))
+    bound = gv.elbo(gv.ScorePair(score, process), x, samples=512, generator=seeded(5))
     assert float(((case.log_prob(x) - bound.value) / bound.stderr).abs().max()) < 6.0
 
 
@@ -167,11 +168,11 @@ def spiked():
 def test_a_score_that_says_it_is_known_farther_is_evaluated_there():
     law, process = spiked(), gv.VariancePreserving()
     x = law.sample(12, generator=seeded(6))
-    estimate = gv.ode_log_prob(law.score(process), process, x)
+    estimate = gv.ode_log_prob(gv.ScorePair(law.score(process)), x)
     assert estimate.kind == "exact"
     assert estimate.log_snr_range[1] > 30.0
     assert float((estimate.value - law.log_prob(x)).abs().max()) < 0.02
-    assert gv.density(law.score(process), process, x, exact=True).kind == "unbiased"
+    assert gv.density(gv.ScorePair(law.score(process)), x, exact=True).kind == "unbiased"
 
 
 @pytest.mark.parametrize("name", ["ode", "density"])
@@ -182,8 +183,8 @@ def test_rows_that_the_range_does_not_resolve_are_estimates_and_say_what_they_ne
 
     def evaluate(rows):
         if name == "ode":
-            return gv.ode_log_prob(plain, process, rows)
-        return gv.density(plain, process, rows, exact=True, samples=64)
+            return gv.ode_log_prob(gv.ScorePair(plain, process), rows)
+        return gv.density(gv.ScorePair(plain, process), rows, exact=True, samples=64)
 
     x = torch.tensor([[0.0, 0.3], [0.5, -1.0], [0.5 * SPIKE, 0.1], [-1.2, 0.4]])
     found = evaluate(x)
@@ -201,7 +202,7 @@ def test_rows_that_the_range_does_not_resolve_are_estimates_and_say_what_they_ne
 def test_a_formula_that_leaves_out_a_noise_end_is_no_unbiased_one():
     case, process = note_mixture_2d(), gv.OrnsteinUhlenbeck(2.0)  # its horizon remembers the data
     oracle = case.density.score(process)
-    found = gv.density(lambda t, y: oracle(t, y), process, case.rows(20), exact=True)
+    found = gv.density(gv.ScorePair(lambda t, y: oracle(t, y), process), case.rows(20), exact=True)
     assert found.kind == "estimate"
     assert float(found.needed[:, 0].min()) < process.log_snr_range[0]
 
@@ -217,7 +218,7 @@ def test_differences_beyond_the_range_are_estimates():
             return torch.where(c[:, None] == 0, laws[0](t, x), laws[1](t, x))
 
     x = torch.tensor([[3.0, 1.0]])
-    found = gv.difference(Labelled(), process, x, 0, 1, exact=True, samples=64)
+    found = gv.difference(gv.ScorePair(Labelled(), process), x, 0, 1, exact=True, samples=64)
     assert found.kind == "estimate"
     assert float(found.needed[0, 0]) < -4.0
 
@@ -230,12 +231,12 @@ def test_half_precision_promises_no_more_than_an_estimate(dtype):
     network = gv.models.ResidualMLP((2,), width=8, blocks=1).to(dtype)
     model = gv.ScoreModel(network, process, reference=reference)
     x = case.rows(3)
-    found = gv.ode_log_prob(model, process, x, solver=gv.FixedGrid(4))
+    found = gv.ode_log_prob(gv.ScorePair(model, process), x, solver=gv.FixedGrid(4))
     assert found.kind == "estimate"
     assert bool(found.value.isfinite().all())
-    assert gv.density(model, process, x, exact=True).kind == "estimate"
-    assert gv.elbo(model, process, x).kind == "lower_bound"
+    assert gv.density(gv.ScorePair(model, process), x, exact=True).kind == "estimate"
+    assert gv.elbo(gv.ScorePair(model, process), x).kind == "lower_bound"
     smooth = gv.ScoreModel(network.float(), process, reference=reference)
-    wide = gv.ode_log_prob(smooth, process, x, solver=gv.FixedGrid(4))
+    wide = gv.ode_log_prob(gv.ScorePair(smooth, process), x, solver=gv.FixedGrid(4))
     assert wide.kind == "exact"
     torch.testing.assert_close(found.value, wide.value, rtol=0.0, atol=0.05)

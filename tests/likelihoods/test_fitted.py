@@ -9,6 +9,8 @@ import torch
 from girsanov.densities import Gaussian
 from girsanov.density_model import Config, fit
 from girsanov.likelihoods import density, fit_proposal
+from girsanov.likelihoods.integral import Replicates
+from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.solvers import LogSNRDensity
 from tests.laws import SHARED_RANGE, assert_student, gaussian_case
@@ -48,11 +50,13 @@ def test_a_fitted_slope_keeps_the_mean_and_reduces_the_variance():
     """A score that is sharper than its reference: the reference's error explains part of its own."""
     case, process = gaussian_case((1, 4, 4)), VariancePreserving(log_snr_range=SHARED_RANGE)
     score, reference = case.density.score(process), Gaussian(torch.zeros(1, 4, 4), 1.0)
-    fitted = fit_proposal(score, process, case.rows(200, seed=1), reference=reference)
+    fitted = fit_proposal(ScorePair(score, process, reference=reference), case.rows(200, seed=1))
     assert fitted.slope is not None
     plain, x = LogSNRDensity(fitted.edges, fitted.masses, fitted.atom), case.rows(20)
-    options = {"reference": reference, "exact": True, "samples": 128, "replicates": 32}
-    with_slope, without = (density(score, process, x, proposal=p, **options) for p in (fitted, plain))
+    options = {"exact": True, "samples": 128, "method": Replicates(32)}
+    with_slope, without = (
+        density(ScorePair(score, reference=reference, proposal=p), x, **options) for p in (fitted, plain)
+    )
     assert_student((with_slope.value - case.log_prob(x)) / with_slope.stderr, degrees=31)
     ratio = float((with_slope.stderr / without.stderr).square().median())
     assert ratio < 0.8  # 0.4 to 0.5 over seeds

@@ -14,6 +14,7 @@ from girsanov.densities import Gaussian
 from girsanov.likelihoods import density, elbo, ode_log_prob
 from girsanov.likelihoods.discrete import LatticePoints, categorical_elbo
 from girsanov.models import ResidualMLP, ScoreModel, TwoLayerNetwork
+from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.solvers import FixedGrid
 from tests.laws import assert_student, gaussian_case, gaussian_elbo, mixture_case
@@ -35,18 +36,18 @@ def network_model(make: Callable[..., nn.Module] = TwoLayerNetwork, **options):
     return ScoreModel(network, VariancePreserving(log_snr_range=SHORT), reference=Gaussian(torch.zeros(2, 2), 1.0))
 
 
-def lattice_bound(model, process, x, **options):
+def lattice_bound(pair, x, **options):
     lattice = LatticePoints(torch.full((2, 2), -1.0), torch.full((2, 2), 0.5), 5)
     on = -1.0 + 0.5 * ((x.detach() + 1.0) / 0.5).round().clamp(0, 4)
-    return categorical_elbo(model, process, on + (x - x.detach()), lattice=lattice, **options)
+    return categorical_elbo(pair, on + (x - x.detach()), lattice=lattice, **options)
 
 
-#: name -> (score, process, x) -> Estimate
+#: name -> (pair, x) -> Estimate
 LIKELIHOODS = {
-    "elbo": lambda model, process, x, **o: elbo(model, process, x, samples=16, **o),
-    "density": lambda model, process, x, **o: density(model, process, x, samples=16, **o),
-    "ode": lambda model, process, x, **o: ode_log_prob(model, process, x, solver=FixedGrid(12), **o),
-    "categorical": lambda model, process, x, **o: lattice_bound(model, process, x, samples=16, **o),
+    "elbo": lambda pair, x, **o: elbo(pair, x, samples=16, **o),
+    "density": lambda pair, x, **o: density(pair, x, samples=16, **o),
+    "ode": lambda pair, x, **o: ode_log_prob(pair, x, solver=FixedGrid(12), **o),
+    "categorical": lambda pair, x, **o: lattice_bound(pair, x, samples=16, **o),
 }
 
 each_likelihood = pytest.mark.parametrize("value_of", LIKELIHOODS.values(), ids=LIKELIHOODS)
@@ -58,7 +59,7 @@ def test_parameter_gradients_are_finite_differences(value_of, make):
     """With the same rows and noise; rows that require a gradient switch gradients on for everything."""
     model, x = network_model(make), torch.randn(3, 2, 2)
     parameters = list(model.parameters())
-    total = value_of(model, model.process, x.requires_grad_()).value.sum()
+    total = value_of(ScorePair(model), x.requires_grad_()).value.sum()
     gradients = torch.autograd.grad(total, parameters, allow_unused=True)
     generator, step = seeded(1), 1e-5
     directions = [torch.randn(p.shape, generator=generator) for p in parameters]
@@ -68,7 +69,7 @@ def test_parameter_gradients_are_finite_differences(value_of, make):
         with torch.no_grad():
             for p, v in zip(parameters, directions, strict=True):
                 p.add_(v, alpha=sign * step)
-            moved.append(float(value_of(model, model.process, x.detach()).value.sum()))
+            moved.append(float(value_of(ScorePair(model), x.detach()).value.sum()))
             for p, v in zip(parameters, directions, strict=True):
                 p.sub_(v, alpha=sign * step)
     # parts of both signs may cancel, so the error is measured by their sizes
@@ -80,7 +81,7 @@ def test_parameter_gradients_are_finite_differences(value_of, make):
 @each_likelihood
 def test_without_a_row_that_requires_a_gradient_nothing_is_recorded(value_of):
     model = network_model()
-    assert not value_of(model, model.process, torch.randn(2, 2, 2)).value.requires_grad
+    assert not value_of(ScorePair(model), torch.randn(2, 2, 2)).value.requires_grad
 
 
 def row_gradients(replicates, x):
@@ -92,7 +93,7 @@ def test_the_bound_s_row_gradient_is_unbiased_for_its_closed_form():
     """Gaussian data, exact score, another reference: the closed form is differentiated by autograd."""
     case, process = gaussian_case(SHAPE), VariancePreserving(log_snr_range=SHORT)
     x = case.rows(20).requires_grad_()
-    estimate = elbo(case.density.score(process), process, x, reference=Gaussian(torch.zeros(SHAPE), 0.8), samples=128)
+    estimate = elbo(ScorePair(case.density.score(process), reference=Gaussian(torch.zeros(SHAPE), 0.8)), x, samples=128)
     gradients = row_gradients(estimate.replicates, x)
     expected = gaussian_elbo(case, process, x, (torch.zeros(6), torch.eye(6)))
     (closed,) = torch.autograd.grad(expected.sum(), x)
@@ -103,7 +104,7 @@ def test_the_bound_s_row_gradient_is_unbiased_for_its_closed_form():
 def test_the_formula_s_row_gradient_is_the_score():
     case, process = mixture_case(SHAPE), VariancePreserving()
     x = case.rows(20).requires_grad_()
-    estimate = density(case.density.score(process), process, x, exact=True, samples=256)
+    estimate = density(ScorePair(case.density.score(process)), x, exact=True, samples=256)
     gradients = row_gradients(estimate.replicates, x)
     score = case.score(x, 1.0, 0.0)
     z = (gradients.mean(0) - score) / (gradients.std(0) / len(gradients) ** 0.5)
@@ -114,7 +115,7 @@ def test_the_ode_s_row_gradient_is_the_score():
     case, process = mixture_case(SHAPE), VariancePreserving()
     x = case.rows(4).requires_grad_()
     value = ode_log_prob(
-        case.density.score(process), process, x, prior=case.density.marginal(process, 1.0), solver=FixedGrid(40)
+        ScorePair(case.density.score(process), prior=case.density.marginal(process, 1.0)), x, solver=FixedGrid(40)
     ).value
     (gradient,) = torch.autograd.grad(value.sum(), x)
     torch.testing.assert_close(gradient, case.score(x, 1.0, 0.0), rtol=1e-2, atol=1e-2)
@@ -125,11 +126,11 @@ def test_a_conditional_model_has_gradients_in_its_condition(value_of):
     """By finite differences: the noise is keyed by the rows, which do not move."""
     model, x = network_model(ResidualMLP, condition_dim=2), torch.randn(3, 2, 2)
     condition, step = torch.randn(3, 2, requires_grad=True), 1e-5
-    total = value_of(model, model.process, x.requires_grad_(), condition=condition).value.sum()
+    total = value_of(ScorePair(model), x.requires_grad_(), condition=condition).value.sum()
     (gradient,) = torch.autograd.grad(total, condition)
     moved = []
     for sign in (1.0, -1.0):
         other = condition.detach().clone()
         other[1, 0] += sign * step
-        moved.append(float(value_of(model, model.process, x.detach(), condition=other).value.sum()))
+        moved.append(float(value_of(ScorePair(model), x.detach(), condition=other).value.sum()))
     assert float(gradient[1, 0]) == pytest.approx((moved[0] - moved[1]) / (2 * step), rel=1e-4, abs=1e-7)

@@ -9,6 +9,7 @@ import torch
 
 from girsanov.calculus import Hutchinson
 from girsanov.likelihoods import baselines, bounds, density, elbo, ode, ode_log_prob
+from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.solvers import FixedGrid
 from tests.laws import gaussian_case, mixture_case
@@ -26,16 +27,16 @@ def small_ode_chunks(monkeypatch):
 def check_ode():
     case, process = mixture_case(SHAPE), VariancePreserving()
     x = case.rows(4)
-    options = {"prior": case.density.marginal(process, 1.0), "solver": FixedGrid(32)}
-    estimate = ode_log_prob(case.density.score(process), process, x, **options)
+    pair = ScorePair(case.density.score(process), prior=case.density.marginal(process, 1.0))
+    estimate = ode_log_prob(pair, x, solver=FixedGrid(32))
     torch.testing.assert_close(estimate.value, case.log_prob(x), rtol=0.0, atol=2e-3)
 
 
 def check_probes():
     case, process = mixture_case(SHAPE), VariancePreserving()
     x = case.rows(4)
-    options = {"prior": case.density.marginal(process, 1.0), "solver": FixedGrid(12), "divergence": Hutchinson(40)}
-    estimate = ode_log_prob(case.density.score(process), process, x, **options)
+    pair = ScorePair(case.density.score(process), prior=case.density.marginal(process, 1.0))
+    estimate = ode_log_prob(pair, x, solver=FixedGrid(12), divergence=Hutchinson(40))
     gap = estimate.value - case.log_prob(x)
     assert float((gap / estimate.stderr).abs().max()) < 5.0
     assert float(gap.abs().max()) < 3.0  # a factor on the probes would move value and error alike
@@ -46,7 +47,7 @@ def check_elbo():
     case, process = gaussian_case(SHAPE), VariancePreserving(log_snr_range=(-10.0, 3.0))
     x = case.rows(200)
     prior = case.density.diffused(*process.marginal_at(torch.tensor(process.log_snr_range[0])))
-    mean = elbo(case.density.score(process), process, x, prior=prior, decoder=case.density, samples=8).mean()
+    mean = elbo(ScorePair(case.density.score(process), prior=prior, decoder=case.density), x, samples=8).mean()
     entropy = float(case.twin().component_distribution.entropy())
     assert -mean.value > entropy - 4 * mean.rows_stderr
     assert mean.value == pytest.approx(float(case.log_prob(x).mean()), abs=1e-6)
@@ -55,7 +56,7 @@ def check_elbo():
 def check_density():
     case, process = mixture_case(SHAPE), VariancePreserving()
     x = case.rows(40)
-    estimate = density(case.density.score(process), process, x, exact=True, samples=256)
+    estimate = density(ScorePair(case.density.score(process)), x, exact=True, samples=256)
     z = (estimate.value - case.log_prob(x)) / estimate.stderr
     assert float(z.abs().max()) < 7.0
     assert abs(float(z.mean())) < 0.8
@@ -91,10 +92,10 @@ def test_a_wrong_sign_of_the_divergence_is_noticed(monkeypatch):
 def test_a_forgotten_entropy_of_the_residual_is_noticed(monkeypatch):
     terms_of = bounds._elbo_terms
 
-    def without_entropy(x, baseline, process, span):
-        terms = terms_of(x, baseline, process, span)
+    def without_entropy(baseline, x):
+        terms = terms_of(baseline, x)
         d = x[0].numel()
-        sigma = process.marginal_at(torch.tensor(span.high))[1]
+        sigma = baseline.pair.process.marginal_at(torch.tensor(baseline.pair.log_snr_range[1]))[1]
         return {**terms, "residual": terms["residual"] - d * (0.5 + sigma.log())}
 
     monkeypatch.setattr(bounds, "_elbo_terms", without_entropy)
@@ -148,8 +149,8 @@ def test_other_noise_in_baseline_and_error_is_noticed(monkeypatch):
     """The control variate is exact only under the same noise."""
     sampled = baselines.GaussianBaseline.sampled
 
-    def unpaired(self, log_snr, z, eps, at_end, condition):
-        return sampled(self, log_snr, z, eps.roll(1, 0), at_end, condition)
+    def unpaired(self, log_snr, z, eps, at_end, condition, near=None):
+        return sampled(self, log_snr, z, eps.roll(1, 0), at_end, condition, near)
 
     monkeypatch.setattr(baselines.GaussianBaseline, "sampled", unpaired)
     with pytest.raises(AssertionError):

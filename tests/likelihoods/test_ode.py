@@ -8,6 +8,7 @@ from girsanov.calculus import Exact, Hutchinson
 from girsanov.densities import Gaussian
 from girsanov.likelihoods import ode, ode_log_prob
 from girsanov.models import ScoreModel, TwoLayerNetwork
+from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.randomness import keyed_generators
 from girsanov.solvers import Adaptive, FixedGrid
@@ -54,10 +55,10 @@ def test_two_dimensional_mixture_under_every_process(make_process):
     case, process = note_mixture_2d(), make_process()
     x = torch.cat([case.means + 0.1, case.means[:1] - 0.3])  # away from the ridges, where steps are shortest
     score, prior = case.density.score(process), exact_prior(case, process)
-    estimate = ode_log_prob(score, process, x, prior=prior, solver=TIGHT)
+    estimate = ode_log_prob(ScorePair(score, process, prior=prior), x, solver=TIGHT)
     assert float((estimate.value - case.log_prob(x)).abs().max()) < 2e-6
     assert not estimate.stderr.any()
-    default = ode_log_prob(score, process, x, prior=prior)
+    default = ode_log_prob(ScorePair(score, process, prior=prior), x)
     assert float((default.value - case.log_prob(x)).abs().max()) < 5e-3
 
 
@@ -65,10 +66,10 @@ def test_two_dimensional_mixture_under_every_process(make_process):
 def test_a_gaussian_seen_through_another_one_under_every_process(make_process):
     case, process = gaussian_case((1, 2, 2)), make_process()
     x, other = case.rows(4), Gaussian(torch.ones(1, 2, 2), 0.7)
-    options = {"prior": exact_prior(case, process), "reference": other}
-    estimate = ode_log_prob(case.density.score(process), process, x, solver=TIGHT, **options)
+    pair = ScorePair(case.density.score(process), prior=exact_prior(case, process), reference=other)
+    estimate = ode_log_prob(pair, x, solver=TIGHT)
     assert float((estimate.value - case.log_prob(x)).abs().max()) < 2e-5
-    rough = ode_log_prob(case.density.score(process), process, x, solver=FixedGrid(48), **options)
+    rough = ode_log_prob(pair, x, solver=FixedGrid(48))
     assert float((rough.value - case.log_prob(x)).abs().max()) < 5e-3
 
 
@@ -76,15 +77,15 @@ def test_a_gaussian_seen_through_another_one_under_every_process(make_process):
 def test_every_density_with_the_default_solver(make_case):
     case, process = make_case(), VariancePreserving()
     x = case.rows(2)
-    estimate = ode_log_prob(case.density.score(process), process, x, prior=exact_prior(case, process))
+    estimate = ode_log_prob(ScorePair(case.density.score(process), prior=exact_prior(case, process)), x)
     assert float((estimate.value - case.log_prob(x)).abs().max()) < 5e-3
 
 
 def test_an_image_mixture_with_a_tight_solver():
     case, process = DENSITIES["mixture-image"](), VariancePreserving()
     x = case.rows(2)
-    options = {"prior": exact_prior(case, process), "solver": TIGHT}
-    estimate = ode_log_prob(case.density.score(process), process, x, **options)
+    pair = ScorePair(case.density.score(process), prior=exact_prior(case, process))
+    estimate = ode_log_prob(pair, x, solver=TIGHT)
     assert float((estimate.value - case.log_prob(x)).abs().max()) < 1e-5
 
 
@@ -92,7 +93,7 @@ def test_a_model_equal_to_its_reference_is_integrated_without_error():
     case, process = gaussian_case((1, 2, 3)), VariancePreserving()
     x = case.rows(4)
     model = ScoreModel(lambda l, f, c: torch.zeros_like(f), process, reference=case.density)
-    estimate = ode_log_prob(model, process, x, prior=exact_prior(case, process), solver=FixedGrid(1))
+    estimate = ode_log_prob(ScorePair(model, process, prior=exact_prior(case, process)), x, solver=FixedGrid(1))
     torch.testing.assert_close(estimate.value, case.log_prob(x), rtol=1e-10, atol=1e-10)
 
 
@@ -101,7 +102,7 @@ def test_the_reference_only_whitens():
     x, oracle, prior = case.rows(3), case.density.score(process), exact_prior(case, process)
     plain = lambda t, x: oracle(t, x)  # noqa: E731
     values = [
-        ode_log_prob(plain, process, x, prior=prior, reference=reference, solver=TIGHT).value
+        ode_log_prob(ScorePair(plain, process, prior=prior, reference=reference), x, solver=TIGHT).value
         for reference in (None, case.density.moment_match(), Gaussian(torch.tensor([2.0, 0.0]), 0.2))
     ]
     torch.testing.assert_close(values[1], values[0], rtol=0.0, atol=1e-5)
@@ -112,9 +113,9 @@ def test_the_reference_only_whitens():
 def test_hutchinson_is_unbiased_with_an_honest_error(shape):
     case, process = mixture_case(shape), VariancePreserving()
     x = case.rows(4)
-    options = {"prior": exact_prior(case, process), "solver": FixedGrid(16)}
-    exact = ode_log_prob(case.density.score(process), process, x, **options)
-    probed = ode_log_prob(case.density.score(process), process, x, divergence=Hutchinson(80), **options)
+    pair = ScorePair(case.density.score(process), prior=exact_prior(case, process))
+    exact = ode_log_prob(pair, x, solver=FixedGrid(16))
+    probed = ode_log_prob(pair, x, divergence=Hutchinson(80), solver=FixedGrid(16))
     assert probed.kind == "unbiased"
     assert probed.replicates.shape == (80, 4)
     # the states are the same, so the probes are all that differs; four rows: false alarm 3e-5
@@ -128,7 +129,7 @@ def test_the_closed_form_trace_is_used_and_equals_automatic_differentiation(monk
     x, solver = case.rows(4), FixedGrid(12)
     calls, with_trace = [], TwoLayerNetwork.with_trace
     monkeypatch.setattr(TwoLayerNetwork, "with_trace", lambda *given: calls.append(1) or with_trace(*given))
-    closed = ode_log_prob(model, process, x, solver=solver)
+    closed = ode_log_prob(ScorePair(model, process), x, solver=solver)
     assert len(calls) == 4 * 12 + 1
 
     class Hidden(nn.Module):
@@ -140,7 +141,7 @@ def test_the_closed_form_trace_is_used_and_equals_automatic_differentiation(monk
             return self.network(*arguments)
 
     model.network = Hidden(model.network)
-    differentiated = ode_log_prob(model, process, x, solver=solver)
+    differentiated = ode_log_prob(ScorePair(model, process), x, solver=solver)
     assert len(calls) == 4 * 12 + 1
     torch.testing.assert_close(closed.value, differentiated.value, rtol=1e-10, atol=1e-10)
     assert float((closed.value - model.reference.log_prob(x)).abs().max()) > 1e-3
@@ -152,7 +153,7 @@ def test_the_density_of_a_network_integrates_to_one(monkeypatch):
     process = VariancePreserving()
     _, model = awake_model((1,), process)
     x = torch.linspace(-14.0, 14.0, 561)[:, None]
-    value = ode_log_prob(model, process, x, solver=FixedGrid(64)).value
+    value = ode_log_prob(ScorePair(model, process), x, solver=FixedGrid(64)).value
     assert float(torch.trapezoid(value.exp(), x[:, 0])) == pytest.approx(1.0, abs=2e-4)
     assert float((value - model.reference.log_prob(x)).abs().max()) > 0.1
 
@@ -160,13 +161,12 @@ def test_the_density_of_a_network_integrates_to_one(monkeypatch):
 @pytest.mark.parametrize("divergence", [Exact(), Hutchinson(3)])
 def test_gradients_are_those_of_finite_differences(divergence, monkeypatch):
     case, process = note_mixture_2d(), VariancePreserving()
-    score, prior = case.density.score(process), exact_prior(case, process)
+    pair = ScorePair(case.density.score(process), prior=exact_prior(case, process))
     # probes are keyed by the row: hold them, so that a shifted row meets the same ones
     monkeypatch.setattr(ode, "keyed_generators", lambda seed, use, rows: keyed_generators(seed, use, 0.0 * rows))
 
     def value(x):
-        options = {"prior": prior, "solver": FixedGrid(16), "divergence": divergence}
-        return ode_log_prob(score, process, x, **options).value
+        return ode_log_prob(pair, x, solver=FixedGrid(16), divergence=divergence).value
 
     x = case.rows(2).requires_grad_()
     (gradient,) = torch.autograd.grad(value(x).sum(), x)
@@ -178,22 +178,23 @@ def test_gradients_are_those_of_finite_differences(divergence, monkeypatch):
 def test_gradients_through_adaptive_steps_are_the_score():
     case, process = note_mixture_2d(), VariancePreserving()
     x = case.rows(2).requires_grad_()
-    options = {"prior": exact_prior(case, process), "solver": Adaptive(1e-8, 1e-8)}
-    (gradient,) = torch.autograd.grad(ode_log_prob(case.density.score(process), process, x, **options).value.sum(), x)
+    pair = ScorePair(case.density.score(process), prior=exact_prior(case, process))
+    value = ode_log_prob(pair, x, solver=Adaptive(1e-8, 1e-8)).value
+    (gradient,) = torch.autograd.grad(value.sum(), x)
     torch.testing.assert_close(gradient, case.score(x, 1.0, 0.0), rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_of_a_model_equal_to_its_reference():
     case, process = gaussian_case((3,)), VariancePreserving()
     x = case.rows(2).requires_grad_()
-    estimate = ode_log_prob(case.density.score(process), process, x, prior=exact_prior(case, process))
+    estimate = ode_log_prob(ScorePair(case.density.score(process), prior=exact_prior(case, process)), x)
     (gradient,) = torch.autograd.grad(estimate.value.sum(), x)
     torch.testing.assert_close(gradient, case.score(x, 1.0, 0.0), rtol=1e-6, atol=1e-6)
 
 
 def test_an_estimate_says_what_it_is():
     case, process = note_mixture_2d(), VariancePreserving()
-    estimate = ode_log_prob(case.density.score(process), process, case.rows(3), solver=FixedGrid(8))
+    estimate = ode_log_prob(ScorePair(case.density.score(process)), case.rows(3), solver=FixedGrid(8))
     assert (estimate.kind, estimate.model, estimate.event_dim) == ("exact", "ode", 2)
     assert set(estimate.terms) == {"prior", "divergence", "reference"}
     torch.testing.assert_close(sum(estimate.terms.values()), estimate.value)
@@ -207,21 +208,21 @@ def test_processes_that_remember_need_a_prior(make_process):
     oracle = case.density.score(process)
     if type(process).__name__ in REMEMBERING:
         with pytest.raises(InputError, match="pass prior=, or a reference"):
-            ode_log_prob(lambda t, x: oracle(t, x), process, case.rows(1))
+            ode_log_prob(ScorePair(lambda t, x: oracle(t, x), process), case.rows(1))
         return
-    assert bool(ode_log_prob(lambda t, x: oracle(t, x), process, case.rows(1)).value.isfinite().all())
+    assert bool(ode_log_prob(ScorePair(lambda t, x: oracle(t, x), process), case.rows(1)).value.isfinite().all())
 
 
 def test_bad_arguments_are_named():
     case, process = note_mixture_2d(), VariancePreserving()
     with pytest.raises(InputError, match="condition must have leading dimension 1 or 3; got 2"):
-        ode_log_prob(case.density.score(process), process, case.rows(3), condition=torch.zeros(2))
+        ode_log_prob(ScorePair(case.density.score(process)), case.rows(3), condition=torch.zeros(2))
     with pytest.raises(InputError, match="did not converge in 3 adaptive steps"):
-        ode_log_prob(case.density.score(process), process, case.rows(3), solver=Adaptive(max_steps=3))
+        ode_log_prob(ScorePair(case.density.score(process)), case.rows(3), solver=Adaptive(max_steps=3))
 
 
 def test_a_trace_in_closed_form_costs_no_backward_pass():
     network = TwoLayerNetwork((2, 2), width=8).double()
     model = ScoreModel(network, VariancePreserving(), reference=Gaussian(torch.zeros(2, 2), 0.5))
-    estimate = ode_log_prob(model, model.process, torch.randn(3, 2, 2), solver=FixedGrid(4))
+    estimate = ode_log_prob(ScorePair(model), torch.randn(3, 2, 2), solver=FixedGrid(4))
     assert estimate.nfe == 4 * 4 + 1

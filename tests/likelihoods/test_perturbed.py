@@ -10,7 +10,8 @@ import torch
 from scipy.integrate import solve_ivp
 
 from girsanov.densities import Gaussian
-from girsanov.likelihoods import elbo, ode_log_prob
+from girsanov.likelihoods import Replicates, elbo, ode_log_prob
+from girsanov.pairs import ScorePair
 from girsanov.processes import OrnsteinUhlenbeck
 from girsanov.solvers import Adaptive
 from tests.laws import hermite
@@ -64,7 +65,7 @@ def test_the_oracles_own_numbers():
 
 
 def test_the_bound_at_three_points():
-    estimate = elbo(perturbed, process(), X, reference=data(), samples=2**17, replicates=64)
+    estimate = elbo(ScorePair(perturbed, process(), reference=data()), X, samples=2**17, method=Replicates(64))
     assert float(estimate.stderr.max()) < 5e-3
     assert float(((estimate.value - BOUND) / estimate.stderr).abs().max()) < 4.0  # three rows: false alarm 5e-4
 
@@ -72,9 +73,9 @@ def test_the_bound_at_three_points():
 def test_the_averaged_bound_lies_j_below_the_best():
     x, weights = quadrature()
     law = data()
-    best = weights @ elbo(law.score(process()), process(), x, samples=8).value
+    best = weights @ elbo(ScorePair(law.score(process())), x, samples=8).value
     assert float(best) == pytest.approx(BEST, abs=6e-5)
-    estimate = elbo(perturbed, process(), x, reference=law, samples=2**16, replicates=64)
+    estimate = elbo(ScorePair(perturbed, process(), reference=law), x, samples=2**16, method=Replicates(64))
     stderr = float((weights @ estimate.replicates.T).std()) / 8.0
     assert stderr < 4e-3
     assert abs(float(weights @ estimate.value) - (BEST - GAP)) < 4 * stderr  # false alarm 2e-4
@@ -82,7 +83,7 @@ def test_the_averaged_bound_lies_j_below_the_best():
 
 def test_the_ode_of_the_wrong_score_has_its_own_likelihood():
     x, weights = quadrature()
-    estimate = ode_log_prob(perturbed, process(), x, solver=Adaptive(1e-7, 1e-7))
+    estimate = ode_log_prob(ScorePair(perturbed, process()), x, solver=Adaptive(1e-7, 1e-7))
     assert float(weights @ estimate.value) == pytest.approx(ODE, abs=6e-5)
     assert float(weights @ estimate.value) < BEST - GAP - 0.1  # here worse than the reverse SDE's bound
 
@@ -95,5 +96,5 @@ def test_the_ode_agrees_with_its_moment_equations():
 
     mean, variance = solve_ivp(moments, (1.0, 0.0), [0.0, 1.0], rtol=1e-10, atol=1e-12).y[:, -1]
     law = torch.distributions.Normal(float(mean), float(variance) ** 0.5)
-    estimate = ode_log_prob(perturbed, process(), X, solver=Adaptive(1e-8, 1e-8))
+    estimate = ode_log_prob(ScorePair(perturbed, process()), X, solver=Adaptive(1e-8, 1e-8))
     torch.testing.assert_close(estimate.value, law.log_prob(X[:, 0]), rtol=0.0, atol=5e-6)

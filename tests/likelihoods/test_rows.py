@@ -5,8 +5,10 @@ import torch
 
 from girsanov.calculus import Hutchinson
 from girsanov.densities import Gaussian
-from girsanov.likelihoods import density, elbo, fit_proposal, integral, ode, ode_log_prob
+from girsanov.likelihoods import Target, density, elbo, fit_proposal, integral, ode, ode_log_prob
+from girsanov.likelihoods.integral import Replicates
 from girsanov.models import ConvNetwork, ScoreModel, TwoLayerNetwork
+from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.randomness import keyed_generators
 from girsanov.solvers import Adaptive, FixedGrid
@@ -61,9 +63,9 @@ def images(n):
 @each_method
 def test_alone_is_as_in_a_batch_bit_for_bit(method):
     model, x = image_model(), images(11)
-    together = method(model, model.process, x)
+    together = method(ScorePair(model), x)
     for i in (0, 5, 10):
-        alone = method(model, model.process, x[i : i + 1])
+        alone = method(ScorePair(model), x[i : i + 1])
         assert torch.equal(alone.value[0], together.value[i])
         assert torch.equal(alone.stderr[0], together.stderr[i])
 
@@ -72,7 +74,7 @@ def test_alone_is_as_in_a_batch_bit_for_bit(method):
 def test_order_does_not_matter_bit_for_bit(method):
     model, x = image_model(), images(11)
     order = torch.randperm(11, generator=seeded(3))
-    together, permuted = (method(model, model.process, rows).value for rows in (x, x[order]))
+    together, permuted = (method(ScorePair(model), rows).value for rows in (x, x[order]))
     assert torch.equal(permuted, together[order])
 
 
@@ -80,29 +82,29 @@ def test_order_does_not_matter_bit_for_bit(method):
 @each_method
 def test_the_size_of_chunks_does_not_matter(method, monkeypatch):
     model, x = double_model(), torch.randn(7, 2, 2)
-    base = method(model, model.process, x).value
+    base = method(ScorePair(model), x).value
     for size in (1, 3, 64):
         monkeypatch.setattr(integral, "CHUNK", 24 * size)
         monkeypatch.setattr(ode, "CHUNK", size)
-        torch.testing.assert_close(method(model, model.process, x).value, base, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(method(ScorePair(model), x).value, base, rtol=1e-10, atol=1e-10)
 
 
 @each_method
 def test_equal_seeds_give_equal_bits_and_leave_the_global_generator_alone(method):
     model, x = image_model(), images(3)
     before = torch.get_rng_state()
-    first = method(model, model.process, x, generator=seeded(5))
-    again = method(model, model.process, x, generator=seeded(5))
+    first = method(ScorePair(model), x, generator=seeded(5))
+    again = method(ScorePair(model), x, generator=seeded(5))
     assert torch.equal(first.value, again.value)
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(method(model, model.process, x).value, method(model, model.process, x).value)
+    assert torch.equal(method(ScorePair(model), x).value, method(ScorePair(model), x).value)
 
 
 @each_sampled
 def test_other_seeds_give_other_draws(method):
     model, x = image_model(), images(3)
-    first = method(model, model.process, x, generator=seeded(5))
-    assert not torch.equal(method(model, model.process, x, generator=seeded(6)).value, first.value)
+    first = method(ScorePair(model), x, generator=seeded(5))
+    assert not torch.equal(method(ScorePair(model), x, generator=seeded(6)).value, first.value)
 
 
 @pytest.mark.usefixtures("float64")
@@ -117,10 +119,10 @@ def test_gradients_are_those_of_finite_differences(method, referred, monkeypatch
         integral, "keyed_generators", lambda seed, use, rows, r: keyed_generators(seed, use, 0.0 * rows, r)
     )
     x = case.rows(3).requires_grad_()
-    (gradient,) = torch.autograd.grad(method(score, process, x).value.sum(), x)
+    (gradient,) = torch.autograd.grad(method(ScorePair(score, process), x).value.sum(), x)
     with torch.no_grad():
         found = [
-            (method(score, process, x + h).value - method(score, process, x - h).value) / 2e-6
+            (method(ScorePair(score, process), x + h).value - method(ScorePair(score, process), x - h).value) / 2e-6
             for h in 1e-6 * torch.eye(2)
         ]
     torch.testing.assert_close(gradient, torch.stack(found, 1), rtol=1e-5, atol=1e-5)
@@ -130,7 +132,7 @@ def test_gradients_are_those_of_finite_differences(method, referred, monkeypatch
 def test_gradients_with_a_mixture_prior_flow_through_its_draws():
     case, process = note_mixture_2d(), VariancePreserving(log_snr_range=(-1.0, 6.0))
     x = case.rows(3).requires_grad_()
-    terms = elbo(case.density.score(process), process, x, prior=case.density.marginal(process, 0.5)).terms
+    terms = elbo(ScorePair(case.density.score(process), prior=case.density.marginal(process, 0.5)), x).terms
     (gradient,) = torch.autograd.grad(terms["prior"].sum(), x)
     assert bool(gradient.abs().min() > 0)
 
@@ -138,7 +140,7 @@ def test_gradients_with_a_mixture_prior_flow_through_its_draws():
 def test_nothing_keeps_a_graph_unless_rows_ask_for_it():
     model, x = image_model(), images(2)
     for method in METHODS.values():
-        assert not method(model, model.process, x).value.requires_grad
+        assert not method(ScorePair(model), x).value.requires_grad
 
 
 @pytest.mark.usefixtures("float64")
@@ -146,13 +148,13 @@ def test_nothing_keeps_a_graph_unless_rows_ask_for_it():
 def test_conditions_follow_their_rows(method):
     model, x = double_model(classes=3), torch.randn(5, 2, 2)
     labels = torch.tensor([0, 1, 2, 1, 0])
-    each = method(model, model.process, x, condition=labels).value
-    ones = method(model, model.process, x, condition=torch.tensor([1])).value
+    each = method(ScorePair(model), x, condition=labels).value
+    ones = method(ScorePair(model), x, condition=torch.tensor([1])).value
     same = labels == 1
     torch.testing.assert_close(ones[same], each[same], rtol=1e-12, atol=1e-12)
     assert float((ones - each)[~same].abs().min()) > 1e-9
     order = torch.tensor([4, 2, 0, 1, 3])
-    permuted = method(model, model.process, x[order], condition=labels[order]).value
+    permuted = method(ScorePair(model), x[order], condition=labels[order]).value
     torch.testing.assert_close(permuted, each[order], rtol=1e-12, atol=1e-12)
 
 
@@ -160,9 +162,9 @@ def test_conditions_follow_their_rows(method):
 def test_rows_of_any_number_type_are_evaluated():
     case, process = mixture_case((2,)), VariancePreserving()
     score, x = case.density.score(process), torch.tensor([[1, 0], [-2, 1]])
-    whole = elbo(score, process, x).value
-    torch.testing.assert_close(whole, elbo(score, process, x.double()).value)
-    single = density(score, process, x.float(), samples=512, exact=True)
+    whole = elbo(ScorePair(score, process), x).value
+    torch.testing.assert_close(whole, elbo(ScorePair(score, process), x.double()).value)
+    single = density(ScorePair(score, process), x.float(), samples=512, exact=True)
     assert single.value.dtype == torch.float64
     assert float(((single.value - case.log_prob(x.double())) / single.stderr).abs().max()) < 6.0
 
@@ -171,8 +173,8 @@ def test_rows_of_any_number_type_are_evaluated():
 def test_rows_of_any_number_type_reach_a_network_in_its_own(dtype):
     model, x = image_model(), images(4).to(dtype)
     for method in METHODS.values():
-        assert method(model, model.process, x).value.dtype == torch.float64
-    assert float(fit_proposal(model, model.process, x).masses.min()) > 0
+        assert method(ScorePair(model), x).value.dtype == torch.float64
+    assert float(fit_proposal(ScorePair(model), x).masses.min()) > 0
 
 
 @each_bound
@@ -180,14 +182,14 @@ def test_parameters_have_gradients_where_asked_for(method):
     """Against finite differences of the same draws, in one weight of the network."""
     model, x = double_model(), torch.randn(3, 2, 2, dtype=torch.float64)
     weight = next(model.network.parameters())
-    value = method(model, model.process, x, samples=16, differentiable=True).value.sum()
+    value = method(ScorePair(model), x, samples=16, method=Replicates(differentiable=True)).value.sum()
     (gradient,) = torch.autograd.grad(value, weight)
     position = gradient.abs().argmax()
     found = []
     for h in (1e-5, -1e-5):
         with torch.no_grad():
             weight.view(-1)[position] += h
-            found.append(float(method(model, model.process, x, samples=16).value.sum()))
+            found.append(float(method(ScorePair(model), x, samples=16).value.sum()))
             weight.view(-1)[position] -= h
     assert (found[0] - found[1]) / 2e-5 == pytest.approx(float(gradient.view(-1)[position]), rel=1e-5)
 
@@ -196,11 +198,11 @@ def test_parameters_have_gradients_where_asked_for(method):
 def test_without_gradients_nothing_is_kept_whatever_asks_for_it(method):
     model, x = double_model(), torch.randn(2, 2, 2, dtype=torch.float64, requires_grad=True)
     with torch.no_grad():
-        assert not method(model, model.process, x, samples=8, differentiable=True).value.requires_grad
+        assert not method(ScorePair(model), x, samples=8, method=Replicates(differentiable=True)).value.requires_grad
 
 
 def test_a_target_keeps_the_graph_of_its_second_stage():
     model, x = double_model(), torch.randn(2, 2, 2, dtype=torch.float64, requires_grad=True)
-    estimate = density(model, model.process, x, samples=8, target_stderr=0.5, max_samples=64)
+    estimate = density(ScorePair(model), x, samples=8, target=Target(0.5, 64))
     (gradient,) = torch.autograd.grad(estimate.value.sum(), x)
     assert bool((gradient != 0).any())

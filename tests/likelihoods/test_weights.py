@@ -144,7 +144,7 @@ def test_the_brackets_interval_of_the_mean_keeps_its_promise_or_none_is_given():
 
 def test_the_bracket_of_the_reverse_sde_of_a_mixture():
     case, process = mixture_case((2,), seed=1), gv.VariancePreserving()
-    chain = AncestralChain(case.density.score(process), process, 32)
+    chain = AncestralChain(ScorePair(case.density.score(process)), 32)
     wide, narrow = (chain_bracket(chain, 500, paths=paths).width for paths in (1, 16))
     assert -4 * narrow.stderr < narrow.value < wide.value < 0.2
 
@@ -153,7 +153,7 @@ def test_euler_chain_and_path_weight_of_a_score_tend_to_the_elbo():
     case, process = mixture_case((2,), seed=2), gv.VariancePreserving()
     score, x = case.density.score(process), case.rows(20)
     pair = ScorePair(score, process, event_shape=(2,))
-    bound = gv.elbo(score, process, x, samples=2048).mean()
+    bound = gv.elbo(gv.ScorePair(score, process), x, samples=2048).mean()
     for estimate in (chain_elbo(EulerChain(pair, 400), x), path_log_weight(pair, x, steps=800)):
         mean = estimate.mean()
         assert abs(mean.value - bound.value) < 0.1 + 4 * math.hypot(mean.stderr, bound.stderr)

@@ -6,6 +6,7 @@ from girsanov.densities import Gaussian, GaussianMixture
 from girsanov.likelihoods import density
 from girsanov.models import MixtureHead, ScoreModel
 from girsanov.objectives import Batch, DenoisingObjective
+from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.transforms import Compose
 from tests.seeds import seeded
@@ -30,7 +31,7 @@ def test_its_mean_is_minus_the_gain_of_the_bound_per_dimension():
     with torch.no_grad():
         draws = [objective(model, Batch(x), seeded(i), i).mean() for i in range(40)]
     losses = torch.stack(draws)
-    gain = density(model.eval(), model.process, x, samples=64).value - model.reference.log_prob(x)
+    gain = density(ScorePair(model.eval(), model.process), x, samples=64).value - model.reference.log_prob(x)
     expected, spread = -gain.mean() / 2.0, losses.std() / 40**0.5
     # one comparison at 4 standard errors: one false alarm in 16,000 seeds
     assert float((losses.mean() - expected).abs()) < 4.0 * float(spread) + 0.01

@@ -9,7 +9,8 @@ from torch import nn
 
 from girsanov.densities import Gaussian
 from girsanov.likelihoods import elbo
-from girsanov.objectives import Batch, PathObjective, gaussian_decoder, reverse_drift
+from girsanov.objectives import Batch, PathObjective, gaussian_decoder
+from girsanov.pairs import ScorePair
 from girsanov.processes import (
     ConditionalPath,
     EncodedPath,
@@ -115,7 +116,7 @@ def test_the_posterior_path_has_no_gap_and_its_estimate_no_diffusion_error():
         PosteriorPath(process, blur), lambda t: process.rates(t)[1].sqrt(), gaussian_decoder(blur)
     )
     drift, x = (
-        reverse_drift(lambda t, y: -y, process),
+        ScorePair(lambda t, y: -y, process).generative_drift,
         Gaussian(torch.zeros(SHAPE), 1.3).sample(40, generator=seeded(3)),
     )
     estimate = objective.bound(drift, x, samples=512)
@@ -137,7 +138,7 @@ def test_the_posterior_path_s_gap_is_zero_to_nine_digits():
     process, blur = OrnsteinUhlenbeck(2.0), 0.3
     path, x = PosteriorPath(process, blur), torch.tensor([[0.7], [-1.9]])
     nodes, weights = (torch.tensor(a) for a in np.polynomial.legendre.leggauss(60))
-    drift, total = reverse_drift(lambda t, y: -y, process), torch.zeros(2)
+    drift, total = ScorePair(lambda t, y: -y, process).generative_drift, torch.zeros(2)
     for node, weight in zip(0.5 * (nodes + 1.0), 0.5 * weights, strict=True):
         t = node.expand(2)
         g = process.rates(t)[1].sqrt()
@@ -170,8 +171,8 @@ def test_the_path_of_a_process_has_the_bound_of_its_reverse_sde(make_process):
         return gaussian_decoder(float((sigma / alpha).square()))(rows, (x_0 - sigma * noise) / alpha)
 
     objective = PathObjective(ProcessPath(process), lambda t: process.rates(t)[1].sqrt(), decode, prior)
-    estimate = objective.bound(reverse_drift(score, process), x, samples=256)
-    expected = elbo(score, process, x, prior=prior, samples=256)
+    estimate = objective.bound(ScorePair(score, process).generative_drift, x, samples=256)
+    expected = elbo(ScorePair(score, process, prior=prior), x, samples=256)
     # the residual's entropy, which the decoder alone lacks, is in the prior's
     spread = (estimate.stderr.square() + expected.stderr.square()).sum().sqrt() / 60
     assert abs(float((estimate.value - expected.value).mean() / spread)) < 4.4
@@ -181,7 +182,7 @@ def test_the_path_of_a_process_has_the_bound_of_its_reverse_sde(make_process):
 def test_any_path_bounds_the_density_in_the_mean(make_path):
     """A model with the exact score of a Gaussian and a wide decoder, whose density is a Gaussian convolved."""
     process, blur = OrnsteinUhlenbeck(2.0, log_snr_range=RANGE), 0.2
-    path, drift = make_path(), reverse_drift(lambda t, y: -y, process)
+    path, drift = make_path(), ScorePair(lambda t, y: -y, process).generative_drift
     objective = PathObjective(path, lambda t: process.rates(t)[1].sqrt(), gaussian_decoder(blur))
     x = Gaussian(torch.zeros(SHAPE), 1.0 + blur).sample(200, generator=seeded(4))
     truth = torch.distributions.Normal(0.0, math.sqrt(1.0 + blur)).log_prob(x).flatten(1).sum(1)
@@ -219,7 +220,7 @@ def test_the_loss_is_minus_the_bound():
     process = VariancePreserving(log_snr_range=RANGE)
     case = note_mixture_2d()
     objective = PathObjective(ProcessPath(process), lambda t: process.rates(t)[1].sqrt(), gaussian_decoder(0.05))
-    drift, x = reverse_drift(case.density.score(process), process), case.rows(300)
+    drift, x = ScorePair(case.density.score(process)).generative_drift, case.rows(300)
     losses = torch.stack([objective(drift, Batch(x), seeded(k)).mean() for k in range(40)])
     estimate = objective.bound(drift, x, samples=64).mean()
     error = math.hypot(float(losses.std()) / 40**0.5, estimate.stderr)
@@ -230,7 +231,7 @@ def test_a_row_does_not_depend_on_its_batch_mates():
     process = VariancePreserving(log_snr_range=RANGE)
     case = note_mixture_2d()
     objective = PathObjective(ProcessPath(process), lambda t: process.rates(t)[1].sqrt(), gaussian_decoder(0.05))
-    drift, x = reverse_drift(case.density.score(process), process), case.rows(100)
+    drift, x = ScorePair(case.density.score(process)).generative_drift, case.rows(100)
     alone, together = objective.bound(drift, x[7:8]).value, objective.bound(drift, x).value[7:8]
     torch.testing.assert_close(alone, together, rtol=1e-10, atol=1e-10)
 

@@ -215,7 +215,7 @@ def test_the_table_of_learned_variances(steps, tied, fitted):
 def test_the_error_of_fitted_variances_is_shrunk():
     """Where no step needs an offset, fitting 100 of them to 200 rows costs 100 / 400 nats: a third is left."""
     law, process = gv.Gaussian(torch.zeros(2), torch.tensor([0.5, 2.0])), gv.VariancePreserving()
-    chain = AncestralChain(law.score(process), process, 100, prior=law.marginal(process, 1.0))
+    chain = AncestralChain(ScorePair(law.score(process), prior=law.marginal(process, 1.0)), 100)
     x = law.sample(4000, generator=seeded(0))
     before = chain.log_weights(x, noise(4000, (2,))).mean()
     chain.fit_variances(law.sample(200, generator=seeded(1)))
@@ -245,7 +245,7 @@ def test_an_ancestral_chain_at_its_reference_is_the_reference(steps):
     law = gv.Gaussian(torch.randn(1, 2, 3, generator=generator), root @ root.T + 0.1 * torch.eye(6))
     score = law.score(process)
     low = torch.tensor(max(process.log_snr_range[0], score.log_snr_range[0]))
-    chain = AncestralChain(score, process, steps, prior=law.diffused(*process.marginal_at(low)))
+    chain = AncestralChain(ScorePair(score, process, prior=law.diffused(*process.marginal_at(low))), steps)
     x = law.sample(30, generator=generator)
     weights = chain.log_weights(x, noise(30, (1, 2, 3)))
     torch.testing.assert_close(weights, law.log_prob(x), atol=1e-6, rtol=1e-6)
@@ -262,11 +262,11 @@ def test_the_ancestral_bound_tends_to_the_continuous_one():
     truth = case.log_prob(x)
     gaps = []
     for steps in (64, 128, 256, 512):
-        chain = AncestralChain(_Bare(score), process, steps, event_shape=(2,))
+        chain = AncestralChain(ScorePair(_Bare(score), process, event_shape=(2,)), steps)
         gaps.append(float((truth - chain.log_weights(x, noise(2000, (2,)))).mean()))
     orders = [math.log2(a / b) for a, b in pairwise(gaps)]
     assert all(0.8 < order < 1.5 for order in orders), (gaps, orders)
-    chain = AncestralChain(_Bare(score), process, 64, event_shape=(2,))
+    chain = AncestralChain(ScorePair(_Bare(score), process, event_shape=(2,)), 64)
     chain.fit_variances(case.rows(2000, seed=1))  # what posterior variances lose at few steps
     assert float((truth - chain.log_weights(x, noise(2000, (2,)))).mean()) < 0.2 * gaps[0]
 
@@ -286,7 +286,7 @@ class _Bare:
 def test_euler_chains_of_the_family_bound_their_own_density(lmbd):
     """Bracket of E log p_chain on the chain's own rows: lower <= upper within 4 standard errors, and it closes."""
     case, process = mixture_case((2,), seed=1), gv.VariancePreserving()
-    pair = ScorePair(case.density.score(process), process, lmbd=lmbd, event_shape=(2,))
+    pair = ScorePair(case.density.score(process), event_shape=(2,)).family(lmbd)
     widths = []
     for steps in (32, 128):
         chain = EulerChain(pair, steps)
@@ -333,7 +333,7 @@ def test_gradients_flow_along_the_path_and_checkpoints_change_nothing():
 
 def test_the_ode_s_sampler_has_no_weights():
     case, process = mixture_case((2,), seed=1), gv.VariancePreserving()
-    chain = AncestralChain(case.density.score(process), process, 4, lmbd=1.0, event_shape=(2,))
+    chain = AncestralChain(ScorePair(case.density.score(process), event_shape=(2,)), 4, lmbd=1.0)
     with pytest.raises(gv.InputError, match="have no noise, so its paths have no weights: use ode_log_prob"):
         chain.log_weights(torch.zeros(1, 2), lambda count: torch.zeros(count, 1, 2))
     with pytest.raises(gv.InputError, match="use ode_log_prob"):

@@ -213,7 +213,7 @@ def test_the_lambda_family_has_the_bounds_of_the_note(lmbd):
         wide = (1.25 + 0.2 * torch.sin(9.0 * t)) * (alpha.square() * 0.3 + sigma.square())
         return -(x - (0.7 * alpha + 0.15 * torch.cos(6.0 * t))[:, None]) / wide[:, None]
 
-    pair = ScorePair(perturbed, process, lmbd=lmbd, inference_score=exact, event_shape=(1,))
+    pair = ScorePair(perturbed, process, event_shape=(1,)).family(lmbd, exact)
     pair.log_snr_range = (float(process.log_snr(torch.tensor(1.0))), 9.0)
 
     def bound(steps):
@@ -264,7 +264,7 @@ def test_weights_of_a_score_pair_include_the_residual():
     steps = 0.5 * torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
     x = (law.mean + steps).repeat_interleave(500, 0)
     weights = girsanov_log_weights(pair, x, noise(len(x), 2), steps=1000).reshape(4, 500)
-    bound = gv.elbo(_Ranged(law.score(process)), process, x[::500], prior=pair.prior, samples=4096)
+    bound = gv.elbo(gv.ScorePair(_Ranged(law.score(process)), process, prior=pair.prior), x[::500], samples=4096)
     gap = weights.mean(1) - bound.value
     assert bool((gap.abs() < 0.03 + 4 * weights.std(1) / math.sqrt(500)).all()), gap
     assert bool((log_mean_exp(weights, 1) > weights.mean(1)).all())

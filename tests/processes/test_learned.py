@@ -6,6 +6,7 @@ import torch
 from girsanov.likelihoods import elbo
 from girsanov.objectives import DenoisingScoreMatching, fit_schedule
 from girsanov.objectives.schedule import schedule_values
+from girsanov.pairs import ScorePair
 from girsanov.processes import LearnedSchedule
 from girsanov.types import InputError
 from tests.laws import Known, mixture_case, note_mixture_2d
@@ -67,7 +68,7 @@ def test_the_inverse_has_the_gradient_of_the_implicit_function():
 def test_the_bound_depends_on_the_schedule_through_its_ends_alone():
     case = mixture_case((1, 2, 2))
     x = case.rows(10)
-    values = [elbo(case.density.score(process), process, x, samples=64).value for process in map(bent, range(2))]
+    values = [elbo(ScorePair(case.density.score(process)), x, samples=64).value for process in map(bent, range(2))]
     torch.testing.assert_close(values[0], values[1], rtol=1e-7, atol=1e-7)
 
 
@@ -75,7 +76,7 @@ def moments(schedule, score, x):
     """Mean and variance of one-draw estimates at uniform times, with their standard errors' scale."""
     times = torch.rand(len(x), generator=seeded(11))
     with torch.no_grad():
-        values = schedule_values(DenoisingScoreMatching(), score, schedule, x, times, seeded(12))
+        values = schedule_values(DenoisingScoreMatching(), ScorePair(score, schedule), x, times, seeded(12))
     return values.mean(), values.var()
 
 
@@ -86,7 +87,7 @@ def test_training_lowers_the_variance_leaves_the_mean_and_keeps_the_ends():
         schedule.heights[3] += 6.0  # most of the range in a fifth of the time
     score, x = case.density.score(schedule), case.rows(20_000)
     mean_before, variance_before = moments(schedule, score, x)
-    history = fit_schedule(schedule, score, x, steps=100, generator=seeded(0))
+    history = fit_schedule(ScorePair(score, schedule), x, steps=100, generator=seeded(0))
     mean_after, variance_after = moments(schedule, score, x)
     assert float(variance_after) < 0.7 * float(variance_before)
     error = ((variance_before + variance_after) / len(x)).sqrt()
@@ -100,9 +101,12 @@ def test_a_schedule_beyond_the_range_where_the_score_is_known_is_refused():
     case, schedule = note_mixture_2d(), LearnedSchedule(RANGE)
     score = Known(case.density.score(schedule), schedule, (-5.0, 7.0))
     with pytest.raises(InputError, match="known for log-SNR from -5 to 7: give LearnedSchedule that range"):
-        fit_schedule(schedule, score, case.rows(8), steps=1)
+        fit_schedule(ScorePair(score, schedule), case.rows(8), steps=1)
     same = LearnedSchedule((-5.0, 7.0))
-    assert len(fit_schedule(same, Known(case.density.score(same), same, (-5.0, 7.0)), case.rows(8), steps=1)) == 1
+    assert (
+        len(fit_schedule(ScorePair(Known(case.density.score(same), same, (-5.0, 7.0)), same), case.rows(8), steps=1))
+        == 1
+    )
 
 
 def test_the_gradient_of_the_squared_loss_is_that_of_the_variance():
@@ -112,7 +116,9 @@ def test_the_gradient_of_the_squared_loss_is_that_of_the_variance():
     times = torch.rand(500, generator=seeded(1))
 
     def second_moment() -> torch.Tensor:
-        return schedule_values(DenoisingScoreMatching(), score, schedule, x, times, seeded(2)).square().mean()
+        return (
+            schedule_values(DenoisingScoreMatching(), ScorePair(score, schedule), x, times, seeded(2)).square().mean()
+        )
 
     gradient = torch.autograd.grad(second_moment(), schedule.heights)[0]
     for k in (0, 5, 12):

@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from girsanov.densities import Gaussian
+from girsanov.likelihoods import score_test
+from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.reports import figures
 from girsanov.reports.score_tests import ScoreTests, score_tests_section
-from girsanov.stein import BLIND_SPOTS, WildBootstrap, score_test
+from girsanov.stein import BLIND_SPOTS, WildBootstrap
 from tests.seeds import seeded
 
 PROCESS, LAW = VariancePreserving(), Gaussian(torch.zeros(2, dtype=torch.float64), 1.0)
@@ -15,7 +17,7 @@ PROCESS, LAW = VariancePreserving(), Gaussian(torch.zeros(2, dtype=torch.float64
 
 def outcome(shift, n):
     x = LAW.sample(n, generator=seeded(0)) + shift
-    return score_test(LAW.score(PROCESS), PROCESS, x, [0.0, 4.0], method=WildBootstrap(19))
+    return score_test(ScorePair(LAW.score(PROCESS)), x, [0.0, 4.0], method=WildBootstrap(19))
 
 
 @pytest.mark.parametrize("drawn", [True, False])

@@ -29,8 +29,6 @@ from girsanov.applications.level_weights import (
 from girsanov.applications.screen import Screen, Screened
 from girsanov.datasets.labels import label_array, label_name
 from girsanov.datasets.places import Given
-from girsanov.densities import Gaussian
-from girsanov.processes import LinearProcess
 from girsanov.randomness import seed_of
 from girsanov.types import InputError, State, require_count
 
@@ -63,10 +61,9 @@ class DiffusionClassifier:
     """Classify rows by which class's score denoises them best.
 
     Args:
-        model: a fitted conditional :class:`girsanov.DensityModel`, or any score ``(t, x, condition)``.
+        model: a fitted conditional :class:`girsanov.DensityModel`, or the :class:`girsanov.ScorePair` of any score
+            ``(t, x, condition)``, whose reference lowers rounding errors and cancels in the evidence.
         classes: names of the classes, in the order of the model's labels; default the model's own.
-        process: forward process of a plain score; default its ``process`` attribute.
-        reference: Gaussian reference of a plain score in its space; lowers rounding errors, cancels in the evidence.
         conditions: classes as the score knows them, shape ``C *c``; default the labels 0, 1, ...
         prior: probabilities of the classes, shape ``C``; default uniform.
         weights: which levels count: ``likelihood`` (Bayes' rule for an exact score), ``uniform`` (in the process's
@@ -84,12 +81,12 @@ class DiffusionClassifier:
         InputError: one sentence, for what cannot work together.
 
     Example:
-        >>> from girsanov.processes import VariancePreserving
-        >>> process, means = VariancePreserving(), torch.tensor([[-2.0, 0.0], [2.0, 0.0]], dtype=torch.float64)
+        >>> import girsanov as gv
+        >>> process, means = gv.VariancePreserving(), torch.tensor([[-2.0, 0.0], [2.0, 0.0]], dtype=torch.float64)
         >>> def score(t, x, c):
         ...     alpha, _ = process.marginal(t)
         ...     return alpha[:, None] * means[c] - x
-        >>> classifier = DiffusionClassifier(score, classes=["left", "right"], process=process)
+        >>> classifier = DiffusionClassifier(gv.ScorePair(score, process), classes=["left", "right"])
         >>> classifier.predict(torch.tensor([[1.5, 0.3], [-2.0, 1.0]])).tolist()
         ['right', 'left']
     """
@@ -99,8 +96,6 @@ class DiffusionClassifier:
         model: Any,
         *,
         classes: Sequence[Any] | None = None,
-        process: LinearProcess | None = None,
-        reference: Gaussian | None = None,
         conditions: Tensor | None = None,
         prior: Tensor | None = None,
         weights: str | Callable[[Tensor], Tensor] = "likelihood",
@@ -116,7 +111,7 @@ class DiffusionClassifier:
         conditions = torch.arange(count) if conditions is None else conditions
         if len(conditions) != count or (prior is not None and len(prior) != count):
             raise InputError(f"There are {count} classes: conditions and prior need as many rows")
-        self.model = ClassConditional.of(model, process, conditions, reference)
+        self.model = ClassConditional.of(model, conditions)
         self.weights = weights
         # two are one antithetic pair
         self.samples, self.max_samples = (
@@ -277,8 +272,8 @@ class DiffusionClassifier:
     def _named(self, weights: str | Callable[[Tensor], Tensor]) -> Levels:
         """Levels before anything is known of where classes differ: as the reference's own denoising noise."""
         low, high = self.model.log_snr_range
-        chosen = LevelWeights.of(weights, self.model.process, low, high)
-        return Levels(chosen, chosen.proposal(*spectral_sizes(self.model.reference, low, high)))
+        chosen = LevelWeights.of(weights, self.model.pair.process, low, high)
+        return Levels(chosen, chosen.proposal(*spectral_sizes(self.model.pair.reference, low, high)))
 
     def _known_levels(self) -> Levels:
         if self._levels is None:

@@ -16,21 +16,17 @@ from torch import Tensor
 
 from girsanov.applications.level_weights import LevelWeights
 from girsanov.calculus import sum_event
-from girsanov.densities import Gaussian
 from girsanov.inputs import as_rows
+from girsanov.likelihoods.integral import keyed_view
 from girsanov.likelihoods.paired import Draws, deviations, draw, gain
-from girsanov.models import gaussian_reference, working_dtype
-from girsanov.processes import LinearProcess, log_snr_range
-from girsanov.randomness import keyed_generators, keyed_uniform
+from girsanov.pairs import ScorePair
 from girsanov.solvers import LogSNRDensity
-from girsanov.types import InputError, Score, State
+from girsanov.transforms import Transform
+from girsanov.types import InputError, State
 
 EVALUATIONS = 1024  # network evaluations per call
 CALL_ELEMENTS = 2**21  # at most so many numbers per call, for large events
 HELD_ELEMENTS = 2**24  # at most so many numbers of predictions are held at once
-
-#: ``(rows n *e, uniform n *e) -> (states n *d, log-determinants n)``, the uniform draw for discrete columns
-Transforms = Callable[[State, Tensor], tuple[State, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -63,42 +59,36 @@ class ClassConditional:
     """What classification asks of a model.
 
     Attributes:
-        score: ``(t, x, condition) -> grad log p_t(x | condition)``.
-        process: its linear process.
-        reference: Gaussian of the same space, or ``None``.
+        pair: the model, with a score ``(t, x, condition) -> grad log p_t(x | condition)``.
         conditions: the classes as the score knows them, shape ``C *c``.
         encode: rows as the user has them to a tensor ``n *e``, or an :class:`InputError`.
         transforms: to the score's space, or ``None`` where rows are there already.
     """
 
-    score: Score
-    process: LinearProcess
-    reference: Gaussian | None
+    pair: ScorePair
     conditions: Tensor
     encode: Callable[[Any], State]
-    transforms: Transforms | None = None
+    transforms: Transform | None = None
 
     @classmethod
-    def of(
-        cls, model: Any, process: LinearProcess | None, conditions: Tensor, reference: Gaussian | None
-    ) -> "ClassConditional":
-        """From a fitted density model, recognised by its ``score``, ``transforms`` and ``encode``; else from a score.
+    def of(cls, model: Any, conditions: Tensor) -> "ClassConditional":
+        """From a pair; else from a fitted density model, recognised by its ``pair``, ``transforms`` and ``encode``.
 
         Raises:
-            InputError: if a plain score comes without its process.
+            InputError: for anything else.
         """
-        if all(hasattr(model, name) for name in ("score", "transforms", "encode")):
-            score = model.score
-            return cls(score, score.process, score.reference, conditions, model.encode, model.transforms)
-        process = process or getattr(model, "process", None)
-        if process is None:
-            raise InputError("A plain score does not say its forward process: pass process=")
-        return cls(model, process, gaussian_reference(model, reference), conditions, as_rows)
+        if isinstance(model, ScorePair):
+            return cls(model, conditions, as_rows)
+        if not all(hasattr(model, name) for name in ("pair", "transforms", "encode")):
+            raise InputError(
+                f"A classifier is made of a fitted model or a ScorePair(score, process); got {type(model).__name__}"
+            )
+        return cls(model.pair, conditions, model.encode, model.transforms)
 
     @property
     def log_snr_range(self) -> tuple[float, float]:
         """Where the score is known."""
-        return log_snr_range(self.score, self.process)
+        return self.pair.log_snr_range
 
     @torch.no_grad()
     def look(
@@ -136,12 +126,11 @@ class ClassConditional:
 
     def _draw(self, rows: State, keys: Tensor, proposal: LogSNRDensity, pairs: int, seed: int, round_: int) -> Draws:
         """Evaluation points, flattened from ``n P 2``; every pair has a dequantisation draw of its own."""
-        x = rows.repeat_interleave(pairs, 0)
+        x = rows[:, None].expand(-1, pairs, *rows.shape[1:])
         if self.transforms is not None:
-            generators = keyed_generators(seed, "dequantise pairs", keys, round_)
-            x = self.transforms(x, keyed_uniform(generators, (pairs, *rows.shape[1:]), rows).flatten(0, 1))[0]
-        states = x.unflatten(0, (len(rows), 1, pairs))
-        return draw(keys, states, proposal, seed=seed, round_=round_, dtype=working_dtype(self.score, x))
+            x = keyed_view(self.transforms, rows, pairs, seed, round_, purpose="dequantise pairs", keys=keys).x
+        states = x[:, None]
+        return draw(keys, states, proposal, seed=seed, round_=round_, dtype=self.pair.dtype(x))
 
     def _compare(
         self, draws: Draws, alive: Tensor, start: Tensor, levels: Levels, pairs: int
@@ -173,6 +162,6 @@ class ClassConditional:
             part = slice(first, first + size)
             condition = self.conditions.to(points.device)[label[part]].repeat_interleave(points.shape[1], 0)
             chosen = draws.take(points[part].flatten())
-            parts.append(deviations(self.score, self.process, self.reference, chosen, condition))
+            parts.append(deviations(self.pair, chosen, condition))
         errors, deltas = zip(*parts, strict=True)
         return torch.cat(errors), torch.cat(deltas)

@@ -25,7 +25,9 @@ from girsanov.calculus import expand_as_rows
 from girsanov.densities import Gaussian
 from girsanov.inputs import as_rows
 from girsanov.likelihoods.baselines import GaussianBaseline
-from girsanov.models import ScoreModel, working_dtype
+from girsanov.likelihoods.integral import keyed_view
+from girsanov.models import ScoreModel
+from girsanov.pairs import ScorePair
 from girsanov.randomness import keyed_generators, keyed_normal, keyed_uniform, seed_of
 from girsanov.rows import row_blocks
 from girsanov.solvers import LogSNRDensity
@@ -111,8 +113,8 @@ def _block(
     model: Fitted, rows: State, proposal: LogSNRDensity, count: int, edges: Tensor, seed: int
 ) -> tuple[Nats, Tensor]:
     """Log-probabilities ``n`` and errors ``n b`` of one block of encoded rows."""
-    uniform = keyed_uniform(keyed_generators(seed, "dequantise", rows), rows.shape[1:], rows)
-    y, log_det = model.transforms(rows, uniform)
+    view = keyed_view(model.transforms, rows, 1, seed)
+    y, log_det = view.x[:, 0], view.log_det[:, 0]
     gain = _gains(model, y, proposal, count, len(edges) - 1, seed)
     pairs = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
     baseline = torch.stack([model.reference.squared_error_integral(y, *pair) for pair in pairs], 1)
@@ -121,7 +123,8 @@ def _block(
 
 def _gains(model: Fitted, y: State, proposal: LogSNRDensity, count: int, bands: int, seed: int) -> Tensor:
     """Sampled gains over the reference, shape ``n b``; neighbouring levels take antithetic noise."""
-    dtype = working_dtype(model.score, y)
+    pair = ScorePair.around(model.score)
+    dtype = pair.dtype(y)
     generators = keyed_generators(seed, "novelty", y)
     offset = keyed_uniform(generators, (1,), y)[:, 0]
     half = keyed_normal(generators, ((count + 1) // 2, *y.shape[1:]), y.new_empty(0, dtype=dtype))
@@ -130,7 +133,7 @@ def _gains(model: Fitted, y: State, proposal: LogSNRDensity, count: int, bands: 
     clean = y.to(dtype).repeat_interleave(count, 0)
     alpha, sigma = torch.sigmoid(levels).sqrt(), torch.sigmoid(-levels).sqrt()
     z = expand_as_rows(alpha, clean) * clean + expand_as_rows(sigma, clean) * eps
-    baseline = GaussianBaseline(model.score, model.score.process, None, model.reference)
+    baseline = GaussianBaseline(pair, None, model.reference)
     values = weights * baseline.sampled(levels, z, eps, at_end, None)
     return values.reshape(len(y), bands, -1).sum(2)
 

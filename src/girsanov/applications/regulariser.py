@@ -31,8 +31,10 @@ from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Gaussian
 from girsanov.inputs import checked
 from girsanov.likelihoods.baselines import GaussianBaseline
-from girsanov.models import ScoreModel, deviation, noise_prediction, working_dtype
+from girsanov.models import ScoreModel
+from girsanov.pairs import ScorePair
 from girsanov.randomness import source_of
+from girsanov.rows import conditions_for
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError, Nats, Score, State
 
@@ -102,7 +104,7 @@ def density_regulariser(
     if detach_jacobian or fake is not None:
         gradient = _distilled(model, x, draws, band, fake)
         return sum_event((x - x.detach()) * gradient.to(x.dtype))
-    baseline = GaussianBaseline(model.score, model.score.process, None, model.reference)
+    baseline = GaussianBaseline(ScorePair.around(model.score), None, model.reference)
     at_end = torch.zeros_like(draws.levels, dtype=torch.bool)
     gain = draws.mean(baseline.sampled(draws.levels, draws.z, draws.eps, at_end, draws.condition))
     if log_snr_range is None:
@@ -135,15 +137,13 @@ class _Draws:
         proposal = LogSNRDensity.from_spectrum(*band, model.reference.spectrum())
         offset = torch.rand(len(x), generator=generator, dtype=torch.float64).to(x.device)
         levels, weights, _ = (grid.flatten() for grid in proposal.systematic(offset, samples))
-        dtype = working_dtype(model.score, x)
+        dtype = ScorePair(model.score).dtype(x)
         half = torch.randn(len(x), (samples + 1) // 2, *x.shape[1:], generator=generator, dtype=dtype).to(x.device)
         eps = torch.stack([half, -half], 2).flatten(1, 2)[:, :samples].flatten(0, 1)
         alpha, sigma = torch.sigmoid(levels).sqrt(), torch.sigmoid(-levels).sqrt()
         clean = x.to(dtype).repeat_interleave(samples, 0)
         z = expand_as_rows(alpha, clean) * clean + expand_as_rows(sigma, clean) * eps
-        given = condition
-        if condition is not None:
-            given = condition.expand(len(x), *condition.shape[1:]).repeat_interleave(samples, 0)
+        given = conditions_for(condition, len(x), samples)
         return cls(levels, weights, eps, z, given, samples)
 
     def mean(self, values: Tensor) -> Tensor:
@@ -157,12 +157,12 @@ def _distilled(model: Modelled, x: State, draws: _Draws, band: tuple[float, floa
     """Gradient of the band's mean of -log q_l(x_l), or of its difference to the fake law's."""
     width = band[1] - band[0]
     ratio = torch.exp(0.5 * draws.levels)
-    score, process, levels, z = model.score, model.score.process, draws.levels, draws.z
+    pair, levels, z = ScorePair.around(model.score), draws.levels, draws.z
     if fake is not None:
-        theirs = noise_prediction(fake, process, levels, z, draws.condition)
-        ours = noise_prediction(score, process, levels, z, draws.condition)
+        theirs = ScorePair(fake, pair.process).noise(levels, z, draws.condition)
+        ours = pair.noise(levels, z, draws.condition)
         return draws.mean(expand_as_rows(ratio, z) * (ours - theirs)) / width
-    _, delta = deviation(score, process, model.reference, levels, z, draws.condition)
+    _, delta = pair.deviation(levels, z, draws.condition)
     sampled = draws.mean(expand_as_rows(ratio, z) * delta).double() / width
     low, high = band
 

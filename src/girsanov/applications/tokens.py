@@ -33,12 +33,13 @@ from girsanov.inputs import as_condition, as_rows, checked
 from girsanov.likelihoods import elbo
 from girsanov.models import ResidualMLP, ScoreModel
 from girsanov.objectives import Batch, DenoisingObjective
-from girsanov.processes import Cosine, LinearProcess, noise_end
+from girsanov.pairs import ScorePair
+from girsanov.processes import Cosine, LinearProcess
 from girsanov.randomness import mix, seed_of, source_of
 from girsanov.samplers import sample
 from girsanov.training import ShuffledBatches, TrainingConfig, train
 from girsanov.transforms import Compose
-from girsanov.types import Estimate, InputError, Score, State
+from girsanov.types import Estimate, InputError, State
 
 VALIDATION_SAMPLES = 8
 VALIDATION_SHARE = 0.1
@@ -62,12 +63,10 @@ class TokenEstimates:
 
 
 def token_log_prob(
-    score: Score,
-    process: LinearProcess,
+    pair: ScorePair,
     x: State,
     context: Tensor,
     *,
-    reference: Gaussian | None = None,
     samples: int = 32,
     log_det: Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -75,11 +74,9 @@ def token_log_prob(
     """Bounds on the log-density of every token given its context, and of the sequences.
 
     Args:
-        score: of one token, ``(t, x, context) -> grad log p_t(x given context)``.
-        process: its forward process.
+        pair: the model of one token, with a score ``(t, x, context) -> grad log p_t(x given context)``.
         x: sequences ``n T *c``.
         context: what the tokens before say, ``n T h``.
-        reference: Gaussian of one token, as prior, last decoder and control variate; default the score's own.
         samples: network evaluations per token.
         log_det: log-determinants that lead to data units, shape ``T``.
         generator: read once for a seed; ``None`` means seed 0.
@@ -88,14 +85,14 @@ def token_log_prob(
         Estimates of kind ``lower_bound``, model ``sde``.
 
     Raises:
-        InputError: if x and context are not of the same sequences and tokens, or without a reference.
+        InputError: if x and context are not of the same sequences and tokens.
 
     Example:
         >>> from girsanov.processes import VariancePreserving
-        >>> process, law = VariancePreserving(), Gaussian(torch.zeros(1).double(), 1.0)
         >>> score = lambda t, x, context: -x  # standard normal tokens, whatever the context
+        >>> pair = ScorePair(score, VariancePreserving(), decoder=Gaussian(torch.zeros(1).double(), 1.0))
         >>> x = torch.zeros(2, 3, 1, dtype=torch.float64)
-        >>> found = token_log_prob(score, process, x, torch.zeros(2, 3, 1), reference=law)
+        >>> found = token_log_prob(pair, x, torch.zeros(2, 3, 1))
         >>> found.tokens.value.reshape(2, 3)[0], found.sequence.value[0]
         (tensor([-0.9189, -0.9189, -0.9189], dtype=torch.float64), tensor(-2.7568, dtype=torch.float64))
     """
@@ -103,20 +100,8 @@ def token_log_prob(
     n, count = x.shape[:2]
     if context.shape[:2] != x.shape[:2]:
         raise InputError(f"context must have leading dimensions {n}, {count}; got {tuple(context.shape[:2])}")
-    law = reference if reference is not None else getattr(score, "reference", None)
-    if not isinstance(law, Gaussian):
-        raise InputError("Token log-densities need a Gaussian reference of one token: pass reference=")
-    found = elbo(
-        score,
-        process,
-        x.flatten(0, 1),
-        prior=noise_end(score, process, law),
-        reference=law,
-        decoder=law,
-        samples=samples,
-        condition=context.flatten(0, 1),
-        generator=generator,
-    )
+    rows, given = x.flatten(0, 1), context.flatten(0, 1)
+    found = elbo(pair, rows, samples=samples, condition=given, generator=generator)
     assert found.replicates is not None
     replicates = found.replicates.unflatten(1, (n, count))
     if log_det is not None:
@@ -214,7 +199,7 @@ class TokenModel(nn.Module):
         y = self.whiten(x)
         log_det = -self.factor.diagonal().log().reshape(self.mean.shape).sum(1)
         options = {"samples": samples, "log_det": log_det, "generator": generator}
-        return token_log_prob(self.head, self.head.process, y, self.context(y), **options)
+        return token_log_prob(ScorePair.around(self.head), y, self.context(y), **options)
 
     @checked
     @torch.no_grad()
@@ -227,15 +212,10 @@ class TokenModel(nn.Module):
             generator: source of all draws; ``None`` means seed 0.
         """
         generator = source_of(generator)
-        (count, c), process = self.mean.shape, self.head.process
+        (count, c), pair = self.mean.shape, ScorePair.around(self.head)
         y = self.mean.new_zeros(n, 0, c)
-        law = self.head.reference
-        assert law is not None
-        prior = noise_end(self.head, process, law)
         for _ in range(count):
-            given = self.context(y)[:, -1]
-            options = {"event_shape": (c,), "steps": steps, "prior": prior, "condition": given}
-            token = sample(self.head, process, n, generator=generator, **options)
+            token = sample(pair, n, steps=steps, condition=self.context(y)[:, -1], generator=generator)
             y = torch.cat([y, token[:, None].double()], 1)
         return self.mean + (y.flatten(1) @ self.factor.T).reshape(y.shape)
 

@@ -13,23 +13,20 @@ second order, tells how much the two learned halves disagree (test T10 there).
 __all__ = ["ForwardProcess", "flow_log_prob"]
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import Any, Protocol, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from girsanov.bridges.chain import BridgeChain
 from girsanov.bridges.halves import Direction
 from girsanov.calculus import Exact
 from girsanov.densities import Density
-from girsanov.processes import Process
+from girsanov.processes import LinearProcess, Process
 from girsanov.randomness import normal_blocks
-from girsanov.rows import row_blocks
+from girsanov.rows import condition_at, conditions_for, row_blocks
 from girsanov.solvers.ode import Adaptive
 from girsanov.types import Estimate, InputError, Nats, State, Time
-
-if TYPE_CHECKING:
-    from girsanov.bridges.schrodinger import SchrodingerBridge
 
 TOLERANCE = 1e-4
 PATHS = 16
@@ -37,11 +34,27 @@ CHUNK = 64  # rows solved together, fixed so that results do not depend on their
 DIRECTIONS: tuple[Direction, Direction] = ("forward", "backward")
 
 
+class FittedBridge(Protocol):
+    """What is asked of a fitted bridge: its reference, and a chain between each two neighbouring times."""
+
+    reference: LinearProcess
+    times: list[float]
+    chains: nn.ModuleList
+
+    def forward_drift(self, t: float | Time, x: State, condition: Any = None) -> State:
+        """Drift of the process from the first time to the last."""
+        ...
+
+    def section_drift(self, i: int, t: Time, x: State, condition: Tensor | None, direction: Direction) -> State:
+        """A drift within section ``i``."""
+        ...
+
+
 @final
 class ForwardProcess(Process):
     """A fitted bridge as a process from its start to its end."""
 
-    def __init__(self, bridge: "SchrodingerBridge") -> None:
+    def __init__(self, bridge: FittedBridge) -> None:
         super().__init__()
         self.bridge, self.horizon = bridge, bridge.reference.horizon
 
@@ -55,7 +68,7 @@ class ForwardProcess(Process):
 
 
 def flow_log_prob(
-    bridge: "SchrodingerBridge", x: State, end: Density, *, tolerance: float, condition: Tensor | None, seed: int
+    bridge: FittedBridge, x: State, end: Density, *, tolerance: float, condition: Tensor | None, seed: int
 ) -> Estimate:
     """See :meth:`girsanov.bridges.SchrodingerBridge.log_prob`."""
     gap = inconsistency(bridge, x, end, condition, seed)
@@ -74,11 +87,11 @@ def flow_log_prob(
 
 @torch.no_grad()
 def inconsistency(
-    bridge: "SchrodingerBridge", x: State, end: Density, condition: Tensor | None, seed: int, paths: int = PATHS
+    bridge: FittedBridge, x: State, end: Density, condition: Tensor | None, seed: int, paths: int = PATHS
 ) -> Nats:
     """Half the variance of the log-weight over paths from each row, nats, shape ``n``."""
     total, state = 0.0, x.repeat_interleave(paths, 0)
-    given = None if condition is None else condition.expand(len(x), *condition.shape[1:]).repeat_interleave(paths, 0)
+    given = conditions_for(condition, len(x), paths)
     noise = normal_blocks(state, torch.Generator().manual_seed(seed))
     for i, chain in enumerate(bridge.chains):
         assert isinstance(chain, BridgeChain)
@@ -91,12 +104,12 @@ def inconsistency(
     return 0.5 * total.reshape(len(x), paths).var(1)
 
 
-def _integrate(bridge: "SchrodingerBridge", x: State, end: Density, condition: Tensor | None) -> tuple[Nats, int]:
+def _integrate(bridge: FittedBridge, x: State, end: Density, condition: Tensor | None) -> tuple[Nats, int]:
     """Log-densities and evaluations: each section by itself, since drifts jump from one to the next."""
     values, cost = [], 0
     for index, count in row_blocks(len(x), CHUNK, x.device):
         state, total, spent = x[index].double(), 0.0, 0
-        given = condition if condition is None or len(condition) == 1 else condition[index]
+        given = condition_at(condition, index)
         for i in range(len(bridge.chains)):
             grid = torch.tensor(bridge.times[i : i + 2], dtype=torch.float64, device=x.device)
             solution = Adaptive(rtol=TOLERANCE, atol=TOLERANCE).solve(_Velocity(bridge, i, given), state, grid)
@@ -112,13 +125,13 @@ def _integrate(bridge: "SchrodingerBridge", x: State, end: Density, condition: T
 class _Velocity:
     """Velocity of the flow in one section and its divergence: what a solver integrates."""
 
-    bridge: "SchrodingerBridge"
+    bridge: FittedBridge
     section: int
     condition: Tensor | None
 
     def __call__(self, t: Time, x: State, index: Tensor) -> tuple[State, Tensor]:
         given = self.condition
-        given = given if given is None or len(given) == 1 else given[index]
+        given = condition_at(given, index)
         return Exact()(lambda z: self.at(t, z, given), x, None)
 
     def at(self, t: Time, x: State, condition: Tensor | None) -> State:

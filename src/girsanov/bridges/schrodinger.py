@@ -40,11 +40,14 @@ from girsanov.bridges.halves import Direction, Ends, NetworkConfig, bridge_condi
 from girsanov.bridges.joint import JointConfig, fit_joint
 from girsanov.bridges.potentials import Potentials
 from girsanov.bridges.reference import Clock
+from girsanov.bridges.storage import BRIDGE, blank_prior, blank_sections, bridge_tensors, describe, settings
 from girsanov.densities import Density
 from girsanov.likelihoods import chain_elbo, importance_bound
 from girsanov.pairs import Noise, Pair
 from girsanov.processes import LinearProcess
 from girsanov.randomness import seed_of, source_of
+from girsanov.rows import condition_at, conditions_for
+from girsanov.saved import fill
 from girsanov.training import Progress
 from girsanov.types import Estimate, InputError, State, Time, require_count
 
@@ -261,7 +264,7 @@ class SchrodingerBridge(nn.Module):
             raise InputError("A number of rows is drawn from the prior, at the last time: pass rows to start earlier")
         state = self._rows_from(x, direction, generator)
         given = bridge_condition(condition, self.network, state)
-        given = None if given is None else given.expand(len(state), *given.shape[1:])
+        given = conditions_for(given, len(state))
         order, walked = 1 if direction == "forward" else -1, []
         for chain, _ in parts[::order]:
             path = chain.simulate(state, direction, condition=given, generator=generator, noise=noise)
@@ -292,7 +295,7 @@ class SchrodingerBridge(nn.Module):
         chain, horizon = self._section_chain(i), self.reference.horizon
         speed = horizon / (self.times[i + 1] - self.times[i])
         local = (speed * (t - self.times[i])).clamp(0.0, horizon)
-        given = None if condition is None else condition.expand(len(x), *condition.shape[1:])
+        given = conditions_for(condition, len(x))
         half = chain.forward_half if direction == "forward" else chain.backward_half
         rate, squared = (v.reshape(-1, *(1,) * (x.ndim - 1)).to(x) for v in half.clock.reference.rates(local))
         sign = 1.0 if direction == "forward" else -1.0
@@ -365,9 +368,7 @@ class SchrodingerBridge(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json``, ``model.safetensors`` and a manifest of checksums."""
-        from girsanov.bridges.storage import save
-
-        save(self, Path(folder))
+        BRIDGE.write(Path(folder), describe(self), bridge_tensors(self))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "SchrodingerBridge":
@@ -376,9 +377,16 @@ class SchrodingerBridge(nn.Module):
         Raises:
             InputError: if the folder is damaged or of another version.
         """
-        from girsanov.bridges.storage import load
-
-        return load(Path(folder))
+        place = Path(folder)
+        description, tensors = BRIDGE.read(place)
+        with BRIDGE.described(place):
+            bridge = cls(**settings(description))
+            bridge.times, bridge.history = list(description["times"]), description["history"]
+            bridge.prior = blank_prior(description, bridge.event_shape)
+            for parts in blank_sections(description, bridge.reference, bridge.event_shape):
+                bridge.chains.append(bridge._chain(*parts, seed=0))
+            fill(bridge_tensors(bridge), tensors)
+        return bridge.eval()
 
     # Parts.
 
@@ -421,7 +429,7 @@ class SchrodingerBridge(nn.Module):
         for i in range(len(self.chains)):
             rows = (section == i).nonzero()[:, 0]
             if len(rows):
-                given = condition if condition is None or len(condition) == 1 else condition[rows]
+                given = condition_at(condition, rows)
                 out = out.index_add(0, rows, self.section_drift(i, times[rows], x[rows], given, direction))
         return out
 

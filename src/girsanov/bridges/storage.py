@@ -1,39 +1,28 @@
 """Saving and loading learned bridges: ``config.json``, ``model.safetensors`` and a manifest, never pickle."""
 
-__all__ = ["load", "save"]
+__all__ = ["BRIDGE", "blank_prior", "blank_sections", "bridge_tensors", "describe", "settings"]
 
 import dataclasses
-import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from girsanov import processes
 from girsanov.bridges.alternating import AlternatingConfig
-from girsanov.bridges.building import section_reference
+from girsanov.bridges.building import Start, section_reference
 from girsanov.bridges.chain import BridgeChain
 from girsanov.bridges.gaussian import GaussianBridge
 from girsanov.bridges.halves import Ends, NetworkConfig
 from girsanov.bridges.joint import JointConfig
 from girsanov.bridges.potentials import FlatPotentials, MixturePotentials, Potentials, QuadraticPotentials
-from girsanov.bridges.schrodinger import SchrodingerBridge
 from girsanov.densities import Density, Gaussian, GaussianMixture
-from girsanov.files import (
-    atomic_directory,
-    pack_tensors,
-    parse_json,
-    parse_tensors,
-    read_verified,
-    write_bytes_atomic,
-    write_manifest,
-    write_text_atomic,
-)
 from girsanov.processes import LinearProcess
+from girsanov.saved import ModelFolder
 from girsanov.types import InputError
 
-FORMAT = 1
-FILES = ("config.json", "model.safetensors")
+BRIDGE = ModelFolder("bridge")
 SETTINGS = {  # what each reference is made of
     "BrownianMotion": ("sigma",),
     "OrnsteinUhlenbeck": ("beta",),
@@ -43,48 +32,24 @@ SETTINGS = {  # what each reference is made of
 }
 
 
-def save(bridge: SchrodingerBridge, folder: Path) -> None:
-    """Write a new folder whole.
+class Described(Protocol):
+    """What is saved of a bridge."""
 
-    Raises:
-        InputError: if the bridge is not fitted, its reference cannot be described, or the folder exists.
-    """
-    if not len(bridge.chains):
-        raise InputError("This bridge is not fitted: there is nothing to save")
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty: choose another folder")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(bridge).items()}
-    text = json.dumps(_describe(bridge), indent=1, allow_nan=False) + "\n"
-    if folder.exists():
-        folder.rmdir()
-    with atomic_directory(folder) as parts:
-        write_text_atomic(parts / "config.json", text)
-        write_bytes_atomic(parts / "model.safetensors", pack_tensors(tensors))
-        write_manifest(parts, FILES)
+    reference: LinearProcess
+    event_shape: torch.Size
+    start: Start | None
+    components: int
+    steps: int
+    network: NetworkConfig
+    alternating: AlternatingConfig
+    joint: JointConfig
+    times: list[float]
+    prior: Density | None
+    history: list[dict[str, Any]]
+    chains: nn.ModuleList
 
 
-def load(folder: Path) -> SchrodingerBridge:
-    """Read a folder."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give the folder of a saved bridge")
-    files = read_verified(folder)
-    description = parse_json(files["config.json"], f"{folder}/config.json")
-    if description.get("format") != FORMAT or description.get("kind") != "bridge":
-        raise InputError(f"{folder} does not hold a bridge of format {FORMAT}: save it again with this version")
-    tensors = parse_tensors(files["model.safetensors"], f"{folder}/model.safetensors")
-    try:
-        bridge = _build(description)
-        expected = _tensors(bridge)
-        if set(expected) != set(tensors):
-            raise KeyError(min(set(expected) ^ set(tensors)))
-        for name, tensor in expected.items():
-            tensor.copy_(tensors[name])
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise InputError(f"{folder}/config.json does not describe a bridge ({error!r}); copy it again") from error
-    return bridge.eval()
-
-
-def _tensors(bridge: SchrodingerBridge) -> dict[str, torch.Tensor]:
+def bridge_tensors(bridge: Described) -> dict[str, torch.Tensor]:
     """All tensors by name: networks and scales once, potentials of each section, the prior."""
     found: dict[str, torch.Tensor] = {}
     for i, chain in enumerate(bridge.chains):
@@ -97,15 +62,20 @@ def _tensors(bridge: SchrodingerBridge) -> dict[str, torch.Tensor]:
     return found
 
 
-def _describe(bridge: SchrodingerBridge) -> dict[str, Any]:
+def describe(bridge: Described) -> dict[str, Any]:
+    """Everything but the tensors, as JSON.
+
+    Raises:
+        InputError: if the bridge is not fitted, or its reference or prior cannot be described.
+    """
+    if not len(bridge.chains):
+        raise InputError("This bridge is not fitted: there is nothing to save")
     name = type(bridge.reference).__name__
     if name not in SETTINGS:
         raise InputError(f"A bridge over {name} cannot be saved: use one of {', '.join(SETTINGS)}")
     first = bridge.chains[0]
     assert isinstance(first, BridgeChain)
     return {
-        "format": FORMAT,
-        "kind": "bridge",
         "reference": {"name": name, "config": {key: getattr(bridge.reference, key) for key in SETTINGS[name]}},
         "event_shape": list(bridge.event_shape),
         "start": bridge.start,
@@ -138,33 +108,38 @@ def _describe_density(law: Density) -> dict[str, Any]:
     raise InputError(f"A prior of type {type(law).__name__} cannot be saved: use a Gaussian or a GaussianMixture")
 
 
-def _build(description: dict[str, Any]) -> SchrodingerBridge:
-    """The bridge before its tensors are filled in."""
+def settings(description: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a bridge."""
     spec = description["reference"]
     if spec["name"] not in SETTINGS:
         raise KeyError(spec["name"])
     joint = dict(description["joint"])
     joint["reference_weight"] = tuple(joint["reference_weight"])
-    bridge = SchrodingerBridge(
-        getattr(processes, spec["name"])(**spec["config"]),
-        event_shape=description["event_shape"],
-        start=description["start"],
-        components=description["components"],
-        steps=description["steps"],
-        network=NetworkConfig(**description["network"]),
-        alternating=AlternatingConfig(**description["alternating"]),
-        joint=JointConfig(**joint),
-    )
-    shape = bridge.event_shape
-    bridge.times, bridge.history = list(description["times"]), description["history"]
-    bridge.prior = None if description["prior"] is None else _blank_density(description["prior"], shape)
+    return {
+        "reference": getattr(processes, spec["name"])(**spec["config"]),
+        "event_shape": description["event_shape"],
+        "start": description["start"],
+        "components": description["components"],
+        "steps": description["steps"],
+        "network": NetworkConfig(**description["network"]),
+        "alternating": AlternatingConfig(**description["alternating"]),
+        "joint": JointConfig(**joint),
+    }
+
+
+def blank_prior(description: dict[str, Any], shape: torch.Size) -> Density | None:
+    """The prior before its tensors are filled in."""
+    return None if description["prior"] is None else _blank_density(description["prior"], shape)
+
+
+def blank_sections(
+    description: dict[str, Any], reference: LinearProcess, shape: torch.Size
+) -> Iterator[tuple[LinearProcess, Potentials, Ends]]:
+    """What each section's chain is made of, before its tensors are filled in."""
     zeros, ones = torch.zeros(shape, dtype=torch.float64), torch.ones(shape, dtype=torch.float64)
     for i, entry in enumerate(description["potentials"]):
-        process = section_reference(bridge.reference, bridge.times, i)
-        bridge.chains.append(
-            bridge._chain(process, _blank_potentials(entry, process, shape), Ends(zeros, ones, zeros, ones), 0)
-        )
-    return bridge
+        process = section_reference(reference, list(description["times"]), i)
+        yield process, _blank_potentials(entry, process, shape), Ends(zeros, ones, zeros, ones)
 
 
 def _blank_potentials(entry: dict[str, Any], process: LinearProcess, shape: torch.Size) -> Potentials:

@@ -34,6 +34,7 @@ from girsanov.bridges.metrics import wasserstein
 from girsanov.bridges.recipe import Recipe
 from girsanov.bridges.reference_size import ReferenceSize
 from girsanov.bridges.schrodinger import SchrodingerBridge
+from girsanov.bridges.trajectory_storage import TRAJECTORIES, cells_of, describe, parts
 from girsanov.randomness import mix
 from girsanov.training import Progress
 from girsanov.types import InputError, State
@@ -237,9 +238,9 @@ class Trajectories:
         Raises:
             InputError: if the folder is not empty.
         """
-        from girsanov.bridges.trajectory_storage import save
-
-        save(self, Path(folder))
+        description = describe(self.times, self.size, self._recipe, self._keys)
+        beside = lambda place: self.bridge.save_pretrained(place / "bridge")  # noqa: E731
+        TRAJECTORIES.write(Path(folder), description, cells_of(self._snapshots), beside=beside)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> "Trajectories":
@@ -252,9 +253,11 @@ class Trajectories:
         Raises:
             InputError: if the folder is damaged or of another version.
         """
-        from girsanov.bridges.trajectory_storage import load
-
-        return load(Path(folder), torch.device(device))
+        place, where = Path(folder), torch.device(device)
+        description, tensors = TRAJECTORIES.read(place)
+        bridge = SchrodingerBridge.from_pretrained(place / "bridge").to(where)
+        with TRAJECTORIES.described(place):
+            return cls(bridge, *parts(description, tensors, where))
 
     def _distances(
         self, bridge: SchrodingerBridge, time: float, cells: int, way: Way, paths: int, generator: torch.Generator

@@ -148,6 +148,7 @@ def score(
 
     check_place(out)
     prepare_threads(common.threads)
+    from girsanov.rows import condition_at
     from girsanov.runs import all_rows
 
     model = _model(run, common.device, pretrained)
@@ -171,7 +172,7 @@ def score(
     if out is None and parts:
         emit(parts[0], end="")
     for block, span in rows.blocks(BLOCK):
-        part = condition if condition is None or len(condition) == 1 else condition[block]
+        part = condition_at(condition, block)
         estimate = _estimate(model, rows.data[block], part, method, common) if len(rows) else None
         text = _lines(header, _cells(estimate, rows.index[block].tolist()), span, rows, common.json)
         parts.append(text)

@@ -68,11 +68,10 @@ def _check(out: Path | None, lmbd: float | None) -> None:
 
 
 def _condition(model: Any, label: str | None) -> Any:
-    classes = model.record.get("classes") or []
     if label is None:
         return None
-    if not model.record.get("config", {}).get("conditional"):
+    if not model.classes:
         raise UsageError("this model was fitted without --conditional: leave --class out")
-    if label not in classes:
-        raise UsageError(f"unknown class {label!r}; the classes are {', '.join(classes)}")
+    if label not in model.classes:
+        raise UsageError(f"unknown class {label!r}; the classes are {', '.join(model.classes)}")
     return [label]

@@ -48,9 +48,9 @@ def run_test(
     import torch
 
     from girsanov.density_model import DensityModel
+    from girsanov.likelihoods.score_test import LEVELS
     from girsanov.runs import rows_of
     from girsanov.stein import WildBootstrap
-    from girsanov.stein.levels import LEVELS
 
     place = choose_device(common.device)
     model = DensityModel.from_pretrained(run).to(place)

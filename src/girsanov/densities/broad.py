@@ -12,10 +12,11 @@ import math
 import torch
 from torch import Tensor
 
-from girsanov.calculus import source_of, sum_event
+from girsanov.calculus import sum_event
 from girsanov.densities.base import Density
 from girsanov.densities.gaussian import Gaussian
 from girsanov.inputs import checked
+from girsanov.randomness import source_of
 from girsanov.types import InputError, Nats, State
 
 SHARE = math.exp(-18.0)  # as much as a score model's flat law has

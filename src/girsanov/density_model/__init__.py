@@ -5,6 +5,6 @@ __all__ = ["Config", "DensityModel", "certify", "compare", "fit", "prepare", "we
 from girsanov.density_model.certificate import certify
 from girsanov.density_model.comparison import compare
 from girsanov.density_model.config import Config
-from girsanov.density_model.dequantisation import weighted_elbo, weighted_log_prob
 from girsanov.density_model.fit import fit, prepare
 from girsanov.density_model.model import DensityModel
+from girsanov.density_model.weighted import weighted_elbo, weighted_log_prob

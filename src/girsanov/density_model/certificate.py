@@ -10,7 +10,8 @@ from girsanov.density_model.model import DensityModel
 from girsanov.likelihoods import ddpm_bound
 from girsanov.likelihoods.certificate import Certificate, certificate
 from girsanov.likelihoods.denoising import Draws
-from girsanov.randomness import keyed_generators, keyed_uniform, seed_of
+from girsanov.likelihoods.integral import keyed_view
+from girsanov.randomness import seed_of
 
 DRAWS = Draws(2)  # two evaluations per row and step: the fewest that know their error
 
@@ -53,9 +54,9 @@ def certify(
     elbo = None if decodes else model.elbo(data, samples=samples, condition=condition, generator=generator)
     rows, seed = model.encode(data), seed_of(generator)
     given = model.encode_condition(condition, len(rows))
-    uniform = keyed_uniform(keyed_generators(seed, "dequantise", rows), rows.shape[1:], rows)
     with torch.no_grad():
-        y, log_det = model.transforms(rows, uniform)
-    options = {"noise": DRAWS, "reference": model.reference, **options, "condition": given}
-    bound = ddpm_bound(model.score, model.score.process, y, generator=torch.Generator().manual_seed(seed), **options)
+        view = keyed_view(model.transforms, rows, 1, seed)
+    y, log_det = view.x[:, 0], view.log_det[:, 0]
+    options = {"noise": DRAWS, **options, "condition": given}
+    bound = ddpm_bound(model.pair, y, generator=torch.Generator().manual_seed(seed), **options)
     return certificate(bound, model.score.log_snr_range, log_det=log_det, elbo=elbo, decodes=decodes)

@@ -1,9 +1,10 @@
 """What rows are conditioned on, as a user has it: classes by name or finite numbers, one per row or one for all."""
 
-__all__ = ["condition_for", "require_trained_classes", "unknown_class"]
+__all__ = ["Conditioning", "require_trained_classes", "unknown_class"]
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -47,32 +48,58 @@ def _listed(classes: Sequence[Any]) -> str:
     return ", ".join(map(str, classes[:SHOWN])) + (", ..." if len(classes) > SHOWN else "")
 
 
-def condition_for(condition: Any, rows: int | None, record: Mapping[str, Any], device: torch.device) -> Tensor | None:
-    """The condition as a network takes it, leading dimension ``rows`` or 1.
+@final
+@dataclass(frozen=True)
+class Conditioning:
+    """What a model is conditioned on: classes, numbers, or nothing.
 
-    Args:
-        condition: labels as the fit was given them, by name (of classes whose names are no whole numbers also their
-            positions), or numbers ``n c`` of a model of continuous conditions; in an array of any kind, or one label.
-        rows: how many rows there are; ``None`` for any number.
-        record: the model's.
-        device: of the model.
-
-    Raises:
-        InputError: one sentence, for a condition that the model does not take, of another length, that is not finite,
-            or an unknown class.
+    Attributes:
+        classes: names of the classes, in the order of the network's labels.
+        values: the classes as the labels of the fit gave them; empty where they came by name.
+        numbers: whether it is numbers.
+        width: how many there are for each row; ``None`` for any shape.
     """
-    if condition is None:
-        return None
-    network = record.get("network", {}).get("config", {})
-    if network.get("classes"):
-        found = torch.tensor(_positions(condition, record["classes"]), dtype=torch.int64)
-    elif network.get("condition_dim"):
-        found = _numbers(condition, network["condition_dim"] if "config" in record else None)
-    else:
-        raise InputError("This model was fitted without labels: leave condition out, or fit with conditional=True")
-    if len(found) != 1 and rows is not None and len(found) != rows:
-        raise InputError(f"condition must have leading dimension 1 or {rows}; got {len(found)}")
-    return found.to(device)
+
+    classes: tuple[str, ...] = ()
+    values: tuple[Any, ...] = ()
+    numbers: bool = False
+    width: int | None = None
+
+    def encode(self, condition: Any, rows: int | None, device: torch.device) -> Tensor | None:
+        """The condition as a network takes it, leading dimension ``rows`` or 1.
+
+        Args:
+            condition: labels as the fit was given them, by name (of classes whose names are no whole numbers also their
+                positions), or numbers ``n c`` of a model of continuous conditions; in an array of any kind, or one
+                label.
+            rows: how many rows there are; ``None`` for any number.
+            device: of the model.
+
+        Raises:
+            InputError: one sentence, for a condition that the model does not take, of another length, that is not
+                finite, or an unknown class.
+        """
+        if condition is None:
+            return None
+        if self.classes:
+            found = torch.tensor(_positions(condition, self.classes), dtype=torch.int64)
+        elif self.numbers:
+            found = _numbers(condition, self.width)
+        else:
+            raise InputError("This model was fitted without labels: leave condition out, or fit with conditional=True")
+        if len(found) != 1 and rows is not None and len(found) != rows:
+            raise InputError(f"condition must have leading dimension 1 or {rows}; got {len(found)}")
+        return found.to(device)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        plain = {"classes": list(self.classes), "values": list(self.values)}
+        return plain | {"numbers": self.numbers, "width": self.width}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "Conditioning":
+        """The inverse of :meth:`to_json`."""
+        return cls(tuple(plain["classes"]), tuple(plain["values"]), plain["numbers"], plain["width"])
 
 
 def _positions(condition: Any, classes: Sequence[str]) -> list[int]:

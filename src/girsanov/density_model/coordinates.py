@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from girsanov.datasets import Data, Schema, Splits, fingerprint
 from girsanov.densities import GaussianMixture
 from girsanov.density_model.config import Config
-from girsanov.density_model.dequantisation import make_dequantiser
+from girsanov.density_model.lattice import make_dequantiser
 from girsanov.density_model.noise import copies_for, spread
 from girsanov.randomness import mix, stream
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, train

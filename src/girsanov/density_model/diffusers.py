@@ -20,12 +20,14 @@ from girsanov.datasets import Schema
 from girsanov.datasets.columns import Numeric
 from girsanov.datasets.lattice import Lattice
 from girsanov.densities import Gaussian
+from girsanov.density_model.conditions import Conditioning
 from girsanov.density_model.model import DensityModel
-from girsanov.models import ScoreModel, working_dtype
+from girsanov.models import ScoreModel
 from girsanov.models.diffusers import DiffusersNetwork, event_shape_of, from_diffusers, latent_scaling, score_pipeline
 from girsanov.models.diffusers.loading import find_parts, import_diffusers
 from girsanov.models.diffusers.network import CLASSES
 from girsanov.models.diffusers.selftest import check_rows
+from girsanov.rows import condition_at
 from girsanov.transforms import Compose, Dequantise, Standardise, Transform
 from girsanov.types import InputError, State
 
@@ -85,10 +87,12 @@ def density_from_diffusers(
         centre, variance = torch.full(shape, 0.5 * (low + high), dtype=torch.float64), (high - low) ** 2 / 12.0
         transforms = _to_range(shape, low, high, levels)
     score = from_diffusers(parts.network, parts.scheduler, reference=Gaussian(centre, variance), **options)
+    network = score.network
+    assert isinstance(network, DiffusersNetwork)
     schema = Schema(
         "images", shape, (Numeric("pixel", Lattice(step=1.0), (0.0, levels - 1.0)) if levels else Numeric("pixel"),)
     )
-    return DensityModel(transforms, score, schema, record=_conditions(score.network)).eval()
+    return DensityModel(transforms, score, schema, conditioning=_conditioning(network)).eval()
 
 
 def _checked(data_range: tuple[float, float], levels: int | None) -> tuple[float, float]:
@@ -100,12 +104,11 @@ def _checked(data_range: tuple[float, float], levels: int | None) -> tuple[float
     return low, high
 
 
-def _conditions(network: Any) -> dict[str, Any]:
-    """What the network is conditioned on, as a fitted model would record it: labels are their own names."""
+def _conditioning(network: DiffusersNetwork) -> Conditioning:
+    """What the network is conditioned on: labels are their own names, and other conditions have any shape."""
     if network.slot == CLASSES and network.labels:
-        return {"classes": [str(k) for k in range(network.labels)], "network": {"config": {"classes": network.labels}}}
-    conditional = network.slot is not None or network.call is not None
-    return {"network": {"config": {"condition_dim": 1}}} if conditional else {}
+        return Conditioning(tuple(str(k) for k in range(network.labels)))
+    return Conditioning(numbers=network.slot is not None or network.call is not None)
 
 
 def check_density(model: DensityModel, x: Any, *, rows: int = CHECKED, condition: Any = None) -> None:
@@ -124,9 +127,9 @@ def check_density(model: DensityModel, x: Any, *, rows: int = CHECKED, condition
     assert isinstance(network, DiffusersNetwork)
     encoded = model.encode(x)
     given = model.encode_condition(condition, len(encoded))
-    encoded, given = encoded[:rows], given if given is None or len(given) == 1 else given[:rows]
+    encoded, given = encoded[:rows], condition_at(given, slice(None, rows))
     y, _ = model.transforms(encoded, torch.full_like(encoded, 0.5))
-    check_rows(network, y.to(working_dtype(model.score, y)), given)
+    check_rows(network, y.to(model.pair.dtype(y)), given)
     network.untested = None
 
 

@@ -14,52 +14,54 @@ one draw in ten is valid, as of a model that was hardly trained, what is left ta
 with a warning.
 """
 
-__all__ = ["as_given", "draw_rows"]
+__all__ = ["Draw", "as_given", "draw_rows", "undone"]
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from girsanov.datasets import Raw, Schema
 from girsanov.datasets.columns import Combination
-from girsanov.randomness import mix, seed_of
-from girsanov.samplers import sample
+from girsanov.randomness import mix, seed_of, source_of
+from girsanov.rows import condition_at
 from girsanov.transforms import Compose, Dequantise, Transform
 from girsanov.types import State
-
-if TYPE_CHECKING:
-    from girsanov.density_model.model import DensityModel
 
 ENOUGH, LEAST_SHARE = 100, 0.1  # draws that tell, and the share of valid ones below which drawing again ends
 
 
+#: ``(n, condition, generator) -> rows``: draws in data units, not yet rounded to a lattice
+Draw = Callable[[int, Tensor | None, torch.Generator], State]
+
+
 @torch.no_grad()
 def draw_rows(
-    model: "DensityModel", n: int, *, condition: Tensor | None, generator: torch.Generator | None, **options: Any
+    draw: Draw, schema: Schema, n: int, *, condition: Tensor | None, generator: torch.Generator | None
 ) -> State:
     """Encoded rows that the schema can decode, one level in each one-hot block, shape ``n *event_shape``.
 
     Args:
-        model: a fitted model.
+        draw: what draws from the model.
+        schema: of its rows.
         n: number of rows.
         condition: leading dimension ``n`` or 1.
         generator: source of all draws; those of later rounds are keyed by one number that is read from it.
-        options: of :func:`girsanov.sample`.
     """
-    generator = generator or torch.Generator().manual_seed(0)
-    x = _draw(model, n, condition, generator, options)
-    if not model.schema.blocks and not _sums(model.schema):
+    generator = source_of(generator)
+    x = draw(n, condition, generator)
+    if not schema.blocks and not _sums(schema):
         return x
     seed, drawn = seed_of(generator), n
-    wrong = (~_valid(x, model.schema)).nonzero().flatten()
+    wrong = (~_valid(x, schema)).nonzero().flatten()
     # until all are valid, or so few that no more are to be had
     while len(wrong) and (drawn < ENOUGH or n - len(wrong) >= LEAST_SHARE * drawn):
-        given = condition if condition is None or len(condition) == 1 else condition[wrong.to(condition.device)]
-        x[wrong] = _draw(model, len(wrong), given, torch.Generator().manual_seed(mix(seed, drawn)), options)
+        given = condition_at(condition, wrong)
+        x[wrong] = draw(len(wrong), given, torch.Generator().manual_seed(mix(seed, drawn)))
         drawn += len(wrong)
-        wrong = wrong[~_valid(x[wrong], model.schema)]
+        wrong = wrong[~_valid(x[wrong], schema)]
     if len(wrong):
         _warn(len(wrong), n)
     return x
@@ -73,14 +75,9 @@ def _warn(count: int, n: int) -> None:
     )
 
 
-def _draw(
-    model: "DensityModel", n: int, condition: Tensor | None, generator: torch.Generator, options: dict[str, Any]
-) -> State:
-    """Rows in data units, not yet rounded to a lattice."""
-    score, shape = model.score, model.reference.event_shape
-    fixed = {"event_shape": shape, "prior": model.prior, "condition": condition, "generator": generator}
-    y = sample(score, score.process, n, **fixed, **options)
-    members = [member for member in model.transforms.transforms if isinstance(member, Transform)]
+def undone(transforms: Compose, y: State) -> State:
+    """Rows of a model's space in data units, not yet rounded to a lattice."""
+    members = [member for member in transforms.transforms if isinstance(member, Transform)]
     return Compose([member for member in members if not isinstance(member, Dequantise)]).inverse(y.double())
 
 

@@ -17,23 +17,31 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.datasets import Data, Splits, fingerprint, from_array, load, split
+from girsanov.datasets.labels import label_name
 from girsanov.densities import Gaussian
-from girsanov.density_model.conditions import require_trained_classes
+from girsanov.density_model.conditions import Conditioning, require_trained_classes
 from girsanov.density_model.config import PROCESSES, Config, make_process
 from girsanov.density_model.coordinates import MAX_CELLS, Coordinates, fit_coordinates
-from girsanov.density_model.dequantisation import (
-    fit_dequantiser,
-    lattice_points,
-    reference_transforms,
-    require_dequantisation,
-)
 from girsanov.density_model.flow import FlowObjective
+from girsanov.density_model.fresh import fresh_elbo, fresh_log_prob
+from girsanov.density_model.lattice import lattice_points, reference_transforms, require_dequantisation
+from girsanov.density_model.learned_noise import fit_dequantiser
 from girsanov.density_model.model import DensityModel
-from girsanov.density_model.networks import build_network, choose_network, require_network
-from girsanov.density_model.noise import COPIES, fresh_elbo, fresh_log_prob, spread
+from girsanov.density_model.networks import Architecture, build_network, choose_network, require_network
+from girsanov.density_model.noise import COPIES, spread
 from girsanov.files import write_text_atomic
 from girsanov.likelihoods import fit_proposal
-from girsanov.models import ConditionMap, ExpertHead, Head, Lattice, LatticeHead, MixtureHead, ResidualHead, ScoreModel
+from girsanov.models import (
+    ConditionMap,
+    Ensemble,
+    ExpertHead,
+    Head,
+    Lattice,
+    LatticeHead,
+    MixtureHead,
+    ResidualHead,
+    ScoreModel,
+)
 from girsanov.objectives import Batch, DenoisingObjective, ScheduledObjective
 from girsanov.randomness import mix, seed_of, stream
 from girsanov.solvers import FixedGrid
@@ -110,7 +118,7 @@ def fit(
     allowance = _allowance(config.time_budget, time.monotonic() - begun, out)
     result = _train(start, data, classes, splits, dataclasses.replace(config, time_budget=allowance), out, progress)
     assert isinstance(result.module, ScoreModel)
-    fitted = DensityModel(start.transforms, result.module, data.schema, record=start.record)
+    fitted = start.replace(score=result.module)
     fitted.record["training"] = {
         "steps": result.step,
         "planned_steps": result.planned_steps,
@@ -123,7 +131,8 @@ def fit(
     }
     _settle(fitted, data.x, classes, splits, config)
     rows, held = data.x[splits.train], data[splits.validation[:VALIDATION_ROWS]]
-    fit_dequantiser(fitted.eval(), rows, held, out=None if out is None else Path(out), progress=progress)
+    noise = {"steps": config.steps, "seed": config.seed, "out": None if out is None else Path(out)}
+    fit_dequantiser(fitted.eval(), rows, held, progress=progress, **noise)
     fitted.proposal = _proposal(fitted, data.x[splits.validation])
     return fitted.eval()
 
@@ -190,11 +199,22 @@ def prepare(data: Data, splits: Splits, config: Config, coordinates: Coordinates
             "cells": data.schema.cells,
         },
         "classes": list(_class_names(data)),
-        "class_values": None if data.values is None else list(data.values),
         "splits": splits.to_json(),
         "starting_points": coordinates.held_out,
     }
-    return DensityModel(transforms, score, data.schema, record=described)
+    built = Architecture(record, config.process, config.schedule, config.model)
+    given = _conditioning(data, config, conditions)
+    return DensityModel(transforms, score, data.schema, conditioning=given, architecture=built, record=described)
+
+
+def _conditioning(data: Data, config: Config, conditions: Tensor | None) -> Conditioning:
+    """Classes by name, and as the labels gave them where the names say no more; or numbers."""
+    if not config.conditional:
+        return Conditioning()
+    if conditions is not None:
+        return Conditioning(numbers=True, width=conditions.shape[1])
+    names, values = _class_names(data), tuple(data.values or ())
+    return Conditioning(names, values if tuple(map(label_name, values)) == names else ())
 
 
 def _as_data(data: Any, labels: Any | None) -> Data:
@@ -318,7 +338,8 @@ def _train(
 ) -> TrainingResult:
     x, rows = data.x, data.x[splits.train]
     given = None if labels is None else labels[splits.train].to(x.device)
-    settings = _training_config(config, len(rows), model.record["network"]["members"])
+    members = len(model.score.network.members) if isinstance(model.score.network, Ensemble) else 1
+    settings = _training_config(config, len(rows), members)
     shuffled = ShuffledBatches(len(rows), settings.batch_size, mix(config.seed, 3))
 
     def batch(step: int) -> Batch:
@@ -333,7 +354,7 @@ def _train(
     def validate(module: torch.nn.Module, step: int) -> MeanEstimate:
         del step
         assert isinstance(module, ScoreModel)
-        candidate = DensityModel(model.transforms, module, model.schema, record=model.record)
+        candidate = model.replace(score=module)
         condition = None if labels is None else labels[held].to(x.device)
         if config.model == "cnf":
             few, given = data[held[:FLOW_ROWS]], None if condition is None else condition[:FLOW_ROWS]
@@ -341,7 +362,7 @@ def _train(
         return fresh_elbo(candidate, data[held], noise(), samples=VALIDATION_SAMPLES, condition=condition).mean()
 
     objective = _objective(model, config).to(x.device)
-    identity = f"{model.record['data']['fingerprint']} {model.schema.cells} {config.to_json() | {'time_budget': None}}"
+    identity = f"{fingerprint(x.cpu())} {model.schema.cells} {config.to_json() | {'time_budget': None}}"
     return train(
         model.score,
         objective,
@@ -381,4 +402,4 @@ def _settle(model: DensityModel, x: State, labels: Tensor | None, splits: Splits
 def _proposal(model: DensityModel, rows: State) -> Any:
     """Fit the log-SNR density of later evaluations on validation rows."""
     y, _ = spread(model.transforms, rows[:PROPOSAL_ROWS], stream(0, "proposal"), copies=1)
-    return fit_proposal(model.score, model.score.process, y.float(), reference=model.reference, decoder=model.reference)
+    return fit_proposal(model.pair, y.float())

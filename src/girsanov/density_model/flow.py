@@ -20,7 +20,7 @@ from girsanov.calculus import Exact, Hutchinson
 from girsanov.likelihoods import ode_log_prob
 from girsanov.models import ScoreModel
 from girsanov.objectives import Batch
-from girsanov.processes import noise_end
+from girsanov.pairs import ScorePair
 from girsanov.solvers import FixedGrid
 from girsanov.transforms import Transform
 
@@ -40,7 +40,6 @@ class FlowObjective(nn.Module):
     def __init__(self, model: ScoreModel, transform: Transform, *, steps: int = STEPS) -> None:
         super().__init__()
         assert model.reference is not None
-        self.prior = noise_end(model, model.process, model.reference)
         self.transform = [transform]  # not a submodule: its tensors belong to the density model
         d = model.reference.event_dim
         self.divergence = Exact() if d <= EXACT_DIMENSIONS else Hutchinson(probes=1)
@@ -53,10 +52,8 @@ class FlowObjective(nn.Module):
             uniform = torch.rand(batch.x.shape, generator=generator, dtype=batch.x.dtype).to(batch.x.device)
             x, _ = self.transform[0](batch.x, uniform)
         estimate = ode_log_prob(
-            model,
-            model.process,
+            ScorePair.around(model),
             x,
-            prior=self.prior,
             divergence=self.divergence,
             solver=self.solver,
             condition=batch.condition,

@@ -10,39 +10,44 @@ __all__ = ["DensityModel"]
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from girsanov.calculus import Divergence
 from girsanov.datasets import Data, Raw, Schema
-from girsanov.datasets.labels import label_name
 from girsanov.datasets.raw import from_array
-from girsanov.densities import BroadGaussian, Density, Gaussian
+from girsanov.densities import Gaussian
 from girsanov.density_model import storage
 from girsanov.density_model.averaging import averaged
-from girsanov.density_model.conditions import condition_for
-from girsanov.density_model.dequantisation import lattice_points
-from girsanov.density_model.drawing import as_given, draw_rows
-from girsanov.likelihoods import density, elbo, ode_log_prob
-from girsanov.likelihoods.differences import (
-    Condition,
-    DifferenceCurve,
-    PointwiseInformation,
-    Sharing,
+from girsanov.density_model.conditions import Conditioning
+from girsanov.density_model.drawing import as_given, draw_rows, undone
+from girsanov.density_model.lattice import lattice_points
+from girsanov.density_model.networks import Architecture
+from girsanov.likelihoods import (
+    RandomisedRows,
+    ScoreTest,
+    Target,
+    categorical_elbo,
+    density,
     difference,
     difference_curve,
+    elbo,
+    ode_log_prob,
     pointwise_information,
+    score_test,
 )
-from girsanov.likelihoods.discrete import LatticePoints, categorical_elbo, transform_views
-from girsanov.likelihoods.integral import View, keeps_graph, view_of
+from girsanov.likelihoods.differences import Condition, DifferenceCurve, PointwiseInformation
+from girsanov.likelihoods.discrete import LatticePoints, transform_views
+from girsanov.likelihoods.integral import View, keeps_graph
+from girsanov.likelihoods.score_test import LEVELS
 from girsanov.models import ScoreModel
-from girsanov.processes import LinearProcess, noise_end
+from girsanov.pairs import ScorePair
 from girsanov.randomness import seed_of
+from girsanov.samplers import sample
+from girsanov.saved import fill
 from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
-from girsanov.stein import ScoreTest, score_test
-from girsanov.stein.levels import LEVELS
 from girsanov.transforms import Compose
 from girsanov.types import Estimate, InputError, Measure, State
 
@@ -55,7 +60,9 @@ class DensityModel(nn.Module):
         score: the score model, with a Gaussian reference.
         schema: how raw rows are encoded.
         proposal: density in log-SNR for the likelihoods' grids; default from the reference's spectrum.
-        record: the rest of the model's history, as JSON: settings, splits, training, versions.
+        conditioning: what the network is conditioned on; default nothing.
+        architecture: how the score model was built, which saving needs.
+        record: the model's history, as JSON: settings, splits, training, versions. It decides nothing.
 
     All likelihoods take rows as the user had them, arrays or tensors of shape ``n *d`` in data units with the
     columns that the model was fitted to, and return nats in those units.
@@ -68,6 +75,8 @@ class DensityModel(nn.Module):
         schema: Schema,
         *,
         proposal: LogSNRDensity | None = None,
+        conditioning: Conditioning | None = None,
+        architecture: Architecture | None = None,
         record: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -77,7 +86,14 @@ class DensityModel(nn.Module):
         self.score = score
         self.schema = schema
         self.proposal = proposal
+        self.conditioning = conditioning or Conditioning()
+        self.architecture = architecture
         self.record = dict(record or {})
+
+    def replace(self, **changes: Any) -> "DensityModel":
+        """The same model with some of its arguments changed."""
+        names = ("transforms", "score", "schema", "proposal", "conditioning", "architecture", "record")
+        return DensityModel(**{name: getattr(self, name) for name in names} | changes)
 
     @property
     def reference(self) -> Gaussian:
@@ -88,7 +104,7 @@ class DensityModel(nn.Module):
     @property
     def is_flow(self) -> bool:
         """Whether this is a continuous flow, trained as an ODE."""
-        return self.record.get("config", {}).get("model") == "cnf"
+        return self.architecture is not None and self.architecture.model == "cnf"
 
     @property
     def device(self) -> torch.device:
@@ -104,24 +120,24 @@ class DensityModel(nn.Module):
         return "mass" if bool(discrete.all()) else "mixed"
 
     @property
-    def prior(self) -> Density:
-        """The reference's law at the noise end, with a broad share where nothing else keeps far rows from ruling."""
-        law = noise_end(self.score, self.score.process, self.reference)
-        assert isinstance(law, Gaussian)
-        # the other models have one in their scores, and scales with tails
-        return BroadGaussian(law) if self.is_flow or self.lattice is not None else law
+    def pair(self) -> ScorePair:
+        """The diffusion model in the model's space: the reference is prior, decoder and control variate.
+
+        The prior has a broad share where nothing else keeps far rows from ruling: other models have one in their
+        scores, and scales with tails.
+        """
+        broad = self.is_flow or self.lattice is not None
+        return ScorePair.around(self.score, broad=broad, proposal=self.proposal)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes that a conditional model knows, in the order of their labels; else none."""
-        known = self.record.get("network", {}).get("config", {}).get("classes")
-        return tuple(self.record["classes"]) if known else ()
+        return self.conditioning.classes
 
     @property
     def class_values(self) -> tuple[Any, ...]:
         """The classes as the labels of the fit gave them; nothing where they came by name."""
-        values = tuple(self.record.get("class_values") or ())
-        return values if tuple(map(label_name, values)) == self.classes else ()
+        return self.conditioning.values
 
     @property
     def lattice(self) -> LatticePoints | None:
@@ -148,9 +164,13 @@ class DensityModel(nn.Module):
             encoded = self.schema.encode(x if isinstance(x, Raw) else from_array(x))
         return encoded.to(self.device)
 
+    def randomised(self, x: Any) -> RandomisedRows:
+        """Rows as the user has them, and how the model's space sees them: what :func:`girsanov.elbo` takes."""
+        return RandomisedRows(self.encode(x), self._views, self.measure)
+
     def encode_condition(self, condition: Any, rows: int) -> Tensor | None:
         """A ``condition`` of so many rows as the network takes it, or an :class:`InputError`: all doors lead here."""
-        return condition_for(condition, rows, self.record, self.device)
+        return self.conditioning.encode(condition, rows, self.device)
 
     def elbo(
         self,
@@ -168,32 +188,20 @@ class DensityModel(nn.Module):
             condition: classes ``n`` or 1 as the labels named them, or continuous conditions ``n c`` or ``1 c``.
             generator: read once for a seed; ``None`` means seed 0.
         """
-        rows = self.encode(x)
-        condition = self.encode_condition(condition, len(rows))
-        options = {"samples": samples, "condition": condition, "generator": generator}
+        rows = self.randomised(x)
+        options = {"samples": samples, "generator": generator}
+        options["condition"] = self.encode_condition(condition, len(rows))
         if self.lattice is not None:
-            fixed = {"lattice": self.lattice, "prior": self.prior, "reference": self.reference}
-            y, _ = self.transforms(rows)
-            return categorical_elbo(self.score, self.score.process, y, **fixed, proposal=self.proposal, **options)
-        return elbo(
-            self.score,
-            self.score.process,
-            rows,
-            prior=self.prior,
-            reference=self.reference,
-            decoder=self.reference,
-            proposal=self.proposal,
-            views=self._views,
-            measure=self.measure,
-            **options,
-        )
+            y, _ = self.transforms(rows.rows)
+            return categorical_elbo(self.pair, y, lattice=self.lattice, **options)
+        return elbo(self.pair, rows, **options)
 
     def density(
         self,
         x: Any,
         *,
         samples: int = 32,
-        target_stderr: float | None = None,
+        target: Target | float | None = None,
         condition: Any = None,
         generator: torch.Generator | None = None,
     ) -> Estimate:
@@ -202,25 +210,14 @@ class DensityModel(nn.Module):
         Args:
             x: rows in data units.
             samples: network evaluations per row and round.
-            target_stderr: keep drawing until every row's standard error is below this, in nats.
+            target: keep drawing until every row's standard error is below this, in nats; see :func:`girsanov.density`.
             condition: classes ``n`` or 1 as the labels named them, or continuous conditions ``n c`` or ``1 c``.
             generator: read once for a seed; ``None`` means seed 0.
         """
         self._require_density()
-        rows = self.encode(x)
-        return density(
-            self.score,
-            self.score.process,
-            rows,
-            reference=self.reference,
-            proposal=self.proposal,
-            views=self._views,
-            measure=self.measure,
-            samples=samples,
-            target_stderr=target_stderr,
-            condition=self.encode_condition(condition, len(rows)),
-            generator=generator,
-        )
+        rows = self.randomised(x)
+        given = self.encode_condition(condition, len(rows))
+        return density(self.pair, rows, samples=samples, target=target, condition=given, generator=generator)
 
     def log_prob(
         self,
@@ -244,23 +241,14 @@ class DensityModel(nn.Module):
             generator: read once for a seed; ``None`` means seed 0.
         """
         self._require_density()
-        rows, seed = self.encode(x), seed_of(generator)
-        condition = self.encode_condition(condition, len(rows))
+        rows, seed = self.randomised(x), seed_of(generator)
+        options = {"divergence": divergence, "solver": solver}
+        options["condition"] = self.encode_condition(condition, len(rows))
         draws = draws if self.measure != "density" else 1
-        with torch.set_grad_enabled(keeps_graph(rows)):
-            view = view_of(self._views, rows, draws, seed)
+        with torch.set_grad_enabled(keeps_graph(rows.rows)):
+            view = rows.view(draws, seed)
         estimates = [
-            ode_log_prob(
-                self.score,
-                self.score.process,
-                view.x[:, j],
-                prior=self.prior,
-                reference=self.reference,
-                divergence=divergence,
-                solver=solver,
-                condition=condition,
-                generator=torch.Generator().manual_seed(seed),
-            )
+            ode_log_prob(self.pair, view.x[:, j], generator=torch.Generator().manual_seed(seed), **options)
             for j in range(draws)
         ]
         return averaged(estimates, view.log_det, self.measure)
@@ -277,15 +265,14 @@ class DensityModel(nn.Module):
             samples: evaluation points per row; two evaluations each.
             generator: read once for a seed; ``None`` means seed 0.
         """
-        return difference(*self._contrast(x, c1, c2), **self._sharing(samples=samples, generator=generator))
+        return difference(*self._contrast(x, c1, c2), samples=samples, generator=generator)
 
     def pointwise_information(
         self, x: Any, c: Condition, *, samples: int = 32, generator: torch.Generator | None = None
     ) -> PointwiseInformation:
         """What label ``c`` tells about each row and each dimension, in nats; arguments as :meth:`difference`."""
-        score, process, rows, condition, _ = self._contrast(x, c, None)
-        shared = self._sharing(samples=samples, generator=generator)
-        return pointwise_information(score, process, rows, condition, **shared)
+        pair, rows, condition, _ = self._contrast(x, c, None)
+        return pointwise_information(pair, rows, condition, samples=samples, generator=generator)
 
     def difference_curve(
         self,
@@ -297,7 +284,7 @@ class DensityModel(nn.Module):
         generator: torch.Generator | None = None,
     ) -> DifferenceCurve:
         """Integrand of :meth:`difference` over log-SNR, at ``levels`` of shape ``k``."""
-        return difference_curve(*self._contrast(x, c1, c2), levels=levels, **self._sharing(generator=generator))
+        return difference_curve(*self._contrast(x, c1, c2), levels=levels, generator=generator)
 
     def sample(
         self,
@@ -328,8 +315,12 @@ class DensityModel(nn.Module):
             columns of text. Either is what every likelihood takes. Columns that were dropped on request are missing.
         """
         options = {"lmbd": float(self.is_flow) if lmbd is None else lmbd, "steps": steps}
-        options["condition"] = self.encode_condition(condition, n)
-        return as_given(self.schema.decode(draw_rows(self, n, generator=generator, **options)), self.device)
+
+        def draw(count: int, given: Tensor | None, source: torch.Generator) -> State:
+            return undone(self.transforms, sample(self.pair, count, condition=given, generator=source, **options))
+
+        rows = draw_rows(draw, self.schema, n, condition=self.encode_condition(condition, n), generator=generator)
+        return as_given(self.schema.decode(rows), self.device)
 
     def score_test(
         self,
@@ -340,7 +331,7 @@ class DensityModel(nn.Module):
         generator: torch.Generator | None = None,
         **options: Any,
     ) -> ScoreTest:
-        """Stein tests of the score against held-out rows, one per noise level; see :func:`girsanov.stein.score_test`.
+        """Stein tests of the score against held-out rows, one per noise level; see :func:`girsanov.score_test`.
 
         Args:
             x: rows in data units that the model was not fitted to; rows that it drew test its sampler.
@@ -354,15 +345,16 @@ class DensityModel(nn.Module):
         """
         if self.is_flow:
             raise InputError("A continuous flow has no score at noise levels to test: fit a diffusion model")
-        rows, seed = self.encode(x), seed_of(generator)
-        condition = self.encode_condition(condition, len(rows))
-        y = self._views(rows, 1, seed, 0).x[:, 0].detach()
-        options |= {"condition": condition, "generator": torch.Generator().manual_seed(seed)}
-        return score_test(self.score, self.score.process, y, levels, **options)
+        rows, seed = self.randomised(x), seed_of(generator)
+        options["condition"] = self.encode_condition(condition, len(rows))
+        y = rows.views(rows.rows, 1, seed, 0).x[:, 0].detach()
+        return score_test(self.pair, y, levels, generator=torch.Generator().manual_seed(seed), **options)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json``, ``model.safetensors`` and ``manifest.json``, atomically and without pickle."""
-        storage.save(self, Path(folder))
+        place = Path(folder)
+        write = storage.MODEL.write_into if place.exists() else storage.MODEL.write
+        write(place, storage.describe(self), storage.own_tensors(self))
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_id: str | Path) -> "DensityModel":
@@ -371,24 +363,17 @@ class DensityModel(nn.Module):
         Raises:
             InputError: if the folder is missing, damaged, or written by a later format.
         """
-        return storage.load(folder_or_hub_id, cls)
+        folder = storage.model_folder(folder_or_hub_id)
+        description, tensors = storage.MODEL.read(folder)
+        with storage.MODEL.described(folder):
+            model = cls(**storage.build(description))
+            fill(storage.own_tensors(model), tensors)
+        return model.eval()
 
-    def _sharing(self, **more: Unpack[Sharing]) -> Sharing:
-        """What every difference is taken with."""
-        own: Sharing = {"reference": self.reference, "proposal": self.proposal, "views": self._views}
-        return {**own, "measure": self.measure, **more}
-
-    def _contrast(
-        self, x: Any, c1: Condition, c2: Condition
-    ) -> tuple[ScoreModel, LinearProcess, State, Condition, Condition]:
-        rows = self.encode(x)
-        return (
-            self.score,
-            self.score.process,
-            rows,
-            self.encode_condition(c1, len(rows)),
-            self.encode_condition(c2, len(rows)),
-        )
+    def _contrast(self, x: Any, c1: Condition, c2: Condition) -> tuple[ScorePair, RandomisedRows, Condition, Condition]:
+        rows = self.randomised(x)
+        first, second = (self.encode_condition(c, len(rows)) for c in (c1, c2))
+        return self.pair, rows, first, second
 
     def _require_density(self) -> None:
         if self.lattice is not None:

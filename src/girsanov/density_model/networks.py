@@ -1,10 +1,11 @@
 r"""Which network fits which data, and how it is rebuilt from its record."""
 
-__all__ = ["build_network", "choose_network", "require_network"]
+__all__ = ["Architecture", "build_network", "choose_network", "require_network"]
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
 
 from torch import nn
 
@@ -12,6 +13,25 @@ from girsanov.density_model.config import Config
 from girsanov.models import ConvNetwork, Ensemble, Head, ResidualMLP, TwoLayerNetwork, takes_convolutions
 from girsanov.models.unet import UNet
 from girsanov.types import InputError
+
+
+@final
+@dataclass(frozen=True)
+class Architecture:
+    """How a score model is built, for one that is saved and built again.
+
+    Attributes:
+        network: name, constructor arguments and number of members, as :func:`choose_network` returns them.
+        process: name of the forward process.
+        schedule: ``fixed`` or ``learned``.
+        model: ``diffusion``, or ``cnf`` for a continuous flow, which is trained as an ODE.
+    """
+
+    network: Mapping[str, Any]
+    process: str
+    schedule: str = "fixed"
+    model: str = "diffusion"
+
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "conv": ConvNetwork,
@@ -68,7 +88,7 @@ def _default(event_shape: Sequence[int]) -> str:
     return "conv" if max(event_shape[1:]) <= SMALL_IMAGE else "unet"
 
 
-def build_network(record: dict[str, Any], event_shape: Sequence[int], head: Head) -> nn.Module:
+def build_network(record: Mapping[str, Any], event_shape: Sequence[int], head: Head) -> nn.Module:
     """The network or ensemble of a record, with as many maps as ``head`` exchanges.
 
     Raises:
@@ -80,7 +100,7 @@ def build_network(record: dict[str, Any], event_shape: Sequence[int], head: Head
     return Ensemble([_build_member(record, event_shape, head) for _ in range(count)])
 
 
-def _build_member(record: dict[str, Any], event_shape: Sequence[int], head: Head) -> nn.Module:
+def _build_member(record: Mapping[str, Any], event_shape: Sequence[int], head: Head) -> nn.Module:
     name, options = record["name"], record["config"]
     if name == "two-layer":
         if head.inputs != 1:

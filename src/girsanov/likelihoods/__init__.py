@@ -2,6 +2,11 @@
 
 __all__ = [
     "Bracket",
+    "LevelTest",
+    "RandomisedRows",
+    "Replicates",
+    "ScoreTest",
+    "Target",
     "categorical_elbo",
     "chain_bracket",
     "chain_elbo",
@@ -17,15 +22,19 @@ __all__ = [
     "ode_log_prob",
     "path_log_weight",
     "pointwise_information",
+    "score_test",
     "squared_errors",
 ]
 
-from girsanov.likelihoods.bounds import density, elbo, fit_proposal
+from girsanov.likelihoods.bounds import Target, density, elbo
 from girsanov.likelihoods.ddpm import ddpm_bound
 from girsanov.likelihoods.denoising import squared_errors
 from girsanov.likelihoods.differences import difference, difference_curve, pointwise_information
 from girsanov.likelihoods.discrete import categorical_elbo, importance_weighted
+from girsanov.likelihoods.integral import RandomisedRows, Replicates
 from girsanov.likelihoods.ode import ode_log_prob
+from girsanov.likelihoods.proposals import fit_proposal
+from girsanov.likelihoods.score_test import LevelTest, ScoreTest, score_test
 from girsanov.likelihoods.weights import (
     Bracket,
     chain_bracket,

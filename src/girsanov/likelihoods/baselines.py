@@ -34,25 +34,22 @@ from torch.nn.functional import softplus
 
 from girsanov.calculus import sum_event
 from girsanov.densities import Gaussian
-from girsanov.models import ScoreModel, deviation, noise_prediction
 from girsanov.models.score_model import given_way
-from girsanov.processes import LinearProcess
-from girsanov.types import Nats, Score, State
+from girsanov.pairs import ScorePair
+from girsanov.types import Nats, State
 
 
 @dataclass(frozen=True)
 class Baseline(ABC):
-    r"""A control variate for one score and process; ``decoder`` sets the metric of the residual at the data end.
+    r"""A control variate for the score of one pair; ``decoder`` sets the metric of the residual at the data end.
 
     Attributes:
-        score: the score.
-        process: its linear process.
+        pair: the model.
         decoder: the Gaussian whose posterior covariance the last decoder has, or ``None`` for
             the isotropic :math:`(\sigma/\alpha)^2 I`.
     """
 
-    score: Score
-    process: LinearProcess
+    pair: ScorePair
     decoder: Gaussian | None
 
     def near(self, x: State) -> State | None:
@@ -110,7 +107,7 @@ class NormBaseline(Baseline):
     ) -> Nats:
         """See :class:`Baseline`."""
         del near
-        error = eps - noise_prediction(self.score, self.process, log_snr, z, condition)
+        error = eps - self.pair.noise(log_snr, z, condition)
         squared = sum_event(error * self._precise(log_snr, error, at_end))
         return 0.5 * (torch.sigmoid(log_snr) * sum_event(eps.square()) - squared)
 
@@ -142,7 +139,7 @@ class GaussianBaseline(Baseline):
 
     def near(self, x: State) -> State | None:
         """See :class:`Baseline`."""
-        if not getattr(self.score, "broad_share", False):
+        if not getattr(self.pair.score, "broad_share", False):
             return None
         clean = torch.full((len(x),), math.inf, dtype=torch.float64, device=x.device)
         white = self.reference.whiten(clean, x.double())
@@ -164,7 +161,7 @@ class GaussianBaseline(Baseline):
         near: State | None = None,
     ) -> Nats:
         """See :class:`Baseline`."""
-        noise, delta = deviation(self.score, self.process, self.reference, log_snr, z, condition)
+        noise, delta = self.pair.deviation(log_snr, z, condition, reference=self.reference)
         if near is not None:
             nearer = self.reference.noise(log_snr, near)
             noise, delta = nearer, delta + (noise - nearer)
@@ -188,10 +185,8 @@ class GaussianBaseline(Baseline):
         return self.reference.squared_error_excess(x, log_snr, eps)
 
 
-def baseline_of(score: Score, process: LinearProcess, reference: Gaussian | None, decoder: Gaussian | None) -> Baseline:
-    """The Gaussian's where there is a reference, else the norm's."""
-    if isinstance(score, ScoreModel):
-        process = score.process
-    if reference is None:
-        return NormBaseline(score, process, decoder)
-    return GaussianBaseline(score, process, decoder, reference)
+def baseline_of(pair: ScorePair, decoder: Gaussian | None = None) -> Baseline:
+    """The Gaussian's where the pair has a reference, else the norm's; at the end in the metric of ``decoder``."""
+    if pair.reference is None:
+        return NormBaseline(pair, decoder)
+    return GaussianBaseline(pair, decoder, pair.reference)

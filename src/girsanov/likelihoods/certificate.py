@@ -193,9 +193,10 @@ def certificate(
         >>> from girsanov.densities import Gaussian
         >>> from girsanov.likelihoods.ddpm import SCHEDULES, ddpm_bound
         >>> from girsanov.processes import VariancePreserving
-        >>> process, law = VariancePreserving(), Gaussian(torch.zeros(2).double(), 1.0)
+        >>> from girsanov.pairs import ScorePair
+        >>> law = Gaussian(torch.zeros(2).double(), 1.0)
         >>> rows = law.sample(4, generator=torch.Generator().manual_seed(0))
-        >>> bound = ddpm_bound(law.score(process), process, rows, schedule=SCHEDULES["linear"](50))
+        >>> bound = ddpm_bound(ScorePair(law.score(VariancePreserving())), rows, schedule=SCHEDULES["linear"](50))
         >>> found = certificate(bound, (-12.0, 12.0))
         >>> found.gap.value > 0, found.outside
         (True, 0)

@@ -26,11 +26,10 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from girsanov.calculus import sum_event
-from girsanov.densities import Gaussian
 from girsanov.inputs import checked
 from girsanov.likelihoods.denoising import Noise, squared_errors
-from girsanov.processes import LinearProcess
-from girsanov.types import Estimate, InputError, Nats, Score, State
+from girsanov.pairs import ScorePair
+from girsanov.types import Estimate, InputError, Nats, State
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -229,25 +228,22 @@ class DDPMBound:
 
 @checked
 def ddpm_bound(
-    score: Score,
-    process: LinearProcess,
+    pair: ScorePair,
     x: State,
     *,
     schedule: NoiseSchedule | None = None,
     noise: Noise | None = None,
-    reference: Gaussian | None = None,
     condition: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> DDPMBound:
     """Evaluate every term of the DDPM bound of a score on rows.
 
     Args:
-        score: ``(t, x) -> grad log p_t(x)``.
-        process: its forward process; only the log-SNR matters, so any linear process serves.
+        pair: the model; of its process only the log-SNR matters, so any linear one serves, and the squared error of its
+            reference under the same noise is the control variate.
         x: rows ``n *d`` in the score's coordinates.
         schedule: the chain; default ``SCHEDULES["linear"](1000)``.
         noise: how the mean over the noise is taken; default ``Draws()``, K evaluations per replicate and row.
-        reference: Gaussian whose squared error under the same noise is the control variate; default none.
         condition: passed on to the score, leading dimension ``n`` or 1.
         generator: read once for a seed; ``None`` means seed 0.
 
@@ -255,15 +251,14 @@ def ddpm_bound(
         >>> from girsanov.densities import Gaussian
         >>> from girsanov.likelihoods.denoising import Quadrature
         >>> from girsanov.processes import VariancePreserving
-        >>> process, law = VariancePreserving(), Gaussian(torch.zeros(1).double(), 1.0)
+        >>> pair = ScorePair(Gaussian(torch.zeros(1).double(), 1.0).score(VariancePreserving()))
         >>> x = torch.zeros(1, 1, dtype=torch.float64)
-        >>> bound = ddpm_bound(law.score(process), process, x, schedule=SCHEDULES["linear"](100), noise=Quadrature())
+        >>> bound = ddpm_bound(pair, x, schedule=SCHEDULES["linear"](100), noise=Quadrature())
         >>> bound.estimate.value < bound.continuous.value, bound.estimate.model
         (tensor([True]), 'chain')
     """
     schedule = schedule or SCHEDULES["linear"]()
-    options = {"noise": noise, "reference": reference, "condition": condition, "generator": generator}
-    errors = squared_errors(score, process, x, schedule.log_snr, **options)
+    errors = squared_errors(pair, x, schedule.log_snr, noise=noise, condition=condition, generator=generator)
     d, low = x[0].numel(), schedule.log_snr[-1]
     signal = schedule.alpha_bar[-1]
     # -log(1 - alpha_bar) is softplus of the log-SNR

@@ -19,13 +19,11 @@ import torch
 from torch import Tensor
 
 from girsanov.calculus import expand_as_rows, sum_event
-from girsanov.densities import Gaussian
 from girsanov.inputs import checked
-from girsanov.models import deviation, noise_prediction, working_dtype
-from girsanov.processes import LinearProcess, log_snr_range
+from girsanov.pairs import ScorePair
 from girsanov.randomness import keyed_generators, keyed_normal, seed_of
-from girsanov.rows import row_blocks
-from girsanov.types import Estimate, InputError, Nats, Score, State, require_counts
+from girsanov.rows import conditions_for, row_blocks
+from girsanov.types import Estimate, InputError, Nats, State, require_counts
 
 CHUNK = 2048  # evaluations per call, fixed so that results do not depend on the number of rows
 MARGIN = 10.0  # log-SNR beyond a score's range that quadrature still visits: the integrand decays like e^-|l|
@@ -98,25 +96,22 @@ class Quadrature:
 @checked
 @torch.no_grad()
 def squared_errors(
-    score: Score,
-    process: LinearProcess,
+    pair: ScorePair,
     x: State,
     levels: Tensor,
     *,
     noise: Noise | None = None,
-    reference: Gaussian | None = None,
     condition: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Squared errors of the noise prediction, shape ``r k n``: replicate, level, row; float64.
 
     Args:
-        score: ``(t, x) -> grad log p_t(x)``.
-        process: the forward process; only its log-SNR matters.
+        pair: the model; of its process only the log-SNR matters, and the squared error of its reference under the same
+            noise is the control variate.
         x: rows ``n *d``.
         levels: log-SNR, shape ``k``.
         noise: how the mean over the noise is taken; default ``Draws()``.
-        reference: Gaussian whose squared error under the same noise is the control variate; default none.
         condition: passed on to the score, leading dimension ``n`` or 1.
         generator: read once for a seed; ``None`` means seed 0.
 
@@ -125,16 +120,17 @@ def squared_errors(
 
     Example:
         >>> from girsanov.processes import VariancePreserving
-        >>> process, law = VariancePreserving(), Gaussian(torch.zeros(1).double(), 1.0)
+        >>> from girsanov.densities import Gaussian
+        >>> pair = ScorePair(Gaussian(torch.zeros(1).double(), 1.0).score(VariancePreserving()))
         >>> levels = torch.tensor([-2.0, 2.0], dtype=torch.float64)
-        >>> squared_errors(law.score(process), process, torch.ones(1, 1).double(), levels, noise=Quadrature()).flatten()
+        >>> squared_errors(pair, torch.ones(1, 1).double(), levels, noise=Quadrature()).flatten()
         tensor([0.1192, 0.8808], dtype=torch.float64)
     """
     noise, seed = noise or Draws(), seed_of(generator)
-    levels, rows = levels.double().to(x.device), x.to(working_dtype(score, x))
+    levels, rows = levels.double().to(x.device), x.to(pair.dtype(x))
     known = torch.zeros(len(levels), len(rows), dtype=torch.float64, device=x.device)
-    if reference is not None:
-        known = torch.stack([reference.squared_error(rows, float(level)) for level in levels])
+    if pair.reference is not None:
+        known = torch.stack([pair.reference.squared_error(rows, float(level)) for level in levels])
     columns = []
     for i in range(len(rows)):
         eps, weights = noise.draw(rows[i : i + 1], len(levels), seed)
@@ -142,41 +138,31 @@ def squared_errors(
         flat = eps.flatten(0, 2)
         count = len(flat) // (noise.replicates * len(levels))
         repeated = levels.repeat_interleave(count).repeat(noise.replicates)
-        error = _errors(score, process, rows[i : i + 1], repeated, flat, reference, given)
+        error = _errors(pair, rows[i : i + 1], repeated, flat, given)
         columns.append(error.reshape(noise.replicates, len(levels), count) @ weights.double())
     return torch.stack(columns, 2) + known
 
 
-def _errors(
-    score: Score,
-    process: LinearProcess,
-    x: State,
-    levels: Tensor,
-    eps: State,
-    reference: Gaussian | None,
-    condition: Tensor | None,
-) -> Tensor:
+def _errors(pair: ScorePair, x: State, levels: Tensor, eps: State, condition: Tensor | None) -> Tensor:
     """Squared errors of one row ``1 *d`` at levels ``m`` and noise ``m *d``, less the reference's, in padded chunks."""
     parts = []
     for index, _ in row_blocks(len(eps), min(CHUNK, len(eps)), eps.device):
         level, noise = levels[index], eps[index]
         alpha, sigma = torch.sigmoid(level).sqrt(), torch.sigmoid(-level).sqrt()
         z = expand_as_rows(alpha, noise) * x + expand_as_rows(sigma, noise) * noise
-        given = None if condition is None else condition.expand(len(index), *condition.shape[1:])
-        if reference is None:
-            parts.append(sum_event((noise - noise_prediction(score, process, level, z, given)).square()))
+        given = conditions_for(condition, len(index))
+        if pair.reference is None:
+            parts.append(sum_event((noise - pair.noise(level, z, given)).square()))
         else:
-            gaussian, delta = deviation(score, process, reference, level, z, given)
+            gaussian, delta = pair.deviation(level, z, given)
             parts.append(-sum_event(delta * (2.0 * (noise - gaussian) - delta)))
     return torch.cat(parts)[: len(eps)]
 
 
 def density_by_quadrature(
-    score: Score,
-    process: LinearProcess,
+    pair: ScorePair,
     x: State,
     *,
-    reference: Gaussian,
     spacing: float = 0.1,
     noise: Quadrature | None = None,
 ) -> Estimate:
@@ -186,10 +172,9 @@ def density_by_quadrature(
         \log q_0(x) = \log \mathcal{N}(x; m, S) + \tfrac12 \int (\mathrm{mse}_G - \mathrm{mse})\, dl .
 
     Args:
-        score: an exact score, known beyond its range too.
-        process: the forward process.
+        pair: of an exact score, known beyond its range too; its reference is the Gaussian N(m, S), whose ``mse_G`` is
+            closed form.
         x: rows ``n *d``, float64.
-        reference: the Gaussian N(m, S); its ``mse_G`` is closed form.
         spacing: distance of neighbouring levels.
         noise: the grid over the noise.
 
@@ -201,17 +186,20 @@ def density_by_quadrature(
         >>> from girsanov.processes import VariancePreserving
         >>> law = GaussianMixture(torch.tensor([0.3, 0.7]), torch.tensor([[-2.0], [1.5]]), torch.ones(2, 1))
         >>> x, process = torch.zeros(1, 1, dtype=torch.float64), VariancePreserving()
-        >>> estimate = density_by_quadrature(law.score(process), process, x, reference=law.moment_match())
+        >>> estimate = density_by_quadrature(ScorePair(law.score(process)), x)
         >>> bool((estimate.value - law.log_prob(x)).abs() < 1e-8)
         True
     """
     noise = noise or Quadrature()
-    low, high = log_snr_range(score, process, whole_line=True)
+    low, high = pair.known_range
     low, high = low - MARGIN, high + MARGIN
     levels = torch.linspace(low, high, round((high - low) / spacing) + 1, dtype=torch.float64)
-    errors = squared_errors(score, process, x, levels, noise=noise)[0]
-    gaussian = torch.stack([reference.squared_error(x, float(level)) for level in levels])
-    base = reference.log_prob(x)
+    law = pair.reference
+    if law is None:
+        raise InputError("The formula is about a Gaussian: give the pair a reference")
+    errors = squared_errors(pair, x, levels, noise=noise)[0]
+    gaussian = torch.stack([law.squared_error(x, float(level)) for level in levels])
+    base = law.log_prob(x)
     gain: Nats = 0.5 * torch.trapezoid(gaussian - errors, levels, dim=0)
     weights = noise.draw(x[:1], 1, 0)[1]
     return Estimate(

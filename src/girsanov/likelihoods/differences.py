@@ -23,7 +23,6 @@ which has the lower variance but is another number for every single row, and for
 __all__ = [
     "DifferenceCurve",
     "PointwiseInformation",
-    "Sharing",
     "difference",
     "difference_curve",
     "pointwise_information",
@@ -31,23 +30,20 @@ __all__ = [
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
 from girsanov.calculus import expand_as_rows, sum_event
-from girsanov.densities import Gaussian
 from girsanov.inputs import as_condition, checked
-from girsanov.likelihoods.integral import Views, identity_view, view_of
+from girsanov.likelihoods.integral import RandomisedRows, Replicates
 from girsanov.likelihoods.paired import Draws, deviations, draw, gain
 from girsanov.likelihoods.resolution import EVALUATIONS, confirmed, needed_range
-from girsanov.models import ScoreModel, gaussian_reference, working_dtype
-from girsanov.processes import LinearProcess, log_snr_range
+from girsanov.pairs import ScorePair
 from girsanov.randomness import keyed_generators, keyed_normal, keyed_rademacher, seed_of
-from girsanov.rows import row_blocks
+from girsanov.rows import condition_at, conditions_for, row_blocks
 from girsanov.solvers import LogSNRDensity
-from girsanov.types import Estimate, InputError, Kind, Measure, Nats, Score, State
+from girsanov.types import Estimate, InputError, Kind, Nats, State
 
 REPLICATES = 8
 CHUNK = 512  # evaluation points per call, fixed so that results do not depend on the number of rows
@@ -57,47 +53,33 @@ LEVELS = 49
 Condition = Tensor | int | None  #: labels or vectors with leading dimension n or 1; a label for all; or "none"
 
 
-class Sharing(TypedDict, total=False):
-    """What both sides of a comparison share; all may be left out.
-
-    Attributes:
-        reference: Gaussian whose spectrum says where in log-SNR to evaluate; it cancels in the value. Default the
-            score's own.
-        exact: declare the score exact: the kind is then ``unbiased``, where eight more evaluations per row show that
-            nothing is missing beyond the range. Default false.
-        samples: evaluation points per row, two or more, in antithetic pairs that are rounded down to a multiple of
-            ``replicates``; both conditions are evaluated at each. Default 32.
-        replicates: independent replicates among which the points are divided. Default 8.
-        proposal: density in log-SNR from which grids are drawn. Default from the reference's spectrum.
-        generator: read once for a seed; ``None`` means seed 0.
-        views: randomised preprocessing, one draw per replicate (used for dequantisation).
-        measure: what ``views`` make of each side. Default ``density``.
-    """
-
-    reference: Gaussian | None
-    exact: bool
-    samples: int
-    replicates: int
-    proposal: LogSNRDensity | None
-    generator: torch.Generator | None
-    views: Views
-    measure: Measure
-
-
 @checked
 @torch.no_grad()
 def difference(
-    score: Score, process: LinearProcess, x: State, c1: Condition, c2: Condition, **sharing: Unpack[Sharing]
+    pair: ScorePair,
+    x: State | RandomisedRows,
+    c1: Condition,
+    c2: Condition,
+    *,
+    exact: bool = False,
+    samples: int = 32,
+    method: Replicates | None = None,
+    generator: torch.Generator | None = None,
 ) -> Estimate:
     """Estimate of ``log p(x | c1) - log p(x | c2)`` per row, with noise, levels and dequantisation shared.
 
     Args:
-        score: ``(t, x, condition) -> grad log p_t(x | condition)``, called without condition for ``None``.
-        process: the forward process.
+        pair: the model, whose score ``(t, x, condition)`` is called without condition for ``None``. Its reference
+            says where in log-SNR to evaluate, and cancels in the value.
         x: rows ``n *d``.
         c1: condition, leading dimension ``n`` or 1, a label common to all rows, or ``None`` for no condition.
         c2: the other one.
-        sharing: see :class:`Sharing`: ``samples``, ``generator``, ``exact``, ``reference``, ...
+        exact: declare the score exact: the kind is then ``unbiased``, where eight more evaluations per row show that
+            nothing is missing beyond the range.
+        samples: evaluation points per row, two or more, in antithetic pairs that are rounded down to a multiple of
+            the replicates, 8 by default; both conditions are evaluated at each.
+        method: how they are divided into replicates.
+        generator: read once for a seed; ``None`` means seed 0.
 
     Returns:
         Estimate of kind ``unbiased`` where ``exact`` and the range resolves the difference in every row, see
@@ -107,21 +89,22 @@ def difference(
         InputError: for rows or conditions that do not fit.
 
     Example:
+        >>> from girsanov.densities import Gaussian
         >>> from girsanov.processes import VariancePreserving
         >>> laws = [Gaussian(torch.full((2,), m), 1.0).score(VariancePreserving()) for m in (0.0, 1.0)]
         >>> def score(t, x, c):
         ...     return torch.where(c[:, None] == 0, laws[0](t, x), laws[1](t, x))
         >>> x = torch.zeros(1, 2, dtype=torch.float64)
-        >>> estimate = difference(score, VariancePreserving(), x, 0, 1, exact=True, samples=256)
+        >>> estimate = difference(ScorePair(score, VariancePreserving()), x, 0, 1, exact=True, samples=256)
         >>> bool((estimate.value - 1.0).abs() < 4 * estimate.stderr), estimate.kind
         (True, 'unbiased')
     """
-    setup = _Setup.of(score, process, x, **sharing)
+    setup = _Setup.of(pair, x, exact, samples, method, generator)
 
     def contrast(draws: Draws, error: State, first: State, second: State) -> Tensor:
         return setup.integrate(draws.weights * (gain(error, first) - gain(error, second)))
 
-    return _checked(setup, x, c1, c2, setup.estimate(_gather(setup, x, c1, c2, contrast)))
+    return _checked(setup, c1, c2, setup.estimate(_gather(setup, c1, c2, contrast)))
 
 
 @dataclass(frozen=True)
@@ -148,31 +131,42 @@ class PointwiseInformation:
 @checked
 @torch.no_grad()
 def pointwise_information(
-    score: Score, process: LinearProcess, x: State, condition: Condition, **sharing: Unpack[Sharing]
+    pair: ScorePair,
+    x: State | RandomisedRows,
+    condition: Condition,
+    *,
+    exact: bool = False,
+    samples: int = 32,
+    method: Replicates | None = None,
+    generator: torch.Generator | None = None,
 ) -> PointwiseInformation:
     """What ``condition`` tells about each row, ``log p(x | c) - log p(x)``, and about each of its dimensions.
 
     Args:
-        score: called with and without condition: the unconditional score is its own when no condition is given.
-        process: the forward process.
+        pair: the model, whose score is called with and without condition: the unconditional score is its own when no
+            condition is given.
         x: rows ``n *d``.
         condition: leading dimension ``n`` or 1, or a label common to all rows.
-        sharing: see :class:`Sharing`.
+        exact: see :func:`difference`.
+        samples: see :func:`difference`.
+        method: see :func:`difference`.
+        generator: see :func:`difference`.
 
     Raises:
         InputError: if no condition is given, or it does not fit.
 
     Example:
+        >>> from girsanov.densities import Gaussian
         >>> from girsanov.processes import VariancePreserving
         >>> def score(t, x, c=None):  # a condition that tells nothing
         ...     return Gaussian(torch.zeros(2), 1.0).score(VariancePreserving())(t, x)
-        >>> information = pointwise_information(score, VariancePreserving(), torch.ones(3, 2), 1)
+        >>> information = pointwise_information(ScorePair(score, VariancePreserving()), torch.ones(3, 2), 1)
         >>> information.value.value, information.squared_map.shape
         (tensor([0., 0., 0.], dtype=torch.float64), torch.Size([3, 2]))
     """
     if condition is None:
         raise InputError("Pointwise information is about a condition: give one")
-    setup = _Setup.of(score, process, x, **sharing)
+    setup = _Setup.of(pair, x, exact, samples, method, generator)
 
     def maps(draws: Draws, error: State, first: State, second: State) -> Tensor:
         delta, error = (first - second).double(), error.double()
@@ -180,11 +174,11 @@ def pointwise_information(
         both = torch.stack([plain, 0.5 * delta.square()], 1)
         return setup.integrate(expand_as_rows(draws.weights, both) * both)
 
-    values = _gather(setup, x, condition, None, maps)
+    values = _gather(setup, condition, None, maps)
     map_, squared_map = (Estimate.from_replicates(part.flatten(1), **_MAP) for part in values.unbind(2))
     shape = values.shape[1:2] + values.shape[3:]
     return PointwiseInformation(
-        _checked(setup, x, condition, None, setup.estimate(values[:, :, 0].flatten(2).sum(2))),
+        _checked(setup, condition, None, setup.estimate(values[:, :, 0].flatten(2).sum(2))),
         replace(setup.estimate(values[:, :, 1].flatten(2).sum(2)), kind="estimate"),
         *(part.reshape(shape) for part in (map_.value, map_.stderr, squared_map.value, squared_map.stderr)),
     )
@@ -215,43 +209,43 @@ class DifferenceCurve:
 @checked
 @torch.no_grad()
 def difference_curve(
-    score: Score,
-    process: LinearProcess,
-    x: State,
+    pair: ScorePair,
+    x: State | RandomisedRows,
     c1: Condition,
     c2: Condition,
     *,
     levels: Tensor | None = None,
-    **sharing: Unpack[Sharing],
+    generator: torch.Generator | None = None,
 ) -> DifferenceCurve:
     """Integrand of :func:`difference` at given levels, one antithetic pair of noise per row shared by all levels.
 
     Args:
-        score: see :func:`difference`.
-        process: see :func:`difference`.
+        pair: see :func:`difference`.
         x: see :func:`difference`.
         c1: see :func:`difference`.
         c2: see :func:`difference`.
         levels: log-SNR, increasing, shape ``k``; default 49 levels over the score's range.
-        sharing: see :class:`Sharing`; of these, ``reference``, ``generator`` and ``views`` matter here.
+        generator: read once for a seed; ``None`` means seed 0.
 
     Example:
+        >>> from girsanov.densities import Gaussian
         >>> from girsanov.processes import VariancePreserving
         >>> process = VariancePreserving()
         >>> laws = [Gaussian(torch.full((1,), m), 1.0).score(process) for m in (0.0, 1.0)]
         >>> def score(t, x, c):
         ...     return torch.where(c[:, None] == 0, laws[0](t, x), laws[1](t, x))
-        >>> curve = difference_curve(score, process, torch.zeros(3, 1), 0, 1, levels=torch.zeros(1))
+        >>> curve = difference_curve(ScorePair(score, process), torch.zeros(3, 1), 0, 1, levels=torch.zeros(1))
         >>> curve.squared  # half of sigmoid(l) sigmoid(-l) times the squared distance
         tensor([[0.1250, 0.1250, 0.1250]], dtype=torch.float64)
     """
-    setup = _Setup.of(score, process, x, **{**sharing, "samples": 2, "replicates": 1})
+    setup = _Setup.of(pair, x, False, 2, Replicates(1), generator)
     if levels is None:
         levels = torch.linspace(*setup.log_snr_range, LEVELS, dtype=torch.float64)
-    levels = levels.double().to(x.device)
-    y = view_of(setup.views, x, 1, setup.seed).x[:, 0].to(setup.dtype)
-    half = keyed_normal(keyed_generators(setup.seed, "curve", x), y.shape[1:], y.new_empty(0))
-    first, second = (_condition(c, x) for c in (c1, c2))
+    rows = setup.rows.rows
+    levels = levels.double().to(rows.device)
+    y = setup.seen()
+    half = keyed_normal(keyed_generators(setup.seed, "curve", rows), y.shape[1:], y.new_empty(0))
+    first, second = (_condition(c, rows) for c in (c1, c2))
     gaps, squares = [], []
     for level in levels:
         parts = [_at_level(setup, level, y, sign * half, first, second) for sign in (1.0, -1.0)]
@@ -269,8 +263,8 @@ def _at_level(
         levels = level.expand(len(index))
         alpha, sigma = torch.sigmoid(level).sqrt().to(y.dtype), torch.sigmoid(-level).sqrt().to(y.dtype)
         draws = Draws(levels, torch.ones_like(levels), alpha * y[index] + sigma * eps[index], eps[index])
-        error, delta1 = setup.deviations(draws, _rows(c1, index, 1))
-        delta2 = setup.deviations(draws, _rows(c2, index, 1))[1]
+        error, delta1 = deviations(setup.pair, draws, _rows(c1, index, 1))
+        delta2 = deviations(setup.pair, draws, _rows(c2, index, 1))[1]
         gaps.append((gain(error, delta1) - gain(error, delta2))[:count])
         squares.append(0.5 * sum_event((delta1 - delta2).square())[:count])
     return torch.cat(gaps), torch.cat(squares)
@@ -280,61 +274,55 @@ def _at_level(
 class _Setup:
     """What all differences of one call share."""
 
-    score: Score
-    process: LinearProcess
-    reference: Gaussian | None
+    pair: ScorePair
+    rows: RandomisedRows
     proposal: LogSNRDensity
     log_snr_range: tuple[float, float]
     points: int
     replicates: int
     seed: int
-    views: Views
-    dtype: torch.dtype
-    event_dim: int
     kind: Kind
-    measure: Measure
 
     @classmethod
     def of(
         cls,
-        score: Score,
-        process: LinearProcess,
-        x: State,
-        *,
-        reference: Gaussian | None = None,
-        exact: bool = False,
-        samples: int = 32,
-        replicates: int = REPLICATES,
-        proposal: LogSNRDensity | None = None,
-        generator: torch.Generator | None = None,
-        views: Views = identity_view,
-        measure: Measure = "density",
+        pair: ScorePair,
+        x: State | RandomisedRows,
+        exact: bool,
+        samples: int,
+        method: Replicates | None,
+        generator: torch.Generator | None,
     ) -> "_Setup":
         if samples < 2:
             raise InputError(f"samples must be at least 2, one antithetic pair; got {samples}")
-        process = score.process if isinstance(score, ScoreModel) else process
-        reference = gaussian_reference(score, reference)
-        low, high = log_snr_range(score, process, whole_line=exact)
-        spectrum = torch.ones(1) if reference is None else reference.spectrum()
-        replicates = min(replicates, samples // 2)
+        if method is not None and method.differentiable:
+            raise InputError("A difference keeps no graph: leave differentiable out, or subtract two bounds")
+        span = pair.known_range if exact else pair.log_snr_range
+        spectrum = torch.ones(1) if pair.reference is None else pair.reference.spectrum()
+        own = pair.proposal if span == pair.log_snr_range else None
+        replicates = min((method and method.count) or REPLICATES, samples // 2)
         return cls(
-            score,
-            process,
-            reference,
-            proposal or LogSNRDensity.from_spectrum(low, high, spectrum),
-            (low, high),
+            pair,
+            RandomisedRows.of(x),
+            own or LogSNRDensity.from_spectrum(*span, spectrum),
+            span,
             points=2 * (samples // (2 * replicates)),
             replicates=replicates,
             seed=seed_of(generator),
-            views=views,
-            dtype=working_dtype(score, x),
-            event_dim=x[0].numel(),
             kind="unbiased" if exact else "estimate",
-            measure=measure,
         )
 
-    def deviations(self, draws: Draws, condition: Tensor | None) -> tuple[State, State]:
-        return deviations(self.score, self.process, self.reference, draws, condition)
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.pair.dtype(self.rows.rows)
+
+    @property
+    def event_dim(self) -> int:
+        return self.rows.rows[0].numel()
+
+    def seen(self) -> State:
+        """The first view of every row, as the score sees it."""
+        return self.rows.view(1, self.seed).x[:, 0].to(self.dtype)
 
     def integrate(self, values: Tensor) -> Tensor:
         """Sum weighted values over the points of each replicate: ``b*r*k ... -> r b ...``."""
@@ -348,46 +336,47 @@ class _Setup:
             nfe=2 * self.points * self.replicates,
             event_dim=self.event_dim,
             log_snr_range=self.log_snr_range,
-            measure=self.measure,
+            measure=self.rows.measure,
         )
 
 
-def _checked(setup: _Setup, x: State, c1: Condition, c2: Condition, estimate: Estimate) -> Estimate:
+def _checked(setup: _Setup, c1: Condition, c2: Condition, estimate: Estimate) -> Estimate:
     """The estimate, of kind ``unbiased`` only where nothing of the difference is missing beyond the range's ends."""
     if setup.kind != "unbiased":
         return estimate
-    y = view_of(setup.views, x, 1, setup.seed).x[:, 0].to(setup.dtype)
+    y = setup.seen()
     signs = keyed_rademacher(keyed_generators(setup.seed, "ends", y), y.shape[1:], y)
-    first, second = (_condition(c, x) for c in (c1, c2))
+    first, second = (_condition(c, setup.rows.rows) for c in (c1, c2))
     ends = torch.tensor(setup.log_snr_range, dtype=torch.float64, device=y.device)
     gaps = [sum(_at_level(setup, end, y, s * signs, first, second)[0] for s in (1.0, -1.0)) for end in ends]
     needed = needed_range(*setup.log_snr_range, 0.5 * torch.stack(gaps), setup.event_dim)  # type: ignore[arg-type]
-    return confirmed(replace(estimate, nfe=estimate.nfe + 2 * EVALUATIONS), setup.score, needed)
+    return confirmed(replace(estimate, nfe=estimate.nfe + 2 * EVALUATIONS), setup.pair, needed)
 
 
 def _gather(
-    setup: _Setup, x: State, c1: Condition, c2: Condition, reduce: Callable[[Draws, State, State, State], Tensor]
+    setup: _Setup, c1: Condition, c2: Condition, reduce: Callable[[Draws, State, State, State], Tensor]
 ) -> Tensor:
     """``reduce`` of every chunk of rows, joined along its second axis."""
+    x = setup.rows.rows
     first, second = (_condition(c, x) for c in (c1, c2))
     parts = []
-    for index, kept in _chunks(len(x), setup, x):
+    for index, kept in _chunks(setup):
         rows = x[index]
-        view = setup.views(rows, setup.replicates, setup.seed, 0).x[:, :, None]
+        view = setup.rows.views(rows, setup.replicates, setup.seed, 0).x[:, :, None]
         states = view.expand(*view.shape[:2], setup.points // 2, *view.shape[3:])
         draws = draw(rows, states, setup.proposal, seed=setup.seed, round_=0, dtype=setup.dtype)
         repeats = setup.replicates * setup.points
-        error, delta1 = setup.deviations(draws, _rows(first, index, repeats))
-        delta2 = setup.deviations(draws, _rows(second, index, repeats))[1]
+        error, delta1 = deviations(setup.pair, draws, _rows(first, index, repeats))
+        delta2 = deviations(setup.pair, draws, _rows(second, index, repeats))[1]
         parts.append(reduce(draws, error, delta1, delta2)[:, :kept])
     return torch.cat(parts, 1)
 
 
-def _chunks(n: int, setup: _Setup, x: State) -> Iterator[tuple[Tensor, int]]:
+def _chunks(setup: _Setup) -> Iterator[tuple[Tensor, int]]:
     """Indices of rows, padded to a fixed number, and how many of them count."""
     each = setup.points * setup.replicates
     rows = max(1, min(CHUNK, CHUNK_ELEMENTS // max(setup.event_dim, 1)) // each)
-    return row_blocks(n, rows, x.device)
+    return row_blocks(len(setup.rows), rows, setup.rows.rows.device)
 
 
 def _condition(c: Condition, x: State) -> Tensor | None:
@@ -396,7 +385,4 @@ def _condition(c: Condition, x: State) -> Tensor | None:
 
 def _rows(c: Tensor | None, index: Tensor, repeats: int) -> Tensor | None:
     """The conditions of rows ``index``, each repeated for its evaluation points."""
-    if c is None:
-        return None
-    rows = c.expand(len(index), *c.shape[1:]) if len(c) == 1 else c[index]
-    return rows.repeat_interleave(repeats, 0)
+    return conditions_for(condition_at(c, index), len(index), repeats)

@@ -25,31 +25,37 @@ __all__ = ["LatticePoints", "categorical_elbo", "importance_weighted", "log_mean
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
 from girsanov.calculus import sum_event
-from girsanov.densities import Density, Gaussian
 from girsanov.inputs import checked
 from girsanov.likelihoods.baselines import baseline_of
-from girsanov.likelihoods.integral import View, Views, replicate
+from girsanov.likelihoods.integral import (
+    RandomisedRows,
+    Replicates,
+    View,
+    Views,
+    identity_view,
+    keeps_graph,
+    keyed_view,
+    replicate,
+)
 from girsanov.likelihoods.parts import (
     REPLICATES,
-    default_proposal,
     estimate_of,
-    evaluations_spent,
-    require_cover,
+    grid_for,
+    proposal_for,
     sampled_prior,
 )
-from girsanov.models import gaussian_reference
-from girsanov.processes import LinearProcess, span_of
-from girsanov.randomness import keyed_generators, keyed_uniform, seed_of
+from girsanov.pairs import ScorePair
+from girsanov.randomness import seed_of
 from girsanov.solvers import LogSNRDensity
 from girsanov.transforms import Transform
-from girsanov.types import Estimate, InputError, Nats, Score, State
+from girsanov.types import Estimate, InputError, Nats, State
 
 REACH, NODES = 9.0, 401  # trapezoid rule over the decoder's noise: errors of e^-40 for cells up to 10 deviations wide
 LEVELS = 32  # levels per table chunk
@@ -62,25 +68,18 @@ def transform_views(transform: Transform) -> Views:
     Args:
         transform: a transform that draws, or a chain with one.
     """
-
-    def views(rows: State, replicates: int, seed: int, round_: int) -> View:
-        generators = keyed_generators(seed, "dequantise", rows, round_)
-        uniform = keyed_uniform(generators, (replicates, *rows.shape[1:]), rows).flatten(0, 1)
-        y, log_det = transform(rows.repeat_interleave(replicates, 0), uniform)
-        return View(y.unflatten(0, (len(rows), replicates)), log_det.reshape(len(rows), replicates))
-
-    return views
+    return partial(keyed_view, transform)
 
 
 def importance_weighted(
-    evaluate: Callable[[Views, int], Estimate], views: Views, *, draws: int, replicates: int = 4
+    evaluate: Callable[[RandomisedRows, int], Estimate], x: RandomisedRows, *, draws: int, replicates: int = 4
 ) -> Estimate:
-    """Importance-weighted bound over several dequantisation draws, from any estimate that takes ``views``.
+    """Importance-weighted bound over several dequantisation draws, from any estimate of randomised rows.
 
     Args:
-        evaluate: ``(views, count) -> Estimate`` with ``count`` replicates, one per view, such as
-            ``lambda views, count: elbo(score, process, x, views=views, replicates=count, samples=4 * count)``.
-        views: the dequantisation.
+        evaluate: ``(x, count) -> Estimate`` with ``count`` replicates, one per view, such as
+            ``lambda x, count: elbo(pair, x, method=Replicates(count), samples=4 * count)``.
+        x: the rows and their dequantisation.
         draws: number K of draws that are weighted against each other.
         replicates: independent repetitions of the K draws, at least 2: their spread is the standard error.
 
@@ -92,7 +91,7 @@ def importance_weighted(
     """
     if draws < 1 or replicates < 2:
         raise InputError(f"importance weighting needs draws >= 1 and replicates >= 2; got {draws} and {replicates}")
-    inner = evaluate(_twice(views), 2 * draws * replicates)
+    inner = evaluate(replace(x, views=_twice(x.views)), 2 * draws * replicates)
     if inner.replicates is None or len(inner.replicates) != 2 * draws * replicates:
         raise InputError("evaluate must return as many replicates as it is asked for: raise its samples")
     values = inner.replicates.reshape(replicates, draws, 2, -1)
@@ -208,16 +207,12 @@ def _table(ratio: float, count: int) -> Tensor:
 
 @checked
 def categorical_elbo(
-    score: Score,
-    process: LinearProcess,
+    pair: ScorePair,
     x: State,
     *,
     lattice: LatticePoints,
-    prior: Density | None = None,
-    reference: Gaussian | None = None,
     samples: int = 32,
-    replicates: int = REPLICATES,
-    proposal: LogSNRDensity | None = None,
+    method: Replicates | None = None,
     condition: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Estimate:
@@ -227,15 +222,11 @@ def categorical_elbo(
     set the range of process or score by :meth:`LatticePoints.level_for`.
 
     Args:
-        score: ``(t, x) -> grad log p_t(x)`` of the noised lattice points.
-        process: the forward process.
+        pair: the model of the noised lattice points; the atom of its proposal, if it has one, is left out.
         x: lattice points in the model's coordinates, ``n *d``.
         lattice: all lattice points.
-        prior: see :func:`girsanov.elbo`.
-        reference: see :func:`girsanov.elbo`.
         samples: see :func:`girsanov.elbo`.
-        replicates: see :func:`girsanov.elbo`.
-        proposal: see :func:`girsanov.elbo`; its atom, if it has one, is left out.
+        method: see :func:`girsanov.elbo`; 8 replicates by default.
         condition: see :func:`girsanov.elbo`.
         generator: see :func:`girsanov.elbo`.
 
@@ -246,15 +237,13 @@ def categorical_elbo(
     Raises:
         InputError: for rows off the lattice.
     """
-    reference = gaussian_reference(score, reference)
-    span = span_of(score, process, prior=prior, reference=reference)
-    (low, high), law = span.log_snr_range, span.prior
-    proposal = _without_atom(proposal) or default_proposal(low, high, reference, atom=False)
-    require_cover(proposal, low, high, atom=False)
-    baseline = baseline_of(score, process, reference, None)
-    alpha, sigma = process.marginal_at(torch.tensor(low, dtype=torch.float64, device=x.device))
+    (low, high), law, rows = pair.log_snr_range, pair.prior, RandomisedRows(x, identity_view, "mass")
+    method = method or Replicates(REPLICATES)
+    grid = grid_for(_without_atom(proposal_for(pair, atom=False)), samples, method)
+    baseline = baseline_of(pair)
+    alpha, sigma = pair.process.marginal_at(torch.tensor(low, dtype=torch.float64, device=x.device))
     entropy = 0.5 * x[0].numel() * (1.0 + math.log(2.0 * math.pi)) + x[0].numel() * float(sigma.log())
-    drawn = sampled_prior(process, span)
+    drawn = sampled_prior(pair)
 
     def closed_form(rows: State) -> dict[str, Nats]:
         rows = rows.double()
@@ -264,25 +253,22 @@ def categorical_elbo(
             "diffusion": -0.5 * baseline.integral(rows, low, high),
         }
 
-    with torch.set_grad_enabled(x.requires_grad):
+    with torch.set_grad_enabled(keeps_graph(x, method.differentiable)):
         terms = replicate(
             baseline,
-            x,
-            proposal,
+            rows,
+            grid,
             closed_form,
-            samples=samples,
-            replicates=replicates,
             seed=seed_of(generator),
             condition=condition,
             sampled_prior=None if drawn is None else lambda rows, eps: drawn(rows, eps) + entropy,
         )
     terms["residual"] = lattice.reconstruction(x.detach(), high).expand_as(terms["prior"])
-    spent = evaluations_spent(samples, replicates)
-    return estimate_of(terms, x, spent, (low, high), kind="lower_bound", measure="mass")
+    return estimate_of(terms, rows, grid.samples, (low, high), kind="lower_bound")
 
 
-def _without_atom(proposal: LogSNRDensity | None) -> LogSNRDensity | None:
+def _without_atom(proposal: LogSNRDensity) -> LogSNRDensity:
     """The reconstruction is computed, so no draw is spent on it."""
-    if proposal is None or proposal.atom == 0.0:
+    if proposal.atom == 0.0:
         return proposal
     return LogSNRDensity(proposal.edges, proposal.masses / proposal.masses.sum())

@@ -13,7 +13,18 @@ Every draw is keyed by the content of its row, calls of the network have a fixed
 row's value does not depend on the rows that it is evaluated with.
 """
 
-__all__ = ["View", "Views", "evaluation_noise", "identity_view", "keeps_graph", "replicate", "view_of"]
+__all__ = [
+    "Grid",
+    "RandomisedRows",
+    "Replicates",
+    "View",
+    "Views",
+    "evaluation_noise",
+    "identity_view",
+    "keeps_graph",
+    "keyed_view",
+    "replicate",
+]
 
 import math
 from collections.abc import Callable
@@ -23,11 +34,11 @@ import torch
 from torch import Tensor
 
 from girsanov.likelihoods.baselines import Baseline
-from girsanov.models import working_dtype
 from girsanov.randomness import KeyedStreams, keyed_generators, keyed_normal, keyed_uniform
-from girsanov.rows import LANES, row_blocks
+from girsanov.rows import LANES, condition_at, conditions_for, row_blocks
 from girsanov.solvers import LogSNRDensity
-from girsanov.types import Nats, State
+from girsanov.transforms import Transform
+from girsanov.types import Measure, Nats, State, require_count
 
 CHUNK = 512  # network evaluations per call, fixed so that results do not depend on the number of rows
 CHUNK_ELEMENTS = 2**21  # at most so many numbers per call, for large events
@@ -62,13 +73,102 @@ def identity_view(rows: State, replicates: int, seed: int, round_: int) -> View:
     return View(rows[:, None].expand(-1, replicates, *rows.shape[1:]), rows.new_zeros(len(rows), replicates).double())
 
 
-def view_of(views: Views, x: State, replicates: int, seed: int) -> View:
-    """The view of any number of rows, made in blocks of one size."""
-    parts = []
-    for index, count in row_blocks(len(x), VIEWED, x.device):
-        view = views(x[index], replicates, seed, 0)
-        parts.append((view.x[:count], view.log_det[:count]))
-    return View(*(torch.cat(part) for part in zip(*parts, strict=True)))
+@dataclass(frozen=True)
+class RandomisedRows:
+    """Rows in data units, and how a model's space sees them: every replicate afresh, where they are dequantised.
+
+    Attributes:
+        rows: shape ``n *e``; their content keys all noise.
+        views: how they become model space.
+        measure: what a value of them is: of a density, a mass or both.
+    """
+
+    rows: State
+    views: Views
+    measure: Measure = "density"
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @classmethod
+    def of(cls, x: "RandomisedRows | State") -> "RandomisedRows":
+        """Rows of a model's space are seen as they are."""
+        return x if isinstance(x, RandomisedRows) else cls(x, identity_view)
+
+    def view(self, replicates: int, seed: int) -> View:
+        """The view of all rows, made in blocks of one size."""
+        parts = []
+        for index, count in row_blocks(len(self.rows), VIEWED, self.rows.device):
+            view = self.views(self.rows[index], replicates, seed, 0)
+            parts.append((view.x[:count], view.log_det[:count]))
+        return View(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """How an estimate is made of independent replicates; what is rarely set.
+
+    Args:
+        count: independent replicates, each with its own dequantisation draw, among which the samples are divided.
+            Default: eight, and of many samples one for every sixteen.
+        differentiable: keep the graph of everything that requires a gradient, the score's parameters included.
+            Without it a graph is kept for the rows alone, where these require one; under ``no_grad``, never.
+    """
+
+    count: int | None = None
+    differentiable: bool = False
+
+    def __post_init__(self) -> None:
+        if self.count is not None:
+            require_count("Replicates(count)", self.count)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where in log-SNR a row is evaluated.
+
+    Attributes:
+        proposal: density in log-SNR; its atom, if any, is the residual term, and its slope the coefficient of the
+            baseline's excess.
+        samples: network evaluations per row.
+        replicates: number R of replicates; ``samples // R`` evaluations each.
+    """
+
+    proposal: LogSNRDensity
+    samples: int
+    replicates: int
+
+    @property
+    def points(self) -> int:
+        """Evaluations of one replicate."""
+        return self.samples // self.replicates
+
+
+def keyed_view(
+    transform: Transform,
+    rows: State,
+    replicates: int,
+    seed: int,
+    round_: int = 0,
+    *,
+    purpose: str = "dequantise",
+    keys: State | None = None,
+) -> View:
+    """Rows in the space of a transform that draws, afresh in every replicate and keyed by the row's content.
+
+    Args:
+        transform: a transform, or a chain of them.
+        rows: shape ``b *e``.
+        replicates: draws of each row.
+        seed: any integer.
+        round_: successive rounds are independent.
+        purpose: separates the draws of different uses.
+        keys: what keys the draws of each row, ``b k``; default its content.
+    """
+    generators = keyed_generators(seed, purpose, rows if keys is None else keys, round_)
+    uniform = keyed_uniform(generators, (replicates, *rows.shape[1:]), rows).flatten(0, 1)
+    y, log_det = transform(rows.repeat_interleave(replicates, 0), uniform)
+    return View(y.unflatten(0, (len(rows), replicates)), log_det.reshape(len(rows), replicates))
 
 
 def keeps_graph(x: State, differentiable: bool = False) -> bool:
@@ -78,15 +178,12 @@ def keeps_graph(x: State, differentiable: bool = False) -> bool:
 
 def replicate(
     baseline: Baseline,
-    x: State,
-    proposal: LogSNRDensity,
+    x: RandomisedRows,
+    grid: Grid,
     closed_form: Callable[[State], dict[str, Nats]],
     *,
-    samples: int,
-    replicates: int,
     seed: int,
     condition: Tensor | None,
-    views: Views = identity_view,
     sampled_prior: Callable[[State, State], Nats] | None = None,
     round_: int = 0,
 ) -> dict[str, Tensor]:
@@ -94,29 +191,24 @@ def replicate(
 
     Args:
         baseline: what is sampled.
-        x: raw rows ``n *e``.
-        proposal: density in log-SNR; its atom, if any, is the residual term, and its slope the coefficient of the
-            baseline's excess.
+        x: rows ``n *e`` and how they are seen.
+        grid: where they are evaluated.
         closed_form: the terms known exactly given model-space rows; sampled parts are added to its
             ``diffusion`` and ``residual``.
-        samples: network evaluations per row.
-        replicates: number R of replicates; ``samples // R`` evaluations each.
         seed: keys the noise together with each row.
         condition: leading dimension ``n`` or 1.
-        views: how raw rows become model space.
         sampled_prior: the ``prior`` term from rows ``b *d`` and noise ``b m *d``, where it is not closed form.
         round_: successive rounds are independent.
     """
-    replicates = min(replicates, samples)
-    points, elements = samples // replicates, max(x[0].numel(), 1)
+    elements = max(x.rows[0].numel(), 1)
     call = max(1, min(CHUNK, CHUNK_ELEMENTS // elements))
     evaluations = max(call, min(BLOCK * call, BLOCK_ELEMENTS // elements))
-    rows = max(1, evaluations // (points * replicates))
+    rows = max(1, evaluations // (grid.points * grid.replicates))
     parts = []
-    for index, count in row_blocks(len(x), rows, x.device):
-        given = condition if condition is None or len(condition) == 1 else condition[index]
-        block = _Block(baseline, proposal, x[index], count, given, replicates, points, call, seed, round_)
-        part = block.evaluate(views, closed_form, sampled_prior)
+    for index, count in row_blocks(len(x), rows, x.rows.device):
+        given = condition_at(condition, index)
+        block = _Block(baseline, grid, x.rows[index], count, given, call, seed, round_)
+        part = block.evaluate(x.views, closed_form, sampled_prior)
         parts.append({name: value[:, :count] for name, value in part.items()})
     return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
 
@@ -159,12 +251,10 @@ class _Block:
     """A fixed number of rows, of which the first ``count`` are asked for, with all their replicates and grid points."""
 
     baseline: Baseline
-    proposal: LogSNRDensity
+    grid: Grid
     rows: State
     count: int
     condition: Tensor | None
-    replicates: int
-    points: int
     call: int
     seed: int
     round_: int
@@ -175,13 +265,13 @@ class _Block:
         closed_form: Callable[[State], dict[str, Nats]],
         sampled_prior: Callable[[State, State], Nats] | None,
     ) -> dict[str, Tensor]:
-        view = views(self.rows, self.replicates, self.seed, self.round_)
-        count = len(self.rows) * self.replicates
+        view = views(self.rows, self.grid.replicates, self.seed, self.round_)
+        count = len(self.rows) * self.grid.replicates
         x = view.x.reshape(count, *view.x.shape[2:])
         # replicates of a row that is not randomised share its closed form
         same = view.x.stride(1) == 0
         terms = closed_form(view.x[:, 0] if same else x)
-        shape = (len(self.rows), self.replicates)
+        shape = (len(self.rows), self.grid.replicates)
         wide = {name: value[:, None].expand(shape) if same else value.reshape(shape) for name, value in terms.items()}
         diffusion, residual = self._sampled(x)
         wide["diffusion"] = wide["diffusion"] + diffusion.reshape(shape)
@@ -194,19 +284,21 @@ class _Block:
 
     def _sampled(self, x: State) -> tuple[Tensor, Tensor]:
         """Sampled parts of the integral and of the residual, one per row and replicate; 0 for rows that only pad."""
-        asked, drawn = self.count * self.replicates, -(-self.count // LANES) * LANES
-        x = x.to(working_dtype(self.baseline.score, x))
+        asked, drawn = self.count * self.grid.replicates, -(-self.count // LANES) * LANES
+        x = x.to(self.baseline.pair.dtype(x))
         generators = keyed_generators(self.seed, "log-snr", self.rows[:drawn], self.round_)
-        offset = keyed_uniform(generators, (self.replicates,), x).flatten()
-        noise, ratio = evaluation_noise(generators, self.replicates, self.points, x[:: self.replicates][:drawn])
+        offset = keyed_uniform(generators, (self.grid.replicates,), x).flatten()
+        noise, ratio = evaluation_noise(
+            generators, self.grid.replicates, self.grid.points, x[:: self.grid.replicates][:drawn]
+        )
         eps = noise.flatten(0, 1)
         near = self.baseline.near(x)
-        levels, weights, at_end = self._grid(x, near, offset)
+        levels, weights, at_end = self._levels(x, near, offset)
         if ratio is not None:
             weights = weights * ratio.flatten(0, 1)
         values, at_end = self._values(x, near, levels, eps, at_end), at_end[:asked]
-        if self.proposal.slope is not None:
-            slope = torch.where(at_end, 0.0, self.proposal.slope_at(levels)[:asked])
+        if self.grid.proposal.slope is not None:
+            slope = torch.where(at_end, 0.0, self.grid.proposal.slope_at(levels)[:asked])
             index = torch.arange(len(x), device=x.device).clamp_max(asked - 1)  # products of matrices of one size
             values = (
                 values
@@ -218,15 +310,15 @@ class _Block:
         padding = values.new_zeros(len(x) - asked)
         return torch.cat([inside, padding]), torch.cat([end, padding])
 
-    def _grid(self, x: State, near: State | None, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _levels(self, x: State, near: State | None, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Levels, weights and ends of every row and replicate; uniform for rows that the baseline is not about."""
-        grid = self.proposal.systematic(offset, self.points)
+        grid = self.grid.proposal.systematic(offset, self.grid.points)
         if near is None:
             return grid
         far = (near != x).flatten(1).any(1)[: len(offset), None]
         levels, weights, at_end = (
             torch.where(far, wide, usual)
-            for wide, usual in zip(self.proposal.flat().systematic(offset, self.points), grid, strict=True)
+            for wide, usual in zip(self.grid.proposal.flat().systematic(offset, self.grid.points), grid, strict=True)
         )
         return levels, weights, at_end
 
@@ -234,7 +326,7 @@ class _Block:
         """The sampled integrand of the rows asked for, shape ``b k``, in network calls of one size."""
         alpha, sigma = (torch.sigmoid(sign * levels).sqrt().to(x.dtype) for sign in (1.0, -1.0))
         wide = (..., *(None,) * (x.ndim - 1))
-        asked = self.count * self.replicates * self.points
+        asked = self.count * self.grid.replicates * self.grid.points
 
         def noised(rows: State) -> State:
             return (alpha[wide] * rows[: len(eps), None] + sigma[wide] * eps).flatten(0, 1)[:asked]
@@ -246,20 +338,16 @@ class _Block:
             given = condition if condition is None else condition[part]
             other = moved if moved is None else moved[part]
             parts.append(self.baseline.sampled(level[part], z[part], noise[part], end[part], given, other))
-        return torch.cat(parts)[:asked].reshape(-1, self.points)
+        return torch.cat(parts)[:asked].reshape(-1, self.grid.points)
 
     def _prior_noise(self, x: State) -> State:
         """Antithetic draws, shape ``b DRAWS *d``, float64."""
         generators = keyed_generators(self.seed, "prior", self.rows, self.round_)
-        shape = (self.replicates, DRAWS // 2, *x.shape[1:])
+        shape = (self.grid.replicates, DRAWS // 2, *x.shape[1:])
         half = keyed_normal(generators, shape, x.new_empty(0, dtype=torch.float64)).flatten(0, 1)
         return torch.cat([half, -half], 1)
 
     def _conditions(self) -> Tensor | None:
         """One condition per evaluation."""
-        if self.condition is None:
-            return None
-        each = self.replicates * self.points
-        if len(self.condition) == 1:
-            return self.condition.expand(self.count * each, *self.condition.shape[1:])
-        return self.condition[: self.count].repeat_interleave(each, 0)
+        each = self.grid.replicates * self.grid.points
+        return conditions_for(condition_at(self.condition, slice(None, self.count)), self.count, each)

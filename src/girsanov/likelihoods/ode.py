@@ -24,29 +24,26 @@ import torch
 from torch import Tensor
 
 from girsanov.calculus import Divergence, Exact, Hutchinson
-from girsanov.densities import Density, Gaussian
+from girsanov.densities import Gaussian
 from girsanov.inputs import checked, like_rows
 from girsanov.likelihoods.integral import keeps_graph
-from girsanov.likelihoods.resolution import confirmed, needed_range, rounds
-from girsanov.models import ResidualHead, ScoreModel, deviation, working_dtype
+from girsanov.likelihoods.resolution import confirmed, needed_range
+from girsanov.models import ResidualHead, ScoreModel
 from girsanov.models.score_model import given_way
-from girsanov.processes import LinearProcess, Span, log_snr_range, span_of
+from girsanov.pairs import ScorePair
 from girsanov.randomness import keyed_generators, keyed_rademacher, seed_of
-from girsanov.rows import row_blocks
+from girsanov.rows import condition_at, conditions_for, row_blocks
 from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
-from girsanov.types import Estimate, Nats, Score, State
+from girsanov.types import Estimate, Nats, State
 
 CHUNK = 64  # rows solved together, fixed so that results do not depend on their number
 
 
 @checked
 def ode_log_prob(
-    score: Score,
-    process: LinearProcess,
+    pair: ScorePair,
     x: State,
     *,
-    prior: Density | None = None,
-    reference: Gaussian | None = None,
     divergence: Divergence | None = None,
     solver: Adaptive | FixedGrid | None = None,
     condition: Tensor | None = None,
@@ -56,17 +53,15 @@ def ode_log_prob(
     """Log-density of the probability-flow ODE model, per row.
 
     Args:
-        score: ``(t, x) -> grad log p_t(x)``.
-        process: the forward process.
+        pair: the model; its reference, else N(0, I), whitens, which never changes the value.
         x: rows ``n *d``.
-        prior: law at the noise end of the score's range; default: see :func:`girsanov.processes.span_of`.
-        reference: Gaussian that whitens; it never changes the value. Default the score's own, else N(0, I).
         divergence: ``Exact()`` (default) or ``Hutchinson(probes=...)``.
         solver: ``Adaptive(...)`` or ``FixedGrid(steps=...)``; default adaptive with tolerances 1e-6 where the score
             computes in float64, 1e-4 in float32.
         condition: passed on to the score, leading dimension ``n`` or 1.
         generator: read once for the seed of the probes; ``None`` means seed 0.
-        differentiable: keep the graph of the score's parameters too; see :func:`elbo`. Take a :class:`FixedGrid` then.
+        differentiable: keep the graph of the score's parameters too; see
+            :class:`girsanov.likelihoods.Replicates`. Take a :class:`FixedGrid` then.
 
     Returns:
         Estimate of model ``ode``: kind ``exact`` (up to the solver) with the exact divergence, ``unbiased`` with
@@ -84,34 +79,31 @@ def ode_log_prob(
         >>> from girsanov.processes import VariancePreserving
         >>> process, law = VariancePreserving(), Gaussian(torch.zeros(2), torch.tensor([[2.0, 0.5], [0.5, 1.0]]))
         >>> law, x = law.double(), torch.ones(1, 2, dtype=torch.float64)
-        >>> estimate = ode_log_prob(law.score(process), process, x, prior=law.marginal(process, 1.0))
+        >>> estimate = ode_log_prob(ScorePair(law.score(process), prior=law.marginal(process, 1.0)), x)
         >>> torch.allclose(estimate.value, law.log_prob(x), atol=1e-4)
         True
     """
     divergence = divergence or Exact()
-    solver = solver or _default_solver(score, x)
-    own = reference if reference is not None else getattr(score, "reference", None)
-    span = span_of(score, process, prior=prior, reference=own)
-    law = own if isinstance(own, Gaussian) else _standard(x)
+    solver = solver or _default_solver(pair, x)
+    law = pair.reference if pair.reference is not None else _standard(x)
     seed, parts = seed_of(generator), []
     with torch.set_grad_enabled(keeps_graph(x, differentiable)):
         for index, count in row_blocks(len(x), CHUNK, x.device):
-            given = condition if condition is None or len(condition) == 1 else condition[index]
-            flow = WhitenedFlow(score, process, law, divergence, given, one_level=isinstance(solver, FixedGrid))
-            part = _solve(flow, x[index], span, solver, seed)
+            given = condition_at(condition, index)
+            flow = WhitenedFlow(pair, law, divergence, given, one_level=isinstance(solver, FixedGrid))
+            part = _solve(flow, x[index], solver, seed)
             parts.append({name: value[..., :count] for name, value in part.items()})
     terms = {name: torch.cat([part[name] for part in parts], -1) for name in parts[0]}
-    estimate = _estimate(terms, x, divergence, span.log_snr_range)
+    estimate = _estimate(terms, x, divergence, pair.log_snr_range)
     missing = torch.stack([torch.zeros_like(terms["end"]), terms["end"]])
-    return confirmed(estimate, score, needed_range(span.low, span.high, missing, estimate.event_dim))
+    return confirmed(estimate, pair, needed_range(*pair.log_snr_range, missing, estimate.event_dim))
 
 
 class WhitenedFlow:
     """The probability-flow ODE in coordinates that whiten the noised reference.
 
     Args:
-        score: the score.
-        process: its linear process.
+        pair: the model.
         law: the Gaussian that whitens.
         divergence: strategy for the divergence, or ``None`` where only states are wanted.
         condition: rows' conditions, or ``None``.
@@ -120,29 +112,26 @@ class WhitenedFlow:
 
     def __init__(
         self,
-        score: Score,
-        process: LinearProcess,
+        pair: ScorePair,
         law: Gaussian,
         divergence: Divergence | None,
         condition: Tensor | None,
         *,
         one_level: bool,
     ) -> None:
-        self.score, self.law, self.one_level = score, law, one_level
-        self.process = score.process if isinstance(score, ScoreModel) else process
+        self.pair, self.law, self.one_level = pair, law, one_level
         self.divergence, self.condition = divergence, condition
         self.probes: Tensor | None = None
         self.rows = self.spent = 0  # evaluations of rows so far, and what they cost
-        self.log_snr_range = log_snr_range(score, process)
 
     def velocity(self, log_snr: Tensor, w: State, rows: Tensor) -> State:
         """dw/dl at levels ``b`` and whitened states ``b *d``."""
-        score, given = self.score, self._given(rows)
+        score, given = self.pair.score, self._given(rows)
         if isinstance(score, ScoreModel) and score.reference is self.law and isinstance(score.head, ResidualHead):
             delta = like_rows(score.whitened_deviation(log_snr, w, given), w, "score model")
         else:
             z = self.law.unwhiten(log_snr, w)
-            _, delta = deviation(score, self.process, self.law, log_snr, z, given)
+            _, delta = self.pair.deviation(log_snr, z, given, reference=self.law)
         return -0.5 * self.law.whitened_noise(log_snr, delta)
 
     def __call__(self, log_snr: Tensor, w: State, rows: Tensor) -> tuple[State, Tensor]:
@@ -162,7 +151,7 @@ class WhitenedFlow:
 
     def _closed_form(self, log_snr: Tensor, w: State, rows: Tensor) -> tuple[State, Tensor] | None:
         """Exact trace of a two-hidden-layer network, where all rows share one level."""
-        score = self.score
+        score = self.pair.score
         if not isinstance(self.divergence, Exact) or not isinstance(score, ScoreModel):
             return None
         with_trace = getattr(score.network, "with_trace", None)
@@ -170,7 +159,7 @@ class WhitenedFlow:
         shared = score.reference is self.law and self.one_level
         if with_trace is None or not isinstance(head, ResidualHead) or not shared or torch.is_grad_enabled():
             return None
-        if rounds(score):
+        if self.pair.rounds:
             return None
         one = log_snr[:1]
 
@@ -191,25 +180,19 @@ class WhitenedFlow:
         return torch.where(far.reshape(-1, *(1,) * (w.ndim - 1)), general, velocity), torch.where(far, other, rates)
 
     def _given(self, rows: Tensor) -> Tensor | None:
-        if self.condition is None or len(self.condition) == 1:
-            return (
-                self.condition
-                if self.condition is None
-                else self.condition.expand(len(rows), *self.condition.shape[1:])
-            )
-        return self.condition[rows]
+        return conditions_for(condition_at(self.condition, rows), len(rows))
 
     def grid(self, points: int) -> Tensor:
         """Levels from the data end to the noise end, dense where the reference's denoiser is at work."""
-        low, high = self.log_snr_range
+        low, high = self.pair.log_snr_range
         density = LogSNRDensity.from_spectrum(low, high, self.law.spectrum())
         return density.nodes(points).flip(0).to(self.law.mean.device)
 
 
-def _solve(flow: WhitenedFlow, x: State, span: Span, solver: Adaptive | FixedGrid, seed: int) -> dict[str, Tensor]:
+def _solve(flow: WhitenedFlow, x: State, solver: Adaptive | FixedGrid, seed: int) -> dict[str, Tensor]:
     """All terms for one chunk: ``prior``, ``reference`` ``b``, ``divergence`` ``m b``, ``evaluations``, ``error``."""
-    law, low, high = flow.law, span.low, span.high
-    dtype = working_dtype(flow.score, x)
+    law, (low, high) = flow.law, flow.pair.log_snr_range
+    dtype = flow.pair.dtype(x)
     rows = torch.arange(len(x), device=x.device)
     if flow.divergence is not None and flow.divergence.probes:
         shape = (flow.divergence.probes, *x.shape[1:])
@@ -220,12 +203,12 @@ def _solve(flow: WhitenedFlow, x: State, span: Span, solver: Adaptive | FixedGri
     start, first = _end_step(flow, w, clean.new_full((len(x),), high), rows, share=1.0)
     solution = solver.solve(flow, start, flow.grid(solver.points()))
     w_end, integral = solution.state, solution.integrals + first
-    if span.endless:  # w moves like e^(l/2) from here on: one Euler step in that variable
+    if flow.pair.endless:  # w moves like e^(l/2) from here on: one Euler step in that variable
         w_end, last = _end_step(flow, w_end, clean.new_full((len(x),), low), rows, share=2.0)
         integral = integral + last
         low = -math.inf
     return {
-        "prior": _prior_log_prob(flow, span.prior, w_end, low),
+        "prior": _prior_log_prob(flow, w_end, low),
         "divergence": integral,
         "end": first.detach().mean(0),
         "reference": -0.5 * law.spectrum().log().sum().expand(len(x)),
@@ -241,21 +224,21 @@ def _end_step(flow: WhitenedFlow, w: State, level: Tensor, rows: Tensor, *, shar
     return w - share * velocity, -share * rates.double()
 
 
-def _prior_log_prob(flow: WhitenedFlow, prior: Density, w: State, low: float) -> Nats:
+def _prior_log_prob(flow: WhitenedFlow, w: State, low: float) -> Nats:
     """Log-density of w under the prior, which is given in the process's own coordinates."""
     level = torch.full((len(w),), low, dtype=torch.float64, device=w.device)
     z = flow.law.unwhiten(level, w.double())
     scale = torch.ones_like(level[:1])
     if math.isfinite(low):
-        alpha, sigma = flow.process.marginal_at(level[:1])
+        alpha, sigma = flow.pair.process.marginal_at(level[:1])
         scale = (alpha.square() + sigma.square()).sqrt()
     variances = torch.sigmoid(level[:1]) * flow.law.spectrum() + torch.sigmoid(-level[:1])
     log_det = 0.5 * variances.log().sum() + w[0].numel() * scale.log()
-    return prior.log_prob(scale * z) + log_det
+    return flow.pair.prior.log_prob(scale * z) + log_det
 
 
-def _default_solver(score: Score, x: State) -> Adaptive:
-    tolerance = 1e-6 if working_dtype(score, x) == torch.float64 else 1e-4
+def _default_solver(pair: ScorePair, x: State) -> Adaptive:
+    tolerance = 1e-6 if pair.dtype(x) == torch.float64 else 1e-4
     return Adaptive(rtol=tolerance, atol=tolerance)
 
 

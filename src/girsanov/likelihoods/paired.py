@@ -23,12 +23,10 @@ import torch
 from torch import Tensor
 
 from girsanov.calculus import expand_as_rows, sum_event
-from girsanov.densities import Gaussian
-from girsanov.models import deviation, noise_prediction
-from girsanov.processes import LinearProcess
+from girsanov.pairs import ScorePair
 from girsanov.randomness import keyed_generators, keyed_normal, keyed_uniform
 from girsanov.solvers import LogSNRDensity
-from girsanov.types import Nats, Score, State
+from girsanov.types import Nats, State
 
 
 @dataclass(frozen=True)
@@ -79,13 +77,11 @@ def draw(rows: State, x: State, proposal: LogSNRDensity, *, seed: int, round_: i
     return Draws(levels, weights, expand_as_rows(alpha, clean) * clean + expand_as_rows(sigma, clean) * eps, eps)
 
 
-def deviations(
-    score: Score, process: LinearProcess, reference: Gaussian | None, draws: Draws, condition: Tensor | None
-) -> tuple[State, State]:
+def deviations(pair: ScorePair, draws: Draws, condition: Tensor | None) -> tuple[State, State]:
     """The reference's error ``eps - noise`` and the score's deviation from the reference, both ``m *d``."""
-    if reference is None:
-        return draws.eps, noise_prediction(score, process, draws.levels, draws.z, condition)
-    noise, delta = deviation(score, process, reference, draws.levels, draws.z, condition)
+    if pair.reference is None:
+        return draws.eps, pair.noise(draws.levels, draws.z, condition)
+    noise, delta = pair.deviation(draws.levels, draws.z, condition)
     return draws.eps - noise, delta
 
 

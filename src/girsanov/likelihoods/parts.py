@@ -3,10 +3,9 @@
 __all__ = [
     "REPLICATES",
     "default_proposal",
-    "default_replicates",
     "estimate_of",
-    "evaluations_spent",
-    "require_cover",
+    "grid_for",
+    "proposal_for",
     "sampled_prior",
 ]
 
@@ -16,7 +15,8 @@ import torch
 from torch import Tensor
 
 from girsanov.densities import Gaussian
-from girsanov.processes import LinearProcess, Span
+from girsanov.likelihoods.integral import Grid, RandomisedRows, Replicates
+from girsanov.pairs import ScorePair
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import Estimate, InputError, Nats, State
 
@@ -31,23 +31,25 @@ def default_proposal(low: float, high: float, reference: Gaussian | None, *, ato
     return LogSNRDensity.from_spectrum(low, high, reference.spectrum(), atom=atom)
 
 
-def require_cover(proposal: LogSNRDensity, low: float, high: float, *, atom: bool) -> None:
-    """A proposal that misses part of the integral, or the residual, would estimate another number."""
-    covered = float(proposal.edges[0]) == low and float(proposal.edges[-1]) == high
-    if not covered or (atom and not proposal.atom > 0.0):
-        raise InputError(
-            f"The proposal must span the log-SNR range [{low}, {high}]"
-            + (" and have an atom for the residual" if atom else "")
-            + ": fit it with fit_proposal to this score and process"
-        )
+def proposal_for(pair: ScorePair, *, atom: bool) -> LogSNRDensity:
+    """The pair's own proposal, else that of its reference's spectrum, over its range.
+
+    Raises:
+        InputError: for a proposal without an atom where the residual is to be drawn.
+    """
+    if pair.proposal is None:
+        return default_proposal(*pair.log_snr_range, pair.reference, atom=atom)
+    if atom and not pair.proposal.atom > 0.0:
+        raise InputError("The proposal must have an atom for the residual: fit it with fit_proposal to this pair")
+    return pair.proposal
 
 
-def sampled_prior(process: LinearProcess, span: Span) -> Callable[[State, State], Nats] | None:
+def sampled_prior(pair: ScorePair) -> Callable[[State, State], Nats] | None:
     """The prior term from draws, for priors whose expected log-density is not closed form."""
-    prior = span.prior
+    prior = pair.prior
     if hasattr(prior, "expected_log_prob"):
         return None
-    alpha, sigma = process.marginal_at(torch.tensor(span.low, dtype=torch.float64))
+    alpha, sigma = pair.process.marginal_at(torch.tensor(pair.log_snr_range[0], dtype=torch.float64))
 
     def term(x: State, eps: State) -> Nats:
         ends = alpha * x[:, None] + sigma * eps
@@ -56,19 +58,17 @@ def sampled_prior(process: LinearProcess, span: Span) -> Callable[[State, State]
     return term
 
 
-def default_replicates(samples: int) -> int:
-    """Eight replicates give a usable standard error; beyond 16 points in each, more samples are more replicates."""
-    return max(REPLICATES, samples // POINTS)
+def grid_for(proposal: LogSNRDensity, samples: int, method: Replicates) -> Grid:
+    """Samples divided among replicates, the same number in each.
 
-
-def evaluations_spent(samples: int, replicates: int) -> int:
-    """Evaluations per row that ``replicate`` makes of ``samples``: the same number in every replicate."""
-    count = min(replicates, samples)
-    return samples // count * count
+    Eight replicates give a usable standard error; beyond 16 points in each, more samples are more replicates.
+    """
+    count = min(method.count or max(REPLICATES, samples // POINTS), samples)
+    return Grid(proposal, samples // count * count, count)
 
 
 def estimate_of(
-    terms: dict[str, Tensor], x: State, samples: int, log_snr_range: tuple[float, float], **fields: object
+    terms: dict[str, Tensor], x: RandomisedRows, samples: int, log_snr_range: tuple[float, float], **fields: object
 ) -> Estimate:
     """The sum of terms that were replicated, each ``r n``, as an estimate of the SDE model."""
     total = torch.stack(list(terms.values())).sum(0)
@@ -76,7 +76,8 @@ def estimate_of(
         total,
         model="sde",
         nfe=samples,
-        event_dim=x[0].numel(),
+        event_dim=x.rows[0].numel(),
+        measure=x.measure,
         log_snr_range=log_snr_range,
         terms={name: value.mean(0) for name, value in terms.items() if name != "log_det" or bool(value.any())},
         **fields,

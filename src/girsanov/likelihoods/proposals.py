@@ -11,14 +11,12 @@ import math
 import torch
 from torch import Tensor
 
-from girsanov.densities import Gaussian
 from girsanov.inputs import checked
 from girsanov.likelihoods.baselines import Baseline, baseline_of
-from girsanov.models import gaussian_reference, working_dtype
-from girsanov.processes import LinearProcess, log_snr_range
+from girsanov.pairs import ScorePair
 from girsanov.randomness import seed_of
 from girsanov.solvers import LogSNRDensity
-from girsanov.types import Nats, Score, State
+from girsanov.types import Nats, State
 
 MEAN_SHARE = 0.1  # weight of the integrand's square beside its variance
 
@@ -26,12 +24,9 @@ MEAN_SHARE = 0.1  # weight of the integrand's square beside its variance
 @checked
 @torch.no_grad()
 def fit_proposal(
-    score: Score,
-    process: LinearProcess,
+    pair: ScorePair,
     x: State,
     *,
-    reference: Gaussian | None = None,
-    decoder: Gaussian | None = None,
     condition: Tensor | None = None,
     generator: torch.Generator | None = None,
     levels: int = 40,
@@ -43,20 +38,16 @@ def fit_proposal(
     leaves, plus a share of :math:`v^2` for the grid's own error. Neither changes an expectation.
 
     Args:
-        score: see :func:`elbo`.
-        process: see :func:`elbo`.
+        pair: the model.
         x: rows that will not be evaluated with the result, ``n *d``; some hundred suffice.
-        reference: see :func:`elbo`.
-        decoder: see :func:`elbo`.
         condition: see :func:`elbo`.
         generator: see :func:`elbo`.
         levels: number of levels at which the integrand is measured, two evaluations per row each.
     """
-    reference = gaussian_reference(score, reference)
-    low, high = log_snr_range(score, process)
-    baseline = baseline_of(score, process, reference, decoder)
+    low, high = pair.log_snr_range
+    baseline = baseline_of(pair, pair.decoder)
     noise = torch.Generator().manual_seed(seed_of(generator))
-    x = x.to(working_dtype(score, x))
+    x = x.to(pair.dtype(x))
     grid = torch.linspace(low, high, levels, dtype=torch.float64)
     fits = [_fit_level(baseline, x, level, noise, condition) for level in grid]
     values, _ = _values(baseline, x, grid[-1], noise, condition, at_end=True)

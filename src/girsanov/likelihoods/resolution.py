@@ -7,19 +7,19 @@ does not fall. Each row is judged by itself, whatever it is evaluated with; a va
 is of kind ``estimate``, and says how far the range would have to reach.
 """
 
-__all__ = ["confirmed", "missing_at_ends", "needed_range", "rounds"]
+__all__ = ["confirmed", "missing_at_ends", "needed_range"]
 
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from girsanov.calculus import expand_as_rows
 from girsanov.likelihoods.baselines import Baseline
-from girsanov.models import HALF, working_dtype
+from girsanov.pairs import ScorePair
 from girsanov.randomness import keyed_generators, keyed_rademacher
-from girsanov.rows import row_blocks
-from girsanov.types import Estimate, Nats, Score, State
+from girsanov.rows import condition_at, conditions_for, row_blocks
+from girsanov.types import Estimate, Nats, State
 
 CHUNK = 128  # rows of a call, fixed so that results do not depend on their number
 CHUNK_ELEMENTS = 2**19  # at most so many numbers per call, for large events
@@ -34,15 +34,10 @@ def needed_range(low: float, high: float, missing: Tensor, event_dim: int) -> Te
     return torch.stack([low - beyond[0], high + beyond[1]], 1)
 
 
-def confirmed(estimate: Estimate, score: Score, needed: Tensor) -> Estimate:
+def confirmed(estimate: Estimate, pair: ScorePair, needed: Tensor) -> Estimate:
     """The estimate with the range that its rows need, of kind ``estimate`` where its own would promise too much."""
     found = replace(estimate, needed=needed)
-    return replace(found, kind="estimate") if rounds(score) or not bool(found.resolved.all()) else found
-
-
-def rounds(score: Score) -> bool:
-    """Whether a score computes in half precision, which no standard error knows of."""
-    return isinstance(score, nn.Module) and any(parameter.dtype in HALF for parameter in score.parameters())
+    return replace(found, kind="estimate") if pair.rounds or not bool(found.resolved.all()) else found
 
 
 @torch.no_grad()
@@ -59,9 +54,9 @@ def missing_at_ends(
         condition: leading dimension ``n`` or 1.
     """
     rows, parts = max(1, min(CHUNK, CHUNK_ELEMENTS // x[0].numel())), []
-    x = x.detach().to(working_dtype(baseline.score, x))
+    x = x.detach().to(baseline.pair.dtype(x))
     for index, count in row_blocks(len(x), rows, x.device):
-        given = condition if condition is None or len(condition) == 1 else condition[index]
+        given = condition_at(condition, index)
         signs = keyed_rademacher(keyed_generators(seed, "ends", x[index]), x.shape[1:], x)
         gains = [_gain(baseline, x[index], level, signs, given) for level in span]
         parts.append(torch.stack(gains)[:, :count])
@@ -73,7 +68,7 @@ def _gain(baseline: Baseline, x: State, level: float, signs: State, condition: T
     levels = torch.full((len(x),), level, dtype=torch.float64, device=x.device)
     alpha, sigma = torch.sigmoid(levels).sqrt(), torch.sigmoid(-levels).sqrt()
     inside = torch.zeros_like(levels, dtype=torch.bool)
-    given = condition if condition is None else condition.expand(len(x), *condition.shape[1:])
+    given = conditions_for(condition, len(x))
     gains = []
     for eps in (signs, -signs):
         z = expand_as_rows(alpha, x) * x + expand_as_rows(sigma, x) * eps

@@ -31,7 +31,7 @@ from girsanov.inputs import checked
 from girsanov.likelihoods.integral import keeps_graph
 from girsanov.pairs import Chain, EulerChain, Noise, Pair, feynman_kac_log_weights, girsanov_log_weights
 from girsanov.randomness import keyed_generators, keyed_normal, seed_of, source_of
-from girsanov.rows import row_blocks
+from girsanov.rows import condition_at, row_blocks
 from girsanov.types import Estimate, InputError, MeanEstimate, Nats, State, interval_of_mean
 
 CHUNK = 2048  # paths simulated together, fixed so that results do not depend on the number of rows
@@ -145,10 +145,10 @@ def chain_elbo(
 
     Example:
         >>> from girsanov.densities import Gaussian
-        >>> from girsanov.pairs import AncestralChain
+        >>> from girsanov.pairs import AncestralChain, ScorePair
         >>> from girsanov.processes import VariancePreserving
         >>> process, law = VariancePreserving(), Gaussian(torch.ones(2), torch.tensor([0.5, 2.0]))
-        >>> chain = AncestralChain(law.score(process), process, 16, prior=law.marginal(process, 1.0))
+        >>> chain = AncestralChain(ScorePair(law.score(process), prior=law.marginal(process, 1.0)), 16)
         >>> estimate = chain_elbo(chain, torch.zeros(3, 2))
         >>> torch.allclose(estimate.value, law.log_prob(torch.zeros(3, 2)), atol=1e-4), estimate.model
         (True, 'chain')
@@ -269,10 +269,10 @@ def chain_bracket(
 
     Example:
         >>> from girsanov.densities import Gaussian
-        >>> from girsanov.pairs import AncestralChain
+        >>> from girsanov.pairs import AncestralChain, ScorePair
         >>> from girsanov.processes import VariancePreserving
         >>> process, law = VariancePreserving(), Gaussian(torch.ones(2), torch.tensor([0.5, 2.0]))
-        >>> chain = AncestralChain(law.score(process), process, 16, prior=law.marginal(process, 1.0))
+        >>> chain = AncestralChain(ScorePair(law.score(process), prior=law.marginal(process, 1.0)), 16)
         >>> abs(chain_bracket(chain, 50, paths=2).width.value) < 1e-4  # the model is its reference
         True
     """
@@ -316,7 +316,7 @@ def _simulate(
     parts = []
     for index, count in row_blocks(len(x), rows, x.device):
         with torch.set_grad_enabled(keeps_graph(x)):
-            part = _simulate_chunk(weigh, x[index], paths, _rows_of(condition, index), seed)
+            part = _simulate_chunk(weigh, x[index], paths, condition_at(condition, index), seed)
         parts.append(part[:, :count])
     return torch.cat(parts, 1)
 
@@ -331,10 +331,6 @@ def _simulate_chunk(weigh: Weigh, x: State, paths: int, condition: Tensor | None
     repeated = x.repeat_interleave(paths, 0)
     given = condition if condition is None or len(condition) == 1 else condition.repeat_interleave(paths, 0)
     return weigh(repeated, noise, given).reshape(len(x), paths).T
-
-
-def _rows_of(condition: Tensor | None, index: Tensor) -> Tensor | None:
-    return condition if condition is None or len(condition) == 1 else condition[index]
 
 
 def _groups(paths: int) -> int:

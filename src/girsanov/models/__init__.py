@@ -15,21 +15,12 @@ __all__ = [
     "ResidualMLP",
     "ScoreModel",
     "TwoLayerNetwork",
-    "deviation",
+    "called",
     "from_noise",
-    "gaussian_reference",
-    "noise_prediction",
     "takes_convolutions",
     "to_noise",
-    "working_dtype",
 ]
 
-from girsanov.models.evaluation import (
-    deviation,
-    gaussian_reference,
-    noise_prediction,
-    working_dtype,
-)
 from girsanov.models.heads import ExpertHead, Head, Lattice, LatticeHead, MixtureHead, ResidualHead
 from girsanov.models.networks import (
     ConditionMap,
@@ -40,4 +31,4 @@ from girsanov.models.networks import (
     takes_convolutions,
 )
 from girsanov.models.predictions import PREDICTIONS, from_noise, to_noise
-from girsanov.models.score_model import HALF, ScoreModel
+from girsanov.models.score_model import HALF, ScoreModel, called

@@ -21,7 +21,6 @@ __all__ = [
     "gaussian_decoder",
     "independent",
     "low_discrepancy",
-    "reverse_drift",
     "uniform_weight",
 ]
 
@@ -29,7 +28,7 @@ from girsanov.objectives.chain import ChainObjective
 from girsanov.objectives.denoising import Batch, DenoisingObjective
 from girsanov.objectives.objective import ScoreMatchingObjective, fit_times, uniform_weight
 from girsanov.objectives.pair import PairObjective
-from girsanov.objectives.path import PathObjective, gaussian_decoder, reverse_drift
+from girsanov.objectives.path import PathObjective, gaussian_decoder
 from girsanov.objectives.schedule import ScheduledObjective, fit_schedule
 from girsanov.objectives.score_matching import (
     DenoisingScoreMatching,

@@ -19,17 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.calculus import expand_as_rows
-from girsanov.densities import Density
 from girsanov.inputs import checked
-from girsanov.models import working_dtype
 from girsanov.objectives.denoising import Batch
 from girsanov.objectives.score_matching import DenoisingScoreMatching, Matching, Noised
 from girsanov.objectives.times import ATOM, TimeLaw, low_discrepancy
-from girsanov.processes import LinearProcess, Span, log_snr_range, span_of
+from girsanov.pairs import ScorePair
+from girsanov.processes import LinearProcess
 from girsanov.randomness import keyed_generators, keyed_normal, keyed_rademacher, keyed_uniform, seed_of, source_of
-from girsanov.rows import row_blocks
+from girsanov.rows import condition_at, conditions_for, row_blocks
 from girsanov.solvers import LogSNRDensity
-from girsanov.types import Estimate, InputError, Nats, Score, State
+from girsanov.types import Estimate, InputError, Nats, State
 
 CHUNK = 512  # evaluations per call, fixed so that a row's value does not depend on the number of rows
 
@@ -43,69 +42,63 @@ def uniform_weight(t: Tensor) -> Tensor:
 
 
 class ScoreMatchingObjective(nn.Module):
-    """Score matching over random times, ``loss(score, batch, generator, step) -> b``.
+    """Score matching over random times, ``loss(pair, batch, generator, step) -> b``.
 
     Args:
-        process: the forward process.
         matching: the loss; default denoising score matching.
-        prior: law at the noise end of the score's range; default: see :func:`girsanov.processes.span_of`.
         weighting: ``None`` for the likelihood's weight, else a function of time.
         times: law of times; default uniform in log-SNR over the score's range, with the residual.
         draws: ``(count, generator) -> positions``: :func:`low_discrepancy` or :func:`independent`.
 
     Raises:
         InputError: if the law of times misses the residual that the likelihood's weight asks for; at a call, if it
-            does not span the log-SNR range where the score is known, or if neither the prior there nor a reference is.
+            does not span the pair's log-SNR range, or if the pair knows neither the prior there nor a reference.
 
     Example:
         >>> from girsanov.densities import Gaussian
         >>> from girsanov.processes import VariancePreserving
-        >>> law, process = Gaussian(torch.zeros(2), 1.0), VariancePreserving()
-        >>> objective = ScoreMatchingObjective(process)
-        >>> objective(law.score(process), Batch(torch.zeros(4, 2)), torch.Generator().manual_seed(0)).shape
+        >>> pair = ScorePair(Gaussian(torch.zeros(2), 1.0).score(VariancePreserving()))
+        >>> ScoreMatchingObjective()(pair, Batch(torch.zeros(4, 2)), torch.Generator().manual_seed(0)).shape
         torch.Size([4])
     """
 
     def __init__(
         self,
-        process: LinearProcess,
         matching: Matching | None = None,
         *,
-        prior: Density | None = None,
         weighting: Weighting | None = None,
         times: TimeLaw | None = None,
         draws: Callable[[int, torch.Generator | None], Tensor] = low_discrepancy,
     ) -> None:
         super().__init__()
-        self.process, self.matching = process, matching or DenoisingScoreMatching()
-        self.prior, self.weighting, self.times, self.draws = prior, weighting, times, draws
+        self.matching = matching or DenoisingScoreMatching()
+        self.weighting, self.times, self.draws = weighting, times, draws
         if times is not None and weighting is None and not times.atom > 0.0:
             raise InputError(
                 "The law of times must have an atom for the residual, which the likelihood's weight asks for"
             )
 
-    def forward(self, score: Score, batch: Batch, generator: torch.Generator | None = None, step: int = 0) -> Nats:
+    def forward(self, pair: ScorePair, batch: Batch, generator: torch.Generator | None = None, step: int = 0) -> Nats:
         """Loss of every row, shape ``b``, float64: minus the bound in nats where the weight is the likelihood's.
 
         Differentiable in the score's parameters and in ``batch.x``, so that a dequantiser can be trained by it too.
         """
         del step
         generator = source_of(generator)
-        x = batch.x.to(working_dtype(score, batch.x))
-        times = self._times(*log_snr_range(score, self.process))
+        x = batch.x.to(pair.dtype(batch.x))
+        times = self._times(*pair.log_snr_range)
         levels, weights, at_end = (part.to(x.device) for part in times.quantile(self.draws(len(x), generator)))
         eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
         at = self._noised(x, levels, eps, batch.condition, generator)
         if self.weighting is not None:
-            return self._level_weight(levels, at_end) * weights * self.matching.loss(score, at)
-        values = self.matching.loss(score, at) + self.matching.constant(at)
-        span = span_of(score, self.process, prior=self.prior)
-        return weights * values - _closed_form(self.process, span, batch.x, eps)
+            return self._level_weight(pair.process, levels, at_end) * weights * self.matching.loss(pair, at)
+        values = self.matching.loss(pair, at) + self.matching.constant(at)
+        return weights * values - _closed_form(pair, batch.x, eps)
 
     @checked
     def bound(
         self,
-        score: Score,
+        pair: ScorePair,
         x: State,
         *,
         samples: int = 32,
@@ -116,7 +109,7 @@ class ScoreMatchingObjective(nn.Module):
         """The bound that this loss is, per row, by randomised systematic grids of its law of times.
 
         Args:
-            score: ``(t, x) -> grad log p_t(x)``.
+            pair: the model.
             x: rows ``n *d``.
             samples: evaluations of the loss per row, rounded down to a multiple of ``replicates``.
             replicates: independent replicates among which the samples are divided.
@@ -132,14 +125,13 @@ class ScoreMatchingObjective(nn.Module):
         """
         if self.weighting is not None:
             raise InputError("A reweighted loss is no likelihood bound: leave weighting out")
-        span = span_of(score, self.process, prior=self.prior)
         count = min(replicates, samples)
-        grid = _Grid(self, score, span, self._times(*span.log_snr_range), count, samples // count, seed_of(generator))
+        grid = _Grid(self, pair, self._times(*pair.log_snr_range), count, samples // count, seed_of(generator))
         rows = max(1, CHUNK // (grid.replicates * grid.points))
         parts = []
         with torch.no_grad():
             for index, count in row_blocks(len(x), rows, x.device):
-                given = condition if condition is None or len(condition) == 1 else condition[index]
+                given = condition_at(condition, index)
                 parts.append([part[:count] for part in grid.evaluate(x[index], given)])
         prior, matched = (torch.cat([part[k] for part in parts]).T for k in (0, 1))
         return Estimate.from_replicates(
@@ -148,7 +140,7 @@ class ScoreMatchingObjective(nn.Module):
             model="sde",
             nfe=grid.replicates * grid.points * self.matching.cost(x[0].numel()),
             event_dim=x[0].numel(),
-            log_snr_range=span.log_snr_range,
+            log_snr_range=pair.log_snr_range,
             terms={"prior": prior.mean(0), "matching": matched.mean(0)},
         )
 
@@ -171,14 +163,14 @@ class ScoreMatchingObjective(nn.Module):
         if self.matching.probes:
             shape = (self.matching.probes, *x.shape)
             signs = torch.randint(2, shape, generator=generator).to(x) * 2.0 - 1.0
-        return Noised(self.process, levels, _mix(levels, x, eps), eps, signs, condition)
+        return Noised(levels, _mix(levels, x, eps), eps, signs, condition)
 
-    def _level_weight(self, levels: Tensor, at_end: Tensor) -> Tensor:
+    def _level_weight(self, process: LinearProcess, levels: Tensor, at_end: Tensor) -> Tensor:
         """The weight per unit of log-SNR; nothing at the atom, which is the bound's residual."""
         assert self.weighting is not None
-        t = self.process.time(levels)
-        _, g2 = self.process.rates(t)
-        _, sigma = self.process.marginal_at(levels)
+        t = process.time(levels)
+        _, g2 = process.rates(t)
+        _, sigma = process.marginal_at(levels)
         return torch.where(at_end, 0.0, self.weighting(t) * sigma.square() / g2)
 
 
@@ -187,8 +179,7 @@ class _Grid:
     """Keyed draws of the objective's integrand: R replicates of K points for every row."""
 
     objective: ScoreMatchingObjective
-    score: Score
-    span: Span
+    pair: ScorePair
     times: TimeLaw
     replicates: int
     points: int
@@ -196,12 +187,12 @@ class _Grid:
 
     def evaluate(self, rows: State, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """Closed-form and sampled part of every replicate, each ``b r``."""
-        objective, matching = self.objective, self.objective.matching
+        matching = self.objective.matching
         generators = keyed_generators(self.seed, "score-matching", rows)
         offset = keyed_uniform(generators, (self.replicates, 1), rows)
         positions = (torch.arange(self.points, device=rows.device) + offset) / self.points
         levels, weights, _ = (part.flatten() for part in self.times.quantile(positions))
-        like = rows.new_empty(0, dtype=working_dtype(self.score, rows))
+        like = rows.new_empty(0, dtype=self.pair.dtype(rows))
         count = self.replicates * self.points
         eps = keyed_normal(generators, (count, *rows.shape[1:]), like).flatten(0, 1)
         signs = None
@@ -209,14 +200,12 @@ class _Grid:
             signs = keyed_rademacher(generators, (count, matching.probes, *rows.shape[1:]), like)
             signs = signs.flatten(0, 1).transpose(0, 1)
         x = rows.to(like.dtype).repeat_interleave(count, 0)
-        given = condition
-        if condition is not None:
-            given = condition.expand(len(rows), *condition.shape[1:]).repeat_interleave(count, 0)
-        at = Noised(objective.process, levels, _mix(levels, x, eps), eps, signs, given)
-        values = weights * (matching.loss(self.score, at) + matching.constant(at))
+        given = conditions_for(condition, len(rows), count)
+        at = Noised(levels, _mix(levels, x, eps), eps, signs, given)
+        values = weights * (matching.loss(self.pair, at) + matching.constant(at))
         wide = rows.repeat_interleave(count, 0)
         shape = (len(rows), self.replicates, self.points)
-        closed = _closed_form(objective.process, self.span, wide, eps)
+        closed = _closed_form(self.pair, wide, eps)
         return closed.reshape(shape).mean(2), -values.reshape(shape).mean(2)
 
 
@@ -224,8 +213,7 @@ class _Grid:
 @torch.no_grad()
 def fit_times(
     matching: Matching,
-    score: Score,
-    process: LinearProcess,
+    pair: ScorePair,
     x: State,
     *,
     condition: Tensor | None = None,
@@ -234,41 +222,40 @@ def fit_times(
 ) -> LogSNRDensity:
     """The law of times proportional to the size of a loss, measured on held-out rows: the least variance of its mean.
 
-    It spans the log-SNR range where the score is known.
+    It spans the pair's log-SNR range.
 
     Args:
         matching: the loss.
-        score: the score.
-        process: the forward process.
+        pair: the model.
         x: rows ``n *d``; some hundred suffice.
         condition: see :meth:`ScoreMatchingObjective.bound`.
         generator: source of the noise; ``None`` means seed 0.
         levels: number of levels at which the loss is measured.
     """
-    low, high = log_snr_range(score, process)
-    x, generator = x.to(working_dtype(score, x)), source_of(generator)
-    objective = ScoreMatchingObjective(process, matching, weighting=uniform_weight)
+    low, high = pair.log_snr_range
+    x, generator = x.to(pair.dtype(x)), source_of(generator)
+    objective = ScoreMatchingObjective(matching, weighting=uniform_weight)
     grid = torch.linspace(low, high, levels, dtype=torch.float64, device=x.device)
     sizes = []
     for level in grid:
         eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
         at = objective._noised(x, level.expand(len(x)), eps, condition, generator)
-        sizes.append((matching.loss(score, at) + matching.constant(at)).square().mean().sqrt())
+        sizes.append((matching.loss(pair, at) + matching.constant(at)).square().mean().sqrt())
     return LogSNRDensity.from_sizes(low, high, grid.cpu(), torch.stack(sizes).cpu(), end_size=float(sizes[-1]))
 
 
-def _closed_form(process: LinearProcess, span: Span, x: State, eps: State) -> Nats:
+def _closed_form(pair: ScorePair, x: State, eps: State) -> Nats:
     """Everything of the bound that is free of the score: the prior term plus d log alpha at the noise end, ``b``.
 
     ``eps`` serves only priors whose expected log-density is not closed form.
     """
-    low = torch.tensor(span.low, dtype=torch.float64, device=x.device)
-    alpha, sigma = process.marginal_at(low)
-    expected = getattr(span.prior, "expected_log_prob", None)
+    low = torch.tensor(pair.log_snr_range[0], dtype=torch.float64, device=x.device)
+    alpha, sigma = pair.process.marginal_at(low)
+    expected = getattr(pair.prior, "expected_log_prob", None)
     if expected is not None:
         prior = expected(alpha * x.double(), sigma.square())
     else:
-        prior = span.prior.log_prob(alpha * x.double() + sigma * eps.double())
+        prior = pair.prior.log_prob(alpha * x.double() + sigma * eps.double())
     return prior + x[0].numel() * alpha.log()
 
 

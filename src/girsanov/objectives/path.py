@@ -11,7 +11,7 @@ with equality where the path is the generative process's own posterior. As a los
 nats, with gradients for the path, the drift, the diffusion and the decoder alike.
 """
 
-__all__ = ["PathObjective", "gaussian_decoder", "reverse_drift"]
+__all__ = ["PathObjective", "gaussian_decoder"]
 
 import math
 from collections.abc import Callable
@@ -24,10 +24,10 @@ from girsanov.densities import Density, StandardNormal
 from girsanov.inputs import checked
 from girsanov.objectives.denoising import Batch
 from girsanov.objectives.times import low_discrepancy
-from girsanov.processes import ConditionalPath, LinearProcess
+from girsanov.processes import ConditionalPath
 from girsanov.randomness import keyed_generators, keyed_normal, keyed_uniform, seed_of, source_of
 from girsanov.rows import row_blocks
-from girsanov.types import Estimate, Nats, Score, State, Time
+from girsanov.types import Estimate, Nats, State, Time
 
 CHUNK = 512  # evaluations per call, fixed so that a row's value does not depend on the number of rows
 LOG_2PI = math.log(2.0 * math.pi)
@@ -49,16 +49,6 @@ def gaussian_decoder(variance: float) -> Decoder:
     return decode
 
 
-def reverse_drift(score: Score, process: LinearProcess) -> Callable[[Time, State], State]:
-    """The plug-in reverse SDE's drift, written forward in t: f - g^2 s."""
-
-    def drift(t: Time, x: State) -> State:
-        _, g2 = process.rates(t)
-        return process.drift(t, x) - expand_as_rows(g2, x) * score(t, x)
-
-    return drift
-
-
 class PathObjective(nn.Module):
     """Minus the bound of a conditional path, ``loss(drift, batch, generator, step) -> b``.
 
@@ -69,11 +59,12 @@ class PathObjective(nn.Module):
         prior: law at the noise end; default N(0, I).
 
     Example:
+        >>> from girsanov.pairs import ScorePair
         >>> from girsanov.processes import OrnsteinUhlenbeck, ProcessPath
         >>> process = OrnsteinUhlenbeck(2.0, log_snr_range=(-1.85, 5.0))
         >>> diffusion = lambda t: process.rates(t)[1].sqrt()
         >>> objective = PathObjective(ProcessPath(process), diffusion, gaussian_decoder(0.01))
-        >>> drift = reverse_drift(lambda t, x: -x, process)
+        >>> drift = ScorePair(lambda t, x: -x, process).generative_drift
         >>> objective(drift, Batch(torch.zeros(4, 2)), torch.Generator().manual_seed(0)).shape
         torch.Size([4])
     """

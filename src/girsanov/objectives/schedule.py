@@ -16,13 +16,14 @@ from torch import Tensor
 
 from girsanov.calculus import expand_as_rows
 from girsanov.inputs import checked
-from girsanov.models import ScoreModel, working_dtype
+from girsanov.models import ScoreModel
 from girsanov.objectives.denoising import Batch, GainObjective
 from girsanov.objectives.score_matching import DenoisingScoreMatching, Matching, Noised
 from girsanov.objectives.times import low_discrepancy
-from girsanov.processes import LearnedSchedule, LinearProcess, log_snr_range
+from girsanov.pairs import ScorePair
+from girsanov.processes import LearnedSchedule, LinearProcess
 from girsanov.randomness import source_of
-from girsanov.types import InputError, Nats, Score, State
+from girsanov.types import InputError, Nats, State
 
 
 class ScheduledObjective(GainObjective):
@@ -116,31 +117,29 @@ def _levels_and_speed(process: LinearProcess, t: Tensor) -> tuple[Tensor, Tensor
 
 
 def schedule_values(
-    matching: Matching, score: Score, process: LinearProcess, x: State, t: Tensor, generator: torch.Generator | None
+    matching: Matching, pair: ScorePair, x: State, t: Tensor, generator: torch.Generator | None
 ) -> Nats:
     """One-draw estimates of the diffusion part of the negative bound at times ``b``, differentiable in the schedule.
 
     Args:
         matching: the loss.
-        score: the score; one that reads log-SNR, as a score model or an oracle of ``process`` does.
-        process: the schedule.
+        pair: of the schedule and a score that reads log-SNR, as a score model or an oracle of the schedule does.
         x: rows ``b *d``.
         t: times in (0, 1), float64.
         generator: source of the noise; ``None`` means seed 0.
     """
-    x = x.to(working_dtype(score, x))
-    level, speed = _levels_and_speed(process, t)
+    x = x.to(pair.dtype(x))
+    level, speed = _levels_and_speed(pair.process, t)
     eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
     alpha_z, sigma_z = torch.sigmoid(level).sqrt(), torch.sigmoid(-level).sqrt()
     z = expand_as_rows(alpha_z, x) * x + expand_as_rows(sigma_z, x) * eps
-    at = Noised(process, level, z, eps)
-    return speed * (matching.loss(score, at) + matching.constant(at))
+    at = Noised(level, z, eps)
+    return speed * (matching.loss(pair, at) + matching.constant(at))
 
 
 @checked
 def fit_schedule(
-    process: LearnedSchedule,
-    score: Score,
+    pair: ScorePair,
     x: State,
     *,
     matching: Matching | None = None,
@@ -152,8 +151,7 @@ def fit_schedule(
     """Train a schedule in place so that the bound's one-draw estimate has the least variance; the bound is untouched.
 
     Args:
-        process: the schedule; its end points do not move.
-        score: the score, held fixed: it may be any that reads log-SNR.
+        pair: of a learned schedule, whose end points do not move, and a score, held fixed: any that reads log-SNR.
         x: rows ``n *d``.
         matching: whose estimate; default denoising score matching.
         steps: Adam steps.
@@ -171,10 +169,12 @@ def fit_schedule(
         >>> from girsanov.densities import Gaussian
         >>> process = LearnedSchedule((-5.0, 5.0), units=4)
         >>> law = Gaussian(torch.zeros(2), 1.0)
-        >>> len(fit_schedule(process, law.score(process), law.sample(64), steps=3, batch_size=16))
+        >>> len(fit_schedule(ScorePair(law.score(process)), law.sample(64), steps=3, batch_size=16))
         3
     """
-    known = log_snr_range(score, process)
+    process, known = pair.process, pair.log_snr_range
+    if not isinstance(process, LearnedSchedule):
+        raise InputError("Only a LearnedSchedule is trained: make the pair of one")
     if known != process.log_snr_range:
         raise InputError(
             f"This score is known for log-SNR from {known[0]:.4g} to {known[1]:.4g}: give LearnedSchedule that range"
@@ -185,7 +185,7 @@ def fit_schedule(
     for _ in range(steps):
         rows = x[torch.randint(len(x), (batch_size,), generator=generator)]
         times = low_discrepancy(batch_size, generator).to(x.device)
-        loss = schedule_values(matching, score, process, rows, times, generator).square().mean()
+        loss = schedule_values(matching, pair, rows, times, generator).square().mean()
         gradients = torch.autograd.grad(loss, list(process.parameters()))
         for parameter, gradient in zip(process.parameters(), gradients, strict=True):
             parameter.grad = gradient

@@ -39,9 +39,8 @@ import torch
 from torch import Tensor
 
 from girsanov.calculus import Divergence, Exact, Hutchinson, sum_event
-from girsanov.models import noise_prediction
-from girsanov.processes import LinearProcess
-from girsanov.types import Kind, Nats, Score, State, require_counts
+from girsanov.pairs import ScorePair
+from girsanov.types import Kind, Nats, State, require_counts
 
 Field = Callable[[State], State]
 
@@ -51,7 +50,6 @@ class Noised:
     """Noised rows: what a loss is evaluated on.
 
     Attributes:
-        process: the forward process.
         log_snr: levels ``b``, float64.
         z: variance-preserving states ``b *d``.
         eps: the noise in them, ``b *d``.
@@ -59,7 +57,6 @@ class Noised:
         condition: conditions ``b ...``, or ``None``.
     """
 
-    process: LinearProcess
     log_snr: Tensor
     z: State
     eps: State
@@ -88,7 +85,7 @@ class Matching(ABC):
         return 1
 
     @abstractmethod
-    def loss(self, score: Score, at: Noised) -> Nats:
+    def loss(self, pair: ScorePair, at: Noised) -> Nats:
         """The loss per row, shape ``b``, float64."""
 
     @abstractmethod
@@ -96,8 +93,8 @@ class Matching(ABC):
         """What makes the mean of ``loss + constant`` the integrand J of the bound, free of the score, shape ``b``."""
 
 
-def _field(score: Score, at: Noised) -> Field:
-    return lambda z: noise_prediction(score, at.process, at.log_snr, z, at.condition)
+def _field(pair: ScorePair, at: Noised) -> Field:
+    return lambda z: pair.noise(at.log_snr, z, at.condition)
 
 
 def _none(at: Noised) -> Nats:
@@ -112,15 +109,15 @@ class ExplicitScoreMatching(Matching):
     Its mean over data from the law of ``target`` is the mean of the bound; a single row's value is no bound.
 
     Args:
-        target: the exact score ``(t, x) -> grad log q_t(x)``.
+        target: the pair of the exact score, over the same process.
     """
 
-    target: Score
+    target: ScorePair
     kind: Kind = field(default="estimate", init=False)
 
-    def loss(self, score: Score, at: Noised) -> Nats:
+    def loss(self, pair: ScorePair, at: Noised) -> Nats:
         """Half the squared distance of the noise predictions."""
-        return 0.5 * sum_event((_field(score, at)(at.z) - _field(self.target, at)(at.z)).square())
+        return 0.5 * sum_event((_field(pair, at)(at.z) - _field(self.target, at)(at.z)).square())
 
     def constant(self, at: Noised) -> Nats:
         """Minus half the target's own square."""
@@ -148,9 +145,9 @@ class ImplicitScoreMatching(Matching):
         """As the divergence's."""
         return self.divergence.cost(event_dim)
 
-    def loss(self, score: Score, at: Noised) -> Nats:
+    def loss(self, pair: ScorePair, at: Noised) -> Nats:
         """Half the squared prediction minus its scaled divergence."""
-        noise, divergence = self.divergence(_field(score, at), at.z, at.signs)
+        noise, divergence = self.divergence(_field(pair, at), at.z, at.signs)
         return 0.5 * sum_event(noise.square()) - _sigma(at) * divergence.mean(0)
 
     def constant(self, at: Noised) -> Nats:
@@ -182,9 +179,9 @@ class SlicedScoreMatching(Matching):
         del event_dim
         return 1 + 2 * self.probes
 
-    def loss(self, score: Score, at: Noised) -> Nats:
+    def loss(self, pair: ScorePair, at: Noised) -> Nats:
         """Mean over directions of half the squared projection minus the scaled second-order term."""
-        noise, slices = Hutchinson(self.probes)(_field(score, at), at.z, at.signs)
+        noise, slices = Hutchinson(self.probes)(_field(pair, at), at.z, at.signs)
         square = sum_event(noise.square())
         if not self.reduced_variance:
             assert at.signs is not None
@@ -201,9 +198,9 @@ class SlicedScoreMatching(Matching):
 class DenoisingScoreMatching(Matching):
     """Distance to the noise that was added: no divergence, and valid row by row."""
 
-    def loss(self, score: Score, at: Noised) -> Nats:
+    def loss(self, pair: ScorePair, at: Noised) -> Nats:
         """Half the squared error of the noise prediction."""
-        return 0.5 * sum_event((at.eps - _field(score, at)(at.z)).square())
+        return 0.5 * sum_event((at.eps - _field(pair, at)(at.z)).square())
 
     def constant(self, at: Noised) -> Nats:
         """Minus half the number of dimensions, the mean of the noise's own half square."""

@@ -6,6 +6,7 @@ __all__ = [
     "DiagonalScale",
     "Drift",
     "EulerChain",
+    "FamilyPair",
     "IsotropicScale",
     "Kernel",
     "MatrixScale",
@@ -34,4 +35,4 @@ from girsanov.pairs.scales import (
     TriangularScale,
     scale_of,
 )
-from girsanov.pairs.score_pair import ScorePair
+from girsanov.pairs.score_pair import FamilyPair, ScorePair

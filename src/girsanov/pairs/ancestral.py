@@ -17,21 +17,20 @@ note of paper 3, section 2.6).
 
 __all__ = ["AncestralChain"]
 
-from collections.abc import Sequence
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from girsanov.densities import Density, Gaussian, draw_rows
+from girsanov.densities import draw_rows
 from girsanov.inputs import checked
-from girsanov.models import deviation, gaussian_reference, noise_prediction, working_dtype
 from girsanov.pairs.chain import Chain, Kernel
 from girsanov.pairs.paths import Noise
 from girsanov.pairs.scales import IsotropicScale, Scale, SpectralScale
-from girsanov.processes import LinearProcess, span_of
+from girsanov.pairs.score_pair import ScorePair
+from girsanov.rows import conditions_for
 from girsanov.solvers import LogSNRDensity
-from girsanov.types import InputError, Nats, Score, State, require_count
+from girsanov.types import InputError, Nats, State, require_count
 
 
 @final
@@ -39,52 +38,35 @@ class AncestralChain(Chain):
     """The sampler of a score in a finite number of steps, with the exact noising process as its encoder.
 
     Args:
-        score: ``(t, x) -> grad log p_t(x)``.
-        process: the forward process.
+        pair: the model, whose reference's posterior is exact.
         steps: number of steps between the two ends of the log-SNR range; the residual decoder is one more.
-        prior: law at the noise end of the score's range; default: see :func:`girsanov.processes.span_of`.
-        reference: the Gaussian whose posterior is exact; default the score's own.
         lmbd: member of the family of samplers, at most 1; the encoder fits ``lmbd = 0``, so that other members have
             looser bounds, and 1, whose steps have no noise, none: take :func:`girsanov.ode_log_prob`.
-        event_shape: shape of one row, for sampling where neither prior nor reference has one.
 
     Raises:
         InputError: for ``lmbd`` above 1.
 
     Example:
         >>> from girsanov.processes import VariancePreserving
+        >>> from girsanov.densities import Gaussian
         >>> process, law = VariancePreserving(), Gaussian(torch.ones(2), torch.tensor([0.5, 2.0]))
-        >>> chain = AncestralChain(law.score(process), process, 4, prior=law.marginal(process, 1.0))
+        >>> chain = AncestralChain(ScorePair(law.score(process), prior=law.marginal(process, 1.0)), 4)
         >>> x = torch.zeros(3, 2)
         >>> torch.allclose(chain.log_weights(x, lambda count: torch.randn(count, 3, 2)), law.log_prob(x), atol=1e-4)
         True
     """
 
     @checked
-    def __init__(
-        self,
-        score: Score,
-        process: LinearProcess,
-        steps: int,
-        *,
-        prior: Density | None = None,
-        reference: Gaussian | None = None,
-        lmbd: float = 0.0,
-        event_shape: Sequence[int] | None = None,
-    ) -> None:
+    def __init__(self, pair: ScorePair, steps: int, *, lmbd: float = 0.0) -> None:
         if not lmbd <= 1.0:
             raise InputError(f"lmbd must be at most 1, where the diffusion vanishes; got {lmbd}")
         super().__init__(require_count("steps", steps) + 1)
-        self.score, self.process, self.lmbd = score, process, lmbd
-        self.reference = gaussian_reference(score, reference)
-        span = span_of(score, process, prior=prior, reference=reference)
-        self.prior = span.prior
-        shape = self.prior.event_shape or (self.reference.event_shape if self.reference is not None else ())
-        self.event_shape = torch.Size(event_shape if event_shape is not None else shape)
+        self.pair, self.lmbd = pair, lmbd
+        self.prior, self.reference, self.event_shape = pair.prior, pair.reference, pair.event_shape
         # from the data end to the noise end, by equal shares of the reference's denoising
         variances = self.reference.spectrum() if self.reference is not None else torch.ones(1)
-        nodes = LogSNRDensity.from_spectrum(span.low, span.high, variances, floor=0.3).nodes(steps + 1)
-        self.register_buffer("levels", nodes.flip(0).contiguous().to(_device(score)))
+        nodes = LogSNRDensity.from_spectrum(*pair.log_snr_range, variances, floor=0.3).nodes(steps + 1)
+        self.register_buffer("levels", nodes.flip(0).contiguous().to(pair.device))
 
     def encode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
         """Exact noising from v_k to v_{k+1}; v_0 = 0 are the data."""
@@ -114,12 +96,12 @@ class AncestralChain(Chain):
     def correction(self, k: int, y: State, condition: Tensor | None = None) -> State:
         """Denoised point minus the reference's denoised point, or minus y where there is no reference, at v_{k+1}."""
         level = self._levels[k].expand(len(y))
-        given = condition if condition is None else condition.expand(len(y), *condition.shape[1:])
+        given = conditions_for(condition, len(y))
         r = torch.exp(-0.5 * level[0]).to(y.dtype)
         z = torch.sigmoid(level[0]).sqrt().to(y.dtype) * y
         if self.reference is None:
-            return -r * noise_prediction(self.score, self.process, level, z, given)
-        _, delta = deviation(self.score, self.process, self.reference, level, z, given)
+            return -r * self.pair.noise(level, z, given)
+        _, delta = self.pair.deviation(level, z, given)
         return -r * delta
 
     def log_weights(self, x: State, noise: Noise, *, condition: Tensor | None = None, checkpoint: bool = False) -> Nats:
@@ -155,7 +137,7 @@ class AncestralChain(Chain):
             InputError: if neither prior nor reference knows the shape of a row, and none was given.
         """
         x = draw_rows(self.prior, n, event_shape=self.event_shape, generator=generator)
-        x = x.to(device=self._levels.device, dtype=working_dtype(self.score, x))
+        x = x.to(device=self._levels.device, dtype=self.pair.dtype(x))
         return x / self._alpha().to(x.dtype)
 
     def variance(self, k: int) -> Tensor:
@@ -168,7 +150,7 @@ class AncestralChain(Chain):
         return self.get_buffer("levels")
 
     def _alpha(self) -> Tensor:
-        return self.process.marginal_at(self._levels[-1])[0]
+        return self.pair.process.marginal_at(self._levels[-1])[0]
 
     def _isotropic(self, value: Tensor, x: State) -> Scale:
         return IsotropicScale(value.to(x.dtype).expand(len(x)))
@@ -176,8 +158,3 @@ class AncestralChain(Chain):
     def _require_noise(self) -> None:
         if self.lmbd == 1.0:
             raise InputError("The steps of lmbd = 1 have no noise, so its paths have no weights: use ode_log_prob")
-
-
-def _device(score: Score) -> torch.device:
-    tensor = next(score.buffers(), None) if isinstance(score, nn.Module) else None
-    return tensor.device if tensor is not None else torch.device("cpu")

@@ -79,17 +79,28 @@ class Pair(nn.Module):
         self,
         inference: Process,
         generative: Process | Drift,
-        prior: Density,
+        prior: Density | None,
         *,
         event_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.inference = inference
         self.generative = generative
-        self.prior = prior
-        self.event_shape = torch.Size(event_shape if event_shape is not None else prior.event_shape)
+        self._prior = prior
+        self._event_shape = None if event_shape is None else torch.Size(event_shape)
         if isinstance(generative, Process):
             self._require_shared_diffusion(generative)
+
+    @property
+    def prior(self) -> Density:
+        """Law of the generative process at the horizon."""
+        assert self._prior is not None
+        return self._prior
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """Shape of one row; empty where neither the caller nor the prior knows it."""
+        return self.prior.event_shape if self._event_shape is None else self._event_shape
 
     @property
     def horizon(self) -> float:

@@ -14,7 +14,8 @@ from torch import Tensor
 from girsanov.datasets import Splits
 from girsanov.density_model import DensityModel
 from girsanov.density_model.noise import spread
-from girsanov.randomness import keyed_generators, keyed_uniform, stream
+from girsanov.likelihoods.integral import keyed_view
+from girsanov.randomness import stream
 from girsanov.transforms import Compose, Dequantise, Standardise
 from girsanov.types import Estimate, Nats, State
 
@@ -125,13 +126,9 @@ class PeerData:
         parts = []
         for start in range(0, len(rows), CHUNK):
             block = rows[start : start + CHUNK]
-            generators = keyed_generators(self.seed, "dequantise", block)
-            uniform = keyed_uniform(generators, (draws, *block.shape[1:]), block)
-            values = []
-            for j in range(draws):
-                y, log_det = self.transforms(block, uniform[:, j])
-                values.append(_with_broad_share(log_prob, y.flatten(1)) + log_det)
-            parts.append(torch.stack(values))
+            view = keyed_view(self.transforms, block, draws, self.seed)
+            values = [_with_broad_share(log_prob, view.x[:, j].flatten(1)) for j in range(draws)]
+            parts.append(torch.stack(values) + view.log_det.T)
         return torch.cat(parts, 1)
 
 

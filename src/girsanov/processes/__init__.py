@@ -1,6 +1,7 @@
 """Forward processes: from data at t = 0 to noise at the horizon, with exact Gaussian kernels where they exist."""
 
 __all__ = [
+    "ROUNDING",
     "BrownianMotion",
     "ConditionalPath",
     "Cosine",
@@ -13,17 +14,13 @@ __all__ = [
     "ProcessPath",
     "ScheduledPath",
     "Section",
-    "Span",
     "StraightPath",
     "SubVariancePreserving",
     "VarianceExploding",
     "VariancePreserving",
-    "log_snr_range",
-    "noise_end",
-    "span_of",
 ]
 
-from girsanov.processes.base import LinearProcess, Process
+from girsanov.processes.base import ROUNDING, LinearProcess, Process
 from girsanov.processes.conditional import ConditionalPath, EncodedPath, ProcessPath, ScheduledPath
 from girsanov.processes.learned import LearnedSchedule
 from girsanov.processes.linear import (
@@ -37,4 +34,3 @@ from girsanov.processes.linear import (
     VariancePreserving,
 )
 from girsanov.processes.section import Section
-from girsanov.processes.span import Span, log_snr_range, noise_end, span_of

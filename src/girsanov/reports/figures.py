@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from girsanov.evaluation import Curve, Difference
-from girsanov.stein import ScoreTest
+from girsanov.likelihoods import ScoreTest
 
 INK = "#010203"  # a colour that nothing else has: the page's own takes its place
 OURS, DATA, OTHER = "#2f81c7", "#d9822b", "#8a8f98"

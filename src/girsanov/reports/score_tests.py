@@ -5,9 +5,10 @@ __all__ = ["ScoreTests", "score_tests_section"]
 import math
 from dataclasses import dataclass
 
+from girsanov.likelihoods import LevelTest, ScoreTest
 from girsanov.reports import figures
 from girsanov.reports.page import bullets, figure, minus, paragraph, section, table
-from girsanov.stein import BLIND_SPOTS, LevelTest, ScoreTest
+from girsanov.stein import BLIND_SPOTS
 
 INTRODUCTION = (
     "Rows with the noise of a level (its standard deviation relative to the scaled data) are compared with the "

@@ -17,6 +17,8 @@ from girsanov.density_model import Config, DensityModel, fit
 from girsanov.density_model.certificate import certify
 from girsanov.environment import versions
 from girsanov.evaluation import denoising_curve, difference, evaluate, summary
+from girsanov.likelihoods import ScoreTest
+from girsanov.likelihoods.score_test import LEVELS
 from girsanov.peers import PEERS, Peer, PeerData
 from girsanov.randomness import seed_of
 from girsanov.reports import Attempts, Contents, ScoreTests, render, samples_png
@@ -24,8 +26,6 @@ from girsanov.reports.report import CERTIFICATE, CURVE, SAMPLES, TESTS
 from girsanov.runs.conditions import condition_of
 from girsanov.runs.folder import RunFolder
 from girsanov.runs.rows import Rows, Selection, tested_rows
-from girsanov.stein import ScoreTest
-from girsanov.stein.levels import LEVELS
 from girsanov.training import Progress
 from girsanov.types import FEWEST, Estimate, InputError, require_counts
 
@@ -218,7 +218,7 @@ def _own(
     data = rows.data
     bound, entry = measure(data, "elbo")
     test = {"elbo": entry}
-    if model.record["config"]["conditional"] and data.codes is not None:
+    if model.classes and data.codes is not None:
         test["elbo_given_class"] = measure(data, "elbo", condition_of(model, rows, own_class=True))[1]
     count = len(data) if model.is_flow else evaluation.ode_rows  # a flow's own likelihood: of every row
     if count and model.lattice is None:

@@ -19,7 +19,6 @@ __all__ = [
     "InverseLog",
     "InverseMultiquadric",
     "JohnsonFlow",
-    "LevelTest",
     "MarkovBootstrap",
     "Matern",
     "MinimumFit",
@@ -28,7 +27,6 @@ __all__ = [
     "Radial",
     "RadialKernel",
     "ScoreMatching",
-    "ScoreTest",
     "Sliced",
     "SquaredExponential",
     "Transported",
@@ -57,7 +55,6 @@ __all__ = [
     "riemannian_score_matching",
     "score_matching",
     "score_of_drifts",
-    "score_test",
     "squared_matrix",
     "stein_thinning",
     "stein_weights",
@@ -99,7 +96,6 @@ from girsanov.stein.kernels import (
     median_bandwidth,
 )
 from girsanov.stein.learned import fit_flow, tune_flow
-from girsanov.stein.levels import LevelTest, ScoreTest, score_test
 from girsanov.stein.linear_time import FiniteSet, IncompleteU
 from girsanov.stein.matrices import DIFFUSIONS, as_diffusion, generalised_score
 from girsanov.stein.nulls import MarkovBootstrap, ParametricBootstrap, WildBootstrap, autocorrelation_time

@@ -15,7 +15,7 @@ points' dtype; sums over tiles are float64. With gradients, tiles are computed a
 memory stays O(n block).
 """
 
-__all__ = ["GramSums", "dense_gram", "diagonal", "gram_sums", "paired"]
+__all__ = ["GramSums", "dense_gram", "diagonal", "gram_features", "gram_sums", "kernel_tile", "paired"]
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -58,7 +58,8 @@ class _Features(NamedTuple):
         return [_Features(*block) for block in blocks]
 
 
-def _features(points: SteinPoints) -> _Features:
+def gram_features(points: SteinPoints) -> _Features:
+    """What the products behind every kernel are made of, for points ``n d``."""
     x, b, m = points.x, points.b, points.m
     one, xx = x.new_ones(len(x), 1), x.square().sum(1, keepdim=True)
     u = (torch.cat([-2.0 * x, xx, one], 1), torch.cat([x, one, xx], 1))
@@ -115,14 +116,14 @@ def _combiner(points: SteinPoints, kernels: Sequence[RadialKernel]) -> Combine:
         return _combine
     try:
         compiled = torch.compile(_combine, dynamic=True)
-        some = _products(*[_features(points[:SMALLEST_BLOCK])] * 2)
+        some = _products(*[gram_features(points[:SMALLEST_BLOCK])] * 2)
         compiled(kernels[0], *(a.clamp_min(1.0) for a in some))
     except RuntimeError:  # no compiler
         return _combine
     return compiled
 
 
-def _tile(
+def kernel_tile(
     kernels: Sequence[RadialKernel], left: _Features, right: _Features, same: bool, combine: Combine = _combine
 ) -> list[Tensor]:
     """The kernels on one tile, the diagonal of which is zero where both sides are the same points."""
@@ -182,10 +183,10 @@ def dense_gram(points: SteinPoints, kernel: RadialKernel, others: SteinPoints | 
         kernel: a radial kernel with a bandwidth.
         others: the columns, about the same centre; default the points, with the exact diagonal.
     """
-    left = _features(points)
+    left = gram_features(points)
     if others is not None:
-        return _tile([kernel], left, _features(others), same=False)[0]
-    (gram,) = _tile([kernel], left, left, same=True)
+        return kernel_tile([kernel], left, gram_features(others), same=False)[0]
+    (gram,) = kernel_tile([kernel], left, left, same=True)
     gram.diagonal().copy_(diagonal(points, kernel))
     return gram
 
@@ -304,8 +305,8 @@ def _detached_sums(
     by_row = total.new_zeros(k, n) if rows else None
     forms = None if weights is None else total.new_zeros(k, weights.shape[1])
     combine = _combiner(points, kernels)
-    for (i, left), (j, right), same, times in _tiles(_features(points), size):
-        for index, tile in enumerate(_tile(kernels, left, right, same, combine)):
+    for (i, left), (j, right), same, times in _tiles(gram_features(points), size):
+        for index, tile in enumerate(kernel_tile(kernels, left, right, same, combine)):
             pairs[index] += times * tile.sum(dtype=torch.float64)
             if by_row is not None:
                 squares[index] += times * tile.flatten().dot(tile.flatten())
@@ -322,10 +323,10 @@ def _attached_pairs(points: SteinPoints, kernels: Sequence[RadialKernel], size: 
     """Sums over pairs with gradients: nothing of a tile is kept but where it is."""
 
     def tile_sums(left: _Features, right: _Features, same: bool) -> Tensor:
-        return torch.stack([tile.sum(dtype=torch.float64) for tile in _tile(kernels, left, right, same)])
+        return torch.stack([tile.sum(dtype=torch.float64) for tile in kernel_tile(kernels, left, right, same)])
 
     total = points.x.new_zeros(len(kernels), dtype=torch.float64)
-    for (_, left), (_, right), same, times in _tiles(_features(points), size):
+    for (_, left), (_, right), same, times in _tiles(gram_features(points), size):
         sums = checkpoint(tile_sums, left, right, same, use_reentrant=False)
         assert isinstance(sums, Tensor)
         total = total + times * sums

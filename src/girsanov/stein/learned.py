@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from girsanov.inputs import checked
 from girsanov.randomness import seed_of
-from girsanov.stein.gram import _features, _tile
+from girsanov.stein.gram import gram_features, kernel_tile
 from girsanov.stein.inverse_jacobian import FlowMatrix, flow_map
 from girsanov.stein.johnson import JohnsonFlow
 from girsanov.stein.kernels import RadialKernel, resolve_kernels
@@ -135,8 +135,8 @@ def signal_to_noise(points: SteinPoints, kernel: RadialKernel) -> Tensor:
 
     A small multiple of the statistic's scale under the model is added to the standard deviation, which could vanish.
     """
-    features, n = _features(points), len(points)
-    (gram,) = _tile([kernel], features, features, same=True)
+    features, n = gram_features(points), len(points)
+    (gram,) = kernel_tile([kernel], features, features, same=True)
     rows = gram.sum(1) / (n - 1)
     null = gram.square().sum().sqrt() / (n - 1)
     return rows.mean() / (2.0 * rows.std() + 0.1 * null.detach() / n**0.5)

@@ -10,10 +10,12 @@ import sys
 import pytest
 import torch
 
+from girsanov.pairs import ScorePair
+
 pytest.importorskip("diffusers")
 
-from girsanov.likelihoods import density, elbo, ode_log_prob
-from girsanov.models import ScoreModel, working_dtype
+from girsanov.likelihoods import Replicates, density, elbo, ode_log_prob
+from girsanov.models import ScoreModel
 from girsanov.models.diffusers import DiffusersNetwork, from_diffusers, is_diffusers_folder, loading
 from girsanov.models.diffusers.readings import convention_of
 from girsanov.types import InputError
@@ -170,12 +172,12 @@ def test_densities_of_a_saved_pipeline_are_the_truth(saved, name):
     model = from_diffusers(folder, unet=network, check=rows(64, seed=1))
     x = rows(24, seed=2)
     reference, truth = law().moment_match(), law().log_prob(x)
-    options = {"reference": reference, "samples": 768, "replicates": 32}
-    estimate = density(model, model.process, x, **options)
+    pair, options = ScorePair(model, reference=reference), {"samples": 768, "method": Replicates(32)}
+    estimate = density(pair, x, **options)
     error, mean = estimate.value - truth, estimate.mean()
     assert abs(float(error.mean())) < 3.0 * mean.stderr
     assert float(estimate.stderr.max()) / D <= 0.02
-    bound = elbo(model, model.process, x, **options)
+    bound = elbo(pair, x, **options)
     gap = truth - bound.value
     # the exact score leaves a gap at both ends of the range alone
     assert -3.0 * bound.mean().stderr < float(gap.mean()) < 0.02 * D
@@ -188,7 +190,7 @@ def test_every_convention_gives_the_same_number():
         scheduler, settings = make()
         model = from_diffusers(ExactNetwork(**settings), scheduler, log_snr_range=(-5.0, 7.0))
         values[name] = torch.stack(
-            [f(model, model.process, x, reference=reference, samples=64).value for f in (density, elbo)]
+            [f(ScorePair(model, model.process, reference=reference), x, samples=64).value for f in (density, elbo)]
         )
     first = values.pop("DDPM-epsilon")
     for name, value in values.items():
@@ -199,15 +201,15 @@ def test_a_reference_in_the_model_is_the_same_as_beside_it():
     x, reference = rows(6), law().moment_match()
     alone = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler())
     within = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler(), reference=reference)
-    beside = density(alone, alone.process, x, reference=reference, samples=32)
-    torch.testing.assert_close(density(within, within.process, x, samples=32).value, beside.value)
+    beside = density(ScorePair(alone, alone.process, reference=reference), x, samples=32)
+    torch.testing.assert_close(density(ScorePair(within, within.process), x, samples=32).value, beside.value)
 
 
 @pytest.mark.slow
 def test_the_odes_density_is_the_truth_too():
     model = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler())
     x = rows(4)
-    estimate = ode_log_prob(model, model.process, x, reference=law().moment_match())
+    estimate = ode_log_prob(ScorePair(model, model.process, reference=law().moment_match()), x)
     torch.testing.assert_close(estimate.value, law().log_prob(x), rtol=0.0, atol=0.05)
 
 
@@ -297,8 +299,8 @@ def test_item_3_rounding_costs_little():
     x, reference = rows(32), law().moment_match()
     exact = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler())
     rounded = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler(), fractional=False, check=rows(64))
-    options = {"reference": reference, "samples": 512}
-    loss = density(exact, exact.process, x, **options).value - density(rounded, rounded.process, x, **options).value
+    first, second = (density(ScorePair(score, reference=reference), x, samples=512).value for score in (exact, rounded))
+    loss = first - second
     assert bool((loss != 0).all())
     assert float(loss.mean().abs()) / D < 0.005
 
@@ -316,7 +318,7 @@ def test_item_4_no_method_of_the_scheduler_is_called(monkeypatch):
         monkeypatch.setattr(scheduler, name, lambda *_, **__: pytest.fail("the scheduler was used"))
     before = dict(vars(scheduler))
     model = from_diffusers(ExactNetwork(), scheduler)
-    elbo(model, model.process, rows(2), samples=8)
+    elbo(ScorePair(model), rows(2), samples=8)
     assert vars(scheduler) == before
 
 
@@ -332,14 +334,14 @@ def test_item_7_labels_of_classes():
     x, one = rows(4), torch.zeros(4, dtype=torch.int64)
     model = from_diffusers(network, scheduler, check=rows(64), condition=torch.zeros(1, dtype=torch.int64))
     with pytest.raises(InputError, match="is conditional: pass condition= with its labels"):
-        elbo(model, model.process, x)
-    named = elbo(model, model.process, x, condition=one, samples=16).value
+        elbo(ScorePair(model), x)
+    named = elbo(ScorePair(model), x, condition=one, samples=16).value
     free = from_diffusers(network, scheduler, null_class=0)
-    torch.testing.assert_close(elbo(free, free.process, x, samples=16).value, named)
-    torch.testing.assert_close(elbo(free, free.process, x, condition=one - 1, samples=16).value, named)
+    torch.testing.assert_close(elbo(ScorePair(free, free.process), x, samples=16).value, named)
+    torch.testing.assert_close(elbo(ScorePair(free, free.process), x, condition=one - 1, samples=16).value, named)
     plain = from_diffusers(small_unet_like_exact(), scheduler)
     with pytest.raises(InputError, match="takes no condition"):
-        elbo(plain, plain.process, x, condition=one)
+        elbo(ScorePair(plain, plain.process), x, condition=one)
 
 
 def small_unet_like_exact():
@@ -391,21 +393,21 @@ def test_item_10_mode_precision_and_guidance():
     half = untested(small_unet().to(torch.bfloat16))
     z = torch.randn(2, 1, 8, 8)
     model = ScoreModel(half, from_diffusers(ExactNetwork(), diffusers.DDPMScheduler()).process, "noise")
-    assert working_dtype(model, z) == torch.float32
+    assert ScorePair(model).dtype(z) == torch.float32
     assert half(torch.zeros(2), z).dtype == torch.float32
 
 
 def test_a_rows_value_does_not_depend_on_the_others():
     model = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler())
     x = rows(5)
-    together = elbo(model, model.process, x, samples=16).value
-    torch.testing.assert_close(elbo(model, model.process, x[2:3], samples=16).value, together[2:3])
+    together = elbo(ScorePair(model), x, samples=16).value
+    torch.testing.assert_close(elbo(ScorePair(model), x[2:3], samples=16).value, together[2:3])
 
 
 def test_gradients_reach_the_rows():
     model = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler())
     x = rows(2).requires_grad_()
-    elbo(model, model.process, x, samples=8).value.sum().backward()
+    elbo(ScorePair(model), x, samples=8).value.sum().backward()
     assert bool(x.grad.isfinite().all())
 
 

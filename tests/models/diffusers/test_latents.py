@@ -6,6 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from girsanov.likelihoods import RandomisedRows
+from girsanov.pairs import ScorePair
+
 pytest.importorskip("diffusers")
 
 from girsanov.likelihoods import elbo
@@ -73,7 +76,9 @@ def test_the_density_of_unscaled_latents_has_the_jacobian():
 
     model = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler())
     reference = law().moment_match()
-    value = elbo(model, model.process, latents, reference=reference, views=views, samples=256).value
-    scaled = elbo(model, model.process, x, reference=reference, samples=256)
+    value = elbo(
+        ScorePair(model, model.process, reference=reference), RandomisedRows(latents, views), samples=256
+    ).value
+    scaled = elbo(ScorePair(model, model.process, reference=reference), x, samples=256)
     truth = law().log_prob(x) + 18 * math.log(0.18215)
     assert abs(float((value - truth).mean())) < 4.0 * scaled.mean().stderr + 0.02 * 18

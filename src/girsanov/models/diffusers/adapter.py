@@ -35,7 +35,6 @@ from girsanov.models.diffusers.loading import find_parts
 from girsanov.models.diffusers.network import Call, DiffusersNetwork, PretrainedHead, bare, setting
 from girsanov.models.diffusers.readings import convention_of
 from girsanov.models.diffusers.selftest import check_noise_end, check_rows
-from girsanov.models.evaluation import working_dtype
 from girsanov.models.score_model import ScoreModel
 from girsanov.processes import Cosine
 from girsanov.types import InputError, State
@@ -84,7 +83,7 @@ def from_diffusers(
     Example:
         >>> import girsanov as gv
         >>> model = gv.from_diffusers("google/ddpm-cifar10-32", check=images)  # doctest: +SKIP
-        >>> gv.elbo(model, model.process, images, samples=256).mean()  # doctest: +SKIP
+        >>> gv.elbo(gv.ScorePair(model), images, samples=256).mean()  # doctest: +SKIP
     """
     parts = find_parts(source, scheduler, unet)
     convention = convention_of(parts.scheduler, prediction)
@@ -116,7 +115,7 @@ def _self_test(model: ScoreModel, rows: State | None, condition: Tensor | None) 
     network = model.network
     assert isinstance(network, DiffusersNetwork)
     if rows is not None:
-        rows = rows.to(dtype=working_dtype(model, rows), device=_device(model, rows))
+        rows = rows.to(dtype=_dtype(model), device=_device(model, rows))
         check_rows(network, rows, condition)
         return
     shape = event_shape_of(network.network)
@@ -125,8 +124,12 @@ def _self_test(model: ScoreModel, rows: State | None, condition: Tensor | None) 
         network.untested = "The self-test did not run: pass rows as check=."
         return
     blank = torch.zeros(1, *shape, device=_device(model, None))
-    check_noise_end(network, blank.to(working_dtype(model, blank)), None if condition is None else condition[:1])
+    check_noise_end(network, blank.to(_dtype(model)), None if condition is None else condition[:1])
     network.untested = "The self-test saw no data: pass rows as check=."
+
+
+def _dtype(model: ScoreModel) -> torch.dtype:
+    return torch.promote_types(next(model.network.parameters(), torch.empty(0)).dtype, torch.float32)
 
 
 def _device(model: ScoreModel, rows: State | None) -> torch.device:

@@ -19,7 +19,6 @@ from torch import Tensor
 from girsanov.calculus import expand_as_rows
 from girsanov.models.diffusers.loading import import_diffusers
 from girsanov.models.diffusers.schedule import signal_and_noise
-from girsanov.models.evaluation import noise_prediction
 from girsanov.models.score_model import ScoreModel
 from girsanov.types import InputError
 
@@ -97,7 +96,7 @@ def _network_class(diffusers: Any) -> Any:
             y = (sample - expand_as_rows(alpha, sample) * self.shift.to(sample.dtype)) / self.scale
             unit = expand_as_rows((alpha.square() + (sigma / self.scale).square()).sqrt(), y)
             inner = levels + 2.0 * math.log(self.scale)
-            noise = noise_prediction(self.model, self.model.process, inner, y / unit, class_labels).to(sample.dtype)
+            noise = self.model.noise(inner, y / unit, class_labels).to(sample.dtype)
             return UNet2DOutput(sample=noise) if return_dict else (noise,)
 
         def save_pretrained(self, *args: Any, **options: Any) -> None:

@@ -33,6 +33,7 @@ from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.models.diffusers.network import DiffusersNetwork
 from girsanov.models.diffusers.schedule import Schedule, signal_and_noise
 from girsanov.randomness import keyed_generators, keyed_normal
+from girsanov.rows import condition_at
 from girsanov.types import InputError, State
 
 LEVELS = 16
@@ -117,7 +118,7 @@ def check_rows(network: DiffusersNetwork, rows: State, condition: Tensor | None 
     if len(rows) < 2:
         raise InputError(f"The self-test needs at least 2 rows; got {len(rows)}")
     rows = rows[:ROWS]
-    condition = condition if condition is None or len(condition) == 1 else condition[: len(rows)]
+    condition = condition_at(condition, slice(None, len(rows)))
     eps = keyed_normal(keyed_generators(0, "self-test", rows), rows.shape[1:], rows)
     probe = _Probe(network, rows, eps, condition)
     _below_the_line(probe)

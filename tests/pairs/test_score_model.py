@@ -6,16 +6,10 @@ from torch import nn
 
 from girsanov.calculus import expand_as_rows
 from girsanov.densities import Gaussian
-from girsanov.models import (
-    ScoreModel,
-    deviation,
-    from_noise,
-    gaussian_reference,
-    noise_prediction,
-    working_dtype,
-)
+from girsanov.models import ScoreModel, from_noise
 from girsanov.models.predictions import coefficients
-from girsanov.processes import StraightPath, VariancePreserving, log_snr_range
+from girsanov.pairs import ScorePair
+from girsanov.processes import StraightPath, VariancePreserving
 from girsanov.types import InputError
 from tests.laws import each_gaussian, each_prediction, each_process, mixture_case, note_mixture_2d
 
@@ -143,9 +137,8 @@ def test_any_score_is_read_at_a_log_snr(make_process):
     plain = lambda t, x: oracle(t, x)  # noqa: E731
     model = ScoreModel(oracle_network(case.density, process, "v"), process, "v")
     for score in (oracle, plain, model):
-        torch.testing.assert_close(noise_prediction(score, process, levels, z, None), exact, rtol=1e-5, atol=1e-6)
-    reference = case.density.moment_match()
-    noise, delta = deviation(oracle, process, reference, levels, z, None)
+        torch.testing.assert_close(ScorePair(score, process).noise(levels, z), exact, rtol=1e-5, atol=1e-6)
+    noise, delta = ScorePair(oracle, reference=case.density.moment_match()).deviation(levels, z)
     torch.testing.assert_close(noise + delta, exact, rtol=1e-7, atol=1e-8)
 
 
@@ -153,7 +146,7 @@ def test_deviation_from_the_models_own_reference_does_not_cancel():
     reference = Gaussian(torch.zeros(2), 1.0)
     model = ScoreModel(lambda l, f, c: torch.full_like(f, 1e-30), VariancePreserving(), "noise", reference=reference)
     levels, z = torch.zeros(1), torch.ones(1, 2)
-    _, delta = deviation(model, model.process, reference, levels, z, None)
+    _, delta = ScorePair(model).deviation(levels, z)
     assert delta.tolist() == [[1e-30, 1e-30]]
 
 
@@ -161,14 +154,15 @@ def test_which_reference_range_and_dtype_an_evaluation_uses():
     case, process = note_mixture_2d(), VariancePreserving(log_snr_range=(-9.0, 9.0))
     own = Gaussian(torch.zeros(2), 1.0)
     model = ScoreModel(silent, process, reference=own, log_snr_range=(-12.0, 6.0))
-    assert gaussian_reference(model, None) is own
+    assert ScorePair(model).reference is own
     given = Gaussian(torch.ones(2), 1.0)
-    assert gaussian_reference(model, given) is given
-    assert gaussian_reference(lambda t, x: x, None) is None
-    assert gaussian_reference(model, case.density) is None  # a mixture cannot be the Gaussian of a formula
-    assert log_snr_range(model, process) == (-9.0, 6.0)
-    assert log_snr_range(lambda t, x: x, process) == (-9.0, 9.0)
+    assert ScorePair(model, reference=given).reference is given
+    plain = ScorePair(lambda t, x: x, process)
+    assert plain.reference is None
+    assert ScorePair(model, reference=case.density).reference is None  # a mixture cannot be the Gaussian of a formula
+    assert ScorePair(model).log_snr_range == (-9.0, 6.0)
+    assert plain.log_snr_range == (-9.0, 9.0)
     layer = ScoreModel(nn.Linear(2, 2).float(), process)
-    assert working_dtype(layer, torch.zeros(1, 2)) == torch.float32
-    assert working_dtype(model, torch.zeros(1, 2)) == torch.float64
-    assert working_dtype(model, torch.zeros(1, 2, dtype=torch.int64)) == torch.float64
+    assert ScorePair(layer).dtype(torch.zeros(1, 2)) == torch.float32
+    assert ScorePair(model).dtype(torch.zeros(1, 2)) == torch.float64
+    assert ScorePair(model).dtype(torch.zeros(1, 2, dtype=torch.int64)) == torch.float64

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.inputs import ask, checked
-from girsanov.processes import LinearProcess, log_snr_range
+from girsanov.pairs import ScorePair
+from girsanov.processes import LinearProcess
 from girsanov.randomness import keyed_generators, keyed_normal, seed_of
+from girsanov.rows import condition_at, conditions_for
 from girsanov.stein.goodness import GoodnessOfFitResult, goodness_of_fit
 from girsanov.stein.kernels import RadialKernel
 from girsanov.stein.matrices import DiffusionLike
@@ -75,9 +77,10 @@ class ScoreTest:
         Example:
             >>> from girsanov.densities import Gaussian
             >>> from girsanov.processes import VariancePreserving
-            >>> process, law = VariancePreserving(), Gaussian(torch.zeros(2), 1.0)
+            >>> law = Gaussian(torch.zeros(2), 1.0)
             >>> x = law.sample(200, generator=torch.Generator().manual_seed(0))
-            >>> print(score_test(law.score(process), process, x, [2.0]).statement())  # doctest: +ELLIPSIS
+            >>> pair = ScorePair(law.score(VariancePreserving()))
+            >>> print(score_test(pair, x, [2.0]).statement())  # doctest: +ELLIPSIS
             p = ... over all levels: no difference found. Effects below 0.025 would hardly show in 200 rows.
         """
         worst, least = self.worst, 5.0 / self.n
@@ -96,8 +99,7 @@ class ScoreTest:
 @checked
 @torch.no_grad()
 def score_test(
-    score: Score,
-    process: LinearProcess,
+    pair: ScorePair,
     x: State,
     levels: Sequence[float] = LEVELS,
     *,
@@ -110,8 +112,7 @@ def score_test(
     """Test a score at several noise levels on rows that it was not fitted to.
 
     Args:
-        score: ``(t, x) -> grad log p_t(x)``, asked once per row and level.
-        process: the forward process, which gives alpha, sigma and time at a level.
+        pair: the model, whose score is asked once per row and level.
         x: clean rows ``n *d``, the more the better: mild errors need 10,000.
         levels: log-SNR of each test.
         kernel: see :func:`girsanov.stein.goodness_of_fit`.
@@ -126,24 +127,24 @@ def score_test(
     Example:
         >>> from girsanov.densities import Gaussian
         >>> from girsanov.processes import VariancePreserving
-        >>> process, law = VariancePreserving(), Gaussian(torch.zeros(2), 1.0)
+        >>> law = Gaussian(torch.zeros(2), 1.0)
         >>> x = law.sample(300, generator=torch.Generator().manual_seed(0)) + 0.5
-        >>> test = score_test(law.score(process), process, x, [0.0, 4.0])
+        >>> test = score_test(ScorePair(law.score(VariancePreserving())), x, [0.0, 4.0])
         >>> test.pvalue < 0.01, [level.log_snr for level in test.levels]
         (True, [0.0, 4.0])
     """
     if not len(levels):
         raise InputError("A score is tested at one noise level or more: give levels")
-    low, high = log_snr_range(score, process, whole_line=True)
+    low, high = pair.known_range
     if not all(low <= level <= high for level in levels):
         raise InputError(f"The score is known for log-SNR from {low:.3g} to {high:.3g}: choose levels in between")
     seed, method = seed_of(generator), method or WildBootstrap()
     results, times = [], []
     for round_, level in enumerate(levels):
-        time, noised = _noised(process, x, level, seed, round_)
-        noised = noised.to(_dtype(score, x))
+        time, noised = _noised(pair.process, x, level, seed, round_)
+        noised = noised.to(_dtype(pair.score, x))
         source = torch.Generator().manual_seed(seed + round_)
-        scores = _scores(score, time, noised, condition)
+        scores = _scores(pair.score, time, noised, condition)
         options = {"kernel": kernel, "diffusion": diffusion, "method": method}
         results.append(goodness_of_fit(noised, scores, **options, generator=source))
         times.append(float(time))
@@ -168,13 +169,11 @@ def _noised(process: LinearProcess, x: State, level: float, seed: int, round_: i
 
 def _scores(score: Score, time: Tensor, x: State, condition: Tensor | None) -> State:
     """Scores of all rows at one time, in chunks."""
-    parts = []
+    parts, given = [], conditions_for(condition, len(x))
     for start in range(0, len(x), CHUNK):
-        rows = x[start : start + CHUNK]
-        given = condition
-        if condition is not None:
-            given = condition.expand(len(x), *condition.shape[1:])[start : start + CHUNK]
-        parts.append(ask(score, time.to(x.device).expand(len(rows)), rows, given))
+        part = slice(start, start + CHUNK)
+        rows = x[part]
+        parts.append(ask(score, time.to(x.device).expand(len(rows)), rows, condition_at(given, part)))
     return torch.cat(parts)
 
 

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from girsanov.densities import Gaussian, GaussianMixture
+from girsanov.likelihoods import score_test
+from girsanov.likelihoods.score_test import _holm, _noised, _rows_for
+from girsanov.pairs import ScorePair
 from girsanov.processes import BrownianMotion, VarianceExploding, VariancePreserving
-from girsanov.stein import WildBootstrap, score_test
-from girsanov.stein.levels import _holm, _noised, _rows_for
+from girsanov.stein import WildBootstrap
 from girsanov.types import InputError
 from tests.seeds import seeded
 
@@ -25,8 +27,8 @@ def ring(modes=8, radius=2.0, skip=0):
 @pytest.mark.parametrize("name", PROCESSES)
 def test_an_exact_score_passes_and_a_missing_mode_does_not(name):
     process, x = PROCESSES[name], ring().sample(400, generator=seeded(1))
-    right = score_test(ring().score(process), process, x, [1.0, 3.0, 5.0], method=QUICK)
-    wrong = score_test(ring(skip=1).score(process), process, x, [1.0, 3.0, 5.0], method=QUICK)
+    right = score_test(ScorePair(ring().score(process)), x, [1.0, 3.0, 5.0], method=QUICK)
+    wrong = score_test(ScorePair(ring(skip=1).score(process)), x, [1.0, 3.0, 5.0], method=QUICK)
     assert right.pvalue > 0.03
     assert wrong.pvalue == pytest.approx(0.03)
     assert [level.log_snr for level in right.levels] == [1.0, 3.0, 5.0]
@@ -37,10 +39,10 @@ def test_an_exact_score_passes_and_a_missing_mode_does_not(name):
 
 def test_the_statement_says_where_and_how_much_or_what_cannot_be_seen():
     process, x = VariancePreserving(), ring().sample(500, generator=seeded(1))
-    right = score_test(ring().score(process), process, x, [1.0, 4.0], method=QUICK)
+    right = score_test(ScorePair(ring().score(process)), x, [1.0, 4.0], method=QUICK)
     assert "no difference found" in right.statement()
     assert "Effects below 0.01 would hardly show in 500 rows" in right.statement()
-    wrong = score_test(ring().score(process), process, x + 0.4, [1.0, 4.0], method=QUICK)
+    wrong = score_test(ScorePair(ring().score(process)), x + 0.4, [1.0, 4.0], method=QUICK)
     worst = wrong.worst
     assert worst.corrected == wrong.pvalue == 0.02
     assert worst.result.effect_size == max(level.result.effect_size for level in wrong.levels)
@@ -59,7 +61,7 @@ def test_a_matrix_may_be_named():
     process, x = VariancePreserving(), ring().sample(100, generator=seeded(1))
     options = {"kernel": "imq", "method": QUICK}
     plain, heavy = (
-        score_test(ring().score(process), process, x, [4.0], diffusion=name, **options).levels[0].result.discrepancy
+        score_test(ScorePair(ring().score(process)), x, [4.0], diffusion=name, **options).levels[0].result.discrepancy
         for name in (None, "heavy_tailed")
     )
     assert plain != heavy
@@ -75,10 +77,10 @@ def test_images_and_conditions():
 
     x = law.sample(700, generator=seeded(0))
     labels = torch.arange(700)
-    score_test(score, process, x, [2.0], condition=labels, method=QUICK)
+    score_test(ScorePair(score, process), x, [2.0], condition=labels, method=QUICK)
     assert [count for count, _ in asked] == [512, 188]
     assert asked[1][1] == list(range(512, 700))
-    score_test(score, process, x[:5], [2.0], condition=labels[3:4], method=QUICK)
+    score_test(ScorePair(score, process), x[:5], [2.0], condition=labels[3:4], method=QUICK)
     assert asked[-1] == (5, [3] * 5)
 
 
@@ -102,7 +104,7 @@ def test_scores_are_evaluated_in_the_dtype_of_their_parameters():
             seen.append((t.dtype, x.dtype))
             return -self.weight * x
 
-    score_test(Network(), VariancePreserving(), torch.randn(40, 2), [0.0], method=QUICK)
+    score_test(ScorePair(Network(), VariancePreserving()), torch.randn(40, 2), [0.0], method=QUICK)
     assert seen == [(torch.float64, torch.float32)]
 
 
@@ -124,4 +126,4 @@ def test_correction_is_holm():
 def test_levels_that_cannot_be(options, message):
     process, x = VariancePreserving(), torch.randn(10, 2)
     with pytest.raises(InputError, match=message):
-        score_test(lambda t, x: -x, process, x, **options)
+        score_test(ScorePair(lambda t, x: -x, process), x, **options)

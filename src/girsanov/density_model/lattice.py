@@ -1,0 +1,85 @@
+r"""How a model treats discrete data: which dequantiser its cells get, and where the cells of a decoder lie."""
+
+__all__ = ["lattice_points", "make_dequantiser", "reference_transforms", "require_dequantisation"]
+
+import torch
+from torch import Tensor
+
+from girsanov.datasets import Data, Schema
+from girsanov.density_model.config import Config
+from girsanov.likelihoods.discrete import LatticePoints
+from girsanov.randomness import mix
+from girsanov.transforms import (
+    Compose,
+    Dequantise,
+    OnLattice,
+    Transform,
+    TruncatedNormalDequantise,
+    VariationalDequantise,
+)
+from girsanov.types import InputError, State
+
+BEYOND = 0.005  # share of levels that no training row has, under a decoder of cells
+
+
+def require_dequantisation(data: Data, config: Config) -> None:
+    """Refuse a dequantiser that cannot serve these data, before anything is fitted.
+
+    Raises:
+        InputError: for columns that are Gaussianised, which spread cells uniformly, or a categorical decoder or logit
+            space for continuous dimensions.
+    """
+    discrete, table = bool((data.schema.bin_width > 0).all()), data.schema.kind != "images" and config.gaussianise
+    if config.logit and (table or not discrete):
+        raise InputError(f"{data.name}: logit needs images of whole levels, or a discrete table with gaussianise=False")
+    if config.dequantise == "uniform":
+        return
+    if table:
+        raise InputError(f"dequantise={config.dequantise!r} needs images, or a table with gaussianise=False")
+    if config.dequantise == "categorical" and not discrete:
+        raise InputError(f"{data.name}: has continuous dimensions, which no categorical decoder can end in")
+
+
+def make_dequantiser(schema: Schema, rows: State, config: Config) -> Dequantise:
+    """The dequantiser that ``config`` names, for encoded rows."""
+    shape, step, offset = schema.event_shape, schema.bin_width, schema.offset
+    if config.dequantise == "truncated-normal":
+        return TruncatedNormalDequantise(shape, step, offset)
+    if config.dequantise == "variational":
+        spread = rows.std(0).mean().clamp_min(float(step.max())).expand_as(step)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(config.seed, 6))
+            return VariationalDequantise(shape, step, offset, centre=rows.mean(0), spread=spread)
+    if config.dequantise == "categorical":
+        return OnLattice(shape, step, *_support(schema, rows))
+    return Dequantise(shape, step, offset)
+
+
+def _support(schema: Schema, rows: State) -> tuple[Tensor, int]:
+    """The lowest lattice point of each dimension that occurs (of all, for images), and the number of points."""
+    index = ((rows - schema.offset) / schema.bin_width).round()
+    low, high = index.amin(0), index.amax(0)
+    if schema.kind == "images":
+        low, high = low.amin().expand_as(low), high.amax().expand_as(high)
+    return schema.offset + schema.bin_width * low, int((high - low).max()) + 1
+
+
+def reference_transforms(transforms: Compose) -> Compose:
+    """The transforms under which a reference is fitted: lattice points are spread there, so that it is a density."""
+    return Compose(
+        [
+            Dequantise(member.event_shape, member.step, member.offset) if isinstance(member, OnLattice) else member
+            for member in transforms.transforms
+            if isinstance(member, Transform)
+        ]
+    )
+
+
+def lattice_points(transforms: Compose) -> LatticePoints | None:
+    """Where the lattice of a categorical model lies in its coordinates; ``None`` for other models."""
+    for member in transforms.transforms:
+        if isinstance(member, OnLattice):
+            first, _ = transforms(member.offset[None])
+            second, _ = transforms((member.offset + member.step)[None])
+            return LatticePoints(first[0], (second - first)[0], member.count, beyond=BEYOND)
+    return None
