@@ -52,9 +52,9 @@ def rows(n=40, dim=2):
 PROCESSES = {
     "vp": gv.VariancePreserving(),
     "ve": gv.VarianceExploding(),
-    "subvp": gv.SubVariancePreserving(),
-    "cosine": gv.Cosine(),
-    "harmonic": gv.HarmonicVP(),
+    "subvp": gv.processes.SubVariancePreserving(),
+    "cosine": gv.processes.Cosine(),
+    "harmonic": gv.processes.HarmonicVP(),
     "straight": gv.StraightPath(),
 }
 VP = PROCESSES["vp"]
@@ -110,22 +110,24 @@ def elbo_of_a_condition():
 
 @call
 def ode_hutchinson():
-    return gv.ode_log_prob(gv.ScorePair(LAW.score(VP)), rows(8), divergence=gv.Hutchinson(4))
+    return gv.ode_log_prob(gv.ScorePair(LAW.score(VP)), rows(8), divergence=gv.calculus.Hutchinson(4))
 
 
 @call
 def ode_fixed_grid():
-    return gv.ode_log_prob(gv.ScorePair(LAW.score(VP), reference=REFERENCE), rows(8), solver=gv.FixedGrid(16))
+    return gv.ode_log_prob(gv.ScorePair(LAW.score(VP), reference=REFERENCE), rows(8), solver=gv.solvers.FixedGrid(16))
 
 
 @call
 def squared_errors():
-    return gv.squared_errors(gv.ScorePair(LAW.score(VP), reference=REFERENCE), rows(8), torch.tensor([-2.0, 0.0, 3.0]))
+    return gv.likelihoods.squared_errors(
+        gv.ScorePair(LAW.score(VP), reference=REFERENCE), rows(8), torch.tensor([-2.0, 0.0, 3.0])
+    )
 
 
 @call
 def ddpm():
-    return _fields(gv.ddpm_bound(gv.ScorePair(LAW.score(VP)), rows(8)))
+    return _fields(gv.likelihoods.ddpm_bound(gv.ScorePair(LAW.score(VP)), rows(8)))
 
 
 @call
@@ -140,7 +142,7 @@ def pointwise():
 
 @call
 def curve():
-    return _fields(gv.difference_curve(gv.ScorePair(Shifted(), VP), rows(8), 0, 1))
+    return _fields(gv.likelihoods.difference_curve(gv.ScorePair(Shifted(), VP), rows(8), 0, 1))
 
 
 @call
@@ -175,7 +177,7 @@ def pair(lmbd=0.0):
 def ornstein():
     """A pair that is no plug-in."""
     process = gv.OrnsteinUhlenbeck(2.0)
-    return gv.Pair(process, lambda t, x: -process.drift(t, x), gv.StandardNormal(), event_shape=(2,))
+    return gv.Pair(process, lambda t, x: -process.drift(t, x), gv.densities.StandardNormal(), event_shape=(2,))
 
 
 for lmbd in (0.0, 0.5, -1.0):
@@ -190,7 +192,7 @@ def path_weights_of_a_pair():
 
 @call
 def feynman_kac():
-    return gv.feynman_kac(pair(), rows(8), steps=24, paths=16)
+    return gv.likelihoods.feynman_kac(pair(), rows(8), steps=24, paths=16)
 
 
 @call
@@ -243,12 +245,12 @@ def loss_denoising():
 def loss_score_matching():
     losses = []
     for matching in (
-        gv.DenoisingScoreMatching(),
-        gv.ImplicitScoreMatching(),
-        gv.SlicedScoreMatching(),
-        gv.ExplicitScoreMatching(gv.ScorePair(LAW.score(VP))),
+        gv.objectives.DenoisingScoreMatching(),
+        gv.objectives.ImplicitScoreMatching(),
+        gv.objectives.SlicedScoreMatching(),
+        gv.objectives.ExplicitScoreMatching(gv.ScorePair(LAW.score(VP))),
     ):
-        objective = gv.ScoreMatchingObjective(matching)
+        objective = gv.objectives.ScoreMatchingObjective(matching)
         losses.append(objective(gv.ScorePair(LAW.score(VP)), Batch(rows()), seeded(2), 0))
     return losses
 
@@ -260,7 +262,7 @@ def loss_pair():
 
 @call
 def loss_chain():
-    return gv.ChainObjective()(gv.EulerChain(pair(), 8), Batch(rows()), seeded(3), 0)
+    return gv.objectives.ChainObjective()(gv.EulerChain(pair(), 8), Batch(rows()), seeded(3), 0)
 
 
 @cache
@@ -290,12 +292,14 @@ CALLS |= {
     "table_score_test": lambda: [t.result.pvalue for t in table().score_test(rows(40).exp()).levels],
     "fit_digits": lambda: list(digits().state_dict().values()),
     "digits_elbo": lambda: digits().elbo(pixels(), condition=[3]),
-    "digits_ode": lambda: digits().log_prob(pixels(2), condition=[3], solver=gv.FixedGrid(6)),
+    "digits_ode": lambda: digits().log_prob(pixels(2), condition=[3], solver=gv.solvers.FixedGrid(6)),
     "digits_sample": lambda: digits().sample(4, steps=8, condition=[3]),
     "digits_difference": lambda: digits().difference(pixels(), 3, 5),
-    "digits_weighted": lambda: gv.weighted_elbo(digits(), pixels(2), draws=4, replicates=2, condition=[3]),
-    "digits_curve": lambda: _fields(gv.denoising_curve(digits(), pixels(), condition=[3])),
-    "digits_regulariser": lambda: gv.density_regulariser(digits(), pixels(2), condition=[3]),
+    "digits_weighted": lambda: gv.density_model.weighted_elbo(
+        digits(), pixels(2), draws=4, replicates=2, condition=[3]
+    ),
+    "digits_curve": lambda: _fields(gv.evaluation.denoising_curve(digits(), pixels(), condition=[3])),
+    "digits_regulariser": lambda: gv.applications.density_regulariser(digits(), pixels(2), condition=[3]),
 }
 
 
@@ -321,7 +325,7 @@ def classifier():
 @call
 def novelty():
     held = load("digits").x[100:140]
-    return gv.Novelty(samples=16).fit(digits(False), held).score(pixels())
+    return gv.applications.Novelty(samples=16).fit(digits(False), held).score(pixels())
 
 
 @call
@@ -339,13 +343,18 @@ def stein_tests():
     score = lambda x: -x  # noqa: E731
     x = LAW.sample(60, generator=seeded(4))
     result = gv.goodness_of_fit(x, score)
-    return result.statistic, result.pvalue, gv.kernel_stein_discrepancy(x, score), gv.score_matching(x, score).rows
+    return (
+        result.statistic,
+        result.pvalue,
+        gv.stein.kernel_stein_discrepancy(x, score),
+        gv.stein.score_matching(x, score).rows,
+    )
 
 
 @call
 def stein_diffusions():
     x = LAW.sample(60, generator=seeded(4))
-    return [gv.score_matching(x, lambda y: -y, diffusion=name).rows for name in sorted(stein.DIFFUSIONS)]
+    return [gv.stein.score_matching(x, lambda y: -y, diffusion=name).rows for name in sorted(stein.DIFFUSIONS)]
 
 
 @call
@@ -353,8 +362,8 @@ def energy():
     from girsanov.training import TrainingConfig
 
     torch.manual_seed(0)
-    tilted = gv.TiltedGaussian(REFERENCE, width=8)
-    fitted = gv.fit_energy(tilted, rows(100), config=TrainingConfig(steps=20))
+    tilted = gv.applications.TiltedGaussian(REFERENCE, width=8)
+    fitted = gv.applications.fit_energy(tilted, rows(100), config=TrainingConfig(steps=20))
     return fitted.energy(rows(8))
 
 
@@ -364,7 +373,9 @@ def tokens():
 
     torch.manual_seed(0)
     x = torch.randn(60, 3, 2, generator=seeded(5))
-    model = gv.fit_tokens(x, config=TrainingConfig(steps=10), width=8, layers=1, heads=2, head_width=8, head_blocks=1)
+    model = gv.applications.fit_tokens(
+        x, config=TrainingConfig(steps=10), width=8, layers=1, heads=2, head_width=8, head_blocks=1
+    )
     return model.log_prob(x[:4]).tokens.value
 
 
@@ -421,7 +432,7 @@ def bridge_elbo():
 @call
 def annealing():
     return applications.log_normaliser(
-        lambda x: LAW.log_prob(x), REFERENCE, annealing=gv.Annealing(particles=32, levels=10)
+        lambda x: LAW.log_prob(x), REFERENCE, annealing=gv.applications.Annealing(particles=32, levels=10)
     ).__dict__
 
 

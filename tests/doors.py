@@ -57,8 +57,8 @@ def model() -> gv.DensityModel:
 
 
 @cache
-def novelty() -> gv.Novelty:
-    return gv.Novelty(samples=8).fit(model(), torch.randn(16, 2, generator=seeded(3)))
+def novelty() -> gv.applications.Novelty:
+    return gv.applications.Novelty(samples=8).fit(model(), torch.randn(16, 2, generator=seeded(3)))
 
 
 @cache
@@ -101,7 +101,7 @@ DOORS: dict[str, Callable[[], Door]] = {
     "elbo": lambda: Door(of_pair(gv.elbo), {**ROWS, "samples": 8}),
     "elbo-labels": lambda: Door(of_pair(gv.elbo), {**LABELLED, "samples": 8, "condition": LABEL}),
     "density": lambda: Door(of_pair(gv.density), {**ROWS, "samples": 8}),
-    "ode_log_prob": lambda: Door(of_pair(gv.ode_log_prob), {**ROWS, "solver": gv.FixedGrid(steps=4)}),
+    "ode_log_prob": lambda: Door(of_pair(gv.ode_log_prob), {**ROWS, "solver": gv.solvers.FixedGrid(steps=4)}),
     "categorical_elbo": lambda: Door(
         of_pair(categorical_elbo),
         {**ROWS, "samples": 8, "lattice": LatticePoints(torch.full((2,), -4.0), torch.ones(2), 9)},
@@ -111,7 +111,7 @@ DOORS: dict[str, Callable[[], Door]] = {
         gv.importance_bound, {"pair": pair(), "x": X, "steps": 4, "paths": 2, "groups": 2}
     ),
     "path_log_weight": lambda: Door(gv.path_log_weight, {"pair": pair(), "x": X, "steps": 4, "paths": 2}),
-    "feynman_kac": lambda: Door(gv.feynman_kac, {"pair": pair(), "x": X, "steps": 4, "paths": 8}),
+    "feynman_kac": lambda: Door(gv.likelihoods.feynman_kac, {"pair": pair(), "x": X, "steps": 4, "paths": 8}),
     "chain_bracket": lambda: Door(gv.chain_bracket, {"pair": pair(), "n": 4, "steps": 4, "paths": 2}),
     "chain.sample": lambda: Door(gv.AncestralChain(gv.ScorePair(ORACLE, PROCESS), 4).sample, {"n": 4}),
     "ScorePair": lambda: Door(lambda process: gv.ScorePair(SCORE, process), {"process": PROCESS}),
@@ -120,16 +120,16 @@ DOORS: dict[str, Callable[[], Door]] = {
     ),
     "EulerChain": lambda: Door(gv.EulerChain, {"pair": pair(), "steps": 4}),
     "squared_errors": lambda: Door(
-        of_pair(gv.squared_errors), {**ROWS, "levels": torch.tensor([-1.0, 1.0]), "noise": Draws(2)}
+        of_pair(gv.likelihoods.squared_errors), {**ROWS, "levels": torch.tensor([-1.0, 1.0]), "noise": Draws(2)}
     ),
-    "ddpm_bound": lambda: Door(of_pair(gv.ddpm_bound), {**ROWS, "noise": Draws(2)}),
+    "ddpm_bound": lambda: Door(of_pair(gv.likelihoods.ddpm_bound), {**ROWS, "noise": Draws(2)}),
     "difference": lambda: Door(of_pair(gv.difference), {**LABELLED, "c1": 0, "c2": 1, "samples": 8}),
     "pointwise_information": lambda: Door(
         of_pair(gv.pointwise_information),
         {**LABELLED, "score": lambda t, x, c=None: SCORE(t, x), "condition": LABEL, "samples": 8},
     ),
     "difference_curve": lambda: Door(
-        of_pair(gv.difference_curve), {**LABELLED, "c1": 0, "c2": 1, "levels": torch.zeros(1)}
+        of_pair(gv.likelihoods.difference_curve), {**LABELLED, "c1": 0, "c2": 1, "levels": torch.zeros(1)}
     ),
     "fit_proposal": lambda: Door(of_pair(fit_proposal), ROWS),
     "sample": lambda: Door(of_pair(gv.sample), {**LINEAR, "n": 3, "event_shape": (2,), "steps": 4}),
@@ -146,9 +146,9 @@ DOORS: dict[str, Callable[[], Door]] = {
     "Gaussian.fit": lambda: Door(gv.Gaussian.fit, {"x": MANY}),
     "GaussianMixture.log_prob": lambda: Door(MIXTURE.log_prob, {"x": X}),
     "GaussianMixture.sample": lambda: Door(MIXTURE.sample, {"n": 3}),
-    "score_matching": lambda: Door(gv.score_matching, STEIN),
-    "kernel_stein_discrepancy": lambda: Door(gv.kernel_stein_discrepancy, STEIN),
-    "sliced": lambda: Door(gv.kernel_stein_discrepancy, {**STEIN, "slices": 2}),
+    "score_matching": lambda: Door(gv.stein.score_matching, STEIN),
+    "kernel_stein_discrepancy": lambda: Door(gv.stein.kernel_stein_discrepancy, STEIN),
+    "sliced": lambda: Door(gv.stein.kernel_stein_discrepancy, {**STEIN, "slices": 2}),
     "goodness_of_fit": lambda: Door(gv.goodness_of_fit, {**STEIN, "method": WildBootstrap(19)}),
     "compare_scores": lambda: Door(stein.compare_scores, {"x": MANY, "first": static, "second": lambda x: -2.0 * x}),
     "stein_thinning": lambda: Door(stein.stein_thinning, {**STEIN, "count": 3}),
@@ -159,21 +159,25 @@ DOORS: dict[str, Callable[[], Door]] = {
     ),
     "model.elbo": lambda: Door(model().elbo, {"x": X, "samples": 8}),
     "model.density": lambda: Door(model().density, {"x": X, "samples": 8}),
-    "model.log_prob": lambda: Door(model().log_prob, {"x": X, "solver": gv.FixedGrid(steps=2)}),
+    "model.log_prob": lambda: Door(model().log_prob, {"x": X, "solver": gv.solvers.FixedGrid(steps=2)}),
     "model.sample": lambda: Door(model().sample, {"n": 3, "steps": 4}),
     "model.score_test": lambda: Door(model().score_test, {"x": MANY, "levels": [0.0], "method": WildBootstrap(19)}),
     "compare": lambda: Door(lambda x, **more: gv.compare(model(), model(), x, **more), {"x": X, "samples": 8}),
     "certify": lambda: Door(lambda x: gv.certify(model(), x, noise=Draws(2)).discrete.value, {"x": X}),
-    "denoising_curve": lambda: Door(lambda x: gv.denoising_curve(model(), x, levels=torch.zeros(1)).model, {"x": X}),
+    "denoising_curve": lambda: Door(
+        lambda x: gv.evaluation.denoising_curve(model(), x, levels=torch.zeros(1)).model, {"x": X}
+    ),
     "Novelty.score": lambda: Door(novelty().score, {"x": X}),
     "classifier": lambda: Door(classifier().predict_proba, {"x": X}),
-    "density_regulariser": lambda: Door(lambda x, **more: gv.density_regulariser(model(), x, **more), {"x": X}),
+    "density_regulariser": lambda: Door(
+        lambda x, **more: gv.applications.density_regulariser(model(), x, **more), {"x": X}
+    ),
     "bridge.sample_path": lambda: Door(bridge().sample_path, {"times": torch.tensor([0.0, 0.5]), "n": 3}),
     "Replicates": lambda: Door(Replicates, {"count": 4}),
-    "FixedGrid": lambda: Door(gv.FixedGrid, {"steps": 4}),
-    "Hutchinson": lambda: Door(gv.Hutchinson, {"probes": 4}),
-    "Sliced": lambda: Door(gv.Sliced, {"probes": 4}),
-    "Annealing": lambda: Door(gv.Annealing, {"particles": 16}),
+    "FixedGrid": lambda: Door(gv.solvers.FixedGrid, {"steps": 4}),
+    "Hutchinson": lambda: Door(gv.calculus.Hutchinson, {"probes": 4}),
+    "Sliced": lambda: Door(gv.stein.Sliced, {"probes": 4}),
+    "Annealing": lambda: Door(gv.applications.Annealing, {"particles": 16}),
     "Config": lambda: Door(gv.Config, {"steps": 4, "width": 8, "batch_size": 8}),
 }
 

@@ -62,9 +62,9 @@ def likelihoods(model, rows):
     found = {"elbo": model.elbo(rows, samples=4, condition=given), "draws": model.sample(2, steps=2, condition=given)}
     if model.lattice is None:
         found["density"] = model.density(rows, samples=4, condition=given)
-        found["ode"] = model.log_prob(rows, solver=gv.FixedGrid(1), condition=given)
+        found["ode"] = model.log_prob(rows, solver=gv.solvers.FixedGrid(1), condition=given)
     if model.measure == "mass" and model.lattice is None:
-        found["weighted"] = gv.weighted_elbo(model, rows, draws=2, condition=given)
+        found["weighted"] = gv.density_model.weighted_elbo(model, rows, draws=2, condition=given)
     return {name: value if isinstance(value, torch.Tensor) else value.value for name, value in found.items()}
 
 
@@ -90,9 +90,11 @@ def score_and_process():
 PATHS = {
     "elbo": lambda s, p, x: gv.elbo(gv.ScorePair(s, p), x, samples=8).value,
     "density": lambda s, p, x: gv.density(gv.ScorePair(s, p), x, samples=8).value,
-    "ode": lambda s, p, x: gv.ode_log_prob(gv.ScorePair(s, p), x, solver=gv.FixedGrid(4)).value,
+    "ode": lambda s, p, x: gv.ode_log_prob(gv.ScorePair(s, p), x, solver=gv.solvers.FixedGrid(4)).value,
     "ode, probes": lambda s, p, x: (
-        gv.ode_log_prob(gv.ScorePair(s, p), x, solver=gv.FixedGrid(4), divergence=gv.Hutchinson(2)).value
+        gv.ode_log_prob(
+            gv.ScorePair(s, p), x, solver=gv.solvers.FixedGrid(4), divergence=gv.calculus.Hutchinson(2)
+        ).value
     ),
     "path weight": lambda s, p, x: gv.path_log_weight(gv.ScorePair(s, p).family(0.5), x, steps=4, paths=2).value,
     "chain of a pair": lambda s, p, x: gv.chain_elbo(gv.ScorePair(s, p).family(0.5), x, steps=4, paths=2).value,
@@ -103,9 +105,11 @@ PATHS = {
     "sample with density": lambda s, p, x: (
         gv.sample_with_log_prob(gv.ScorePair(s, p, event_shape=(2,)), 3, steps=4)[1].value
     ),
-    "loss": lambda s, p, x: gv.ScoreMatchingObjective().bound(gv.ScorePair(s, p), x, samples=8).value,
+    "loss": lambda s, p, x: gv.objectives.ScoreMatchingObjective().bound(gv.ScorePair(s, p), x, samples=8).value,
     "sliced loss": lambda s, p, x: (
-        gv.ScoreMatchingObjective(gv.SlicedScoreMatching()).bound(gv.ScorePair(s, p), x, samples=8).value
+        gv.objectives.ScoreMatchingObjective(gv.objectives.SlicedScoreMatching())
+        .bound(gv.ScorePair(s, p), x, samples=8)
+        .value
     ),
 }
 

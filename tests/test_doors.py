@@ -196,7 +196,7 @@ def test_a_score_outside_the_graph_is_refused_where_its_derivative_counts(silenc
 
 def test_a_constant_score_needs_no_graph():
     """Its divergence is zero indeed: the exponential's, here on both sides of the loss."""
-    loss = gv.score_matching(X, lambda x: torch.ones(x.shape, dtype=x.dtype))
+    loss = gv.stein.score_matching(X, lambda x: torch.ones(x.shape, dtype=x.dtype))
     torch.testing.assert_close(loss.rows, torch.ones(3, dtype=torch.float64))
 
 

@@ -43,7 +43,7 @@ train_rows, held = rows[:3500], rows[3500:]
 
 # %%
 SPAN = (-6.0, 9.0)
-process = gv.LearnedSchedule(SPAN).requires_grad_(False)
+process = gv.processes.LearnedSchedule(SPAN).requires_grad_(False)
 
 
 class Schedule(nn.Module):
@@ -69,9 +69,9 @@ class Encoder(nn.Module):
 
 
 PATHS = {
-    "fixed": lambda: gv.ProcessPath(process),
-    "schedule of each dimension": lambda: gv.ScheduledPath(SPAN, Schedule()),
-    "encoded mean": lambda: gv.EncodedPath(process, Encoder()),
+    "fixed": lambda: gv.processes.ProcessPath(process),
+    "schedule of each dimension": lambda: gv.processes.ScheduledPath(SPAN, Schedule()),
+    "encoded mean": lambda: gv.processes.EncodedPath(process, Encoder()),
 }
 
 # %% [markdown]
@@ -94,7 +94,7 @@ class Model(nn.Module):
         return gv.ScorePair(lambda time, y: -noise / sigma[:, None], process).generative_drift(t, x)
 
     def objective(self):
-        return gv.PathObjective(
+        return gv.objectives.PathObjective(
             self.path, lambda t: process.rates(t)[1].sqrt(), gaussian_decoder(2.718281828 ** -SPAN[1])
         )
 

@@ -114,7 +114,7 @@ def test_a_step_is_cut_in_proportion_to_its_clock():
 def test_a_bridge_to_a_prior_stops_on_the_way():
     x = clouds(7)[0]
     settings = {"steps": 4, "network": SMALL, "joint": JointConfig(steps=2, warm_steps=1, step_variances="full")}
-    bridge = gv.SchrodingerBridge(BrownianMotion(), dim=2, **settings).fit(x, prior=gv.StandardNormal())
+    bridge = gv.SchrodingerBridge(BrownianMotion(), dim=2, **settings).fit(x, prior=gv.densities.StandardNormal())
     assert isinstance(bridge.chains[0], BridgeChain)
     assert bridge.sample(7, "backward", times=(0.3, 1.0)).shape == (7, 2)
     assert bridge.sample(x[:5], times=(0.2, 0.6)).shape == (5, 2)

@@ -445,7 +445,7 @@ def test_fits_are_copied_pickled_and_saved(tmp_path):
     for other in (
         pickle.loads(pickle.dumps(fit)),
         copy.deepcopy(fit),
-        gv.Trajectories.from_pretrained(tmp_path / "fit"),
+        gv.bridges.Trajectories.from_pretrained(tmp_path / "fit"),
     ):
         found = everything(other, grown)
         assert np.array_equal(np.array(found[0]), np.array(expected[0]))
@@ -457,19 +457,19 @@ def test_fits_are_copied_pickled_and_saved(tmp_path):
 
 def test_folders_that_hold_no_trajectories(fitted, tmp_path):
     with pytest.raises(gv.InputError, match="no such folder"):
-        gv.Trajectories.from_pretrained(tmp_path / "nowhere")
+        gv.bridges.Trajectories.from_pretrained(tmp_path / "nowhere")
     with pytest.raises(gv.InputError, match="holds no set of trajectories"):
-        gv.Trajectories.from_pretrained(tmp_path)
+        gv.bridges.Trajectories.from_pretrained(tmp_path)
     fitted.bridge.save_pretrained(tmp_path / "bridge")
     with pytest.raises(gv.InputError, match="does not hold a set of trajectories"):
-        gv.Trajectories.from_pretrained(tmp_path / "bridge")
+        gv.bridges.Trajectories.from_pretrained(tmp_path / "bridge")
     fitted.save_pretrained(tmp_path / "fit")
     with pytest.raises(gv.InputError, match="not empty"):
         fitted.save_pretrained(tmp_path / "fit")
     damaged = tmp_path / "fit" / "model.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-4] + b"oops")
     with pytest.raises(gv.InputError, match="damaged"):
-        gv.Trajectories.from_pretrained(tmp_path / "fit")
+        gv.bridges.Trajectories.from_pretrained(tmp_path / "fit")
 
 
 def test_progress_names_sections_rounds_and_sigma(cells):

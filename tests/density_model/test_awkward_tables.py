@@ -57,7 +57,7 @@ def test_every_method_takes_data_and_the_users_rows_alike(fitted, name):
         lambda x: evaluate(model, x, "ode").value,
         lambda x: model.log_prob(x).value,
         lambda x: denoising_curve(model, x, levels=torch.tensor([0.0])).model,
-        lambda x: gv.Novelty(bands=2, samples=4).fit(model, x).score(x),
+        lambda x: gv.applications.Novelty(bands=2, samples=4).fit(model, x).score(x),
         lambda x: torch.tensor(gv.certify(model, x, schedule=SCHEDULES["linear"](40)).log_det),
         lambda x: torch.tensor(model.score_test(x, levels=(0.0,), generator=seeded()).levels[0].result.discrepancy),
     ):

@@ -79,14 +79,22 @@ def test_missing_and_broken_labels_are_one_sentence():
 ROUTES = {
     "elbo": lambda model, x, c: model.elbo(x, samples=4, condition=c).value,
     "evaluate": lambda model, x, c: evaluate(model, x, samples=4, condition=c).value,
-    "weighted_elbo": lambda model, x, c: gv.weighted_elbo(model, x, draws=2, replicates=2, condition=c).value,
-    "weighted_log_prob": lambda model, x, c: gv.weighted_log_prob(model, x, draws=1, condition=c, solver=COARSE).value,
+    "weighted_elbo": lambda model, x, c: (
+        gv.density_model.weighted_elbo(model, x, draws=2, replicates=2, condition=c).value
+    ),
+    "weighted_log_prob": lambda model, x, c: (
+        gv.density_model.weighted_log_prob(model, x, draws=1, condition=c, solver=COARSE).value
+    ),
     "certify": lambda model, x, c: gv.certify(model, x, schedule=SCHEDULES["cosine"](10), condition=c).curve,
-    "denoising_curve": lambda model, x, c: gv.denoising_curve(model, x, levels=torch.zeros(1), condition=c).model,
+    "denoising_curve": lambda model, x, c: (
+        gv.evaluation.denoising_curve(model, x, levels=torch.zeros(1), condition=c).model
+    ),
     "score_test": lambda model, x, c: torch.tensor(
         model.score_test(x, [1.0], condition=c, method=WildBootstrap(19)).levels[0].result.discrepancy
     ),
-    "density_regulariser": lambda model, x, c: gv.density_regulariser(model, torch.as_tensor(x) - 1.5, condition=c),
+    "density_regulariser": lambda model, x, c: gv.applications.density_regulariser(
+        model, torch.as_tensor(x) - 1.5, condition=c
+    ),
     "sample": lambda model, x, c: model.sample(len(x), steps=4, condition=c),
 }
 
@@ -133,7 +141,9 @@ def test_every_door_takes_the_users_labels(route):
 def test_a_curve_takes_continuous_conditions():
     x, c = rng(3).normal(size=(2, 60, 2))
     model = gv.fit(x, labels=c, config=TINY)
-    curves = [gv.denoising_curve(model, x[:8], levels=torch.zeros(1), condition=given) for given in (c[:8], c[:1])]
+    curves = [
+        gv.evaluation.denoising_curve(model, x[:8], levels=torch.zeros(1), condition=given) for given in (c[:8], c[:1])
+    ]
     assert all(bool(curve.model.isfinite().all()) for curve in curves)
 
 

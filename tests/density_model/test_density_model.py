@@ -107,7 +107,11 @@ def test_a_damaged_model_is_refused(fitted, tmp_path):
 def test_a_row_does_not_depend_on_its_batch(fitted):
     x = mixed_rows(50, seed=3)
     order = rng(0).permutation(50)
-    for method in (fitted.elbo, fitted.density, lambda rows: fitted.log_prob(rows, solver=gv.Adaptive(1e-2, 1e-2))):
+    for method in (
+        fitted.elbo,
+        fitted.density,
+        lambda rows: fitted.log_prob(rows, solver=gv.solvers.Adaptive(1e-2, 1e-2)),
+    ):
         together = method(x).value
         alone = torch.cat([method(x[i : i + 1]).value for i in (0, 17, 49)])
         assert torch.equal(together[[0, 17, 49]], alone)
@@ -170,7 +174,7 @@ def test_the_odes_values_carry_no_graph_of_the_flow():
 def test_probes_of_the_ode_keep_their_replicates():
     x = gaussian_rows(40)
     model = gv.fit(gaussian_rows(), config=TINY)
-    estimate = model.log_prob(x, divergence=gv.Hutchinson(probes=3))
+    estimate = model.log_prob(x, divergence=gv.calculus.Hutchinson(probes=3))
     assert estimate.replicates is not None
     assert estimate.replicates.shape == (3, 40)
     assert estimate.kind == "unbiased"

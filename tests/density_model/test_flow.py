@@ -55,7 +55,9 @@ def test_the_loss_has_the_gradient_of_the_log_density():
 def test_zuko_solves_the_same_field_to_the_same_density():
     model, x = score_model(), torch.randn(5, 3)
     ours = gv.ode_log_prob(
-        gv.ScorePair(model, model.process, prior=gv.Gaussian(torch.zeros(3), 1.0)), x, solver=gv.Adaptive(1e-8, 1e-8)
+        gv.ScorePair(model, model.process, prior=gv.Gaussian(torch.zeros(3), 1.0)),
+        x,
+        solver=gv.solvers.Adaptive(1e-8, 1e-8),
     )
     field = WhitenedFlow(ScorePair(model), model.reference, None, None, one_level=False)
     low, high = field.pair.log_snr_range

@@ -149,7 +149,7 @@ def test_a_pair_of_euler_steps_starts_there_too():
 
 
 def test_a_range_that_ends_where_the_data_are_forgotten_needs_no_more():
-    case, process, score, _ = narrow(gv.Cosine, (-9.0, 9.0))
+    case, process, score, _ = narrow(gv.processes.Cosine, (-9.0, 9.0))
     x = case.rows(4)
     estimate = gv.ode_log_prob(gv.ScorePair(score, process), x)
     assert float((estimate.value - case.log_prob(x)).abs().max()) < 0.01
@@ -231,12 +231,12 @@ def test_half_precision_promises_no_more_than_an_estimate(dtype):
     network = gv.models.ResidualMLP((2,), width=8, blocks=1).to(dtype)
     model = gv.ScoreModel(network, process, reference=reference)
     x = case.rows(3)
-    found = gv.ode_log_prob(gv.ScorePair(model, process), x, solver=gv.FixedGrid(4))
+    found = gv.ode_log_prob(gv.ScorePair(model, process), x, solver=gv.solvers.FixedGrid(4))
     assert found.kind == "estimate"
     assert bool(found.value.isfinite().all())
     assert gv.density(gv.ScorePair(model, process), x, exact=True).kind == "estimate"
     assert gv.elbo(gv.ScorePair(model, process), x).kind == "lower_bound"
     smooth = gv.ScoreModel(network.float(), process, reference=reference)
-    wide = gv.ode_log_prob(gv.ScorePair(smooth, process), x, solver=gv.FixedGrid(4))
+    wide = gv.ode_log_prob(gv.ScorePair(smooth, process), x, solver=gv.solvers.FixedGrid(4))
     assert wide.kind == "exact"
     torch.testing.assert_close(found.value, wide.value, rtol=0.0, atol=0.05)

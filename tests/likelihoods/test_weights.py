@@ -134,7 +134,7 @@ def test_the_brackets_interval_of_the_mean_keeps_its_promise_or_none_is_given():
     values, hits, repeats = -0.5 * torch.randn(2000, 10, generator=seeded(3)).square(), 0, 2000
     for row in values:
         sides = (Estimate(row, row, kind, "chain", 1, 1) for kind in ("lower_bound", "upper_bound"))
-        low, high = gv.Bracket(row[:, None], *sides).mean_interval()
+        low, high = gv.likelihoods.Bracket(row[:, None], *sides).mean_interval()
         hits += low <= -0.5 <= high
     assert abs(hits / repeats - 0.945) < 5 * math.sqrt(0.95 * 0.05 / repeats)
     chain, _, _ = random_linear_pair(2, 4, 3)
@@ -173,14 +173,14 @@ def test_what_cannot_be_done_is_refused():
 
 
 def of_coefficient(g, drift=lambda t, x: x):
-    class Coefficient(gv.Process):
+    class Coefficient(gv.processes.Process):
         def drift(self, t, x):
             return -x
 
         def diffusion(self, t, x):
             return g(x)
 
-    return Pair(Coefficient(), drift, gv.StandardNormal(), event_shape=(2,))
+    return Pair(Coefficient(), drift, gv.densities.StandardNormal(), event_shape=(2,))
 
 
 DEGENERATE = {

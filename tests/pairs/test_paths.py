@@ -192,7 +192,9 @@ def test_a_full_matrix_diffusion_against_the_exact_density():
     error = girsanov_log_weights(pair, x, noise(len(x), 2), steps=100).detach() - truth
     assert abs(float(error.mean())) < 0.02 + 4 * float(error.std()) / math.sqrt(len(x))
     assert float(error.std()) < 0.3
-    hutchinson = girsanov_log_weights(pair, x, noise(len(x), 2, 1), steps=100, divergence=gv.Hutchinson(4)).detach()
+    hutchinson = girsanov_log_weights(
+        pair, x, noise(len(x), 2, 1), steps=100, divergence=gv.calculus.Hutchinson(4)
+    ).detach()
     hutchinson = hutchinson - truth
     assert abs(float(hutchinson.mean())) < 0.02 + 4 * float(hutchinson.std()) / math.sqrt(len(x))
 
@@ -246,7 +248,7 @@ def test_without_noise_the_weight_is_the_change_of_variables():
     x = torch.randn(5, 2, generator=seeded(0))
 
     def field(s, y, rows):
-        value, divergence = gv.Exact()(lambda z: velocity(s, z), y)
+        value, divergence = gv.calculus.Exact()(lambda z: velocity(s, z), y)
         return value, divergence
 
     solved = FixedGrid(64).solve(field, x, torch.linspace(0.0, 1.0, 65))

@@ -33,7 +33,8 @@ def certify(
         samples: network evaluations per row of the continuous bound.
         condition: see :meth:`DensityModel.elbo`.
         generator: read for the seed of the continuous bound, then for the chain's; ``None`` means seed 0 for both.
-        options: ``schedule`` and ``noise`` (here two draws per row and step) of :func:`girsanov.ddpm_bound`.
+        options: ``schedule`` and ``noise`` (here two draws per row and step) of
+            :func:`girsanov.likelihoods.ddpm_bound`.
 
     Returns:
         The certificate, in data units. Its continuous bound is ``model.elbo(data)`` with the same generator, unless the

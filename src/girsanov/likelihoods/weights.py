@@ -60,7 +60,7 @@ def path_log_weight(
         x: rows ``n *d``.
         steps: Euler steps.
         paths: paths per row, whose spread is the standard error.
-        divergence: of the generative drift; default :class:`girsanov.Exact`.
+        divergence: of the generative drift; default :class:`girsanov.calculus.Exact`.
         condition: passed on to conditional drifts, leading dimension ``n`` or 1.
         generator: read once for a seed; ``None`` means seed 0.
 

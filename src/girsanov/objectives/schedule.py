@@ -33,7 +33,8 @@ class ScheduledObjective(GainObjective):
     so that its steps do not depend on the scale of the loss and leave the network's clipping alone.
 
     Args:
-        model: a score model with a reference, whose process is a :class:`girsanov.LearnedSchedule` over its range.
+        model: a score model with a reference, whose process is a :class:`girsanov.processes.LearnedSchedule` over its
+            range.
         transform: see :class:`GainObjective`.
         drop_condition: see :class:`GainObjective`.
 
