@@ -21,10 +21,13 @@ def test_scikit_learns_common_checks(estimator, check):
 
 
 def test_it_works_in_a_pipeline_and_counts_the_units_of_what_it_sees():
-    pipeline = make_pipeline(StandardScaler(), DensityEstimator(**TINY)).fit(ROWS)
-    plain = DensityEstimator(**TINY).fit(ROWS)
+    """Two fits of a few steps differ by some tenths of a nat, the units by ten nats."""
+    rows = ROWS * [1.0, 100.0, 1000.0]
+    pipeline = make_pipeline(StandardScaler(), DensityEstimator(**TINY)).fit(rows)
+    plain = DensityEstimator(**TINY).fit(rows)
     scale = np.log(pipeline[0].scale_).sum()
-    np.testing.assert_allclose(pipeline.score_samples(ROWS) - scale, plain.score_samples(ROWS), atol=0.3)
+    assert scale > 9.0
+    assert abs(np.mean(pipeline.score_samples(rows) - scale - plain.score_samples(rows))) < 1.0
 
 
 def test_grid_search_compares_mean_scores():

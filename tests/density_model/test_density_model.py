@@ -64,11 +64,14 @@ def test_untrained_digits_are_the_gaussian_too_under_the_lattice_head():
 
 
 def test_likelihoods_are_in_data_units():
-    """Scaling the data by c shifts every log-density by -d log c."""
+    """Scaling the data by c shifts every log-density by -d log c; far rows, where a flat law is sampled, vary."""
     x, config = gaussian_rows(), dataclasses.replace(TINY, gaussianise=False)
     models = [prepare(from_array(c * x), split(300, seed=0), config).eval() for c in (1.0, 10.0)]
-    small, large = (model.elbo(c * x).value for model, c in zip(models, (1.0, 10.0), strict=True))
-    torch.testing.assert_close(small - large, torch.full((300,), 3.0 * np.log(10.0), dtype=torch.float64))
+    small, large = (model.elbo(c * x) for model, c in zip(models, (1.0, 10.0), strict=True))
+    near = (small.stderr == 0.0) & (large.stderr == 0.0)
+    assert near.sum() > 250
+    shift = torch.full((300,), 3.0 * np.log(10.0), dtype=torch.float64)
+    torch.testing.assert_close((small.value - large.value)[near], shift[near])
 
 
 def test_a_fit_never_falls_below_its_start_on_the_rows_that_chose_it(fitted):
