@@ -65,8 +65,10 @@ def test_too_few_rows_vouch_for_nothing():
 def test_gaussian_classes_are_recovered(shape):
     """With many rows the screen is the Bayes rule of Gaussian classes, covariances included: accuracy within 2 %."""
     generator, d = seeded(1), math.prod(shape)
-    roots = torch.randn(3, d, d, generator=generator) / d**0.5 + 0.5 * torch.eye(d)
-    means = 0.7 * torch.randn(3, d, generator=generator)
+    # far from singular, so that no few rows hold all of the odds' variance
+    turns = torch.linalg.qr(torch.randn(3, d, d, generator=generator))[0]
+    roots = turns * torch.linspace(0.6, 1.6, d)
+    means = 1.2 * torch.randn(3, d, generator=generator)
     label = torch.arange(6000) % 3
     x = means[label] + (roots[label] @ torch.randn(6000, d, 1, generator=generator))[..., 0]
     screen = GaussianScreen.fit(x[:3000].reshape(-1, *shape), label[:3000])

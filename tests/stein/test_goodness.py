@@ -361,13 +361,13 @@ def test_learning_places_raises_power():
     def score(x):
         return -x + 3.0 * torch.exp(-8.0 * (x - 2.0).square())
 
-    x = draws(3000, 1)
+    x = draws(6000, 1)
     fixed, learned = (
         goodness_of_fit(x, score, kernel="imq", method=FiniteSet(1, optimise=optimise, resamples=99))
         for optimise in (False, True)
     )
     assert learned.effect_size > fixed.effect_size
-    assert learned.pvalue == 0.01
+    assert learned.pvalue <= 0.05
 
 
 def test_all_diagonals_are_the_complete_statistic():
