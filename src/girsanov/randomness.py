@@ -88,16 +88,14 @@ def source_of(generator: torch.Generator | None) -> torch.Generator:
 
 
 def seed_of(generator: torch.Generator | None) -> int:
-    """Read a generator once for a 63-bit seed; ``None`` means seed 0.
+    """Read a generator once for a 63-bit seed; ``None`` means a generator with seed 0, as ``--seed 0`` does.
 
     Example:
-        >>> seed_of(None)
-        0
+        >>> seed_of(None) == seed_of(torch.Generator().manual_seed(0))
+        True
         >>> seed_of(torch.Generator().manual_seed(1)) == seed_of(torch.Generator().manual_seed(1))
         True
     """
-    if generator is None:
-        return 0
     generator = source_of(generator)
     high = torch.iinfo(torch.int64).max
     return int(torch.randint(high, (), generator=generator, device=generator.device))

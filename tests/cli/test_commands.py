@@ -323,3 +323,11 @@ def test_a_reader_that_goes_away(complete):
     process.stderr.close()
     assert process.wait(timeout=60) == 0
     assert errors == b""
+
+
+def test_without_a_seed_command_and_library_say_the_same(complete, girsanov):
+    data, run, _ = complete
+    table = np.genfromtxt(data, delimiter=",", skip_header=1)[:5]
+    expected = gv.DensityModel.from_pretrained(run).elbo(table)
+    lines = girsanov("score", run, data, "--limit", "5", "--json").out.splitlines()
+    assert [json.loads(line)["value"] for line in lines] == pytest.approx(expected.value.tolist(), rel=1e-6)

@@ -15,7 +15,7 @@ from girsanov.datasets import Splits
 from girsanov.density_model import DensityModel
 from girsanov.density_model.noise import spread
 from girsanov.likelihoods.integral import keyed_view
-from girsanov.randomness import stream
+from girsanov.randomness import seed_of, stream
 from girsanov.transforms import Compose, Dequantise, Standardise
 from girsanov.types import Estimate, Nats, State
 
@@ -58,7 +58,8 @@ class PeerData:
         model: with which the peers are compared.
         x: encoded rows, shape ``n *event_shape``.
         splits: the model's own.
-        seed: keys the noise; with the seed of the model's own bound, the dequantisation draws are the same.
+        seed: keys the noise: that of a generator with this seed, which given to the model's own bound makes the same
+            dequantisation draws.
     """
 
     model: DensityModel
@@ -126,7 +127,7 @@ class PeerData:
         parts = []
         for start in range(0, len(rows), CHUNK):
             block = rows[start : start + CHUNK]
-            view = keyed_view(self.transforms, block, draws, self.seed)
+            view = keyed_view(self.transforms, block, draws, seed_of(torch.Generator().manual_seed(self.seed)))
             values = [_with_broad_share(log_prob, view.x[:, j].flatten(1)) for j in range(draws)]
             parts.append(torch.stack(values) + view.log_det.T)
         return torch.cat(parts, 1)
