@@ -68,12 +68,17 @@ def test_optimisers_find_the_closed_form(optimiser):
 def test_minimum_discrepancy_estimates_with_a_matrix_that_may_move(optimiser, moving):
     x = student(5, 300, 0)
 
-    def diffusion_at(theta):
+    def diffusion_at(theta, moving=moving):
         location, scale = (theta[0], theta[1].exp()) if moving else (x.median(), 10.0)
         return lambda x: 1.0 + ((x[:, 0] - location) / scale) ** 2
 
+    def fitted(start, **options):
+        return minimum_stein_discrepancy(x, student_score(5.0), start, optimiser=optimiser, **options)
+
     start = torch.tensor([20.0, 2.0])
-    fit = minimum_stein_discrepancy(x, student_score(5.0), start, diffusion_at=diffusion_at, optimiser=optimiser)
+    if moving:  # a matrix that moves is small far away too, so its loss is minimised near a first estimate
+        start = fitted(start, diffusion_at=lambda theta: diffusion_at(theta, moving=False)).parameters
+    fit = fitted(start, diffusion_at=diffusion_at)
     error = (fit.parameters - torch.tensor([25.0, math.log(10.0)])) / fit.stderr
     assert bool((error.abs() < 4.0).all())
     assert bool((fit.stderr < torch.tensor([1.5, 0.15])).all())
