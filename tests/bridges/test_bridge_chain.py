@@ -64,18 +64,20 @@ def test_without_pulls_the_encoder_is_the_reference_at_any_number_of_steps(make)
 
 @pytest.mark.parametrize("make", REFERENCES.values(), ids=REFERENCES)
 def test_closed_form_pulls_approach_the_gaussians_density_from_below(make):
-    """A bound at every N, and four times the steps leave at most 60 % of the gap (order one half; it is nearer one)."""
+    """In the mean over the start's own rows, where the gap is a divergence: four times the steps leave at most 60 %.
+
+    (Order one half; it is nearer one.) At a single row the chain's own density may be the higher one.
+    """
     reference = make()
     bridge = gaussian_bridge(torch.zeros(D), 0.7, torch.full((D,), 0.5), 1.3, reference=reference)
-    x = torch.tensor([[0.3, -0.8], [1.5, 0.0]])
-    gaps = []
+    x = bridge.start.sample(200, generator=seeded(3))
+    gaps, slack = [], 0.0
     for steps in (8, 32, 128):
         chain = make_chain(reference, QuadraticPotentials(bridge), prior=bridge.end, steps=steps)
-        estimate = chain_elbo(chain, x, paths=4000)
-        gap = bridge.start.log_prob(x) - estimate.value
-        assert bool((gap > -4.0 * estimate.stderr).all())
+        gap = bridge.start.log_prob(x) - chain_elbo(chain, x, paths=32).value
+        slack = max(slack, 5.0 * float(gap.std()) / 200**0.5)
         gaps.append(float(gap.mean()))
-    slack = 4.0 * float(estimate.stderr.mean())
+        assert gaps[-1] > -slack
     assert gaps[1] < 0.6 * gaps[0] + slack
     assert gaps[2] < 0.6 * gaps[1] + slack
     assert gaps[2] < 0.25

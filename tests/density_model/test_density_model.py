@@ -15,6 +15,7 @@ import girsanov as gv
 from girsanov.datasets import from_array, load, split
 from girsanov.density_model import Config, prepare
 from girsanov.density_model.coordinates import fit_coordinates
+from girsanov.randomness import seed_of
 from tests.seeds import rng, seeded
 
 TINY = Config(network="mlp", width=16, blocks=1, steps=30, members=1)
@@ -56,7 +57,7 @@ def test_untrained_digits_are_the_gaussian_too_under_the_lattice_head():
     data = load("digits")
     model = prepare(data, split(len(data.x), seed=0), Config()).eval()
     assert type(model.score.head).__name__ == "LatticeHead"
-    view = model._views(data.x[:20], 8, 0, 0)
+    view = model.randomised(data.x[:20]).view(8, seed_of(None))
     expected = (model.reference.log_prob(view.x.flatten(0, 1)) + view.log_det.flatten()).reshape(20, 8).mean(1)
     estimate = model.elbo(data.x[:20])
     torch.testing.assert_close(estimate.value, expected, rtol=1e-6, atol=1e-4)

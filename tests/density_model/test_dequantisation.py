@@ -111,8 +111,9 @@ def test_importance_weighting_tightens_both_likelihoods():
     data = from_array(counts())
     model = prepare(data, split(400, seed=0), TINY).eval()
     x = data.x[:30]
-    source = lambda: torch.Generator().manual_seed(0)  # noqa: E731  (the weighted bound reads one number more)
-    plain, weighted = model.elbo(x, samples=16 * 32, generator=source()), weighted_elbo(model, x, draws=8)
+    source = lambda: seeded(0)  # noqa: E731  (the same draws for all four)
+    plain = model.elbo(x, samples=16 * 32, generator=source())
+    weighted = weighted_elbo(model, x, draws=8, generator=source())
     ode = model.log_prob(x, draws=32, generator=source())
     ode_weighted = weighted_log_prob(model, x, draws=8, replicates=4, generator=source())
     assert (weighted.kind, weighted.nfe) == ("lower_bound", 128)

@@ -10,7 +10,6 @@ import torch
 from girsanov.density_model.model import DensityModel
 from girsanov.likelihoods import RandomisedRows, Replicates, elbo
 from girsanov.likelihoods.discrete import importance_weighted, log_mean_exp
-from girsanov.randomness import seed_of
 from girsanov.types import Estimate, InputError
 
 
@@ -40,12 +39,12 @@ def weighted_elbo(
     """
     if model.measure == "density" or model.lattice is not None:
         raise InputError("This model draws no dequantisation noise: use its elbo")
-    seen, seed = model.randomised(x), seed_of(generator)
+    seen = model.randomised(x)
     condition = model.encode_condition(condition, len(seen))
 
     def evaluate(rows: RandomisedRows, count: int) -> Estimate:
         options = {"samples": points * count, "method": Replicates(count), "condition": condition}
-        return elbo(model.pair, rows, generator=torch.Generator().manual_seed(seed), **options)
+        return elbo(model.pair, rows, generator=generator, **options)
 
     return importance_weighted(evaluate, seen, draws=draws, replicates=replicates)
 
