@@ -43,18 +43,8 @@ def body_lines(node: ast.FunctionDef) -> int:
     return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
-def imports(name: str, tree: ast.Module, known: set[str]) -> set[str]:
-    """Modules of the package that a module imports while it is loaded."""
-    found = set()
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("girsanov"):
-            whole = {f"{node.module}.{alias.name}" for alias in node.names} & known
-            found |= whole or {node.module}
-    return (found & known) - {name}
-
-
 def every_import(name: str, tree: ast.Module, known: set[str]) -> set[str]:
-    """The same, those for type checkers and those within functions too."""
+    """Modules of the package that a module imports, those for type checkers and those within functions too."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("girsanov"):

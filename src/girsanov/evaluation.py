@@ -213,7 +213,7 @@ def _model_space(model: DensityModel, x: State, seed: int) -> State:
 
 def _gain(model: DensityModel, y: State, eps: State, level: Tensor, condition: Tensor | None) -> Nats:
     """Squared error of the reference minus the model's, mean of antithetic noise, shape ``n``."""
-    total = torch.zeros(len(y), dtype=torch.float64)
+    pair, total = model.pair, torch.zeros(len(y), dtype=torch.float64)
     alpha, sigma = torch.sigmoid(level).sqrt(), torch.sigmoid(-level).sqrt()
     for start in range(0, len(y), CHUNK):
         stop = min(start + CHUNK, len(y))
@@ -224,7 +224,7 @@ def _gain(model: DensityModel, y: State, eps: State, level: Tensor, condition: T
             z = expand_as_rows(alpha.to(levels), noise) * y[start:stop].to(noise) + float(sigma) * noise
             if given is not None:
                 given = given.expand(len(noise), *given.shape[1:])
-            law, delta = model.pair.deviation(levels, z, given)
+            law, delta = pair.deviation(levels, z, given)
             total[start:stop] += 0.5 * sum_event(delta * (2.0 * (noise - law) - delta)).cpu()
     return total
 

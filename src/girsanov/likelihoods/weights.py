@@ -31,7 +31,7 @@ from girsanov.inputs import checked
 from girsanov.likelihoods.integral import keeps_graph
 from girsanov.pairs import Chain, EulerChain, Noise, Pair, feynman_kac_log_weights, girsanov_log_weights
 from girsanov.randomness import keyed_generators, keyed_normal, seed_of, source_of
-from girsanov.rows import condition_at, row_blocks
+from girsanov.rows import condition_at, conditions_for, row_blocks
 from girsanov.types import Estimate, InputError, MeanEstimate, Nats, State, interval_of_mean
 
 CHUNK = 2048  # paths simulated together, fixed so that results do not depend on the number of rows
@@ -278,7 +278,7 @@ def chain_bracket(
     """
     chain = _chain(pair, steps)
     generator = source_of(generator)
-    given = condition if condition is None or len(condition) == n else condition.expand(n, *condition.shape[1:])
+    given = conditions_for(condition, n)
     x, own = chain.sample(n, generator=generator, condition=given)
     weights = _simulate(_weigh(chain), x, 2 * paths - 1, condition, generator)
     lower, others = weights[:paths], torch.cat([own.double()[None], weights[paths:]])

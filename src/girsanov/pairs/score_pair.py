@@ -210,8 +210,10 @@ class ScorePair(Pair):
         """Shape of one row; empty where nothing here knows it."""
         if self._event_shape is not None:
             return self._event_shape
-        laws = (self._given["prior"], self._law, getattr(self.score, "density", None))
-        return next((law.event_shape for law in laws if law is not None and law.event_shape), torch.Size())
+        given = (self._given[name] for name in ("prior", "reference", "decoder"))
+        laws = (*given, getattr(self.score, "density", None))
+        known = next((law.event_shape for law in laws if law is not None and law.event_shape), None)
+        return known or getattr(self._law, "event_shape", torch.Size())
 
     @property
     def device(self) -> torch.device:
@@ -304,9 +306,9 @@ class ScorePair(Pair):
 
     @property
     def _law(self) -> Density | None:
-        """A law of the data."""
-        given = (self._given["reference"], self._given["decoder"], getattr(self.score, "reference", None))
-        return next((law for law in given if law is not None), None)
+        """A law of the data; a closed form's own reference is computed when it is asked for."""
+        given = self._given["reference"] if self._given["reference"] is not None else self.decoder
+        return given if given is not None else getattr(self.score, "reference", None)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ScorePair":
         """Move or convert the laws too."""
@@ -333,7 +335,8 @@ class ScorePair(Pair):
         if None not in (reference, decoder) and reference is not decoder:
             raise InputError("decoder and reference must be the same Gaussian")
         shapes = {name: getattr(self._given[name], "event_shape", ()) for name in ("prior", "reference", "decoder")}
-        shapes |= {"score": getattr(self._law, "event_shape", ()), "event_shape": self._given["event_shape"] or ()}
+        own = getattr(self.score, "density" if hasattr(self.score, "density") else "reference", None)
+        shapes |= {"score": getattr(own, "event_shape", ()), "event_shape": self._given["event_shape"] or ()}
         sizes = {name: math.prod(shape) for name, shape in shapes.items() if shape}
         if len(set(sizes.values())) > 1:
             found = ", ".join(f"{name} {tuple(shapes[name])}" for name in sizes)
