@@ -22,15 +22,14 @@ is discretised: exact for a model that equals its reference, of strong order 1/2
 __all__ = ["sample", "sample_with_log_prob"]
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from girsanov.calculus import sum_event
 from girsanov.inputs import checked
-from girsanov.pairs import AncestralChain, ScorePair
-from girsanov.randomness import source_of
+from girsanov.pairs import AncestralChain, Move, ScorePair
+from girsanov.randomness import normal_blocks, source_of
 from girsanov.rows import condition_at
 from girsanov.types import Estimate, Nats, State
 
@@ -75,9 +74,14 @@ def sample(
         tensor([ 3., -3.], dtype=torch.float64)
     """
     chain = AncestralChain(pair, steps, lmbd=lmbd)
-    walk = _Walk(chain, source_of(generator))
-    chunks = _chunks(n, condition)
-    return torch.cat([walk.down(chain.sample_prior(m, walk.generator), c, denoise=denoise) for m, c in chunks])
+    still = {*(() if lmbd < 1.0 else range(1, chain.length)), *((0,) if denoise else ())}  # steps without noise
+    generator, parts = source_of(generator), []
+    for count, given in _chunks(n, condition):
+        x = chain.sample_prior(count, generator)
+        for move in chain.walk(x, normal_blocks(x, generator), "backward", condition=given, still=still):
+            x = move.after
+        parts.append(x)
+    return torch.cat(parts)
 
 
 @checked
@@ -121,11 +125,13 @@ def sample_with_log_prob(
         (True, 'estimate')
     """
     chain = AncestralChain(pair, steps)
-    walk, parts = _Walk(chain, source_of(generator)), []
+    generator, parts = source_of(generator), []
     for count, given in _chunks(n, condition):
-        y = chain.sample_prior(count, walk.generator)
-        path = _PathDensity(chain, y)
-        x = walk.down(y, given, path=path)
+        x = chain.sample_prior(count, generator)
+        path = _PathDensity(chain, x)
+        for move in chain.walk(x, normal_blocks(x, generator), "backward", condition=given):
+            path.add(move)
+            x = move.after
         parts.append((x, *path.close(x)))
     x, value, variance = (torch.cat(column) for column in zip(*parts, strict=True))
     return x, Estimate(
@@ -139,31 +145,6 @@ def sample_with_log_prob(
     )
 
 
-@dataclass(frozen=True)
-class _Walk:
-    """From the noise end to the data along a chain's decoder."""
-
-    chain: AncestralChain
-    generator: torch.Generator
-
-    def down(
-        self, y: State, condition: Tensor | None, *, denoise: bool = False, path: "_PathDensity | None" = None
-    ) -> State:
-        chain = self.chain
-        for k in reversed(range(chain.length)):
-            correction = chain.correction(k, y, condition)
-            kernel = chain.decode_along(k, y, correction)
-            step = kernel.shift
-            if not (denoise if k == 0 else chain.lmbd == 1.0):
-                eps = torch.randn(y.shape, generator=self.generator, dtype=y.dtype).to(y.device)
-                step = step + kernel.spread(eps)
-            following = y + step
-            if path is not None:
-                path.add(k, y, following, correction)
-            y = following
-        return y
-
-
 class _PathDensity:
     """The log-density along paths of the reverse SDE, relative to the reference's, and its discretisation error."""
 
@@ -172,15 +153,16 @@ class _PathDensity:
         self.value = self.variance = start.new_zeros(len(start), dtype=torch.float64)
         self.previous: tuple[State, Tensor] | None = None
 
-    def add(self, k: int, y: State, following: State, correction: State) -> None:
-        """One step from v to v'. What the score has beyond the reference's is the correction over v."""
-        v = self.chain.variance(k + 1)
-        h, law = v - self.chain.variance(k), self.chain.reference
-        excess = correction.double() / v
+    def add(self, move: Move) -> None:
+        """One step from v to v'. What the score has beyond the reference's is the kernel's pull over v."""
+        assert move.kernel.pull is not None
+        v = self.chain.variance(move.k + 1)
+        h, law = v - self.chain.variance(move.k), self.chain.reference
+        excess = move.kernel.pull.double() / v
         both = excess  # the score and the reference's, added
         if law is not None:
-            both = excess - 2.0 * law.spectral(y.double() - law.mean, lambda s: 1.0 / (s + v))
-        self.value = self.value + sum_event(excess * ((following - y).double() - 0.5 * h * both))
+            both = excess - 2.0 * law.spectral(move.before.double() - law.mean, lambda s: 1.0 / (s + v))
+        self.value = self.value + sum_event(excess * ((move.after - move.before).double() - 0.5 * h * both))
         if self.previous is not None:
             # the discarded iterated integral has variance h^2 |grad s|^2 / 2, and |s' - s|^2 is about h |grad s|^2
             before, width = self.previous

@@ -98,9 +98,9 @@ def test_walk_is_the_log_weight_of_the_general_chain(variances):
     x, eps = draws(7, D), draws(20, 7, D)
     streams = [iter(eps), iter(eps)]
     general = iter(torch.cat([torch.zeros(1, 7, D), eps]))
-    parts = chain.split(x, lambda count: next(streams[0])[None])
+    weighed = chain.weigh(x, lambda count: next(streams[0])[None])
     weights = chain.log_weights(x, lambda count: next(general)[None])
-    torch.testing.assert_close(parts["prior"] + parts["steps"], weights)
+    torch.testing.assert_close(chain.log_prior(weighed.end) + weighed.steps, weights)
 
 
 @pytest.mark.parametrize("variances", ["fixed", "diagonal", "full"])
@@ -112,11 +112,12 @@ def test_step_densities_add_up_to_the_log_weight(variances):
     total = chain.prior.log_prob(path[-1])
     for k in range(chain.length):
         number = torch.full((5,), k)
-        for direction, sign in (("backward", 1.0), ("forward", -1.0)):
-            total = total + sign * chain.step_log_prob(direction, number, path[k], path[k + 1])
+        change = path[k + 1] - path[k]
+        total = total + chain.decode(number, path[k + 1]).log_prob(-change)
+        total = total - chain.encode(number, path[k]).log_prob(change)
     generator = seeded(0)
-    parts = chain.split(x, lambda count: torch.randn(count, 5, D, generator=generator))
-    torch.testing.assert_close(parts["prior"] + parts["steps"], total)
+    weighed = chain.weigh(x, lambda count: torch.randn(count, 5, D, generator=generator))
+    torch.testing.assert_close(chain.log_prior(weighed.end) + weighed.steps, total)
 
 
 def test_reference_term_is_the_kl_of_the_steps():
@@ -125,7 +126,7 @@ def test_reference_term_is_the_kl_of_the_steps():
     chain.encoder_log_variance.data.normal_(0.0, 0.3)
     x = draws(5, D)
     generator = seeded(0)
-    found = chain.walk(x, lambda count: torch.randn(count, 5, D, generator=generator))["reference"]
+    found = chain.weigh(x, lambda count: torch.randn(count, 5, D, generator=generator)).reference
     path = chain.simulate(x, generator=seeded(0))
     alpha, tau = chain.get_buffer("alpha"), chain.get_buffer("tau")
     expected = torch.zeros(5)
@@ -229,7 +230,7 @@ def test_a_walk_in_blocks_of_few_rows_is_the_same(monkeypatch):
     for rows in (1, 8, 16_384):
         monkeypatch.setattr("girsanov.bridges.chain.ROWS_AT_ONCE", rows)
         blocks = iter(eps)
-        found.append(chain.walk(x, lambda count, blocks=blocks: next(blocks)[None])["steps"])
+        found.append(chain.weigh(x, lambda count, blocks=blocks: next(blocks)[None]).steps)
     assert torch.allclose(found[0], found[1])
     assert torch.allclose(found[0], found[2])
 
@@ -255,9 +256,9 @@ def test_a_network_that_stays_untrained_is_not_evaluated():
 def encoder_gradients(chain, x, eps, **options):
     """Of the mean log-weight, in the encoder's parameters: its network's and its step variances."""
     blocks = iter(eps)
-    parts = chain.split(x, lambda count: next(blocks)[None], **options)
+    weighed = chain.weigh(x, lambda count: next(blocks)[None], **options)
     own = [*chain.forward_half.parameters(), chain.encoder_log_variance]
-    return torch.autograd.grad((parts["prior"] + parts["steps"]).mean(), own, materialize_grads=True)
+    return torch.autograd.grad((chain.log_prior(weighed.end) + weighed.steps).mean(), own, materialize_grads=True)
 
 
 def flattened(gradients):

@@ -83,8 +83,8 @@ def test_weight_of_the_reference_adds_the_encoders_divergence():
     chain, x = make_chain(noise=0.3), torch.randn(50, D)
     losses = [JointObjective(lambda step, eta=eta: eta)(chain, Batch(x), seeded(0), 0) for eta in (0.0, 0.5)]
     generator = seeded(0)
-    parts = chain.split(x, lambda count: torch.randn(count, 50, D, generator=generator))
-    torch.testing.assert_close(losses[1] - losses[0], 0.5 * parts["reference"] / D)
+    weighed = chain.weigh(x, lambda count: torch.randn(count, 50, D, generator=generator))
+    torch.testing.assert_close(losses[1] - losses[0], 0.5 * weighed.reference / D)
 
 
 @pytest.mark.usefixtures("float64")

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from girsanov.bridges.chain import BridgeChain, rows_at_once
 from girsanov.bridges.couplings import EndRows, Pairs, coupled_rows
-from girsanov.bridges.halves import Direction, Half
+from girsanov.bridges.halves import Half
 from girsanov.bridges.matching import MatchingObjective, Paths, TrajectoryObjective
 from girsanov.bridges.potentials import Covariances
+from girsanov.pairs import Direction
 from girsanov.randomness import mix
 from girsanov.training import Progress, ShuffledBatches, SilentProgress, TrainingConfig, train
 

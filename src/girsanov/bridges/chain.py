@@ -11,22 +11,23 @@ are exact where both pulls vanish, however stiff the reference is: no step overs
 learned, s a number for each step and r a diagonal or a lower triangular matrix; both are 1 at first.
 """
 
-__all__ = ["BridgeChain", "cosine_times", "joined", "rows_at_once", "uniform_times"]
+__all__ = ["BridgeChain", "Weighed", "cosine_times", "joined", "rows_at_once", "uniform_times"]
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import Literal, final
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint as recompute
 
-from girsanov.bridges.halves import Direction, Half
+from girsanov.bridges.halves import Half
 from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Density
-from girsanov.pairs import Chain, IsotropicScale, Kernel, Noise, Scale, TriangularScale
+from girsanov.pairs import Chain, Direction, IsotropicScale, Kernel, Move, Noise, Scale, TriangularScale
 from girsanov.randomness import normal_blocks, source_of
 from girsanov.types import InputError, Nats, State
 
@@ -34,7 +35,6 @@ StepVariances = Literal["fixed", "diagonal", "full"]
 ROWS_AT_ONCE = 16_384  # through a network: more cost memory and save no time
 ENTRIES_AT_ONCE = 2**17  # and of wide rows fewer, whose feature maps stay in the cache
 ROUNDING = 1e-9  # of the horizon: closer times are one
-LOG_2PI = math.log(2.0 * math.pi)
 
 
 def uniform_times(steps: int, horizon: float) -> Tensor:
@@ -126,28 +126,45 @@ class BridgeChain(Chain):
                 getattr(part, name).data = value.detach()[step.to(value.device)]
         return part
 
-    def encode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
-        """From time k to time k + 1."""
-        return self.encode_along(k, x, self.forward_half(self._time(k), x, condition))
+    def encode(self, k: int | Tensor, x: State, condition: Tensor | None = None) -> Kernel:
+        """From time k to time k + 1; k may be a number of its own for each row, shape ``b``."""
+        return self._forward(k, x, self.forward_half(self._times(k), x, condition))
 
-    def encode_along(self, k: int, x: State, pull: State) -> Kernel:
-        """From time k to time k + 1, given the encoder's pull there."""
-        alpha, following, width = self._step(k)
-        shift = (following / alpha - 1.0) * x + (following * width * alpha) * pull
-        return Kernel(shift, self._scale(following * width**0.5, x), self.encoder_log_variance[k])
-
-    def decode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
+    def decode(self, k: int | Tensor, x: State, condition: Tensor | None = None) -> Kernel:
         """From time k + 1 to time k."""
-        return self.decode_along(k, x, self.backward_half(self._time(k + 1), x, condition))
+        return self._backward(k, x, self.backward_half(self._times(k + 1), x, condition))
 
-    def decode_along(self, k: int, x: State, pull: State) -> Kernel:
-        """From time k + 1 to time k, given the decoder's pull there."""
+    def _forward(self, k: int | Tensor, x: State, pull: State) -> Kernel:
+        """The encoder's step, given its pull at time k."""
         alpha, following, width = self._step(k)
-        shift = (alpha / following - 1.0) * x + (alpha * width * following) * pull
-        scale = self._scale(alpha * width**0.5, x)
+        shift = _wide(following / alpha - 1.0, x) * x + _wide(following * width * alpha, x) * pull
+        offset = _offset(self.encoder_log_variance, k, x)
+        return Kernel(shift, self._scale(following * width**0.5, x), offset, pull)
+
+    def _backward(self, k: int | Tensor, x: State, pull: State) -> Kernel:
+        """The decoder's step, given its pull at time k + 1."""
+        alpha, following, width = self._step(k)
+        shift = _wide(alpha / following - 1.0, x) * x + _wide(alpha * width * following, x) * pull
+        scale: Scale = self._scale(alpha * width**0.5, x)
         if self.decoder_below is not None:
             scale = TriangularScale(scale.value, self.decoder_below[k])
-        return Kernel(shift, scale, self.decoder_log_variance[k])
+        return Kernel(shift, scale, _offset(self.decoder_log_variance, k, x), pull)
+
+    def returns(
+        self,
+        moves: Iterable[Move],
+        direction: Direction = "forward",
+        *,
+        condition: Tensor | None = None,
+        checkpoint: bool = False,
+    ) -> Iterator[tuple[Move, Kernel]]:
+        """See :class:`~girsanov.pairs.Chain`; the network sees the states of many moves at once."""
+        taken, up = list(moves), direction == "forward"
+        half = _kept(self.backward_half if up else self.forward_half, checkpoint)
+        times = self.get_buffer("times")[[move.k + up for move in taken]]
+        pulls = _pulls(half, times, [move.after for move in taken], condition)
+        for move, pull in zip(taken, pulls, strict=True):
+            yield move, (self._backward if up else self._forward)(move.k, move.after, pull)
 
     def log_prior(self, x: State) -> Nats:
         """Log-density of the end.
@@ -185,21 +202,11 @@ class BridgeChain(Chain):
 
         Their noise is drawn from ``generator``, or given by ``noise``.
         """
-        noise = noise or normal_blocks(x, source_of(generator))
-        up = direction == "forward"
-        states = [x]
-        for k in range(self.length) if up else reversed(range(self.length)):
-            kernel = self.encode(k, x, condition) if up else self.decode(k, x, condition)
-            x = x + kernel.shift + kernel.spread(noise(1)[0])
-            states.append(x)
-        return torch.stack(states if up else states[::-1])
+        moves = self.walk(x, noise or normal_blocks(x, source_of(generator)), direction, condition=condition)
+        states = [x, *(move.after for move in moves)]
+        return torch.stack(states if direction == "forward" else states[::-1])
 
-    def split(self, x: State, noise: Noise, *, condition: Tensor | None = None, **options: bool) -> dict[str, Tensor]:
-        """Parts of the log-weight of one encoder path per row: those of :meth:`walk`, and ``prior``, log pi(x_N)."""
-        parts = self.walk(x, noise, condition=condition, **options)
-        return {**parts, "prior": self.log_prior(parts["end"])}
-
-    def walk(
+    def weigh(
         self,
         x: State,
         noise: Noise,
@@ -207,7 +214,7 @@ class BridgeChain(Chain):
         condition: Tensor | None = None,
         path_gradient: bool = False,
         checkpoint: bool = False,
-    ) -> dict[str, Tensor]:
+    ) -> "Weighed":
         """One encoder path per row and what is summed along it.
 
         Args:
@@ -217,83 +224,65 @@ class BridgeChain(Chain):
             path_gradient: leave the score of the encoder's own densities at fixed states out of the gradient of
                 ``steps``. Its mean is zero; without it the gradient of the encoder has no variance where the decoder
                 reverses it exactly (Roeder, Wu & Duvenaud 2017), at the cost of one more evaluation of the encoder.
-            checkpoint: keep only states and pulls in memory and evaluate the networks again in the backward pass.
-
-        Returns:
-            ``steps``, the log-weight without the prior, ``b``; ``reference``, a one-path estimate of KL(encoder ||
-            reference) in the chain's form (note of paper 3, equation 4), ``b``; and ``end``, the last state ``b *d``.
+            checkpoint: keep only states and moves in memory and evaluate the networks again in the backward pass.
         """
-        kept = _recomputed if checkpoint and torch.is_grad_enabled() else _as_it_is
-        encoder, decoder = kept(self.forward_half), kept(self.backward_half)
-        taken: list[tuple[Kernel, State, State]] = []
-        times, states, total = self.get_buffer("times"), [x], x.new_zeros(len(x), dtype=torch.float64)
-        reference = torch.zeros_like(total)
-        for k in range(self.length):
-            forward, eps = self.encode_along(k, x, encoder(self._time(k), x, condition)), noise(1)[0]
-            taken.append((forward, forward.shift + forward.spread(eps), eps))
-            reference = reference + self._divergence(k, forward, x)
-            x = x + taken[-1][1]
-            states.append(x)
+        moves = list(self.walk(x, noise, condition=condition, checkpoint=checkpoint))
+        reference = sum((self._divergence(move) for move in moves), x.new_zeros(len(x), dtype=torch.float64))
+        held = moves
         if path_gradient and torch.is_grad_enabled():
-            pulls = _pulls(kept(self._held_encoder()), times[:-1], states[:-1], condition)
-            taken = [self._by_constants(k, states[k], pull, taken[k][1]) for k, pull in enumerate(pulls)]
-        for k, pull in enumerate(_pulls(decoder, times[1:], states[1:], condition)):
-            forward, step, eps = taken[k]
-            total = total + self._gain(forward, self.decode_along(k, states[k + 1], pull), step, eps)[0]
-        return {"steps": total, "reference": reference, "end": x}
+            held = self._by_constants(moves, condition, checkpoint)
+        returned = self.returns(held, condition=condition, checkpoint=checkpoint)
+        steps = sum((move.gain(back) for move, back in returned), torch.zeros_like(reference))
+        return Weighed(steps, reference, moves[-1].after)
 
-    def step_log_prob(
-        self, direction: Direction, k: Tensor, x: State, following: State,
-        condition: Tensor | None = None,
-    ) -> Nats:  # fmt: skip
-        """Log-density of one step in one direction, for a step number k of each row: shape ``b``."""
-        alpha, alpha_next = self.get_buffer("alpha")[k], self.get_buffer("alpha")[k + 1]
-        width, times = self.get_buffer("tau").diff()[k], self.get_buffer("times")
-        wide = lambda v: expand_as_rows(v, x).to(x.dtype)  # noqa: E731
-        y, y_next = x / wide(alpha), following / wide(alpha_next)
-        if direction == "forward":
-            drift = wide(width * alpha) * self.forward_half(times[k], x, condition)
-            residual, offset, scale = y_next - y - drift, self.encoder_log_variance[k], alpha_next
-        else:
-            drift = wide(width * alpha_next) * self.backward_half(times[k + 1], following, condition)
-            residual, offset, scale = y - y_next - drift, self.decoder_log_variance[k], alpha
-        log_variance = offset.reshape(len(k), *(offset.shape[1:] or (1,) * (x.ndim - 1))).expand(x.shape)
-        unit: Scale = IsotropicScale(width.sqrt().to(x.dtype))
-        if direction == "backward" and self.decoder_below is not None:
-            unit = TriangularScale(width.sqrt().to(x.dtype), self.decoder_below[k])
-        quadratic = sum_event(unit.solve((-0.5 * log_variance).exp() * residual).square())
-        normaliser = sum_event(log_variance) + x[0].numel() * (width.log() + 2.0 * scale.log() + LOG_2PI)
-        return -0.5 * (quadratic + normaliser)
-
-    def _held_encoder(self) -> Callable[..., State]:
-        """The forward half, its parameters constants to the gradient."""
+    def _by_constants(self, moves: list[Move], condition: Tensor | None, checkpoint: bool) -> list[Move]:
+        """Moves of the encoder, their kernels and noise as the encoder with constant parameters sees them."""
         constants = {name: parameter.detach() for name, parameter in self.forward_half.named_parameters()}
-        return lambda *inputs: functional_call(self.forward_half, constants, inputs)
+        half = _kept(lambda *inputs: functional_call(self.forward_half, constants, inputs), checkpoint)
+        pulls = _pulls(half, self.get_buffer("times")[:-1], [move.before for move in moves], condition)
+        held = []
+        for move, pull in zip(moves, pulls, strict=True):
+            kernel = self._forward(move.k, move.before, pull)
+            kernel = replace(kernel, log_variance=kernel.log_variance.detach())
+            held.append(replace(move, kernel=kernel, eps=kernel.whiten(move.change - kernel.shift)))
+        return held
 
-    def _by_constants(self, k: int, x: State, pull: State, step: State) -> tuple[Kernel, State, State]:
-        """A step that was taken from x, as the encoder with constant parameters sees it: kernel, step and noise."""
-        kernel = replace(self.encode_along(k, x, pull), log_variance=self.encoder_log_variance[k].detach())
-        return kernel, step, kernel.whiten(step - kernel.shift)
-
-    def _divergence(self, k: int, forward: Kernel, x: State) -> Nats:
+    def _divergence(self, move: Move) -> Nats:
         """Divergence of the encoder's step from the reference's, shape ``b``."""
-        alpha, following, width = self._step(k)
-        control = forward.shift - (following / alpha - 1.0) * x
-        offset = forward.log_variance.double()
+        alpha, following, width = self._step(move.k)
+        control = move.kernel.shift - (following / alpha - 1.0) * move.before
+        offset = move.kernel.log_variance.double()
         size = sum_event(control.square()) / (following**2 * width)
-        return 0.5 * (size + x[0].numel() * (offset.exp() - 1.0 - offset))
+        return 0.5 * (size + move.before[0].numel() * (offset.exp() - 1.0 - offset))
 
-    def _step(self, k: int) -> tuple[float, float, float]:
-        """Alpha at both times of a step and the clock's advance."""
+    def _step(self, k: int | Tensor) -> tuple[Any, Any, Any]:
+        """Alpha at both times of a step and the clock's advance: numbers, or ``b`` of each."""
         alpha, tau = self.get_buffer("alpha"), self.get_buffer("tau")
-        return float(alpha[k]), float(alpha[k + 1]), float(tau[k + 1] - tau[k])
+        found = alpha[k], alpha[k + 1], tau[k + 1] - tau[k]
+        return found if isinstance(k, Tensor) else tuple(map(float, found))
 
-    def _time(self, k: int) -> Tensor:
-        return self.get_buffer("times")[k].reshape(1)  # one for all rows: what depends on time is computed once
+    def _times(self, k: int | Tensor) -> Tensor:
+        return self.get_buffer("times")[k].reshape(-1)  # one for all rows: what depends on time is computed once
 
     @staticmethod
-    def _scale(value: float, x: State) -> IsotropicScale:
-        return IsotropicScale(torch.full((len(x),), value, dtype=x.dtype, device=x.device))
+    def _scale(value: float | Tensor, x: State) -> IsotropicScale:
+        return IsotropicScale(torch.as_tensor(value, dtype=x.dtype, device=x.device).expand(len(x)))
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """Sums along one encoder path per row.
+
+    Attributes:
+        steps: the log-weight without the prior, ``b``.
+        reference: a one-path estimate of KL(encoder || reference) in the chain's form (note of paper 3, equation 4),
+            ``b``.
+        end: the last state, ``b *d``.
+    """
+
+    steps: Nats
+    reference: Nats
+    end: State
 
 
 def joined(parts: list[Tensor]) -> Tensor:
@@ -306,13 +295,22 @@ def rows_at_once(x: State) -> int:
     return max(1, min(ROWS_AT_ONCE, ENTRIES_AT_ONCE // max(1, math.prod(x.shape[1:]))))
 
 
-def _as_it_is(function: Callable[..., State]) -> Callable[..., State]:
-    return function
+def _kept(function: Callable[..., State], checkpoint: bool) -> Callable[..., State]:
+    """The same function, or one that is evaluated again in the backward pass: what it computes is then not kept."""
+    if not (checkpoint and torch.is_grad_enabled()):
+        return function
+    return partial(recompute, function, use_reentrant=False)  # type: ignore[return-value]
 
 
-def _recomputed(function: Callable[..., State]) -> Callable[..., State]:
-    """The same function, evaluated again in the backward pass: what it computes on the way is not kept."""
-    return lambda *inputs: recompute(function, *inputs, use_reentrant=False)  # type: ignore[return-value]
+def _wide(factor: float | Tensor, x: State) -> float | Tensor:
+    """A factor of each row beside rows ``x``."""
+    return expand_as_rows(factor, x).to(x.dtype) if isinstance(factor, Tensor) else factor
+
+
+def _offset(values: Tensor, k: int | Tensor, x: State) -> Tensor:
+    """The offset of the log-variance of step k, or those of every row beside rows ``x``."""
+    offset = values[k]
+    return expand_as_rows(offset, x) if isinstance(k, Tensor) and offset.ndim == 1 else offset
 
 
 def _pulls(half: Callable[..., State], times: Tensor, states: list[State], condition: Tensor | None) -> Iterator[State]:

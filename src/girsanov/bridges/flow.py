@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.bridges.chain import BridgeChain
-from girsanov.bridges.halves import Direction
 from girsanov.calculus import Exact
 from girsanov.densities import Density
+from girsanov.pairs import Direction
 from girsanov.processes import LinearProcess, Process
 from girsanov.randomness import normal_blocks
 from girsanov.rows import condition_at, conditions_for, row_blocks
@@ -96,8 +96,8 @@ def inconsistency(
     for i, chain in enumerate(bridge.chains):
         assert isinstance(chain, BridgeChain)
         law = end if i == len(bridge.chains) - 1 else None
-        parts = chain.walk(state, noise, condition=given)
-        total, state = total + parts["steps"], parts["end"]
+        weighed = chain.weigh(state, noise, condition=given)
+        total, state = total + weighed.steps, weighed.end
         if law is not None:
             total = total + law.log_prob(state)
     assert isinstance(total, Tensor)

@@ -18,7 +18,6 @@ the standard deviation of the pull to a single point of the end, given the state
 
 __all__ = [
     "BridgeNetwork",
-    "Direction",
     "Ends",
     "Half",
     "NetworkConfig",
@@ -29,7 +28,7 @@ __all__ = [
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +38,9 @@ from girsanov.bridges.reference import Clock
 from girsanov.densities import Density, Gaussian, GaussianMixture
 from girsanov.inputs import as_condition
 from girsanov.models import ConvNetwork, ResidualMLP, takes_convolutions
+from girsanov.pairs import Direction
 from girsanov.types import InputError, State, Time
 
-Direction = Literal["forward", "backward"]
 HALF_RANGE = 15.0  # networks know times as log-SNR levels within this
 AFFINE_TERMS = 6  # cosines in time of the affine part
 AFFINE_LIMIT = 128  # dimensions up to which a network has one

@@ -68,7 +68,7 @@ class JointConfig:
         patience: validations without improvement that end the joint training.
         ema_decay: of the averaged weights.
         path_gradients: leave the part with mean zero out of the encoder's gradient, see
-            :meth:`~girsanov.bridges.chain.BridgeChain.walk`: less noise, for one more evaluation of the encoder. By
+            :meth:`~girsanov.bridges.chain.BridgeChain.weigh`: less noise, for one more evaluation of the encoder. By
             default where the reference has no weight: there bounds gain much, while annealed fits end further from the
             Schroedinger bridge with it (decision 0009).
         checkpoint: keep only states and pulls of a path in memory and evaluate the networks again for the gradient.
@@ -169,16 +169,16 @@ class JointObjective:
         """Loss of every row, shape ``b``."""
         assert isinstance(chain, BridgeChain)
         x, eta = batch.x, self.weight(step)
-        parts = chain.split(
+        weighed = chain.weigh(
             x,
             normal_blocks(x, generator),
             condition=batch.condition,
             path_gradient=self.path_gradients,
             checkpoint=self.checkpoint,
         )
-        loss = -(parts["prior"] + parts["steps"])
+        loss = -(chain.log_prior(weighed.end) + weighed.steps)
         if eta:
-            loss = loss + eta * parts["reference"]
+            loss = loss + eta * weighed.reference
         return loss / x[0].numel()
 
 
@@ -329,13 +329,13 @@ class _Fitting:
         assert isinstance(module, BridgeChain)
         x = self.held.x
         generator = torch.Generator().manual_seed(mix(self.config.seed, 13))
-        parts = module.split(x, normal_blocks(x, generator), condition=self.held.condition)
-        values = parts["prior"] + parts["steps"]
-        lower = prior_loss(module, x, parts["end"]).lower
-        found = (float(v.mean()) for v in (values, parts["prior"]))
-        elbo, prior = found
+        weighed = module.weigh(x, normal_blocks(x, generator), condition=self.held.condition)
+        log_prior = module.log_prior(weighed.end)
+        values = log_prior + weighed.steps
+        lower = prior_loss(module, x, weighed.end).lower
+        elbo, prior, reference = (float(v.mean()) for v in (values, log_prior, weighed.reference))
         spent = round(time.process_time() - self.begun, 3)
-        self.note(Progressed(stage, step, elbo, prior, lower, float(parts["reference"].mean()), spent))
+        self.note(Progressed(stage, step, elbo, prior, lower, reference, spent))
         rows_stderr = float(values.std() / len(values) ** 0.5)
         return MeanEstimate(elbo, 0.0, rows_stderr, len(values)), lower
 

@@ -25,9 +25,10 @@ from torch import Tensor, nn
 
 from girsanov.bridges.chain import BridgeChain
 from girsanov.bridges.couplings import Pairs
-from girsanov.bridges.halves import Direction, Half
+from girsanov.bridges.halves import Half
 from girsanov.calculus import sum_event
 from girsanov.objectives.times import low_discrepancy
+from girsanov.pairs import Direction
 from girsanov.types import State
 
 NODES = 513  # of the table of the law of times
@@ -130,5 +131,8 @@ class TrajectoryObjective:
         """Loss at given step numbers, shape ``b``."""
         row = torch.arange(len(paths), device=paths.states.device)
         x, following = paths.states[k, row], paths.states[k + 1, row]
-        log_density = chain.step_log_prob(self.direction, k, x, following, paths.condition)
+        if self.direction == "forward":
+            log_density = chain.encode(k, x, paths.condition).log_prob(following - x)
+        else:
+            log_density = chain.decode(k, following, paths.condition).log_prob(x - following)
         return -chain.length * log_density / x[0].numel()

@@ -36,14 +36,14 @@ from girsanov.bridges.building import (
 from girsanov.bridges.chain import BridgeChain, StepVariances, cosine_times, joined, uniform_times
 from girsanov.bridges.couplings import EndRows
 from girsanov.bridges.flow import ForwardProcess, flow_log_prob
-from girsanov.bridges.halves import Direction, Ends, NetworkConfig, bridge_condition
+from girsanov.bridges.halves import Ends, NetworkConfig, bridge_condition
 from girsanov.bridges.joint import JointConfig, fit_joint
 from girsanov.bridges.potentials import Potentials
 from girsanov.bridges.reference import Clock
 from girsanov.bridges.storage import BRIDGE, blank_prior, blank_sections, bridge_tensors, describe, settings
 from girsanov.densities import Density
 from girsanov.likelihoods import chain_elbo, importance_bound
-from girsanov.pairs import Noise, Pair
+from girsanov.pairs import Direction, Noise, Pair
 from girsanov.processes import LinearProcess
 from girsanov.randomness import seed_of, source_of
 from girsanov.rows import condition_at, conditions_for

@@ -4,12 +4,14 @@ __all__ = [
     "AncestralChain",
     "Chain",
     "DiagonalScale",
+    "Direction",
     "Drift",
     "EulerChain",
     "FamilyPair",
     "IsotropicScale",
     "Kernel",
     "MatrixScale",
+    "Move",
     "Noise",
     "Pair",
     "Scale",
@@ -23,7 +25,7 @@ __all__ = [
 ]
 
 from girsanov.pairs.ancestral import AncestralChain
-from girsanov.pairs.chain import Chain, EulerChain, Kernel
+from girsanov.pairs.chain import Chain, Direction, EulerChain, Kernel, Move
 from girsanov.pairs.pair import Drift, Pair, Step
 from girsanov.pairs.paths import Noise, feynman_kac_log_weights, girsanov_log_weights
 from girsanov.pairs.scales import (

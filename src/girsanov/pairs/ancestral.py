@@ -75,23 +75,20 @@ class AncestralChain(Chain):
         return Kernel(torch.zeros_like(x), self._isotropic(added, x), self.encoder_log_variance[k])
 
     def decode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
-        """The sampler's step from v_{k+1} to v_k."""
-        return self.decode_along(k, x, self.correction(k, x, condition))
-
-    def decode_along(self, k: int, x: State, correction: State) -> Kernel:
-        """The sampler's step from v_{k+1} to v_k, given what :meth:`correction` returned there."""
-        lmbd = self.lmbd if k else 0.0
+        """The sampler's step from v_{k+1} to v_k, whose pull is the :meth:`correction` there."""
+        lmbd, correction = self.lmbd if k else 0.0, self.correction(k, x, condition)
         power, v, following = 1.0 - 0.5 * lmbd, self.variance(k + 1), self.variance(k)
         share, law = (1.0 - (following / v) ** power).to(x.dtype), self.reference
         if law is None:
             spread = v if k == 0 else following * (1.0 - (following / v) ** (1.0 - lmbd))
-            return Kernel(share * correction, self._isotropic(spread.sqrt(), x), self.decoder_log_variance[k])
+            isotropic = self._isotropic(spread.sqrt(), x)
+            return Kernel(share * correction, isotropic, self.decoder_log_variance[k], correction)
         centred = x - law.mean.to(x.dtype)
         pull = law.spectral(centred, lambda s: ((s + following) / (s + v)) ** power - 1.0)
         scale = SpectralScale(
             law, lambda s: ((s + following) * (1.0 - ((s + following) / (s + v)) ** (1.0 - lmbd))).sqrt()
         )
-        return Kernel(pull + share * correction, scale, self.decoder_log_variance[k])
+        return Kernel(pull + share * correction, scale, self.decoder_log_variance[k], correction)
 
     def correction(self, k: int, y: State, condition: Tensor | None = None) -> State:
         """Denoised point minus the reference's denoised point, or minus y where there is no reference, at v_{k+1}."""

@@ -12,12 +12,14 @@ the form that does not cancel (note of paper 3, section 2.6). Its mean over enco
 of its mean weight tends to, the log-density of the chain; on paths of the decoder it errs to the other side.
 """
 
-__all__ = ["Chain", "EulerChain", "Kernel"]
+__all__ = ["Chain", "Direction", "EulerChain", "Kernel", "Move"]
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import final
+from functools import partial
+from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +30,14 @@ from girsanov.inputs import checked
 from girsanov.pairs.pair import Pair
 from girsanov.pairs.paths import Noise
 from girsanov.pairs.scales import Scale
-from girsanov.randomness import source_of
+from girsanov.randomness import normal_blocks, source_of
 from girsanov.types import Nats, State, require_count
+
+LOG_2PI = math.log(2.0 * math.pi)
+
+Direction = Literal[
+    "forward", "backward"
+]  #: of a walk: from the data to the prior by the encoder, or back by the decoder
 
 
 @dataclass(frozen=True)
@@ -39,12 +47,15 @@ class Kernel:
     Attributes:
         shift: mean minus the present state, shape ``b *d``.
         scale: what multiplies the noise.
-        log_variance: learned offset, one number or one per dimension (``*d``), of the output's log-variance.
+        log_variance: learned offset of the output's log-variance, one number or one per dimension (``*d``), or such for
+            every row (``b 1``, ``b *d``).
+        pull: what a network contributed to the shift, before its factor, shape ``b *d``; ``None`` where nobody asks.
     """
 
     shift: State
     scale: Scale
     log_variance: Tensor
+    pull: State | None = None
 
     def spread(self, eps: State) -> State:
         """Noise of the step, shape ``b *d``."""
@@ -56,8 +67,46 @@ class Kernel:
 
     def log_det(self, x: State) -> Nats:
         """Log-determinant of :meth:`spread`, shape ``b``."""
-        offset = self.log_variance.double().expand(x.shape[1:]).sum()
-        return self.scale.log_det(x) + 0.5 * offset
+        offset = self.log_variance.double()
+        each = offset.ndim == x.ndim
+        total = sum_event(offset.expand(x.shape)) if each else offset.expand(x.shape[1:]).sum()
+        return self.scale.log_det(x) + 0.5 * total
+
+    def log_prob(self, change: State) -> Nats:
+        """Log-density of a change of the state, shape ``b``, float64."""
+        square = sum_event(self.whiten(change - self.shift).square())
+        return -0.5 * (square + change[0].numel() * LOG_2PI) - self.log_det(change)
+
+
+@dataclass(frozen=True)
+class Move:
+    """One step of a walk.
+
+    Attributes:
+        k: its number; forward it leads from state k to state k + 1, backward from k + 1 to k.
+        before: the state that it left, shape ``b *d``.
+        after: the state that it reached.
+        change: their difference, as it was made.
+        eps: its noise.
+        kernel: the law it was drawn from.
+    """
+
+    k: int
+    before: State
+    after: State
+    change: State
+    eps: State
+    kernel: Kernel
+
+    def returned(self, back: Kernel) -> State:
+        """The noise with which the kernel ``back`` of the other direction makes this move undone."""
+        return back.whiten(self.change + back.shift)
+
+    def gain(self, back: Kernel) -> Nats:
+        """Log-density of the way back less that of the way here, shape ``b``, float64."""
+        whitened = self.returned(back)
+        log_det = self.kernel.log_det(self.change) - back.log_det(self.change)
+        return log_det + 0.5 * sum_event((self.eps - whitened) * (self.eps + whitened))
 
 
 class Chain(nn.Module, ABC):
@@ -114,6 +163,47 @@ class Chain(nn.Module, ABC):
         del eps, condition
         return x, x.new_zeros(len(x), dtype=torch.float64)
 
+    def walk(
+        self,
+        x: State,
+        noise: Noise,
+        direction: Direction = "forward",
+        *,
+        condition: Tensor | None = None,
+        checkpoint: bool = False,
+        still: Container[int] = (),
+    ) -> Iterator[Move]:
+        """The one walk: from state 0 by the encoder or from state N by the decoder, a move at a time.
+
+        Args:
+            x: the state to start from, ``b *d``.
+            noise: source of standard normal blocks, one for each move.
+            direction: ``forward`` to the prior or ``backward`` to the data.
+            condition: leading dimension ``b`` or 1.
+            checkpoint: do not keep what a kernel computes, but compute it again in the backward pass.
+            still: numbers of the moves that end in their means, without noise.
+        """
+        step = _kept(self.encode if direction == "forward" else self.decode, checkpoint)
+        for k in range(self.length) if direction == "forward" else reversed(range(self.length)):
+            kernel = step(k, x, condition)
+            eps = torch.zeros_like(x) if k in still else noise(1)[0]
+            change = kernel.shift if k in still else kernel.shift + kernel.spread(eps)
+            yield Move(k, x, x + change, change, eps, kernel)
+            x = x + change
+
+    def returns(
+        self,
+        moves: Iterable[Move],
+        direction: Direction = "forward",
+        *,
+        condition: Tensor | None = None,
+        checkpoint: bool = False,
+    ) -> Iterator[tuple[Move, Kernel]]:
+        """Every move of a walk in ``direction`` with the kernel of the other one that leads back from its end."""
+        back = _kept(self.decode if direction == "forward" else self.encode, checkpoint)
+        for move in moves:
+            yield move, back(move.k, move.after, condition)
+
     def log_weights(self, x: State, noise: Noise, *, condition: Tensor | None = None, checkpoint: bool = False) -> Nats:
         """Log-weight of one encoder path per row, shape ``b``, float64; differentiable along the path.
 
@@ -121,16 +211,12 @@ class Chain(nn.Module, ABC):
             x: rows ``b *d``.
             noise: source of standard normal blocks.
             condition: leading dimension ``b``.
-            checkpoint: keep only the states in memory and compute every step again in the backward pass.
+            checkpoint: keep only states and moves in memory and compute every kernel again in the backward pass.
         """
         x, total = self.begin(x, noise(1)[0], condition)
-        for k in range(self.length):
-            eps = noise(1)[0]
-            if checkpoint and torch.is_grad_enabled():
-                x, gain = recompute(self._advance, k, x, eps, condition, use_reentrant=False)  # type: ignore[misc]
-            else:
-                x, gain = self._advance(k, x, eps, condition)
-            total = total + gain
+        moves = self.walk(x, noise, condition=condition, checkpoint=checkpoint)
+        for move, back in self.returns(moves, condition=condition, checkpoint=checkpoint):
+            x, total = move.after, total + move.gain(back)
         return total + self.log_prior(x)
 
     @checked
@@ -144,13 +230,11 @@ class Chain(nn.Module, ABC):
         """
         generator = source_of(generator)
         x = self.sample_prior(n, generator)
-        total = self.log_prior(x)
-        for k in reversed(range(self.length)):
-            eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-            x, gain = self._retreat(k, x, eps, condition)
-            total = total + gain
-        eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-        x, gain = self.finish(x, eps, condition)
+        noise, total = normal_blocks(x, generator), self.log_prior(x)
+        moves = self.walk(x, noise, "backward", condition=condition)
+        for move, forward in self.returns(moves, "backward", condition=condition):
+            x, total = move.after, total - move.gain(forward)
+        x, gain = self.finish(x, noise(1)[0], condition)
         return x, total + gain
 
     @checked
@@ -164,44 +248,19 @@ class Chain(nn.Module, ABC):
         paper 3, section 2.6, learned kb). On n rows its logarithm has an error that costs about 1/2n nats (for each
         offset), more in many steps than small offsets gain: they are shrunk towards 0 by what of their square is error.
         """
-        generator = source_of(generator)
-        x, _ = self.begin(x, torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device), condition)
-        for k in range(self.length):
-            eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-            _, following, _, whitened = self._transition(k, x, eps, condition)
-            own = self.decoder_log_variance[k]
-            squares = whitened.double().square()
-            self.decoder_log_variance[k] = own + _shrunk_log_mean(squares if own.ndim else squares.flatten(1).mean(1))
-            x = following
+        noise = normal_blocks(x, source_of(generator))
+        x, _ = self.begin(x, noise(1)[0], condition)
+        for move, back in self.returns(self.walk(x, noise, condition=condition), condition=condition):
+            own, squares = self.decoder_log_variance[move.k], move.returned(back).double().square()
+            found = _shrunk_log_mean(squares if own.ndim else squares.flatten(1).mean(1))
+            self.decoder_log_variance[move.k] = own + found
 
-    def _transition(self, k: int, x: State, eps: State, condition: Tensor | None) -> tuple[Kernel, State, Nats, State]:
-        """The encoder's step, state k + 1, the log-weight gained, and the decoder's whitened residual."""
-        forward = self.encode(k, x, condition)
-        step = forward.shift + forward.spread(eps)
-        following = x + step
-        gain, whitened = self._gain(forward, self.decode(k, following, condition), step, eps)
-        return forward, following, gain, whitened
 
-    @staticmethod
-    def _gain(forward: Kernel, backward: Kernel, step: State, eps: State) -> tuple[Nats, State]:
-        """Log-weight gained by an encoder's step that ``eps`` made, and the decoder's whitened residual."""
-        whitened = backward.whiten(step + backward.shift)
-        log_det = forward.log_det(step) - backward.log_det(step)
-        return log_det + 0.5 * sum_event((eps - whitened) * (eps + whitened)), whitened
-
-    def _advance(self, k: int, x: State, eps: State, condition: Tensor | None) -> tuple[State, Nats]:
-        _, following, gain, _ = self._transition(k, x, eps, condition)
-        return following, gain
-
-    def _retreat(self, k: int, x: State, eps: State, condition: Tensor | None) -> tuple[State, Nats]:
-        """State k from state k + 1, and the log-ratio of decoder to encoder of that step."""
-        backward = self.decode(k, x, condition)
-        step = backward.shift + backward.spread(eps)
-        earlier = x + step
-        forward = self.encode(k, earlier, condition)
-        whitened = forward.whiten(step + forward.shift)
-        log_det = forward.log_det(x) - backward.log_det(x)
-        return earlier, log_det + 0.5 * sum_event((whitened - eps) * (whitened + eps))
+def _kept(step: Callable[..., Kernel], checkpoint: bool) -> Callable[..., Kernel]:
+    """The same function, or one whose inner values are computed again in the backward pass."""
+    if not (checkpoint and torch.is_grad_enabled()):
+        return step
+    return partial(recompute, step, use_reentrant=False)  # type: ignore[return-value]
 
 
 def _shrunk_log_mean(squares: Tensor) -> Tensor:

@@ -102,8 +102,8 @@ def _movement(model: BridgeModel, start: State, moved: State, direction: Directi
         generator = torch.Generator().manual_seed(mix(model.seed, 600) % 2**31)
         x = model.encode(start)
         with torch.no_grad():
-            parts = chain.walk(x, normal_blocks(x, generator))
-        found["path_kl"] = float(parts["reference"].mean())
+            weighed = chain.weigh(x, normal_blocks(x, generator))
+        found["path_kl"] = float(weighed.reference.mean())
     return found
 
 
