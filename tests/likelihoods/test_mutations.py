@@ -92,8 +92,8 @@ def test_a_wrong_sign_of_the_divergence_is_noticed(monkeypatch):
 def test_a_forgotten_entropy_of_the_residual_is_noticed(monkeypatch):
     terms_of = bounds._elbo_terms
 
-    def without_entropy(baseline, x):
-        terms = terms_of(baseline, x)
+    def without_entropy(baseline, x, near):
+        terms = terms_of(baseline, x, near)
         d = x[0].numel()
         sigma = baseline.pair.process.marginal_at(torch.tensor(baseline.pair.log_snr_range[1]))[1]
         return {**terms, "residual": terms["residual"] - d * (0.5 + sigma.log())}

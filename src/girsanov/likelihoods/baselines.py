@@ -53,7 +53,7 @@ class Baseline(ABC):
     decoder: Gaussian | None
 
     def near(self, x: State) -> State | None:
-        """The rows that the baseline is about in place of ``x``; ``None`` where these are ``x``."""
+        """The rows that the baseline is about in place of ``x``, float64; ``None`` where these are ``x``."""
         del x
         return None
 
@@ -74,11 +74,11 @@ class Baseline(ABC):
 
     @abstractmethod
     def integral(self, x: State, low: float, high: float) -> Nats:
-        """Mean of the baseline given ``x``, integrated over log-SNR."""
+        """Mean of the baseline about ``x``, integrated over log-SNR."""
 
     @abstractmethod
     def end(self, x: State, high: float) -> Nats:
-        """Mean of the baseline given ``x`` at the data end, in the decoder's metric."""
+        """Mean of the baseline about ``x`` at the data end, in the decoder's metric."""
 
     @abstractmethod
     def excess(self, x: State, log_snr: Tensor, eps: State) -> Nats:
@@ -148,8 +148,8 @@ class GaussianBaseline(Baseline):
         far = (share > 0.0).flatten(1).any(1)
         if not bool(far.any()):
             return None
-        near = self.reference.unwhiten(clean, white * (1.0 - share)).to(x.dtype)
-        return torch.where(far.reshape(-1, *(1,) * (x.ndim - 1)), near, x)
+        near = self.reference.unwhiten(clean, white * (1.0 - share))
+        return torch.where(far.reshape(-1, *(1,) * (x.ndim - 1)), near, x.double())
 
     def sampled(
         self,
@@ -169,13 +169,10 @@ class GaussianBaseline(Baseline):
 
     def integral(self, x: State, low: float, high: float) -> Nats:
         """See :class:`Baseline`."""
-        near = self.near(x)
-        return self.reference.squared_error_integral(x if near is None else near, low, high)
+        return self.reference.squared_error_integral(x, low, high)
 
     def end(self, x: State, high: float) -> Nats:
         """See :class:`Baseline`."""
-        near = self.near(x)
-        x = x if near is None else near
         if self.decoder is not None:
             return self.reference.posterior_quadratic(high, x)
         return self.reference.squared_error(x, high)

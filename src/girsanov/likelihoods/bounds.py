@@ -200,12 +200,15 @@ class _Formula:
         own = pair.proposal if span == pair.log_snr_range else None
         return cls(GaussianBaseline(pair, None, law), own or default_proposal(*span, law, atom=False), span)
 
-    def terms(self, rows: State) -> dict[str, Nats]:
+    def terms(self, rows: State, near: State | None) -> dict[str, Nats]:
         """What is known exactly."""
         law, span = self.baseline.reference, self.log_snr_range
+        base = law.log_prob(rows)
+        if near is None:
+            return {"reference": base, "diffusion": torch.zeros_like(base)}
         # what the formula says of the reference, less what is sampled against
-        rest = 0.5 * (law.squared_error_integral(rows, *span) - self.baseline.integral(rows, *span))
-        return {"reference": law.log_prob(rows), "diffusion": rest}
+        rest = 0.5 * (law.squared_error_integral(rows.double(), *span) - self.baseline.integral(near, *span))
+        return {"reference": base, "diffusion": rest}
 
 
 def _unbiased(estimate: Estimate, baseline: Baseline, x: State, seed: int, condition: Tensor | None) -> Estimate:
@@ -244,11 +247,12 @@ def _second_stage(
     return {name: value / rounds for name, value in totals.items()}
 
 
-def _elbo_terms(baseline: Baseline, x: State) -> dict[str, Nats]:
+def _elbo_terms(baseline: Baseline, x: State, near: State | None) -> dict[str, Nats]:
     """Everything of the bound that needs no network evaluation; ``baseline`` stands in for the squared errors."""
     pair = baseline.pair
     low, high = pair.log_snr_range
     rows, d = x.double(), x[0].numel()
+    about = rows if near is None else near
     ends = torch.tensor([high, low], dtype=torch.float64, device=x.device)
     (alpha_e, alpha_end), (sigma_e, sigma_end) = pair.process.marginal_at(ends)
     diffusion = d * (alpha_end / alpha_e).log() + 0.5 * d * (high - low)
@@ -260,6 +264,6 @@ def _elbo_terms(baseline: Baseline, x: State) -> dict[str, Nats]:
     expected = getattr(pair.prior, "expected_log_prob", None)
     return {
         "prior": expected(alpha_end * rows, sigma_end.square()) if expected else rows.new_zeros(len(rows)),
-        "diffusion": diffusion - 0.5 * baseline.integral(rows, low, high),
-        "residual": residual - 0.5 * baseline.end(rows, high),
+        "diffusion": diffusion - 0.5 * baseline.integral(about, low, high),
+        "residual": residual - 0.5 * baseline.end(about, high),
     }

@@ -245,12 +245,12 @@ def categorical_elbo(
     entropy = 0.5 * x[0].numel() * (1.0 + math.log(2.0 * math.pi)) + x[0].numel() * float(sigma.log())
     drawn = sampled_prior(pair)
 
-    def closed_form(rows: State) -> dict[str, Nats]:
+    def closed_form(rows: State, near: State | None) -> dict[str, Nats]:
         rows = rows.double()
         ends = law.expected_log_prob(alpha * rows, sigma.square()) if drawn is None else 0.0  # type: ignore[operator]
         return {
             "prior": torch.zeros(len(rows), dtype=torch.float64, device=rows.device) + ends + entropy,
-            "diffusion": -0.5 * baseline.integral(rows, low, high),
+            "diffusion": -0.5 * baseline.integral(rows if near is None else near, low, high),
         }
 
     with torch.set_grad_enabled(keeps_graph(x, method.differentiable)):

@@ -66,6 +66,9 @@ class View:
 #: ``(rows b *e, replicates, seed, round) -> View``: how raw rows become model space, afresh in every replicate
 Views = Callable[[State, int, int, int], View]
 
+#: ``(rows, near) -> terms``, each ``b``: what is known of model-space rows exactly; see :meth:`Baseline.near`
+ClosedForm = Callable[[State, State | None], dict[str, Nats]]
+
 
 def identity_view(rows: State, replicates: int, seed: int, round_: int) -> View:
     """Every replicate sees the row itself."""
@@ -180,7 +183,7 @@ def replicate(
     baseline: Baseline,
     x: RandomisedRows,
     grid: Grid,
-    closed_form: Callable[[State], dict[str, Nats]],
+    closed_form: ClosedForm,
     *,
     seed: int,
     condition: Tensor | None,
@@ -193,8 +196,8 @@ def replicate(
         baseline: what is sampled.
         x: rows ``n *e`` and how they are seen.
         grid: where they are evaluated.
-        closed_form: the terms known exactly given model-space rows; sampled parts are added to its
-            ``diffusion`` and ``residual``.
+        closed_form: the terms known exactly given model-space rows, and where the baseline is about others, these;
+            sampled parts are added to its ``diffusion`` and ``residual``.
         seed: keys the noise together with each row.
         condition: leading dimension ``n`` or 1.
         sampled_prior: the ``prior`` term from rows ``b *d`` and noise ``b m *d``, where it is not closed form.
@@ -262,7 +265,7 @@ class _Block:
     def evaluate(
         self,
         views: Views,
-        closed_form: Callable[[State], dict[str, Nats]],
+        closed_form: ClosedForm,
         sampled_prior: Callable[[State, State], Nats] | None,
     ) -> dict[str, Tensor]:
         view = views(self.rows, self.grid.replicates, self.seed, self.round_)
@@ -270,10 +273,14 @@ class _Block:
         x = view.x.reshape(count, *view.x.shape[2:])
         # replicates of a row that is not randomised share its closed form
         same = view.x.stride(1) == 0
-        terms = closed_form(view.x[:, 0] if same else x)
+        clean = view.x[:, 0] if same else x
+        near = self.baseline.near(clean)
+        terms = closed_form(clean, near)
         shape = (len(self.rows), self.grid.replicates)
         wide = {name: value[:, None].expand(shape) if same else value.reshape(shape) for name, value in terms.items()}
-        diffusion, residual = self._sampled(x)
+        if near is not None and same:
+            near = near.repeat_interleave(self.grid.replicates, 0)
+        diffusion, residual = self._sampled(x, near)
         wide["diffusion"] = wide["diffusion"] + diffusion.reshape(shape)
         if "residual" in wide:
             wide["residual"] = wide["residual"] + residual.reshape(shape)
@@ -282,7 +289,7 @@ class _Block:
         wide["log_det"] = view.log_det
         return {name: value.T for name, value in wide.items()}
 
-    def _sampled(self, x: State) -> tuple[Tensor, Tensor]:
+    def _sampled(self, x: State, near: State | None) -> tuple[Tensor, Tensor]:
         """Sampled parts of the integral and of the residual, one per row and replicate; 0 for rows that only pad."""
         asked, drawn = self.count * self.grid.replicates, -(-self.count // LANES) * LANES
         x = x.to(self.baseline.pair.dtype(x))
@@ -292,7 +299,7 @@ class _Block:
             generators, self.grid.replicates, self.grid.points, x[:: self.grid.replicates][:drawn]
         )
         eps = noise.flatten(0, 1)
-        near = self.baseline.near(x)
+        near = None if near is None else near.to(x.dtype)
         levels, weights, at_end = self._levels(x, near, offset)
         if ratio is not None:
             weights = weights * ratio.flatten(0, 1)

@@ -7,6 +7,7 @@ root of what fluctuates at each level (note of paper 2, section 2.6), once a con
 __all__ = ["fit_proposal"]
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -48,41 +49,43 @@ def fit_proposal(
     baseline = baseline_of(pair, pair.decoder)
     noise = torch.Generator().manual_seed(seed_of(generator))
     x = x.to(pair.dtype(x))
+    near = baseline.near(x)
+    rows = _Rows(baseline, x, None if near is None else near.to(x.dtype), condition)
     grid = torch.linspace(low, high, levels, dtype=torch.float64)
-    fits = [_fit_level(baseline, x, level, noise, condition) for level in grid]
-    values, _ = _values(baseline, x, grid[-1], noise, condition, at_end=True)
+    fits = [_fit_level(rows, level, noise) for level in grid]
+    values, _ = rows.values(grid[-1], noise, at_end=True)
     sizes, slopes = torch.tensor(fits, dtype=torch.float64).T
     end_size = float(values.square().mean().sqrt())
     return LogSNRDensity.from_sizes(low, high, grid, sizes, end_size=end_size, slope=slopes)
 
 
-def _fit_level(
-    baseline: Baseline, x: State, level: Tensor, noise: torch.Generator, condition: Tensor | None
-) -> tuple[float, float]:
+@dataclass(frozen=True)
+class _Rows:
+    """The rows that a law is fitted on, and where a baseline is about others, these."""
+
+    baseline: Baseline
+    x: State
+    near: State | None
+    condition: Tensor | None
+
+    def values(self, level: Tensor, noise: torch.Generator, *, at_end: bool = False) -> tuple[Nats, Nats]:
+        """The sampled integrand at one level and the baseline's excess under the same noise, shape ``n`` each."""
+        x, near = self.x, self.near
+        levels = level.to(x.device).expand(len(x))
+        eps = torch.randn(x.shape, generator=noise, dtype=x.dtype).to(x.device)
+        alpha, sigma = (torch.sigmoid(sign * level).sqrt().to(x.dtype) for sign in (1.0, -1.0))
+        moved = None if near is None else alpha * near + sigma * eps
+        mask = torch.full((len(x),), at_end, device=x.device)
+        excess = self.baseline.excess(x if near is None else near, levels[:, None], eps[:, None])[:, 0]
+        z = alpha * x + sigma * eps
+        return self.baseline.sampled(levels, z, eps, mask, self.condition, moved), excess
+
+
+def _fit_level(rows: _Rows, level: Tensor, noise: torch.Generator) -> tuple[float, float]:
     """Size of the sampled integrand at one level, and its slope on the baseline's excess, from two draws a row."""
-    (v, c), (v2, c2) = (_values(baseline, x, level, noise, condition, at_end=False) for _ in range(2))
+    (v, c), (v2, c2) = (rows.values(level, noise) for _ in range(2))
     rise, run = v - v2, c - c2
     energy = float(run.square().sum())
     slope = float((rise * run).sum()) / energy if energy > 0.0 else 0.0
     within = 0.5 * float((rise - slope * run).square().mean())
     return math.sqrt(within + MEAN_SHARE * float(v.square().mean())), slope
-
-
-def _values(
-    baseline: Baseline,
-    x: State,
-    level: Tensor,
-    noise: torch.Generator,
-    condition: Tensor | None,
-    *,
-    at_end: bool,
-) -> tuple[Nats, Nats]:
-    """The sampled integrand at one level and the baseline's excess under the same noise, shape ``n`` each."""
-    levels = level.to(x.device).expand(len(x))
-    eps = torch.randn(x.shape, generator=noise, dtype=x.dtype).to(x.device)
-    alpha, sigma = (torch.sigmoid(sign * level).sqrt().to(x.dtype) for sign in (1.0, -1.0))
-    near = baseline.near(x)
-    moved = None if near is None else alpha * near + sigma * eps
-    mask = torch.full((len(x),), at_end, device=x.device)
-    excess = baseline.excess(x if near is None else near, levels[:, None], eps[:, None])[:, 0]
-    return baseline.sampled(levels, alpha * x + sigma * eps, eps, mask, condition, moved), excess
