@@ -105,11 +105,13 @@ PATHS = {
     "sample with density": lambda s, p, x: (
         gv.sample_with_log_prob(gv.ScorePair(s, p, event_shape=(2,)), 3, steps=4)[1].value
     ),
-    "loss": lambda s, p, x: gv.objectives.ScoreMatchingObjective().bound(gv.ScorePair(s, p), x, samples=8).value,
+    "loss": lambda s, p, x: (
+        gv.likelihoods.loss_bound(gv.objectives.ScoreMatchingObjective(), gv.ScorePair(s, p), x, samples=8).value
+    ),
     "sliced loss": lambda s, p, x: (
-        gv.objectives.ScoreMatchingObjective(gv.objectives.SlicedScoreMatching())
-        .bound(gv.ScorePair(s, p), x, samples=8)
-        .value
+        gv.likelihoods.loss_bound(
+            gv.objectives.ScoreMatchingObjective(gv.objectives.SlicedScoreMatching()), gv.ScorePair(s, p), x, samples=8
+        ).value
     ),
 }
 

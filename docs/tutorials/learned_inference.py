@@ -108,7 +108,7 @@ config = TrainingConfig(steps=300, batch_size=128, learning_rate=1e-2, ema_decay
 shuffled, bounds = ShuffledBatches(len(train_rows), 128, seed=0), {}
 for name, make in PATHS.items():
     fitted = train(Model(make()), loss, lambda step: train_rows[shuffled(step)], config=config).module
-    bounds[name] = fitted.objective().bound(fitted.drift, held, samples=32)
+    bounds[name] = gv.likelihoods.loss_bound(fitted.objective(), fitted.drift, held, samples=32)
     gain = (bounds[name].replicates - bounds["fixed"].replicates).mean(1)  # the noise of a row is the same each time
     error = float(gain.std()) / len(gain) ** 0.5
     print(f"{name:28s} bound {bounds[name].mean().value:6.3f}, gain {float(gain.mean()):.3f} ± {error:.3f}")

@@ -10,6 +10,7 @@ __all__ = [
     "Exact",
     "Hutchinson",
     "expand_as_rows",
+    "noised",
     "sum_event",
 ]
 
@@ -43,6 +44,22 @@ def sum_event(x: State) -> Nats:
         tensor([12., 12.], dtype=torch.float64)
     """
     return x.flatten(1).sum(1, dtype=torch.float64)
+
+
+def noised(log_snr: Tensor, x: State, eps: State) -> State:
+    r"""Variance-preserving states :math:`\sqrt{\mathrm{sigmoid}(l)}\, x + \sqrt{\mathrm{sigmoid}(-l)}\, \varepsilon`.
+
+    Args:
+        log_snr: levels l, ``b`` or one for all rows.
+        x: rows ``b *d``, or one for all noise.
+        eps: noise ``b *d``, whose dtype the states have.
+
+    Example:
+        >>> noised(torch.zeros(1), torch.ones(1, 2), torch.zeros(1, 2)).square()
+        tensor([[0.5000, 0.5000]])
+    """
+    alpha, sigma = torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
+    return expand_as_rows(alpha, eps) * x.to(eps.dtype) + expand_as_rows(sigma, eps) * eps
 
 
 @runtime_checkable

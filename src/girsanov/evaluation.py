@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from girsanov.calculus import Exact, Hutchinson, expand_as_rows, sum_event
+from girsanov.calculus import Exact, Hutchinson, noised, sum_event
 from girsanov.density_model import DensityModel
 from girsanov.likelihoods.integral import keyed_view
 from girsanov.randomness import keyed_generators, keyed_normal, seed_of
-from girsanov.rows import condition_at
+from girsanov.rows import condition_at, conditions_for
 from girsanov.solvers import Adaptive
 from girsanov.types import Estimate, InputError, Nats, State, interval_of_mean
 
@@ -214,17 +214,14 @@ def _model_space(model: DensityModel, x: State, seed: int) -> State:
 def _gain(model: DensityModel, y: State, eps: State, level: Tensor, condition: Tensor | None) -> Nats:
     """Squared error of the reference minus the model's, mean of antithetic noise, shape ``n``."""
     pair, total = model.pair, torch.zeros(len(y), dtype=torch.float64)
-    alpha, sigma = torch.sigmoid(level).sqrt(), torch.sigmoid(-level).sqrt()
     for start in range(0, len(y), CHUNK):
         stop = min(start + CHUNK, len(y))
         given = condition_at(condition, slice(start, stop))
         for sign in (1.0, -1.0):
             noise = sign * eps[start:stop]
             levels = level.to(y.device).expand(len(noise))
-            z = expand_as_rows(alpha.to(levels), noise) * y[start:stop].to(noise) + float(sigma) * noise
-            if given is not None:
-                given = given.expand(len(noise), *given.shape[1:])
-            law, delta = pair.deviation(levels, z, given)
+            z = noised(levels, y[start:stop], noise)
+            law, delta = pair.deviation(levels, z, conditions_for(given, len(noise)))
             total[start:stop] += 0.5 * sum_event(delta * (2.0 * (noise - law) - delta)).cpu()
     return total
 

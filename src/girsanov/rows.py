@@ -3,9 +3,9 @@
 A condition has one entry for each row, or one for all of them.
 """
 
-__all__ = ["LANES", "condition_at", "conditions_for", "row_blocks"]
+__all__ = ["LANES", "by_blocks", "condition_at", "conditions_for", "row_blocks"]
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -29,6 +29,27 @@ def row_blocks(n: int, rows: int, device: torch.device | None = None) -> Iterato
     rows = max(1, rows if rows < LANES else rows // LANES * LANES)
     for start in range(0, n, rows):
         yield torch.arange(start, start + rows, device=device).clamp_max(n - 1), min(rows, n - start)
+
+
+def by_blocks(
+    evaluate: Callable[[Tensor, int], dict[str, Tensor]], n: int, rows: int, device: torch.device | None = None
+) -> dict[str, Tensor]:
+    """What is evaluated of ``n`` rows in blocks of one size, joined along the last axis.
+
+    Args:
+        evaluate: from indices of a block's rows, and how many of them are new, to values with rows along the last axis.
+        n: number of rows.
+        rows: of a block.
+        device: of the indices.
+
+    Example:
+        >>> by_blocks(lambda index, count: {"square": index.square()}, 5, 3)
+        {'square': tensor([ 0,  1,  4,  9, 16])}
+    """
+    parts = []
+    for index, count in row_blocks(n, rows, device):
+        parts.append({name: value[..., :count] for name, value in evaluate(index, count).items()})
+    return {name: torch.cat([part[name] for part in parts], -1) for name in parts[0]}
 
 
 def condition_at(condition: Tensor | None, index: Tensor | slice) -> Tensor | None:

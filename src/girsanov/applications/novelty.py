@@ -21,7 +21,7 @@ from typing import Any, Protocol, final
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows
+from girsanov.calculus import noised
 from girsanov.densities import Gaussian
 from girsanov.inputs import as_rows
 from girsanov.likelihoods.baselines import GaussianBaseline
@@ -131,8 +131,7 @@ def _gains(model: Fitted, y: State, proposal: LogSNRDensity, count: int, bands: 
     eps = torch.stack([half, -half], 2).flatten(1, 2)[:, :count].flatten(0, 1)
     levels, weights, at_end = (grid.flatten() for grid in proposal.systematic(offset, count))
     clean = y.to(dtype).repeat_interleave(count, 0)
-    alpha, sigma = torch.sigmoid(levels).sqrt(), torch.sigmoid(-levels).sqrt()
-    z = expand_as_rows(alpha, clean) * clean + expand_as_rows(sigma, clean) * eps
+    z = noised(levels, clean, eps)
     baseline = GaussianBaseline(pair, None, model.reference)
     values = weights * baseline.sampled(levels, z, eps, at_end, None)
     return values.reshape(len(y), bands, -1).sum(2)

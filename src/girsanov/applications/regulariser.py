@@ -27,7 +27,7 @@ from typing import Any, Protocol, final
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows, sum_event
+from girsanov.calculus import expand_as_rows, noised, sum_event
 from girsanov.densities import Gaussian
 from girsanov.inputs import checked
 from girsanov.likelihoods.baselines import GaussianBaseline
@@ -140,9 +140,8 @@ class _Draws:
         dtype = ScorePair(model.score).dtype(x)
         half = torch.randn(len(x), (samples + 1) // 2, *x.shape[1:], generator=generator, dtype=dtype).to(x.device)
         eps = torch.stack([half, -half], 2).flatten(1, 2)[:, :samples].flatten(0, 1)
-        alpha, sigma = torch.sigmoid(levels).sqrt(), torch.sigmoid(-levels).sqrt()
         clean = x.to(dtype).repeat_interleave(samples, 0)
-        z = expand_as_rows(alpha, clean) * clean + expand_as_rows(sigma, clean) * eps
+        z = noised(levels, clean, eps)
         given = conditions_for(condition, len(x), samples)
         return cls(levels, weights, eps, z, given, samples)
 

@@ -27,7 +27,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import expand_as_rows, sum_event
+from girsanov.calculus import noised, sum_event
 from girsanov.densities import Gaussian
 from girsanov.inputs import as_condition, as_rows, checked
 from girsanov.likelihoods import elbo
@@ -261,8 +261,7 @@ def _uniform_time(head: ScoreModel, clean: State, context: Tensor, generator: to
     times = head.process.horizon * torch.rand(len(clean), generator=generator, dtype=torch.float64)
     levels = head.process.log_snr(times).clamp(*head.log_snr_range)
     eps = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
-    alpha, sigma = torch.sigmoid(levels).sqrt(), torch.sigmoid(-levels).sqrt()
-    z = expand_as_rows(alpha, clean) * clean + expand_as_rows(sigma, clean) * eps
+    z = noised(levels, clean, eps)
     delta = head.deviation(levels, z, context)
     return 0.5 * sum_event(delta * (delta - 2.0 * (eps - head.reference.noise(levels, z)))) / clean.shape[1]
 

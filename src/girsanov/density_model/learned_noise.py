@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import expand_as_rows, sum_event
+from girsanov.calculus import noised, sum_event
 from girsanov.datasets import Data
 from girsanov.density_model.fresh import fresh_elbo
 from girsanov.density_model.model import DensityModel
@@ -100,8 +100,7 @@ def _value(
     y, log_det = transforms(rows, uniform)
     level, weight, _ = (part.to(y.device) for part in levels.quantile(low_discrepancy(len(rows), generator)))
     eps = torch.randn(y.shape, generator=generator, dtype=torch.get_default_dtype()).to(y.device)
-    alpha, sigma = torch.sigmoid(level).sqrt(), torch.sigmoid(-level).sqrt()
-    z = expand_as_rows(alpha, eps) * y.to(eps.dtype) + expand_as_rows(sigma, eps) * eps
+    z = noised(level, y, eps)
     remainder = eps - model.reference.noise(level, z)
     delta = model.score.deviation(level, z)
     gain = 0.5 * sum_event(delta * (2.0 * remainder - delta))

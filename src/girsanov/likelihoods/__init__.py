@@ -19,6 +19,7 @@ __all__ = [
     "fit_proposal",
     "importance_bound",
     "importance_weighted",
+    "loss_bound",
     "ode_log_prob",
     "path_log_weight",
     "pointwise_information",
@@ -32,6 +33,7 @@ from girsanov.likelihoods.denoising import squared_errors
 from girsanov.likelihoods.differences import difference, difference_curve, pointwise_information
 from girsanov.likelihoods.discrete import categorical_elbo, importance_weighted
 from girsanov.likelihoods.integral import RandomisedRows, Replicates
+from girsanov.likelihoods.losses import loss_bound
 from girsanov.likelihoods.ode import ode_log_prob
 from girsanov.likelihoods.proposals import fit_proposal
 from girsanov.likelihoods.score_test import LevelTest, ScoreTest, score_test

@@ -18,7 +18,7 @@ from typing import Protocol, final, runtime_checkable
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows, sum_event
+from girsanov.calculus import noised, sum_event
 from girsanov.inputs import checked
 from girsanov.pairs import ScorePair
 from girsanov.randomness import keyed_generators, keyed_normal, seed_of
@@ -148,8 +148,7 @@ def _errors(pair: ScorePair, x: State, levels: Tensor, eps: State, condition: Te
     parts = []
     for index, _ in row_blocks(len(eps), min(CHUNK, len(eps)), eps.device):
         level, noise = levels[index], eps[index]
-        alpha, sigma = torch.sigmoid(level).sqrt(), torch.sigmoid(-level).sqrt()
-        z = expand_as_rows(alpha, noise) * x + expand_as_rows(sigma, noise) * noise
+        z = noised(level, x, noise)
         given = conditions_for(condition, len(index))
         if pair.reference is None:
             parts.append(sum_event((noise - pair.noise(level, z, given)).square()))

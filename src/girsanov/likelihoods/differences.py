@@ -34,14 +34,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows, sum_event
+from girsanov.calculus import expand_as_rows, noised, sum_event
 from girsanov.inputs import as_condition, checked
 from girsanov.likelihoods.integral import RandomisedRows, Replicates
 from girsanov.likelihoods.paired import Draws, deviations, draw, gain
 from girsanov.likelihoods.resolution import EVALUATIONS, confirmed, needed_range
 from girsanov.pairs import ScorePair
 from girsanov.randomness import keyed_generators, keyed_normal, keyed_rademacher, seed_of
-from girsanov.rows import condition_at, conditions_for, row_blocks
+from girsanov.rows import by_blocks, condition_at, conditions_for, row_blocks
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import Estimate, InputError, Kind, Nats, State
 
@@ -258,16 +258,18 @@ def _at_level(
     setup: "_Setup", level: Tensor, y: State, eps: State, c1: Tensor | None, c2: Tensor | None
 ) -> tuple[Nats, Nats]:
     """Both integrands at one level under given noise, each of shape ``n``."""
-    gaps, squares = [], []
-    for index, count in row_blocks(len(y), CHUNK, y.device):
+
+    def evaluate(index: Tensor, count: int) -> dict[str, Tensor]:
+        del count
         levels = level.expand(len(index))
-        alpha, sigma = torch.sigmoid(level).sqrt().to(y.dtype), torch.sigmoid(-level).sqrt().to(y.dtype)
-        draws = Draws(levels, torch.ones_like(levels), alpha * y[index] + sigma * eps[index], eps[index])
+        draws = Draws(levels, torch.ones_like(levels), noised(level, y[index], eps[index]), eps[index])
         error, delta1 = deviations(setup.pair, draws, _rows(c1, index, 1))
         delta2 = deviations(setup.pair, draws, _rows(c2, index, 1))[1]
-        gaps.append((gain(error, delta1) - gain(error, delta2))[:count])
-        squares.append(0.5 * sum_event((delta1 - delta2).square())[:count])
-    return torch.cat(gaps), torch.cat(squares)
+        square = 0.5 * sum_event((delta1 - delta2).square())
+        return {"gap": gain(error, delta1) - gain(error, delta2), "square": square}
+
+    found = by_blocks(evaluate, len(y), CHUNK, y.device)
+    return found["gap"], found["square"]
 
 
 @dataclass(frozen=True)

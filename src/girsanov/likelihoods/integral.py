@@ -35,7 +35,7 @@ from torch import Tensor
 
 from girsanov.likelihoods.baselines import Baseline
 from girsanov.randomness import KeyedStreams, keyed_generators, keyed_normal, keyed_uniform
-from girsanov.rows import LANES, condition_at, conditions_for, row_blocks
+from girsanov.rows import LANES, by_blocks, condition_at, conditions_for, row_blocks
 from girsanov.solvers import LogSNRDensity
 from girsanov.transforms import Transform
 from girsanov.types import Measure, Nats, State, require_count
@@ -207,13 +207,13 @@ def replicate(
     call = max(1, min(CHUNK, CHUNK_ELEMENTS // elements))
     evaluations = max(call, min(BLOCK * call, BLOCK_ELEMENTS // elements))
     rows = max(1, evaluations // (grid.points * grid.replicates))
-    parts = []
-    for index, count in row_blocks(len(x), rows, x.rows.device):
+
+    def evaluate(index: Tensor, count: int) -> dict[str, Tensor]:
         given = condition_at(condition, index)
         block = _Block(baseline, grid, x.rows[index], count, given, call, seed, round_)
-        part = block.evaluate(x.views, closed_form, sampled_prior)
-        parts.append({name: value[:, :count] for name, value in part.items()})
-    return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+        return block.evaluate(x.views, closed_form, sampled_prior)
+
+    return by_blocks(evaluate, len(x), rows, x.rows.device)
 
 
 def evaluation_noise(

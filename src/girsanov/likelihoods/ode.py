@@ -32,7 +32,7 @@ from girsanov.models import ResidualHead, ScoreModel
 from girsanov.models.score_model import given_way
 from girsanov.pairs import ScorePair
 from girsanov.randomness import keyed_generators, keyed_rademacher, seed_of
-from girsanov.rows import condition_at, conditions_for, row_blocks
+from girsanov.rows import by_blocks, condition_at, conditions_for
 from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
 from girsanov.types import Estimate, Nats, State
 
@@ -86,14 +86,16 @@ def ode_log_prob(
     divergence = divergence or Exact()
     solver = solver or _default_solver(pair, x)
     law = pair.reference if pair.reference is not None else _standard(x)
-    seed, parts = seed_of(generator), []
+    seed = seed_of(generator)
+
+    def evaluate(index: Tensor, count: int) -> dict[str, Tensor]:
+        del count
+        given = condition_at(condition, index)
+        flow = WhitenedFlow(pair, law, divergence, given, one_level=isinstance(solver, FixedGrid))
+        return _solve(flow, x[index], solver, seed)
+
     with torch.set_grad_enabled(keeps_graph(x, differentiable)):
-        for index, count in row_blocks(len(x), CHUNK, x.device):
-            given = condition_at(condition, index)
-            flow = WhitenedFlow(pair, law, divergence, given, one_level=isinstance(solver, FixedGrid))
-            part = _solve(flow, x[index], solver, seed)
-            parts.append({name: value[..., :count] for name, value in part.items()})
-    terms = {name: torch.cat([part[name] for part in parts], -1) for name in parts[0]}
+        terms = by_blocks(evaluate, len(x), CHUNK, x.device)
     estimate = _estimate(terms, x, divergence, pair.log_snr_range)
     missing = torch.stack([torch.zeros_like(terms["end"]), terms["end"]])
     return confirmed(estimate, pair, needed_range(*pair.log_snr_range, missing, estimate.event_dim))

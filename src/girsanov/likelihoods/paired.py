@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows, sum_event
+from girsanov.calculus import noised, sum_event
 from girsanov.pairs import ScorePair
 from girsanov.randomness import keyed_generators, keyed_normal, keyed_uniform
 from girsanov.solvers import LogSNRDensity
@@ -73,8 +73,7 @@ def draw(rows: State, x: State, proposal: LogSNRDensity, *, seed: int, round_: i
     levels, weights, at_end = (part.flatten().repeat_interleave(2) for part in grid)
     weights = torch.where(at_end, 0.0, 0.5 * weights)  # the atom of a bound's residual is no part of the integral
     clean = x.to(dtype).flatten(0, 2).repeat_interleave(2, 0)
-    alpha, sigma = torch.sigmoid(levels).sqrt(), torch.sigmoid(-levels).sqrt()
-    return Draws(levels, weights, expand_as_rows(alpha, clean) * clean + expand_as_rows(sigma, clean) * eps, eps)
+    return Draws(levels, weights, noised(levels, clean, eps), eps)
 
 
 def deviations(pair: ScorePair, draws: Draws, condition: Tensor | None) -> tuple[State, State]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from girsanov.calculus import noised
 from girsanov.inputs import checked
 from girsanov.likelihoods.baselines import Baseline, baseline_of
 from girsanov.pairs import ScorePair
@@ -73,12 +74,10 @@ class _Rows:
         x, near = self.x, self.near
         levels = level.to(x.device).expand(len(x))
         eps = torch.randn(x.shape, generator=noise, dtype=x.dtype).to(x.device)
-        alpha, sigma = (torch.sigmoid(sign * level).sqrt().to(x.dtype) for sign in (1.0, -1.0))
-        moved = None if near is None else alpha * near + sigma * eps
+        moved = None if near is None else noised(level, near, eps)
         mask = torch.full((len(x),), at_end, device=x.device)
         excess = self.baseline.excess(x if near is None else near, levels[:, None], eps[:, None])[:, 0]
-        z = alpha * x + sigma * eps
-        return self.baseline.sampled(levels, z, eps, mask, self.condition, moved), excess
+        return self.baseline.sampled(levels, noised(level, x, eps), eps, mask, self.condition, moved), excess
 
 
 def _fit_level(rows: _Rows, level: Tensor, noise: torch.Generator) -> tuple[float, float]:

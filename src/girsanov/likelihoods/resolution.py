@@ -14,11 +14,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows
+from girsanov.calculus import noised
 from girsanov.likelihoods.baselines import Baseline
 from girsanov.pairs import ScorePair
 from girsanov.randomness import keyed_generators, keyed_rademacher
-from girsanov.rows import condition_at, conditions_for, row_blocks
+from girsanov.rows import by_blocks, condition_at, conditions_for
 from girsanov.types import Estimate, Nats, State
 
 CHUNK = 128  # rows of a call, fixed so that results do not depend on their number
@@ -53,24 +53,24 @@ def missing_at_ends(
         seed: keys the signs together with each row: an antithetic pair of noise of unit size in every dimension.
         condition: leading dimension ``n`` or 1.
     """
-    rows, parts = max(1, min(CHUNK, CHUNK_ELEMENTS // x[0].numel())), []
     x = x.detach().to(baseline.pair.dtype(x))
-    for index, count in row_blocks(len(x), rows, x.device):
+
+    def evaluate(index: Tensor, count: int) -> dict[str, Tensor]:
+        del count
         given = condition_at(condition, index)
         signs = keyed_rademacher(keyed_generators(seed, "ends", x[index]), x.shape[1:], x)
-        gains = [_gain(baseline, x[index], level, signs, given) for level in span]
-        parts.append(torch.stack(gains)[:, :count])
-    return torch.cat(parts, 1)
+        return {"missing": torch.stack([_gain(baseline, x[index], level, signs, given) for level in span])}
+
+    rows = max(1, min(CHUNK, CHUNK_ELEMENTS // x[0].numel()))
+    return by_blocks(evaluate, len(x), rows, x.device)["missing"]
 
 
 def _gain(baseline: Baseline, x: State, level: float, signs: State, condition: Tensor | None) -> Nats:
     """Half of the baseline's minus the score's squared error at one level, the mean over noise of both signs."""
     levels = torch.full((len(x),), level, dtype=torch.float64, device=x.device)
-    alpha, sigma = torch.sigmoid(levels).sqrt(), torch.sigmoid(-levels).sqrt()
     inside = torch.zeros_like(levels, dtype=torch.bool)
     given = conditions_for(condition, len(x))
     gains = []
     for eps in (signs, -signs):
-        z = expand_as_rows(alpha, x) * x + expand_as_rows(sigma, x) * eps
-        gains.append(baseline.sampled(levels, z, eps, inside, given))
+        gains.append(baseline.sampled(levels, noised(levels, x, eps), eps, inside, given))
     return 0.5 * (gains[0] + gains[1])

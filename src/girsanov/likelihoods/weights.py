@@ -31,7 +31,7 @@ from girsanov.inputs import checked
 from girsanov.likelihoods.integral import keeps_graph
 from girsanov.pairs import Chain, EulerChain, Noise, Pair, feynman_kac_log_weights, girsanov_log_weights
 from girsanov.randomness import keyed_generators, keyed_normal, seed_of, source_of
-from girsanov.rows import condition_at, conditions_for, row_blocks
+from girsanov.rows import by_blocks, condition_at, conditions_for
 from girsanov.types import Estimate, InputError, MeanEstimate, Nats, State, interval_of_mean
 
 CHUNK = 2048  # paths simulated together, fixed so that results do not depend on the number of rows
@@ -312,25 +312,22 @@ def _simulate(
 ) -> Tensor:
     """Log-weights of ``paths`` paths of every row, shape ``paths n``; noise is keyed by the row."""
     seed = seed_of(generator)
-    rows = max(1, min(CHUNK, CHUNK_ELEMENTS // x[0].numel()) // paths)
-    parts = []
-    for index, count in row_blocks(len(x), rows, x.device):
-        with torch.set_grad_enabled(keeps_graph(x)):
-            part = _simulate_chunk(weigh, x[index], paths, condition_at(condition, index), seed)
-        parts.append(part[:, :count])
-    return torch.cat(parts, 1)
+    size = max(1, min(CHUNK, CHUNK_ELEMENTS // x[0].numel()) // paths)
 
+    def evaluate(index: Tensor, count: int) -> dict[str, Tensor]:
+        del count
+        rows, given = x[index], condition_at(condition, index)
+        generators = keyed_generators(seed, "paths", rows)
 
-def _simulate_chunk(weigh: Weigh, x: State, paths: int, condition: Tensor | None, seed: int) -> Tensor:
-    generators = keyed_generators(seed, "paths", x)
+        def noise(count: int) -> Tensor:
+            block = keyed_normal(generators, (paths, count, *x.shape[1:]), rows)  # n paths count *d
+            return block.flatten(0, 1).movedim(1, 0)
 
-    def noise(count: int) -> Tensor:
-        block = keyed_normal(generators, (paths, count, *x.shape[1:]), x)  # n paths count *d
-        return block.flatten(0, 1).movedim(1, 0)
+        given = given if given is None or len(given) == 1 else given.repeat_interleave(paths, 0)
+        return {"weights": weigh(rows.repeat_interleave(paths, 0), noise, given).reshape(len(rows), paths).T}
 
-    repeated = x.repeat_interleave(paths, 0)
-    given = condition if condition is None or len(condition) == 1 else condition.repeat_interleave(paths, 0)
-    return weigh(repeated, noise, given).reshape(len(x), paths).T
+    with torch.set_grad_enabled(keeps_graph(x)):
+        return by_blocks(evaluate, len(x), size, x.device)["weights"]
 
 
 def _groups(paths: int) -> int:

@@ -110,15 +110,24 @@ class ScoreModel(nn.Module):
     def noise(self, log_snr: Tensor, z: State, condition: Tensor | None = None) -> State:
         """Noise prediction at variance-preserving ``z``, ``log_snr`` of shape ``b``."""
         if self.reference is not None:
-            return self.reference.noise(log_snr, z) + self.deviation(log_snr, z, condition)
+            noise = self.reference.noise(log_snr, z)
+            return noise + self.deviation(log_snr, z, condition, noise=noise)
         alpha, sigma = self.process.marginal_at(log_snr.double())
         x_t = expand_as_rows((alpha.square() + sigma.square()).sqrt(), z) * z
         answer = called(self.network, log_snr.to(z.dtype), x_t, condition)
         prediction = like_rows(answer, x_t, "network", finite=False)
         return to_noise(self.predicts, self.process, log_snr, x_t, prediction)
 
-    def deviation(self, log_snr: Tensor, z: State, condition: Tensor | None = None) -> State:
+    def deviation(
+        self, log_snr: Tensor, z: State, condition: Tensor | None = None, *, noise: State | None = None
+    ) -> State:
         """Noise prediction minus the reference's, evaluated without cancellation.
+
+        Args:
+            log_snr: levels ``b``.
+            z: variance-preserving states ``b *d``.
+            condition: leading dimension ``b``.
+            noise: the reference's prediction there, where it is known already.
 
         Raises:
             InputError: if the model has no reference.
@@ -126,7 +135,7 @@ class ScoreModel(nn.Module):
         if self.head is None:
             raise InputError("This score model has no reference to deviate from")
         delta = self._averaged(self._member, log_snr, z, condition)
-        return self._given_way(delta, lambda law: law.noise(log_snr, z))
+        return self._given_way(delta, lambda law: law.noise(log_snr, z) if noise is None else noise)
 
     def whitened_deviation(self, log_snr: Tensor, w: State, condition: Tensor | None = None) -> State:
         """The same at the whitened ``w`` of z, for a :class:`ResidualHead`, whose networks see w itself."""

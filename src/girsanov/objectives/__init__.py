@@ -2,6 +2,7 @@
 
 __all__ = [
     "Batch",
+    "BoundLoss",
     "ChainObjective",
     "DebiasedTime",
     "DenoisingObjective",
@@ -24,6 +25,7 @@ __all__ = [
     "uniform_weight",
 ]
 
+from girsanov.objectives.bound_loss import BoundLoss
 from girsanov.objectives.chain import ChainObjective
 from girsanov.objectives.denoising import Batch, DenoisingObjective
 from girsanov.objectives.objective import ScoreMatchingObjective, fit_times, uniform_weight

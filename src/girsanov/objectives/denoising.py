@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import expand_as_rows, sum_event
+from girsanov.calculus import noised, sum_event
 from girsanov.models import ScoreModel
 from girsanov.objectives.times import low_discrepancy
 from girsanov.solvers import LogSNRDensity
@@ -67,8 +67,7 @@ class GainObjective(nn.Module):
         assert model.reference is not None
         with torch.set_grad_enabled(levels.requires_grad):
             eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-            alpha, sigma = torch.sigmoid(levels).sqrt(), torch.sigmoid(-levels).sqrt()
-            z = expand_as_rows(alpha, x) * x + expand_as_rows(sigma, x) * eps
+            z = noised(levels, x, eps)
             remainder = eps - model.reference.noise(levels, z)
         delta = model.deviation(levels, z, self._condition(condition, generator))
         return 0.5 * sum_event(delta * (2.0 * remainder - delta))

@@ -7,30 +7,28 @@ With :math:`\lambda(t)` the weight of the squared error of the noise prediction 
 
 so the likelihood's :math:`\lambda = g^2/\sigma^2` (``weighting=None``) weighs log-SNR evenly, whatever the process.
 Only with it are the loss's constants, the prior term and the residual at the data end added: its value is then minus
-the bound of :func:`girsanov.elbo`, in nats, for every loss and every law of times (note of paper 1, section 2.6).
+the bound of :func:`girsanov.elbo`, in nats, for every loss and every law of times (note of paper 1, section 2.6);
+:func:`girsanov.likelihoods.loss_bound` reports it.
 """
 
 __all__ = ["ScoreMatchingObjective", "Weighting", "fit_times", "uniform_weight"]
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from girsanov.calculus import expand_as_rows
+from girsanov.calculus import noised
 from girsanov.inputs import checked
+from girsanov.objectives.bound_loss import BoundLoss
 from girsanov.objectives.denoising import Batch
 from girsanov.objectives.score_matching import DenoisingScoreMatching, Matching, Noised
 from girsanov.objectives.times import ATOM, TimeLaw, low_discrepancy
 from girsanov.pairs import ScorePair
 from girsanov.processes import LinearProcess
-from girsanov.randomness import keyed_generators, keyed_normal, keyed_rademacher, keyed_uniform, seed_of, source_of
-from girsanov.rows import condition_at, conditions_for, row_blocks
+from girsanov.randomness import source_of
 from girsanov.solvers import LogSNRDensity
-from girsanov.types import Estimate, InputError, Nats, State
-
-CHUNK = 512  # evaluations per call, fixed so that a row's value does not depend on the number of rows
+from girsanov.types import InputError, Kind, Nats, State
 
 #: ``t -> lambda(t)``, shape ``b``: the weight of the squared error of the noise prediction per unit of time
 Weighting = Callable[[Tensor], Tensor]
@@ -41,7 +39,7 @@ def uniform_weight(t: Tensor) -> Tensor:
     return torch.ones_like(t)
 
 
-class ScoreMatchingObjective(nn.Module):
+class ScoreMatchingObjective(BoundLoss):
     """Score matching over random times, ``loss(pair, batch, generator, step) -> b``.
 
     Args:
@@ -61,6 +59,8 @@ class ScoreMatchingObjective(nn.Module):
         >>> ScoreMatchingObjective()(pair, Batch(torch.zeros(4, 2)), torch.Generator().manual_seed(0)).shape
         torch.Size([4])
     """
+
+    blocks = 1
 
     def __init__(
         self,
@@ -85,64 +85,63 @@ class ScoreMatchingObjective(nn.Module):
         """
         del step
         generator = source_of(generator)
+        positions = self.draws(len(batch.x), generator)
         x = batch.x.to(pair.dtype(batch.x))
-        times = self._times(*pair.log_snr_range)
-        levels, weights, at_end = (part.to(x.device) for part in times.quantile(self.draws(len(x), generator)))
         eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-        at = self._noised(x, levels, eps, batch.condition, generator)
-        if self.weighting is not None:
-            return self._level_weight(pair.process, levels, at_end) * weights * self.matching.loss(pair, at)
-        values = self.matching.loss(pair, at) + self.matching.constant(at)
-        return weights * values - _closed_form(pair, batch.x, eps)
+        signs = self._signs(x, generator)
+        if self.weighting is None:
+            return -sum(self.terms(pair, batch.x, positions, eps[None], signs, batch.condition).values())  # type: ignore[return-value]
+        levels, weights, at_end = self._points(pair, positions, x)
+        at = Noised(levels, noised(levels, x, eps), eps, signs, batch.condition)
+        return self._level_weight(pair.process, levels, at_end) * weights * self.matching.loss(pair, at)
 
-    @checked
-    def bound(
+    def terms(
         self,
-        pair: ScorePair,
+        model: ScorePair,
         x: State,
-        *,
-        samples: int = 32,
-        replicates: int = 8,
+        positions: Tensor,
+        noise: Tensor,
+        signs: Tensor | None = None,
         condition: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Estimate:
-        """The bound that this loss is, per row, by randomised systematic grids of its law of times.
-
-        Args:
-            pair: the model.
-            x: rows ``n *d``.
-            samples: evaluations of the loss per row, rounded down to a multiple of ``replicates``.
-            replicates: independent replicates among which the samples are divided.
-            condition: passed on to the score, leading dimension ``n`` or 1.
-            generator: read once for a seed; ``None`` means seed 0.
-
-        Returns:
-            Estimate of model ``sde`` and kind ``lower_bound`` (``estimate`` for explicit score matching, which is a
-            bound in the mean over data only), with terms ``prior`` and ``matching``.
+    ) -> dict[str, Nats]:
+        """One draw of the bound's ``prior``, known in closed form, and of ``matching``, each ``b``.
 
         Raises:
             InputError: if the loss is reweighted: a reported number may not be.
         """
         if self.weighting is not None:
             raise InputError("A reweighted loss is no likelihood bound: leave weighting out")
-        count = min(replicates, samples)
-        grid = _Grid(self, pair, self._times(*pair.log_snr_range), count, samples // count, seed_of(generator))
-        rows = max(1, CHUNK // (grid.replicates * grid.points))
-        parts = []
-        with torch.no_grad():
-            for index, count in row_blocks(len(x), rows, x.device):
-                given = condition_at(condition, index)
-                parts.append([part[:count] for part in grid.evaluate(x[index], given)])
-        prior, matched = (torch.cat([part[k] for part in parts]).T for k in (0, 1))
-        return Estimate.from_replicates(
-            prior + matched,
-            kind=self.matching.kind,
-            model="sde",
-            nfe=grid.replicates * grid.points * self.matching.cost(x[0].numel()),
-            event_dim=x[0].numel(),
-            log_snr_range=pair.log_snr_range,
-            terms={"prior": prior.mean(0), "matching": matched.mean(0)},
-        )
+        (eps,), clean = noise, x.to(model.dtype(x))
+        levels, weights, _ = self._points(model, positions, clean)
+        at = Noised(levels, noised(levels, clean, eps), eps, signs, condition)
+        values = self.matching.loss(model, at) + self.matching.constant(at)
+        return {"prior": _closed_form(model, x, eps), "matching": -weights * values}
+
+    @property
+    def kind(self) -> Kind:
+        """``lower_bound``, or ``estimate`` of explicit score matching, a bound in the mean over data only."""
+        return self.matching.kind
+
+    @property
+    def probes(self) -> int:
+        """As many as the matching draws."""
+        return self.matching.probes
+
+    def cost(self, event_dim: int) -> int:
+        """As the matching's."""
+        return self.matching.cost(event_dim)
+
+    def dtype(self, model: ScorePair, x: State) -> torch.dtype:
+        """As the pair's."""
+        return model.dtype(x)
+
+    def log_snr_range(self, model: ScorePair) -> tuple[float, float]:
+        """As the pair's."""
+        return model.log_snr_range
+
+    def _points(self, pair: ScorePair, positions: Tensor, x: State) -> tuple[Tensor, ...]:
+        """Levels, weights and the residual's mark at positions of the law of times."""
+        return tuple(part.flatten().to(x.device) for part in self._times(*pair.log_snr_range).quantile(positions))
 
     def _times(self, low: float, high: float) -> TimeLaw:
         """The law of times over the range where a score is known."""
@@ -151,19 +150,10 @@ class ScoreMatchingObjective(nn.Module):
         _require_cover(self.times, (low, high))
         return self.times
 
-    def _noised(
-        self,
-        x: State,
-        levels: Tensor,
-        eps: State,
-        condition: Tensor | None,
-        generator: torch.Generator | None,
-    ) -> Noised:
-        signs = None
-        if self.matching.probes:
-            shape = (self.matching.probes, *x.shape)
-            signs = torch.randint(2, shape, generator=generator).to(x) * 2.0 - 1.0
-        return Noised(levels, _mix(levels, x, eps), eps, signs, condition)
+    def _signs(self, x: State, generator: torch.Generator) -> Tensor | None:
+        if not self.probes:
+            return None
+        return torch.randint(2, (self.probes, *x.shape), generator=generator).to(x) * 2.0 - 1.0
 
     def _level_weight(self, process: LinearProcess, levels: Tensor, at_end: Tensor) -> Tensor:
         """The weight per unit of log-SNR; nothing at the atom, which is the bound's residual."""
@@ -172,41 +162,6 @@ class ScoreMatchingObjective(nn.Module):
         _, g2 = process.rates(t)
         _, sigma = process.marginal_at(levels)
         return torch.where(at_end, 0.0, self.weighting(t) * sigma.square() / g2)
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """Keyed draws of the objective's integrand: R replicates of K points for every row."""
-
-    objective: ScoreMatchingObjective
-    pair: ScorePair
-    times: TimeLaw
-    replicates: int
-    points: int
-    seed: int
-
-    def evaluate(self, rows: State, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Closed-form and sampled part of every replicate, each ``b r``."""
-        matching = self.objective.matching
-        generators = keyed_generators(self.seed, "score-matching", rows)
-        offset = keyed_uniform(generators, (self.replicates, 1), rows)
-        positions = (torch.arange(self.points, device=rows.device) + offset) / self.points
-        levels, weights, _ = (part.flatten() for part in self.times.quantile(positions))
-        like = rows.new_empty(0, dtype=self.pair.dtype(rows))
-        count = self.replicates * self.points
-        eps = keyed_normal(generators, (count, *rows.shape[1:]), like).flatten(0, 1)
-        signs = None
-        if matching.probes:
-            signs = keyed_rademacher(generators, (count, matching.probes, *rows.shape[1:]), like)
-            signs = signs.flatten(0, 1).transpose(0, 1)
-        x = rows.to(like.dtype).repeat_interleave(count, 0)
-        given = conditions_for(condition, len(rows), count)
-        at = Noised(levels, _mix(levels, x, eps), eps, signs, given)
-        values = weights * (matching.loss(self.pair, at) + matching.constant(at))
-        wide = rows.repeat_interleave(count, 0)
-        shape = (len(rows), self.replicates, self.points)
-        closed = _closed_form(self.pair, wide, eps)
-        return closed.reshape(shape).mean(2), -values.reshape(shape).mean(2)
 
 
 @checked
@@ -228,7 +183,7 @@ def fit_times(
         matching: the loss.
         pair: the model.
         x: rows ``n *d``; some hundred suffice.
-        condition: see :meth:`ScoreMatchingObjective.bound`.
+        condition: passed on to the score, leading dimension ``n`` or 1.
         generator: source of the noise; ``None`` means seed 0.
         levels: number of levels at which the loss is measured.
     """
@@ -239,7 +194,8 @@ def fit_times(
     sizes = []
     for level in grid:
         eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-        at = objective._noised(x, level.expand(len(x)), eps, condition, generator)
+        at_level = level.expand(len(x))
+        at = Noised(at_level, noised(at_level, x, eps), eps, objective._signs(x, generator), condition)
         sizes.append((matching.loss(pair, at) + matching.constant(at)).square().mean().sqrt())
     return LogSNRDensity.from_sizes(low, high, grid.cpu(), torch.stack(sizes).cpu(), end_size=float(sizes[-1]))
 
@@ -257,12 +213,6 @@ def _closed_form(pair: ScorePair, x: State, eps: State) -> Nats:
     else:
         prior = pair.prior.log_prob(alpha * x.double() + sigma * eps.double())
     return prior + x[0].numel() * alpha.log()
-
-
-def _mix(levels: Tensor, x: State, eps: State) -> State:
-    """Variance-preserving states."""
-    alpha, sigma = torch.sigmoid(levels).sqrt(), torch.sigmoid(-levels).sqrt()
-    return expand_as_rows(alpha, x) * x + expand_as_rows(sigma, x) * eps
 
 
 def _require_cover(times: TimeLaw, span: tuple[float, float]) -> None:

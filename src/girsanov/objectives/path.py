@@ -17,19 +17,17 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Density, StandardNormal
-from girsanov.inputs import checked
+from girsanov.objectives.bound_loss import BoundLoss
 from girsanov.objectives.denoising import Batch
 from girsanov.objectives.times import low_discrepancy
 from girsanov.processes import ConditionalPath
-from girsanov.randomness import keyed_generators, keyed_normal, keyed_uniform, seed_of, source_of
-from girsanov.rows import row_blocks
-from girsanov.types import Estimate, Nats, State, Time
+from girsanov.randomness import source_of
+from girsanov.types import Kind, Nats, State, Time
 
-CHUNK = 512  # evaluations per call, fixed so that a row's value does not depend on the number of rows
 LOG_2PI = math.log(2.0 * math.pi)
 
 Decoder = Callable[[State, State], Nats]  #: ``(x, x_0) -> log p(x | x_0)``, shape ``b``
@@ -49,7 +47,7 @@ def gaussian_decoder(variance: float) -> Decoder:
     return decode
 
 
-class PathObjective(nn.Module):
+class PathObjective(BoundLoss):
     """Minus the bound of a conditional path, ``loss(drift, batch, generator, step) -> b``.
 
     Args:
@@ -57,6 +55,8 @@ class PathObjective(nn.Module):
         diffusion: g, ``t -> b``; the generative process has the same one.
         decoder: ``(x, x_0) -> log p(x | x_0)`` at the data end.
         prior: law at the noise end; default N(0, I).
+
+    The bound itself is reported by :func:`girsanov.likelihoods.loss_bound`.
 
     Example:
         >>> from girsanov.pairs import ScorePair
@@ -68,6 +68,9 @@ class PathObjective(nn.Module):
         >>> objective(drift, Batch(torch.zeros(4, 2)), torch.Generator().manual_seed(0)).shape
         torch.Size([4])
     """
+
+    kind: Kind = "lower_bound"
+    blocks, probes = 3, 0
 
     def __init__(
         self,
@@ -91,11 +94,17 @@ class PathObjective(nn.Module):
         del step
         generator, x = source_of(generator), batch.x
         positions = low_discrepancy(len(x), generator).to(x.device)
-        noise = torch.randn(3, *x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        noise = torch.randn(self.blocks, *x.shape, generator=generator, dtype=x.dtype).to(x.device)
         return -sum(self.terms(drift, x, positions, noise).values())  # type: ignore[return-value]
 
     def terms(
-        self, drift: Callable[[Time, State], State], x: State, positions: Tensor, noise: Tensor
+        self,
+        drift: Callable[[Time, State], State],
+        x: State,
+        positions: Tensor,
+        noise: Tensor,
+        signs: Tensor | None = None,
+        condition: Tensor | None = None,
     ) -> dict[str, Nats]:
         """One-draw estimates of the bound's three terms: ``prior``, ``diffusion`` and ``residual``, each ``b``.
 
@@ -103,8 +112,11 @@ class PathObjective(nn.Module):
             drift: v, written forward in t.
             x: rows ``b *d``.
             positions: uniform on [0, 1), ``b``.
-            noise: standard normal, ``3 b *d``: for the ends and the time between.
+            noise: standard normal, ``3 b *d``: for the data end, the time between and the noise end.
+            signs: none are drawn.
+            condition: the drift knows none.
         """
+        del signs, condition
         t, weight = self.path.clock(positions)
         t, eps = t.to(x.dtype), noise[1]
         g = self.diffusion(t)
@@ -125,53 +137,3 @@ class PathObjective(nn.Module):
             second = sum_event(mean.square() + scale.square())
             return entropy - 0.5 * (second + x[0].numel() * LOG_2PI)
         return entropy + self.prior.log_prob(mean + scale * eps)
-
-    @checked
-    @torch.no_grad()
-    def bound(
-        self,
-        drift: Callable[[Time, State], State],
-        x: State,
-        *,
-        samples: int = 32,
-        replicates: int = 8,
-        generator: torch.Generator | None = None,
-    ) -> Estimate:
-        """The bound per row, by randomised systematic grids of the path's clock.
-
-        Args:
-            drift: the generative drift v, written forward in t.
-            x: rows ``n *d``.
-            samples: evaluations of the drift per row, rounded down to a multiple of ``replicates``.
-            replicates: independent replicates among which the samples are divided.
-            generator: read once for a seed; ``None`` means seed 0.
-
-        Returns:
-            Estimate of kind ``lower_bound`` and model ``sde``, with terms ``prior``, ``diffusion`` and ``residual``.
-        """
-        replicates = min(replicates, samples)
-        points, seed, parts = samples // replicates, seed_of(generator), []
-        rows = max(1, CHUNK // (replicates * points))
-        for index, count in row_blocks(len(x), rows, x.device):
-            terms = self._chunk(drift, x[index], replicates, points, seed)
-            parts.append({name: value[:, :count] for name, value in terms.items()})
-        joined = {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
-        return Estimate.from_replicates(
-            torch.stack(list(joined.values())).sum(0),
-            kind="lower_bound",
-            model="sde",
-            nfe=replicates * points,
-            event_dim=x[0].numel(),
-            terms={name: value.mean(0) for name, value in joined.items()},
-        )
-
-    def _chunk(
-        self, drift: Callable[[Time, State], State], rows: State, replicates: int, points: int, seed: int
-    ) -> dict[str, Tensor]:
-        generators = keyed_generators(seed, "path", rows)
-        offset = keyed_uniform(generators, (replicates, 1), rows)
-        positions = ((torch.arange(points, device=rows.device) + offset) / points).flatten()
-        count = replicates * points
-        noise = keyed_normal(generators, (count, 3, *rows.shape[1:]), rows).flatten(0, 1).transpose(0, 1)
-        terms = self.terms(drift, rows.repeat_interleave(count, 0), positions, noise)
-        return {name: value.reshape(len(rows), replicates, points).mean(2).T for name, value in terms.items()}

@@ -262,7 +262,7 @@ class ScorePair(Pair):
         assert law is not None
         noise = law.noise(log_snr, z)
         if isinstance(self.score, ScoreModel) and self.score.reference is law:
-            return noise, like_rows(self.score.deviation(log_snr, z, condition), z, "score model")
+            return noise, like_rows(self.score.deviation(log_snr, z, condition, noise=noise), z, "score model")
         return noise, self.noise(log_snr, z, condition) - noise
 
     def noised(self, law: Density) -> Density:
