@@ -6,7 +6,7 @@ A new callable is one line of :data:`DOORS`, a new oddity one line of :data:`SER
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 
 import girsanov as gv
 from girsanov import stein
-from girsanov.likelihoods import Replicates, categorical_elbo, fit_proposal
+from girsanov.likelihoods import Replicates, categorical_elbo, fit_proposal, loss_bound
 from girsanov.likelihoods.denoising import Draws
 from girsanov.likelihoods.discrete import LatticePoints
 from girsanov.objectives import ScoreMatchingObjective
@@ -84,7 +84,7 @@ class Door:
 def of_pair(call: Callable[..., Any]) -> Callable[..., Any]:
     """What takes a pair, with the arguments of the pair among its own."""
 
-    @wraps(call)
+    @wraps(getattr(call, "func", call))
     def door(*, score: Any, process: Any, event_shape: Any = None, **given: Any) -> Any:
         return call(gv.ScorePair(score, process, event_shape=event_shape), **given)
 
@@ -140,7 +140,7 @@ DOORS: dict[str, Callable[[], Door]] = {
     "sample_with_log_prob": lambda: Door(
         of_pair(gv.sample_with_log_prob), {**LINEAR, "n": 3, "event_shape": (2,), "steps": 4}
     ),
-    "objective.bound": lambda: Door(of_pair(ScoreMatchingObjective().bound), {**ROWS, "samples": 8, "replicates": 4}),
+    "loss_bound": lambda: Door(of_pair(partial(loss_bound, ScoreMatchingObjective())), {**ROWS, "samples": 8}),
     "Gaussian.log_prob": lambda: Door(LAW.log_prob, {"x": X}),
     "Gaussian.sample": lambda: Door(LAW.sample, {"n": 3}),
     "Gaussian.fit": lambda: Door(gv.Gaussian.fit, {"x": MANY}),

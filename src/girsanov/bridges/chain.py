@@ -161,7 +161,7 @@ class BridgeChain(Chain):
         """See :class:`~girsanov.pairs.Chain`; the network sees the states of many moves at once."""
         taken, up = list(moves), direction == "forward"
         half = _kept(self.backward_half if up else self.forward_half, checkpoint)
-        times = self.get_buffer("times")[[move.k + up for move in taken]]
+        times = torch.cat([self._times(move.k + up) for move in taken])
         pulls = _pulls(half, times, [move.after for move in taken], condition)
         for move, pull in zip(taken, pulls, strict=True):
             yield move, (self._backward if up else self._forward)(move.k, move.after, pull)
@@ -266,7 +266,10 @@ class BridgeChain(Chain):
 
     @staticmethod
     def _scale(value: float | Tensor, x: State) -> IsotropicScale:
-        return IsotropicScale(torch.as_tensor(value, dtype=x.dtype, device=x.device).expand(len(x)))
+        each = (
+            value.to(x) if isinstance(value, Tensor) else torch.full((len(x),), value, dtype=x.dtype, device=x.device)
+        )
+        return IsotropicScale(each)
 
 
 @dataclass(frozen=True)
