@@ -25,6 +25,9 @@ from girsanov import (
     likelihoods as likelihoods,
 )
 from girsanov import (
+    linear as linear,
+)
+from girsanov import (
     models as models,
 )
 from girsanov import (

@@ -8,7 +8,8 @@ import torch
 from torch.distributions import MultivariateNormal
 
 import girsanov as gv
-from girsanov.pairs import AncestralChain, Chain, EulerChain, IsotropicScale, Kernel, MatrixScale, Pair, ScorePair
+from girsanov.linear import Full, Isotropic
+from girsanov.pairs import AncestralChain, Chain, EulerChain, Kernel, Pair, ScorePair
 from girsanov.processes import Process
 from tests.laws import mixture_case
 from tests.linear_pairs import chain_marginal, log_mean_exp, mean_of_quadratic, random_linear_pair
@@ -106,7 +107,7 @@ class Posterior(Chain):
         spread = covariance - gain @ step @ covariance
         centre = mean + (x - step @ mean - offset) @ gain.T
         root = torch.linalg.cholesky(0.5 * (spread + spread.T)).expand(len(x), -1, -1)
-        return Kernel(centre - x, MatrixScale(root), self.encoder_log_variance[k])
+        return Kernel(centre - x, Full(root), self.encoder_log_variance[k])
 
     def decode(self, k, x, condition=None):
         return self.inner.decode(k, x)
@@ -182,7 +183,7 @@ def ornstein(variance=0.05):
             return Kernel((gain - 1.0) * x, self._scale(x), self.decoder_log_variance[k])
 
         def _scale(self, x):
-            return IsotropicScale(torch.full((len(x),), math.sqrt(8.0 * self.h)))
+            return Isotropic(torch.full((len(x),), math.sqrt(8.0 * self.h)))
 
         def log_prior(self, x):
             return gv.Gaussian(torch.zeros(1), 1.0).log_prob(x)

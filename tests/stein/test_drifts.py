@@ -9,8 +9,9 @@ import torch
 from girsanov.calculus import Hutchinson
 from girsanov.stein import drift_score_matching, entropy_rate, score_matching, score_of_drifts
 from girsanov.types import InputError
+from tests.linear.registry import mixing
 from tests.seeds import seeded
-from tests.stein.registry import mixing, potential, score_of
+from tests.stein.registry import potential, score_of
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from girsanov.calculus import Hutchinson
+from girsanov.linear.inverse_jacobian import flow_map
 from girsanov.stein import (
     ContinuousFlow,
     FlowMatrix,
@@ -23,10 +24,10 @@ from girsanov.stein import (
     score_matching,
     transport,
 )
-from girsanov.stein.inverse_jacobian import flow_map
 from girsanov.types import InputError
+from tests.linear.registry import DIMENSIONS, FLOWS, spline
 from tests.seeds import seeded
-from tests.stein.registry import DIMENSIONS, FLOWS, potential, score_of, spline
+from tests.stein.registry import potential, score_of
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -91,7 +92,7 @@ def test_the_two_losses_differ_by_a_term_free_of_the_model(make, d):
 
     # 1/2 |div m|^2 + m : grad(div m)
     point = x.clone().requires_grad_()
-    matrix, divergence = strategy.divergence(point)
+    matrix, divergence = strategy(point)
     slopes = [
         torch.autograd.grad(c.sum(), point, retain_graph=True, materialize_grads=True, allow_unused=True)[0]
         if c.requires_grad

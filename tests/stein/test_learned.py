@@ -10,8 +10,9 @@ from girsanov.stein.kernels import InverseMultiquadric
 from girsanov.stein.learned import signal_to_noise
 from girsanov.stein.points import SteinPoints
 from girsanov.types import InputError
+from tests.linear.registry import FLOWS
 from tests.seeds import seeded
-from tests.stein.registry import FLOWS, potential, score_of
+from tests.stein.registry import potential, score_of
 from tests.stein.test_estimation import student
 
 pytestmark = pytest.mark.usefixtures("float64")

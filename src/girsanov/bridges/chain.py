@@ -27,7 +27,8 @@ from torch.utils.checkpoint import checkpoint as recompute
 from girsanov.bridges.halves import Half
 from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Density
-from girsanov.pairs import Chain, Direction, IsotropicScale, Kernel, Move, Noise, Scale, TriangularScale
+from girsanov.linear import Isotropic, LinearMap, Triangular
+from girsanov.pairs import Chain, Direction, Kernel, Move, Noise
 from girsanov.randomness import normal_blocks, source_of
 from girsanov.types import InputError, Nats, State
 
@@ -145,9 +146,9 @@ class BridgeChain(Chain):
         """The decoder's step, given its pull at time k + 1."""
         alpha, following, width = self._step(k)
         shift = _wide(alpha / following - 1.0, x) * x + _wide(alpha * width * following, x) * pull
-        scale: Scale = self._scale(alpha * width**0.5, x)
+        scale: LinearMap = self._scale(alpha * width**0.5, x)
         if self.decoder_below is not None:
-            scale = TriangularScale(scale.value, self.decoder_below[k])
+            scale = Triangular(scale.value, self.decoder_below[k])
         return Kernel(shift, scale, _offset(self.decoder_log_variance, k, x), pull)
 
     def returns(
@@ -265,11 +266,11 @@ class BridgeChain(Chain):
         return self.get_buffer("times")[k].reshape(-1)  # one for all rows: what depends on time is computed once
 
     @staticmethod
-    def _scale(value: float | Tensor, x: State) -> IsotropicScale:
+    def _scale(value: float | Tensor, x: State) -> Isotropic:
         each = (
             value.to(x) if isinstance(value, Tensor) else torch.full((len(x),), value, dtype=x.dtype, device=x.device)
         )
-        return IsotropicScale(each)
+        return Isotropic(each)
 
 
 @dataclass(frozen=True)

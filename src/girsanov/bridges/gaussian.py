@@ -37,7 +37,8 @@ from torch import Tensor
 from girsanov.bridges.closed import ClosedBridge
 from girsanov.densities import Gaussian
 from girsanov.inputs import checked
-from girsanov.pairs import Chain, Kernel, MatrixScale
+from girsanov.linear import Full
+from girsanov.pairs import Chain, Kernel
 from girsanov.processes import LinearProcess
 from girsanov.randomness import source_of
 from girsanov.types import InputError, Nats, State, Time
@@ -301,7 +302,7 @@ class _Step:
         self.law, self.root = law, torch.linalg.cholesky(law.covariance)
 
     def kernel(self, x: State, log_variance: Tensor) -> Kernel:
-        return Kernel(self.law.mean(x) - x, MatrixScale(self.root.to(x.dtype).expand(len(x), -1, -1)), log_variance)
+        return Kernel(self.law.mean(x) - x, Full(self.root.to(x.dtype).expand(len(x), -1, -1)), log_variance)
 
 
 def _cross_covariance(start: Gaussian, end: Gaussian, alpha: Tensor, variance: Tensor) -> Tensor:

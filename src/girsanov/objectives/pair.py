@@ -55,17 +55,12 @@ class PairObjective(nn.Module):
         generator = source_of(generator)
         t = pair.horizon * low_discrepancy(len(batch.x), generator).to(batch.x.device)
         x = self.draw(pair, batch, t, generator)
-
-        def diffusion(t: Time, x: State) -> Tensor:
-            value = pair.inference.diffusion(t.to(x.dtype), x)
-            return value.flatten(1) if value.shape == x.shape else value
-
         found = drift_score_matching(
             t,
             x,
             drift=lambda t, x: pair.inference_drift(t, x, batch.condition),
             reverse_drift=lambda t, x: pair.generative_drift(t, x, batch.condition),
-            diffusion=diffusion,
+            diffusion=lambda t, x: pair.inference.diffusion(t.to(x.dtype), x),
             divergence=self.divergence,
             generator=generator,
         )

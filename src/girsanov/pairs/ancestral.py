@@ -24,9 +24,9 @@ from torch import Tensor
 
 from girsanov.densities import draw_rows
 from girsanov.inputs import checked
+from girsanov.linear import Isotropic, Spectral
 from girsanov.pairs.chain import Chain, Kernel
 from girsanov.pairs.paths import Noise
-from girsanov.pairs.scales import IsotropicScale, Scale, SpectralScale
 from girsanov.pairs.score_pair import ScorePair
 from girsanov.rows import conditions_for
 from girsanov.solvers import LogSNRDensity
@@ -85,9 +85,7 @@ class AncestralChain(Chain):
             return Kernel(share * correction, isotropic, self.decoder_log_variance[k], correction)
         centred = x - law.mean.to(x.dtype)
         pull = law.spectral(centred, lambda s: ((s + following) / (s + v)) ** power - 1.0)
-        scale = SpectralScale(
-            law, lambda s: ((s + following) * (1.0 - ((s + following) / (s + v)) ** (1.0 - lmbd))).sqrt()
-        )
+        scale = Spectral(law, lambda s: ((s + following) * (1.0 - ((s + following) / (s + v)) ** (1.0 - lmbd))).sqrt())
         return Kernel(pull + share * correction, scale, self.decoder_log_variance[k], correction)
 
     def correction(self, k: int, y: State, condition: Tensor | None = None) -> State:
@@ -149,8 +147,8 @@ class AncestralChain(Chain):
     def _alpha(self) -> Tensor:
         return self.pair.process.marginal_at(self._levels[-1])[0]
 
-    def _isotropic(self, value: Tensor, x: State) -> Scale:
-        return IsotropicScale(value.to(x.dtype).expand(len(x)))
+    def _isotropic(self, value: Tensor, x: State) -> Isotropic:
+        return Isotropic(value.to(x.dtype).expand(len(x)))
 
     def _require_noise(self) -> None:
         if self.lmbd == 1.0:

@@ -27,9 +27,9 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from girsanov.calculus import sum_event
 from girsanov.inputs import checked
+from girsanov.linear import LinearMap
 from girsanov.pairs.pair import Pair
 from girsanov.pairs.paths import Noise
-from girsanov.pairs.scales import Scale
 from girsanov.randomness import normal_blocks, source_of
 from girsanov.types import Nats, State, require_count
 
@@ -53,7 +53,7 @@ class Kernel:
     """
 
     shift: State
-    scale: Scale
+    scale: LinearMap
     log_variance: Tensor
     pull: State | None = None
 
@@ -343,6 +343,6 @@ class EulerChain(Chain):
         times = self.get_buffer("times")
         return float(times[k + 1] - times[k])
 
-    def _scale(self, k: int, x: State) -> Scale:
+    def _scale(self, k: int, x: State) -> LinearMap:
         """The coefficient of both kernels: the ratio of their variances tends to 1 with the step, as it must."""
         return self.pair.scale(self._time(k, x), x).stretched(self._width(k) ** 0.5)

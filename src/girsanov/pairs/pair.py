@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from girsanov.calculus import Divergence
 from girsanov.densities import Density, draw_rows
 from girsanov.inputs import ask
-from girsanov.pairs.matrix_calculus import diffusion_terms, squared
-from girsanov.pairs.scales import Scale, scale_of
+from girsanov.linear import Full, LinearMap, ValueMap, map_of
+from girsanov.linear.fields import diffusion_terms
 from girsanov.processes import Process
 from girsanov.types import InputError, Nats, State, Time
 
@@ -48,7 +48,7 @@ class Step:
     """
 
     drift: State
-    scale: Scale
+    scale: LinearMap
     control: State
     potential: Tensor
 
@@ -120,9 +120,13 @@ class Pair(nn.Module):
         drift = self.generative.drift if isinstance(self.generative, Process) else self.generative
         return _call(drift, t, x, condition)
 
-    def scale(self, t: Time, x: State) -> Scale:
-        """The shared diffusion coefficient at rows ``x``."""
-        return scale_of(self.inference.diffusion(t.to(x.dtype), x), x)
+    def scale(self, t: Time, x: State) -> LinearMap:
+        """The shared diffusion coefficient at rows ``x``.
+
+        Raises:
+            InputError: for one that is not positive and finite or, as a matrix, not invertible.
+        """
+        return _invertible(map_of(self.inference.diffusion(t.to(x.dtype), x), x), x)
 
     def begin(self, x: State, eps: State, condition: Tensor | None = None) -> tuple[State, Nats]:
         """State at the first time of the grid given data, and its log-weight; here the data themselves, and 0."""
@@ -170,7 +174,8 @@ class Pair(nn.Module):
                 f"Both processes must end at the same time; the horizons are {self.horizon} and {generative.horizon}"
             )
         x, t = self._probe_points()
-        ours, theirs = (squared(p.diffusion(t.to(x.dtype), x), x) for p in (self.inference, generative))
+        scales = (map_of(p.diffusion(t.to(x.dtype), x), x) for p in (self.inference, generative))
+        ours, theirs = (scale.squared().dense(x) for scale in scales)
         worst = float(((ours - theirs).norm(dim=(1, 2)) / ours.norm(dim=(1, 2))).max())
         if not worst <= TOLERANCE:
             raise InputError(
@@ -184,6 +189,19 @@ class Pair(nn.Module):
         x = self.sample_prior(PROBES, generator)
         t = self.horizon * torch.rand(PROBES, generator=generator, dtype=torch.float64)
         return x, t.to(x.device)
+
+
+def _invertible(g: ValueMap, x: State) -> ValueMap:
+    if isinstance(g, Full):
+        right = g.columns(x) == x[0].numel() and bool(g.detach().log_det(x).isfinite().all())
+    else:
+        right = bool(((g.value > 0.0) & g.value.isfinite()).all())
+    if not right:
+        raise InputError(
+            "diffusion(t, x) must be positive and finite, as a matrix invertible: where it is degenerate, paths have "
+            "no weights; add noise to the directions that have none"
+        )
+    return g
 
 
 def _call(drift: Drift, t: Time, x: State, condition: Tensor | None) -> State:

@@ -62,6 +62,7 @@ __all__ = [
     "tune_flow",
 ]
 
+from girsanov.linear import Constant, ContinuousFlow, DiffusionMatrix, FlowMatrix, Function, Identity, Radial
 from girsanov.stein.comparison import ComparisonResult, compare_scores
 from girsanov.stein.discrepancy import kernel_stein_discrepancy
 from girsanov.stein.drifts import drift_score_matching, entropy_rate, score_of_drifts
@@ -73,7 +74,6 @@ from girsanov.stein.estimation import (
     minimum_stein_discrepancy,
 )
 from girsanov.stein.exponential_family import ExponentialFamilyFit, GeneralisedPosterior, fit_exponential_family
-from girsanov.stein.fields import Constant, DiffusionMatrix, Function, Identity, Radial
 from girsanov.stein.flows import (
     Transported,
     divergence_change,
@@ -84,7 +84,6 @@ from girsanov.stein.flows import (
     transport,
 )
 from girsanov.stein.goodness import BLIND_SPOTS, GoodnessOfFitResult, goodness_of_fit
-from girsanov.stein.inverse_jacobian import ContinuousFlow, FlowMatrix
 from girsanov.stein.johnson import JohnsonFlow
 from girsanov.stein.kernels import (
     InverseLog,

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from girsanov.calculus import Divergence, Exact, Hutchinson
+from girsanov.linear.fields import Map
 from girsanov.randomness import keyed_generators, keyed_rademacher, seed_of
-from girsanov.stein.fields import Map, dense
 from girsanov.stein.matrices import as_diffusion
 from girsanov.stein.score_matching import ScoreMatching, fisher_divergence, squared_matrix
 from girsanov.types import InputError, State, Time
@@ -54,8 +54,7 @@ def score_of_drifts(t: Time, drift: Drift, reverse_drift: Drift, diffusion: Diff
         strategy = as_diffusion(lambda x: diffusion(t, x), x)
         matrix, square_divergence = strategy.drift(x)
         control = (drift(t, x) - reverse_drift(t, x)).flatten(1) - square_divergence
-        full = dense(matrix, control.shape[1])
-        return (torch.linalg.inv(full @ full.mT) @ control[..., None]).reshape(x.shape)
+        return matrix.squared().solve(control).reshape(x.shape)
 
     return score
 
@@ -96,8 +95,7 @@ def drift_score_matching(
         True
     """
     values = squared_matrix(x, lambda x: diffusion(t, x))
-    d = x[0].numel()
-    if values.columns != d:
+    if values.columns != x[0].numel():
         raise InputError("The loss of a pair of drifts needs a square diffusion coefficient")
     strategy = as_diffusion(lambda x: diffusion(t, x), x)
 
@@ -111,10 +109,9 @@ def drift_score_matching(
         generators = keyed_generators(seed_of(generator), "drift score matching", x)
         probes = keyed_rademacher(generators, (divergence.probes, *x.shape[1:]), x).transpose(0, 1)
     c, traces = divergence(control, x.detach(), probes)
-    matrix = dense(values.matrix, d)
-    if not bool((torch.linalg.det(matrix.double()) != 0.0).all()):
+    if not bool(values.matrix.log_det(x).isfinite().all()):
         raise InputError("The diffusion coefficient is singular, so that no drift can be told from another there")
-    whitened = torch.linalg.solve(matrix, c.flatten(1)[..., None])[..., 0]
+    whitened = values.matrix.solve(c.flatten(1))
     return ScoreMatching(0.5 * whitened.double().square().sum(1) + traces.mean(0))
 
 

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from girsanov.linear import ValueMap
 from girsanov.stein.discrepancy import kernel_stein_discrepancy
-from girsanov.stein.fields import transposed_times
 from girsanov.stein.gram import gram_sums
 from girsanov.stein.kernels import RadialKernel, resolve_kernels
 from girsanov.stein.matrices import DiffusionLike, as_diffusion, score_rows
@@ -282,17 +282,17 @@ class _DiscrepancyCriterion(Criterion):
 
     def metric(self, theta: Tensor) -> Tensor:
         x = self.x[:METRIC_ROWS]
-        matrix = as_diffusion(self.diffusion_at(theta), x).matrix(x).detach()
+        matrix = as_diffusion(self.diffusion_at(theta), x).at(x).detach()
         slopes = _parameter_slopes(x, self.score, theta, matrix)
         kernel = self.kernel.profile(torch.cdist(x.flatten(1), x.flatten(1)).square())[0]
         return torch.einsum("knr,nm,lmr->kl", slopes, kernel, slopes) / len(x) ** 2
 
 
-def _parameter_slopes(x: State, score: ParametricScore, theta: Tensor, matrix: Tensor) -> Tensor:
+def _parameter_slopes(x: State, score: ParametricScore, theta: Tensor, matrix: ValueMap) -> Tensor:
     """Derivatives of m's in each parameter, ``p n r``: reverse mode twice, since rows are many and parameters few."""
     leaf = theta.detach().requires_grad_()
     with torch.enable_grad():
-        value = transposed_times(matrix, score_rows(x, lambda x: score(leaf, x)))
+        value = matrix.transpose().times(score_rows(x, lambda x: score(leaf, x)))
         dummy = torch.zeros_like(value).requires_grad_()
         (gradient,) = torch.autograd.grad(value, leaf, dummy, create_graph=True)
         slopes = [torch.autograd.grad(g, dummy, retain_graph=True, materialize_grads=True)[0] for g in gradient]

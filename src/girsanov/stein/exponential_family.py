@@ -21,7 +21,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from girsanov.stein.fields import Map, transposed_times
+from girsanov.linear.fields import Map
 from girsanov.stein.matrices import DiffusionLike
 from girsanov.stein.score_matching import pointwise_loss, squared_matrix
 from girsanov.types import InputError, State
@@ -108,15 +108,14 @@ def fit_exponential_family(
     with torch.enable_grad():
         k = statistics(rows[:1]).shape[1]
     slopes = [_gradient(lambda x, j=j: statistics(x)[:, j]) for j in range(k)]
-    raised = torch.stack([transposed_times(values.matrix, slope(rows).detach().flatten(1)) for slope in slopes], 1)
+    transposed = values.matrix.transpose()
+    raised = torch.stack([transposed.times(slope(rows).detach().flatten(1)) for slope in slopes], 1)
     with torch.no_grad():
         # div(m m' grad r) = loss of the score grad r, less its square
         linear = [pointwise_loss(rows, slope, values) for slope in slopes]
     v = torch.stack(linear, 1) - 0.5 * raised.square().sum(2)
     if base is not None:
-        v = v + torch.einsum(
-            "nkr,nr->nk", raised, transposed_times(values.matrix, _gradient(base)(rows).detach().flatten(1))
-        )
+        v = v + torch.einsum("nkr,nr->nk", raised, transposed.times(_gradient(base)(rows).detach().flatten(1)))
     curvature, slope = torch.einsum("nkr,nlr->kl", raised, raised) / len(rows), v.mean(0)
     if float(torch.linalg.cond(curvature)) > 1e14:
         raise InputError("The gradients of the statistics are linearly dependent at these rows: drop one of them")

@@ -31,8 +31,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from girsanov.stein.fields import Map, dense
-from girsanov.stein.inverse_jacobian import FlowMatrix, Velocity, integrate
+from girsanov.linear.fields import Map
+from girsanov.linear.inverse_jacobian import FlowMatrix, Velocity, integrate, jacobian_of
 from girsanov.stein.matrices import DiffusionLike, as_diffusion, generalised_score
 from girsanov.stein.score_matching import ScoreMatching
 from girsanov.types import InputError, State, Time
@@ -107,8 +107,7 @@ def induced_metric(x: State, diffusion: DiffusionLike) -> Tensor:
         >>> induced_metric(torch.zeros(1, 1), torch.tensor(2.0))
         tensor([[[0.2500]]])
     """
-    matrix = dense(as_diffusion(diffusion, x).matrix(x), x[0].numel())
-    return torch.linalg.inv(matrix @ matrix.mT)
+    return torch.linalg.inv(as_diffusion(diffusion, x).at(x).squared().dense(x))
 
 
 @final
@@ -173,7 +172,7 @@ def transport(velocity: Velocity, x: State, score: Map, *, steps: int = 32, hori
     with torch.enable_grad():
         point = x.detach().requires_grad_()
         s = score(point)
-        hessian = _rows_of_jacobian(s, point)
+        hessian = jacobian_of(s, point, True)
     eye = torch.eye(d, dtype=x.dtype, device=x.device).expand(len(x), -1, -1)
     start = torch.cat([part.detach().flatten(1) for part in (x, eye, s, hessian)], 1)
     return Transported(*unpack(integrate(change, start, steps, horizon)))
@@ -197,7 +196,7 @@ def divergence_change(velocity: Velocity, t: Time, x: State, difference: Tensor)
     """
     with torch.enable_grad():
         point = x.detach().requires_grad_()
-        jacobian = _rows_of_jacobian(velocity(t, point), point).detach()
+        jacobian = jacobian_of(velocity(t, point), point, False).detach()
     return -torch.einsum("ni,nij,nj->n", difference, jacobian, difference).double()
 
 
@@ -239,20 +238,9 @@ def _derivatives(velocity: Velocity, t: Time, x: State) -> _Derivatives:
     with torch.enable_grad():
         point = x.detach().requires_grad_()
         value = velocity(t, point)
-        jacobian = _rows_of_jacobian(value, point)
-        second = torch.stack([_rows_of_jacobian(row, point) for row in jacobian.unbind(1)], 1)
+        jacobian = jacobian_of(value, point, True)
+        second = torch.stack([jacobian_of(row, point, True) for row in jacobian.unbind(1)], 1)
         slope = second.diagonal(dim1=1, dim2=2).sum(-1)  # sum_k d_j d_k w_k: entry (n, k, k, j) over k
-        slope_jacobian = _rows_of_jacobian(slope, point)
+        slope_jacobian = jacobian_of(slope, point, True)
     parts = (value, jacobian, second, slope, slope_jacobian)
     return _Derivatives(*(part.detach() for part in parts))
-
-
-def _rows_of_jacobian(value: Tensor, point: State) -> Tensor:
-    """Derivatives d_j of the components i of ``value``, ``n i j``, differentiable again."""
-    if not value.requires_grad:
-        return point.new_zeros(len(point), value.shape[1], point.shape[1])
-    rows = [
-        torch.autograd.grad(column.sum(), point, retain_graph=True, create_graph=True, materialize_grads=True)[0]
-        for column in value.unbind(1)
-    ]
-    return torch.stack(rows, 1)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.inputs import checked
+from girsanov.linear.inverse_jacobian import FlowMatrix, flow_map
 from girsanov.randomness import seed_of
 from girsanov.stein.gram import gram_features, kernel_tile
-from girsanov.stein.inverse_jacobian import FlowMatrix, flow_map
 from girsanov.stein.johnson import JohnsonFlow
 from girsanov.stein.kernels import RadialKernel, resolve_kernels
 from girsanov.stein.matrices import score_rows

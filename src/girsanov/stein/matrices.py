@@ -10,13 +10,10 @@ model. For m the inverse Jacobian of a flow, b is the score of the model's image
 __all__ = [
     "DIFFUSIONS",
     "DiffusionLike",
-    "DiffusionMatrix",
-    "Identity",
     "as_diffusion",
     "generalised_score",
     "require_nonzero",
     "score_rows",
-    "transposed_times",
 ]
 
 import sys
@@ -28,8 +25,8 @@ import torch
 from torch import Tensor
 
 from girsanov.inputs import ask_at, like_rows
-from girsanov.stein.fields import Constant, DiffusionMatrix, Function, Identity, Map, Radial, dense, transposed_times
-from girsanov.stein.inverse_jacobian import ContinuousFlow, FlowMatrix
+from girsanov.linear import Constant, ContinuousFlow, DiffusionMatrix, FlowMatrix, Function, Identity, Radial
+from girsanov.linear.fields import Map
 from girsanov.stein.johnson import JohnsonFlow
 from girsanov.transforms import Transform
 from girsanov.types import InputError, State
@@ -104,7 +101,7 @@ def generalised_score(x: State, score: Map | Tensor, diffusion: DiffusionLike = 
     """
     s = score_rows(x, score)
     matrix, divergence = as_diffusion(diffusion, x).divergence(x)
-    return transposed_times(matrix, s) + divergence, dense(matrix, x[0].numel())
+    return matrix.transpose().times(s) + divergence, matrix.dense(x)
 
 
 def score_rows(x: State, score: Map | Tensor) -> Tensor:
@@ -117,7 +114,7 @@ def score_rows(x: State, score: Map | Tensor) -> Tensor:
 
 
 def require_nonzero(matrix: Tensor) -> None:
-    """Refuse compact matrices ``n``, ``n d`` or ``n d r`` that are zero at a row, where nothing would be seen.
+    """Refuse matrices ``n``, ``n d`` or ``n d r`` that are zero at a row, where nothing would be seen.
 
     Raises:
         InputError: with the row.

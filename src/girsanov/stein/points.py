@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from girsanov.stein.fields import DiffusionMatrix, Identity, transposed_times
+from girsanov.linear import DiffusionMatrix, Identity
 from girsanov.stein.matrices import DiffusionLike, as_diffusion, require_nonzero, score_rows
 from girsanov.types import InputError, State
 
@@ -32,7 +32,7 @@ class SteinPoints:
     Attributes:
         x: centred points, shape ``n d``, events flattened.
         b: generalised scores, shape ``n r``.
-        m: compact diffusion matrices, shape ``n``, ``n d`` or ``n d r``; ``None`` for the identity.
+        m: diffusion matrices, shape ``n``, ``n d`` or ``n d r``; ``None`` for the identity.
     """
 
     x: Tensor
@@ -118,5 +118,5 @@ def _evaluate(
     batch = rows[at[0] : at[-1] + 1]
     s = score_rows(batch, score[at[0] : at[-1] + 1] if isinstance(score, Tensor) else score)
     m, divergence = matrix.divergence(batch)
-    b = transposed_times(m, s.to(m.dtype)) + divergence
-    return (b, m) if attached else (b.detach(), m.detach())
+    b = m.transpose().times(s.to(m.value.dtype)) + divergence
+    return (b, m.value) if attached else (b.detach(), m.value.detach())

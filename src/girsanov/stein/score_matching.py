@@ -36,8 +36,9 @@ from torch import Tensor
 
 from girsanov.calculus import Exact, Hutchinson
 from girsanov.inputs import checked
+from girsanov.linear import ValueMap
+from girsanov.linear.fields import Map
 from girsanov.randomness import keyed_generators, keyed_rademacher, seed_of
-from girsanov.stein.fields import Map, times, transposed_times
 from girsanov.stein.matrices import DiffusionLike, as_diffusion, require_nonzero, score_rows
 from girsanov.types import InputError, State, require_counts
 
@@ -73,21 +74,21 @@ class SquaredMatrix:
     """What the loss needs of a matrix at given rows: numbers, computed once for a data set.
 
     Attributes:
-        matrix: compact: ``n``, ``n d`` or ``n d r``.
+        matrix: m.
         drift: div(m m'), shape ``n d``.
     """
 
-    matrix: Tensor
+    matrix: ValueMap
     drift: Tensor
 
     @property
     def columns(self) -> int:
         """Number r of columns of m."""
-        return self.matrix.shape[2] if self.matrix.ndim == 3 else self.drift.shape[1]
+        return self.matrix.columns(self.drift)
 
     def rows(self, index: Tensor | slice) -> "SquaredMatrix":
         """The same for some of the rows: a batch."""
-        return SquaredMatrix(self.matrix[index], self.drift[index])
+        return SquaredMatrix(self.matrix.rows(index), self.drift[index])
 
 
 @final
@@ -169,13 +170,13 @@ def squared_matrix(x: State, diffusion: DiffusionLike = None) -> SquaredMatrix:
     """
     with torch.enable_grad():
         matrix, drift = as_diffusion(diffusion, x).drift(x.detach())
-    if torch.is_grad_enabled() and (matrix.requires_grad or drift.requires_grad):
+    if torch.is_grad_enabled() and (matrix.value.requires_grad or drift.requires_grad):
         raise InputError(
             "The diffusion matrix depends on parameters with gradients. The loss drops a term that moves with them, so "
             "its minimum would not be the truth: detach the matrix (flow.requires_grad_(False), or .detach() in the "
             "function), fit it beforehand, or minimise the kernel Stein discrepancy, which has an absolute zero"
         )
-    require_nonzero(matrix)
+    require_nonzero(matrix.value)
     return SquaredMatrix(matrix.detach(), drift.detach())
 
 
@@ -212,7 +213,7 @@ def pointwise_loss(
     share = 1.0 if isinstance(divergence, Exact) else 1.0 / max(1, divergence.probes)
     norm = share * squares
     if isinstance(divergence, Hutchinson):
-        norm = transposed_times(values.matrix, s).double().square().sum(1)
+        norm = values.matrix.transpose().times(s).double().square().sum(1)
     loss = 0.5 * norm + share * traces + (values.drift.double() * s.double()).sum(1)
     return loss if keep else loss.detach()
 
@@ -231,7 +232,7 @@ def _along(s: Tensor, point: State, values: SquaredMatrix, basis: Tensor, keep: 
     """Sums over e of (w . s)^2 and of w' grad(w . s), each ``n``, float64."""
     squares = traces = torch.zeros(len(s), dtype=torch.float64, device=s.device)
     for e in basis:
-        w = times(values.matrix, e)
+        w = values.matrix.times(e)
         slope = (w * s).sum(1)
         squares = squares + slope.double().square()
         if s.requires_grad:
@@ -261,8 +262,8 @@ def fisher_divergence(x: State, score: Map | Tensor, other: Map | Tensor, diffus
         tensor([12.5000], dtype=torch.float64)
     """
     difference = score_rows(x, score) - score_rows(x, other)
-    matrix = as_diffusion(diffusion, x).matrix(x)
-    return 0.5 * transposed_times(matrix, difference).double().square().sum(1)
+    matrix = as_diffusion(diffusion, x).at(x)
+    return 0.5 * matrix.transpose().times(difference).double().square().sum(1)
 
 
 @checked
@@ -291,7 +292,7 @@ def riemannian_score_matching(x: State, score: Map, diffusion: DiffusionLike = N
         """Gradient of log|det m|, which is -1/2 log det M."""
         leaf = point if point.requires_grad else point.detach().requires_grad_()
         with torch.enable_grad():
-            value = _log_abs_det(strategy.matrix(leaf), leaf[0].numel())
+            value = strategy.at(leaf).log_det(leaf)
             if not value.requires_grad:
                 return torch.zeros_like(point)
             (slope,) = torch.autograd.grad(value.sum(), leaf, create_graph=True, materialize_grads=True)
@@ -303,11 +304,5 @@ def riemannian_score_matching(x: State, score: Map, diffusion: DiffusionLike = N
     rows = pointwise_loss(x, intrinsic, values)
     slope = log_volume_slope(x).detach().flatten(1)
     # Lap_M f = div(m m' grad f) - grad log|det m| . m m' grad f
-    raised = times(values.matrix, transposed_times(values.matrix, slope))
+    raised = values.matrix.times(values.matrix.transpose().times(slope))
     return ScoreMatching(rows - (raised.double() * score_rows(x, intrinsic).double()).sum(1))
-
-
-def _log_abs_det(matrix: Tensor, d: int) -> Tensor:
-    if matrix.ndim == 3:
-        return torch.linalg.slogdet(matrix)[1]
-    return matrix.abs().log() * d if matrix.ndim == 1 else matrix.abs().log().sum(1)

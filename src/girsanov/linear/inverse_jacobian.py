@@ -5,7 +5,7 @@ For y = F(x) with Jacobian J, :math:`\mathrm{div}\, J^{-1} = -J^{-\top} \nabla \
 PyTorch (section 5 of the note).
 """
 
-__all__ = ["ContinuousFlow", "FlowMatrix", "Velocity", "flow_map", "integrate"]
+__all__ = ["ContinuousFlow", "FlowMatrix", "Velocity", "flow_map", "integrate", "jacobian_of"]
 
 import sys
 from collections.abc import Callable
@@ -15,8 +15,9 @@ from typing import Any, TypeAlias, final
 import torch
 from torch import Tensor
 
+from girsanov.linear.fields import DiffusionMatrix, Map, carries_gradient, leaf, weighted_gradient
+from girsanov.linear.maps import Full
 from girsanov.solvers import FixedGrid
-from girsanov.stein.fields import DiffusionMatrix, Map, carries_gradient, leaf, transposed_times, weighted_gradient
 from girsanov.types import State, Time
 
 Velocity: TypeAlias = Callable[[Time, State], State]  #: ``(t, x) -> w``, one time per row
@@ -70,19 +71,18 @@ class FlowMatrix(DiffusionMatrix):
         """The inverse Jacobian ``n d d``, differentiable in ``x`` where gradients are on."""
         return torch.linalg.inv(_jacobian(self.map, x))
 
-    def divergence(self, x: State) -> tuple[Tensor, Tensor]:
+    def divergence(self, x: State) -> tuple[Full, Tensor]:
         """By Piola's identity: one backward pass more than the Jacobian."""
         attached = carries_gradient(self.map, x)
         with torch.enable_grad():
             point = leaf(x, attached)
             jacobian = _jacobian(self.map, point)
-            inverse = torch.linalg.inv(jacobian)
+            matrix = Full(torch.linalg.inv(jacobian))
             # grad log|det J|_i = sum_ab (J^{-1})_ba d_i J_ab; with J^{-1} held fixed this has the right value, and with
             # gradients on the right gradient too, since the product is linear in what is held
-            weight = inverse.mT if attached else inverse.mT.detach()
-            slope = weighted_gradient(jacobian, weight, point, attached)
-        divergence = -transposed_times(inverse, slope)
-        return (inverse, divergence) if attached else (inverse.detach(), divergence.detach())
+            transposed = matrix.transpose() if attached else matrix.transpose().detach()
+            divergence = -transposed.times(weighted_gradient(jacobian, transposed.value, point, attached))
+        return (matrix, divergence) if attached else (matrix.detach(), divergence.detach())
 
 
 @final
@@ -118,8 +118,12 @@ def _jacobian(field: Map, x: State) -> Tensor:
     attached = carries_gradient(field, x)
     with torch.enable_grad():
         point = leaf(x, attached)
-        image = field(point).flatten(1)
-        rows = [weighted_gradient(y, torch.ones_like(y), point, attached) for y in image.unbind(1)]
+        return jacobian_of(field(point).flatten(1), point, attached)
+
+
+def jacobian_of(value: Tensor, point: State, create_graph: bool) -> Tensor:
+    """Derivatives d_j of the components i of ``value``, ``n i j``; 0 where nothing depends on ``point``."""
+    rows = [weighted_gradient(y, torch.ones_like(y), point, create_graph) for y in value.unbind(1)]
     return torch.stack(rows, 1)
 
 
