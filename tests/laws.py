@@ -15,13 +15,16 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from girsanov.densities import Density, Gaussian, GaussianMixture
-from girsanov.models import PREDICTIONS, ConvNetwork, ResidualMLP, TwoLayerNetwork
+from girsanov.models import PREDICTIONS, ConvNetwork, ResidualMLP, Signature, TwoLayerNetwork
+from girsanov.models.unet import UNet
 from girsanov.processes import (
     BrownianMotion,
     Cosine,
     HarmonicVP,
+    LearnedSchedule,
     LinearProcess,
     OrnsteinUhlenbeck,
+    Section,
     StraightPath,
     SubVariancePreserving,
     VarianceExploding,
@@ -44,7 +47,27 @@ PROCESSES: dict[str, Callable[..., LinearProcess]] = {
 }
 REMEMBERING = ("VarianceExploding", "BrownianMotion")  # alpha = 1: the prior needs to know where the data are
 
+
+def bent(log_snr_range: tuple[float, float] = (-12.0, 15.0), seed: int = 0) -> LearnedSchedule:
+    """A learned schedule with random parameters."""
+    schedule = LearnedSchedule(log_snr_range)
+    with torch.no_grad():
+        for parameter in schedule.parameters():
+            parameter += 0.7 * torch.randn(parameter.shape, generator=seeded(seed), dtype=torch.float64)
+    return schedule
+
+
+#: every kind of linear process, those too whose clock is made of others or starts with noise
+CLOCKS: dict[str, Callable[[], LinearProcess]] = {
+    **PROCESSES,
+    "LearnedSchedule": lambda: bent().requires_grad_(False),
+    "Section": lambda: Section(VariancePreserving(beta_max=25.0), 0.1, 1.0),
+    "Section of VarianceExploding": lambda: Section(VarianceExploding(), 0.1, 0.9),
+    "Section of OrnsteinUhlenbeck": lambda: Section(OrnsteinUhlenbeck(beta=30.0), 0.2, 1.0),
+}
+
 each_process = pytest.mark.parametrize("make_process", PROCESSES.values(), ids=PROCESSES)
+each_clock = pytest.mark.parametrize("make_process", CLOCKS.values(), ids=CLOCKS)
 each_prediction = pytest.mark.parametrize("predicts", PREDICTIONS)
 
 
@@ -197,11 +220,12 @@ GAUSSIANS = {name: make for name, make in DENSITIES.items() if "mixture" not in 
 each_density = pytest.mark.parametrize("make_case", DENSITIES.values(), ids=DENSITIES)
 each_gaussian = pytest.mark.parametrize("make_case", GAUSSIANS.values(), ids=GAUSSIANS)
 
-#: name -> (constructor taking ``classes`` and ``condition_dim``, event shape)
+#: name -> (constructor taking the fields of a ``Signature``, event shape)
 NETWORKS: dict[str, tuple[Callable[..., torch.nn.Module], tuple[int, ...]]] = {
-    "ResidualMLP": (lambda **options: ResidualMLP((2, 2), width=16, blocks=2, **options), (2, 2)),
-    "TwoLayerNetwork": (lambda **options: TwoLayerNetwork((2, 2), width=16, **options), (2, 2)),
-    "ConvNetwork": (lambda **options: ConvNetwork((1, 4, 4), width=4, deep_width=8, **options), (1, 4, 4)),
+    "ResidualMLP": (lambda **given: ResidualMLP((2, 2), Signature(**given), width=16, blocks=2), (2, 2)),
+    "TwoLayerNetwork": (lambda **given: TwoLayerNetwork((2, 2), Signature(**given), width=16), (2, 2)),
+    "ConvNetwork": (lambda **given: ConvNetwork((1, 4, 4), Signature(**given), width=4, deep_width=8), (1, 4, 4)),
+    "UNet": (lambda **given: UNet((1, 4, 4), Signature(**given), width=8, multipliers=(1, 2)), (1, 4, 4)),
 }
 
 each_network = pytest.mark.parametrize(("make_network", "shape"), NETWORKS.values(), ids=NETWORKS)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "src" / "girsanov"
+PACKAGE, TESTS = ROOT / "src" / "girsanov", ROOT / "tests"
 SOURCES = {
     path.relative_to(PACKAGE): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))
 }
@@ -190,6 +190,14 @@ def test_a_long_function_is_found():
     fits = f'def f():\n    """Doc.\n\n    More.\n    """\n{body}'
     assert not long_functions(Path("a.py"), ast.parse(fits))
     assert long_functions(Path("a.py"), ast.parse(f"{fits}    return x\n"))
+
+
+def test_tests_mirror_the_package():
+    tests = sorted(path.relative_to(TESTS) for path in TESTS.rglob("test_*.py"))
+    folders = {path.parent for path in tests} - {Path()}
+    assert {folder for folder in folders if not (PACKAGE / folder).is_dir()} == {Path("benchmarks")}
+    own = {path.stem.removeprefix("test_") for path in tests if path.parent == Path()}
+    assert own - set(LEVELS) == {"architecture", "devices", "doors", "package", "tutorials"}  # of the whole
 
 
 def test_modules_say_what_they_are_and_what_they_export():

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import kstest, norm
 
 from girsanov.densities import Gaussian
-from girsanov.models import ScoreModel, TwoLayerNetwork
+from girsanov.models import ScoreModel, Signature, TwoLayerNetwork
 from girsanov.pairs import AncestralChain, ScorePair
 from girsanov.processes import OrnsteinUhlenbeck, VariancePreserving
 from girsanov.samplers import sample, sample_with_log_prob
@@ -131,7 +131,7 @@ def test_equal_seeds_give_equal_draws_and_the_ode_is_smooth_in_them(lmbd):
 
 
 def test_conditions_follow_their_rows():
-    process, network = VariancePreserving(), TwoLayerNetwork((2,), width=4, classes=2).double()
+    process, network = VariancePreserving(), TwoLayerNetwork((2,), Signature(classes=2), width=4).double()
     with torch.no_grad():
         network.embedding.labels.weight[1:] += torch.tensor([[3.0], [-3.0]])
         network.third.weight.add_(torch.randn(2, 4, generator=seeded(0)))

@@ -7,7 +7,7 @@ import torch
 
 from girsanov.applications.regulariser import density_regulariser, gan_optimum
 from girsanov.densities import Gaussian
-from girsanov.models import ScoreModel, TwoLayerNetwork
+from girsanov.models import ScoreModel, Signature, TwoLayerNetwork
 from girsanov.processes import VariancePreserving
 from girsanov.types import InputError
 from tests.applications.test_novelty import ExactNetwork
@@ -131,7 +131,7 @@ def test_the_paired_gradient_vanishes_for_equal_laws_and_is_the_difference_other
 
 def test_parameters_of_the_generator_get_the_gradient_and_conditions_follow_rows():
     reference = Gaussian(torch.zeros(2), 1.0)
-    network = TwoLayerNetwork((2,), width=4, classes=2)
+    network = TwoLayerNetwork((2,), Signature(classes=2), width=4)
     torch.nn.init.normal_(network.third.weight)
     model = Model(ScoreModel(network, VariancePreserving(), reference=reference))
     layer = torch.nn.Linear(2, 2)

@@ -9,8 +9,8 @@ import torch
 import girsanov as gv
 from girsanov.datasets import from_array
 from girsanov.density_model import Config
-from girsanov.models import ConditionMap
-from girsanov.models.networks import Embedding
+from girsanov.models import ConditionMap, Signature
+from girsanov.models.conditioning import Embedding
 from girsanov.objectives import Batch, DenoisingObjective
 from girsanov.transforms import Compose
 from girsanov.types import InputError
@@ -92,7 +92,7 @@ def test_bad_conditions_are_refused():
 
 
 def test_a_hidden_condition_is_no_condition():
-    embedding = Embedding(8, condition_dim=2)
+    embedding = Embedding(8, Signature(condition_dim=2))
     with torch.no_grad():
         for parameter in embedding.parameters():
             parameter.normal_()
@@ -130,7 +130,7 @@ def test_the_unet_takes_continuous_conditions():
     pytest.importorskip("diffusers")
     from girsanov.models.unet import UNet
 
-    network = UNet((1, 8, 8), width=8, multipliers=(1, 2), condition_dim=2)
+    network = UNet((1, 8, 8), Signature(condition_dim=2), width=8, multipliers=(1, 2))
     with torch.no_grad():
         network.net.conv_out.weight.normal_()
     level, features = torch.zeros(3), torch.randn(3, 1, 1, 8, 8)

@@ -7,7 +7,7 @@ from girsanov.calculus import Hutchinson
 from girsanov.densities import Gaussian
 from girsanov.likelihoods import Target, density, elbo, fit_proposal, integral, ode, ode_log_prob
 from girsanov.likelihoods.integral import Replicates
-from girsanov.models import ConvNetwork, ScoreModel, TwoLayerNetwork
+from girsanov.models import ConvNetwork, ScoreModel, Signature, TwoLayerNetwork
 from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.randomness import keyed_generators
@@ -51,7 +51,7 @@ def image_model():
 
 def double_model(classes=0):
     """A model on (2, 2) in double precision, with random weights."""
-    network = awake(TwoLayerNetwork((2, 2), width=8, classes=classes)).double()
+    network = awake(TwoLayerNetwork((2, 2), Signature(classes=classes), width=8)).double()
     reference = Gaussian(torch.zeros(2, 2), 0.5)
     return ScoreModel(network, VariancePreserving(), reference=reference)
 

@@ -1,5 +1,6 @@
 """Heads: an untrained expert is the reference, a calibrated one is the exact denoiser it stands for."""
 
+import inspect
 import math
 
 import pytest
@@ -7,7 +8,17 @@ import torch
 
 from girsanov.calculus import sum_event
 from girsanov.densities import Gaussian, GaussianMixture
-from girsanov.models import Ensemble, Lattice, LatticeHead, MixtureHead, ScoreModel
+from girsanov.models import (
+    Ensemble,
+    ExpertHead,
+    Head,
+    Lattice,
+    LatticeHead,
+    MixtureHead,
+    ResidualHead,
+    ScoreModel,
+)
+from girsanov.models.diffusers.network import PretrainedHead
 from girsanov.models.heads import truncated_moments
 from girsanov.processes import VariancePreserving
 from tests.seeds import seeded
@@ -31,13 +42,85 @@ def mixture_head():
     return MixtureHead(mixture.moment_match(), "v", mixture), mixture
 
 
-@pytest.mark.parametrize("make", [lattice_head, mixture_head], ids=["lattice", "mixture"])
+#: name -> constructor of a head
+HEADS = {
+    "residual": lambda: ResidualHead(mixture_head()[1].moment_match(), "v"),
+    "lattice": lambda: lattice_head()[0],
+    "lattice, image": lambda: lattice_head(shape=(1, 2, 2))[0],
+    "mixture": lambda: mixture_head()[0],
+    "pretrained": lambda: PretrainedHead(mixture_head()[1].moment_match()),
+}
+OF_MAPS = {name: make for name, make in HEADS.items() if name != "pretrained"}  # which hands the rows over as they are
+each_head_of_maps = pytest.mark.parametrize("make", OF_MAPS.values(), ids=OF_MAPS)
+each_head = pytest.mark.parametrize("make", HEADS.values(), ids=HEADS)
+
+
+def woken(head):
+    """With its expert at work, where it has one."""
+    if isinstance(head, ExpertHead):
+        torch.nn.init.constant_(head.share, 0.7)
+    return head
+
+
+def talking(head):
+    """A network whose maps are made of all that it is given, row by row."""
+    if isinstance(head, PretrainedHead):
+        return torch.sin
+    return lambda features: torch.stack([(k + features).sin().sum(1) for k in range(head.outputs)], 1)
+
+
+def test_every_kind_of_head_is_under_the_laws():
+    kinds, found = [Head], set()
+    while kinds:
+        kinds += (kind := kinds.pop()).__subclasses__()
+        found |= set() if inspect.isabstract(kind) or not kind.__module__.startswith("girsanov.") else {kind}
+    assert {type(make()) for make in HEADS.values()} == found
+
+
+@each_head_of_maps
 def test_an_untrained_head_is_the_reference_exactly(make):
-    head, _ = make()
+    head = make()
     shape = head.reference.event_shape
     model = ScoreModel(silent(head.outputs), VariancePreserving(), reference=head.reference, head=head).eval()
     z = torch.randn(64, *shape)
     assert not model.deviation(torch.linspace(-10.0, 15.0, 64, dtype=torch.float64), z).any()
+
+
+@each_head_of_maps
+def test_a_head_exchanges_the_maps_that_it_counts(make):
+    head, seen = make(), []
+    z = torch.randn(5, *head.reference.event_shape)
+
+    def network(features):
+        seen.append(features.shape)
+        return talking(head)(features)
+
+    deviation = head.deviation(network, torch.linspace(-5.0, 5.0, 5), z)
+    assert deviation.shape == z.shape
+    assert seen == [(5, head.inputs, *z.shape[1:])]
+
+
+@each_head
+def test_rows_of_a_head_do_not_see_each_other_and_the_network_is_heard(make):
+    head = woken(make())
+    level, z = torch.linspace(-8.0, 12.0, 6), torch.randn(6, *head.reference.event_shape)
+    with torch.no_grad():
+        together = head.deviation(talking(head), level, z)
+        for i in range(6):
+            alone = head.deviation(talking(head), level[i : i + 1], z[i : i + 1])
+            torch.testing.assert_close(alone[0], together[i], rtol=1e-5, atol=1e-6)
+        silence = head.deviation(lambda features: 0.0 * talking(head)(features), level, z)
+    assert bool((silence - together).flatten(1).abs().amax(1).gt(0.0).any())
+
+
+@each_head
+def test_gradients_of_a_head_are_finite_and_reach_rows_and_network(make):
+    head = woken(make())
+    level, z = torch.linspace(-10.0, 14.0, 9), 3.0 * torch.randn(9, *head.reference.event_shape)
+    weight = torch.ones((), requires_grad=True)
+    deviation = head.deviation(lambda f: weight * talking(head)(f), level, z.requires_grad_())
+    gradients = torch.autograd.grad(deviation.square().sum(), [z, weight])
+    assert all(bool(gradient.isfinite().all()) and bool(gradient.any()) for gradient in gradients)
 
 
 def test_a_calibrated_mixture_head_is_the_mixtures_denoiser():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from girsanov.calculus import Exact
-from girsanov.models import ConvNetwork, TwoLayerNetwork
+from girsanov.models import ConvNetwork, Signature, TwoLayerNetwork
 from tests.laws import each_network
 from tests.seeds import seeded
 
@@ -72,7 +72,7 @@ def test_continuous_conditions_change_the_output(make_network, shape):
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 1)])
 @pytest.mark.parametrize("classes", [0, 3])
 def test_the_closed_form_trace_is_the_exact_divergence(shape, classes):
-    network = awaken(TwoLayerNetwork(shape, width=12, classes=classes))
+    network = awaken(TwoLayerNetwork(shape, Signature(classes=classes), width=12))
     d = torch.Size(shape).numel()
     matrix = torch.randn(d, d)
     matrix = matrix + matrix.T
@@ -89,7 +89,7 @@ def test_the_closed_form_trace_is_the_exact_divergence(shape, classes):
 
 
 def test_several_maps_in_and_out():
-    network = awaken(ConvNetwork((2, 4, 4), inputs=3, outputs=5, width=4, deep_width=8))
+    network = awaken(ConvNetwork((2, 4, 4), Signature(3, 5), width=4, deep_width=8))
     out = network(torch.zeros(2), torch.randn(2, 3, 2, 4, 4), None)
     assert out.shape == (2, 5, 2, 4, 4)
 

@@ -6,7 +6,7 @@ import torch
 from girsanov.models import PREDICTIONS, from_noise, to_noise
 from girsanov.processes import StraightPath
 from girsanov.types import InputError
-from tests.laws import each_prediction, each_process
+from tests.laws import each_clock, each_prediction
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -17,7 +17,7 @@ def columns(values):
     return values.reshape(-1, 1, 1, 1)
 
 
-@each_process
+@each_clock
 @each_prediction
 def test_conversions_round_trip(make_process, predicts):
     process = make_process()
@@ -26,7 +26,7 @@ def test_conversions_round_trip(make_process, predicts):
     torch.testing.assert_close(to_noise(predicts, process, LEVELS, x_t, prediction), noise, rtol=1e-6, atol=1e-6)
 
 
-@each_process
+@each_clock
 def test_predictions_mean_what_they_say(make_process):
     process = make_process()
     levels = torch.linspace(-6.0, 9.0, 7)

@@ -7,10 +7,12 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
+from girsanov import processes
 from girsanov.densities import Gaussian, StandardNormal
 from girsanov.processes import (
     BrownianMotion,
     LearnedSchedule,
+    LinearProcess,
     OrnsteinUhlenbeck,
     Section,
     SubVariancePreserving,
@@ -18,7 +20,7 @@ from girsanov.processes import (
     VariancePreserving,
 )
 from girsanov.types import InputError
-from tests.laws import PROCESSES, REMEMBERING, each_process
+from tests.laws import CLOCKS, PROCESSES, REMEMBERING, each_clock, each_process
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -41,7 +43,17 @@ KERNELS = {
 }
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+def lowest(process):
+    """The log-SNR down to which the clock is asked: those of sections and learned schedules end."""
+    return process.end_log_snr if isinstance(process, Section | LearnedSchedule) else -15.0
+
+
+def test_every_kind_of_process_is_under_the_laws():
+    kinds = {kind for kind in vars(processes).values() if isinstance(kind, type) and issubclass(kind, LinearProcess)}
+    assert {type(make()) for make in CLOCKS.values()} == kinds - {LinearProcess}
+
+
+@pytest.mark.parametrize("name", KERNELS)
 def test_kernel_is_the_textbooks(name):
     times = torch.tensor([0.0, 1e-3, 0.2, 0.5, 0.8, 0.99])
     alpha_t, sigma_t = PROCESSES[name]().marginal(times)
@@ -49,7 +61,7 @@ def test_kernel_is_the_textbooks(name):
     torch.testing.assert_close(torch.stack([alpha_t, sigma_t]), expected, rtol=1e-11, atol=0.0)
 
 
-@each_process
+@each_clock
 def test_kernel_solves_the_moment_equations_of_the_sde(make_process):
     process = make_process()
 
@@ -58,13 +70,15 @@ def test_kernel_solves_the_moment_equations_of_the_sde(make_process):
         return [float(rate) * y[0], 2.0 * float(rate) * y[1] + float(squared)]
 
     times = [0.1, 0.4, 0.9]
-    solution = solve_ivp(moments, (0.0, 0.9), [1.0, 0.0], t_eval=times, rtol=1e-10, atol=1e-12, method="DOP853")
+    alpha, sigma = process.marginal(torch.zeros(1))
+    begin = [float(alpha), float(sigma.square())]  # 1 and 0, but for a schedule that starts with noise
+    solution = solve_ivp(moments, (0.0, 0.9), begin, t_eval=times, rtol=1e-10, atol=1e-12, method="DOP853")
     alpha_t, sigma_t = process.marginal(torch.tensor(times))
     torch.testing.assert_close(alpha_t, torch.tensor(solution.y[0]), rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(sigma_t.square(), torch.tensor(solution.y[1]), rtol=1e-8, atol=1e-10)
 
 
-@each_process
+@each_clock
 def test_rates_are_the_derivatives_of_the_kernel(make_process):
     process = make_process()
     t = torch.linspace(0.03, 0.97, 13).requires_grad_()
@@ -76,7 +90,7 @@ def test_rates_are_the_derivatives_of_the_kernel(make_process):
     torch.testing.assert_close(squared, variance_slope - 2.0 * rate * sigma_t.square(), rtol=1e-8, atol=1e-12)
 
 
-@each_process
+@each_clock
 def test_log_snr_is_the_clock_of_the_noise(make_process):
     process = make_process()
     t = torch.linspace(0.03, 0.97, 13).requires_grad_()
@@ -86,7 +100,7 @@ def test_log_snr_is_the_clock_of_the_noise(make_process):
     torch.testing.assert_close(squared / sigma_t.square(), -slope, rtol=1e-9, atol=0.0)
 
 
-@each_process
+@each_clock
 def test_drift_and_diffusion_apply_the_rates_to_rows_of_any_shape(make_process):
     process, t = make_process(), torch.tensor([0.3, 0.7])
     x = torch.randn(2, 1, 2, 3)
@@ -96,9 +110,10 @@ def test_drift_and_diffusion_apply_the_rates_to_rows_of_any_shape(make_process):
     assert process.drift(t[:1], x.float()).dtype == torch.float32
 
 
-@each_process
+@each_clock
 def test_time_inverts_log_snr(make_process):
-    process, levels = make_process(), torch.linspace(-15.0, 15.0, 61)
+    process = make_process()
+    levels = torch.linspace(lowest(process), 15.0, 61)
     times = process.time(levels)
     torch.testing.assert_close(process.log_snr(times), levels, rtol=0.0, atol=2e-8)
     assert bool((times.diff() < 0).all())
@@ -106,31 +121,35 @@ def test_time_inverts_log_snr(make_process):
     torch.testing.assert_close(process.time(process.log_snr(inside)), inside, rtol=1e-9, atol=0.0)
 
 
-@each_process
+@each_clock
 def test_marginal_at_is_the_marginal_at_that_time(make_process):
-    process, levels = make_process(), torch.linspace(-14.0, 15.0, 59)
+    process = make_process()
+    levels = torch.linspace(max(-14.0, lowest(process)), 15.0, 59)
     direct, through_time = process.marginal_at(levels), process.marginal(process.time(levels))
     for a, b in zip(direct, through_time, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=0.0)
     torch.testing.assert_close(2.0 * (direct[0] / direct[1]).log(), levels, rtol=0.0, atol=1e-12)
 
 
-@each_process
+@each_clock
 def test_log_snr_decreases_from_infinity_at_the_data(make_process):
     process = make_process()
     levels = process.log_snr(torch.cat([torch.logspace(-12, -2, 60), torch.linspace(0.011, 1.0, 200)]))
     assert bool((levels.diff() < 0).all())
     for dtype in (torch.float32, torch.float64):
         start = torch.zeros(1, dtype=dtype)
+        if isinstance(process, LearnedSchedule):  # which starts at the end of its range, with that much noise
+            assert float(process.log_snr(start)) == process.log_snr_range[1]
+            continue
         alpha_0, sigma_0 = process.marginal(start)
         assert (float(alpha_0), float(sigma_0), float(process.log_snr(start))) == (1.0, 0.0, math.inf)
 
 
-@each_process
+@each_clock
 def test_float32_arguments_lose_nothing_but_their_own_rounding(make_process):
     process = make_process()
     times = torch.cat([torch.logspace(-7, -1, 25), 1.0 - torch.logspace(-6, -1, 25), torch.ones(1)]).float()
-    levels = torch.linspace(-15.0, 15.0, 61).float()
+    levels = torch.linspace(lowest(process), 15.0, 61).float()
     for method, argument in (("marginal", times), ("rates", times[:-1]), ("marginal_at", levels)):
         for narrow, wide in zip(
             getattr(process, method)(argument), getattr(process, method)(argument.double()), strict=True
@@ -142,11 +161,15 @@ def test_float32_arguments_lose_nothing_but_their_own_rounding(make_process):
         torch.testing.assert_close(narrow.double(), wide, rtol=2e-7, atol=1e-9)
 
 
-@each_process
-def test_default_range_ends_at_the_horizon_or_at_fifteen(make_process):
+@each_clock
+def test_the_range_ends_at_the_horizon_or_at_fifteen(make_process):
     process = make_process()
     end = float(process.log_snr(torch.tensor(process.horizon)))
     assert process.log_snr_range == (max(end, -15.0), 15.0)
+
+
+@each_process
+def test_a_range_may_be_given(make_process):
     assert make_process(log_snr_range=(-3.0, 4.0)).log_snr_range == (-3.0, 4.0)
 
 

@@ -27,26 +27,6 @@ def test_two_sections_compose_to_the_process(make):
     torch.testing.assert_close((a2 * s1).square() + s2.square(), s.square(), rtol=1e-10, atol=0.0)
 
 
-@each_whole
-def test_rates_are_the_derivatives_of_the_kernel(make):
-    section = Section(make(), 0.25, 0.75)
-    t, h = torch.tensor([0.2, 0.5, 0.9]), 1e-5
-    rate, squared = section.rates(t)
-    (up, s_up), (down, s_down), (_, s) = section.marginal(t + h), section.marginal(t - h), section.marginal(t)
-    torch.testing.assert_close((up.log() - down.log()) / (2 * h), rate, rtol=1e-6, atol=1e-8)
-    growth = (s_up.square() - s_down.square()) / (2 * h) - 2.0 * rate * s.square()
-    torch.testing.assert_close(growth, squared, rtol=1e-6, atol=1e-8)
-
-
-@each_whole
-def test_time_inverts_log_snr(make):
-    section = Section(make(), 0.25, 0.75)
-    t = torch.tensor([0.1, 0.5, 0.99])
-    torch.testing.assert_close(section.time(section.log_snr(t)), t, rtol=1e-9, atol=1e-9)
-    alpha, _ = section.marginal(t)
-    torch.testing.assert_close(section.marginal_at(section.log_snr(t))[0], alpha, rtol=1e-9, atol=0.0)
-
-
 @pytest.mark.parametrize(("begin", "end"), [(0.5, 0.5), (-0.1, 0.5), (0.2, 1.2)])
 def test_times_out_of_order_are_refused(begin, end):
     with pytest.raises(InputError, match="0 <= begin < end <= 1"):

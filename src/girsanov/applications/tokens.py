@@ -31,7 +31,7 @@ from girsanov.calculus import noised, sum_event
 from girsanov.densities import Gaussian
 from girsanov.inputs import as_condition, as_rows, checked
 from girsanov.likelihoods import elbo
-from girsanov.models import ResidualMLP, ScoreModel
+from girsanov.models import ResidualMLP, ScoreModel, Signature
 from girsanov.objectives import Batch, DenoisingObjective
 from girsanov.pairs import ScorePair
 from girsanov.processes import Cosine, LinearProcess
@@ -159,7 +159,7 @@ class TokenModel(nn.Module):
         self.enter = nn.Linear(c, width)
         layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
         self.transformer = nn.TransformerEncoder(layer, layers, norm=nn.LayerNorm(width), enable_nested_tensor=False)
-        network = ResidualMLP((c,), width=head_width, blocks=head_blocks, condition_dim=width)
+        network = ResidualMLP((c,), Signature(condition_dim=width), width=head_width, blocks=head_blocks)
         self.head = ScoreModel(network, process or Cosine(), reference=Gaussian(torch.zeros(c).double(), 1.0))
 
     def context(self, y: State) -> Tensor:

@@ -37,7 +37,7 @@ from girsanov.bridges.potentials import Potentials
 from girsanov.bridges.reference import Clock
 from girsanov.densities import Density, Gaussian, GaussianMixture
 from girsanov.inputs import as_condition
-from girsanov.models import ConvNetwork, ResidualMLP, takes_convolutions
+from girsanov.models import ConvNetwork, ResidualMLP, Signature, takes_convolutions
 from girsanov.pairs import Direction
 from girsanov.types import InputError, State, Time
 
@@ -126,18 +126,20 @@ class BridgeNetwork(nn.Module):
     def __init__(self, event_shape: tuple[int, ...], config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        common = {"classes": config.classes, "condition_dim": config.condition_dim, "dropout": config.dropout}
+        signature = Signature(classes=config.classes, condition_dim=config.condition_dim)
         if takes_convolutions(event_shape):
             self.residual: nn.Module = ConvNetwork(
                 event_shape,
+                signature,
                 width=config.width,
                 deep_width=2 * config.width,
-                blocks=1,
                 deep_blocks=config.blocks,
-                **common,
+                dropout=config.dropout,
             )
         else:
-            self.residual = ResidualMLP(event_shape, width=config.width, blocks=config.blocks, **common)
+            self.residual = ResidualMLP(
+                event_shape, signature, width=config.width, blocks=config.blocks, dropout=config.dropout
+            )
         d = math.prod(event_shape)
         self.affine = nn.Parameter(torch.zeros(AFFINE_TERMS, d + 1, d)) if d <= AFFINE_LIMIT else None
 

@@ -10,7 +10,7 @@ from typing import Any, final
 from torch import nn
 
 from girsanov.density_model.config import Config
-from girsanov.models import ConvNetwork, Ensemble, Head, ResidualMLP, TwoLayerNetwork, takes_convolutions
+from girsanov.models import ConvNetwork, Ensemble, Head, ResidualMLP, Signature, TwoLayerNetwork, takes_convolutions
 from girsanov.models.unet import UNet
 from girsanov.types import InputError
 
@@ -101,11 +101,12 @@ def build_network(record: Mapping[str, Any], event_shape: Sequence[int], head: H
 
 
 def _build_member(record: Mapping[str, Any], event_shape: Sequence[int], head: Head) -> nn.Module:
-    name, options = record["name"], record["config"]
+    name, options = record["name"], dict(record["config"])
+    condition = {key: options.pop(key) for key in ("classes", "condition_dim") if key in options}
     if name == "two-layer":
         if head.inputs != 1:
             raise InputError("The two-layer network reads one map: set lattice=False (--no-lattice-head)")
-        return TwoLayerNetwork(event_shape, **options)
+        return TwoLayerNetwork(event_shape, Signature(**condition), **options)
     if name not in NETWORKS or math.prod(event_shape) == 0:
         raise InputError(f"Unknown network {name!r}")
-    return NETWORKS[name](event_shape, inputs=head.inputs, outputs=head.outputs, **options)
+    return NETWORKS[name](event_shape, Signature(head.inputs, head.outputs, **condition), **options)

@@ -14,6 +14,7 @@ __all__ = [
     "ResidualHead",
     "ResidualMLP",
     "ScoreModel",
+    "Signature",
     "TwoLayerNetwork",
     "called",
     "from_noise",
@@ -21,14 +22,9 @@ __all__ = [
     "to_noise",
 ]
 
+from girsanov.models.conditioning import ConditionMap, Signature
+from girsanov.models.convolutions import ConvNetwork, takes_convolutions
 from girsanov.models.heads import ExpertHead, Head, Lattice, LatticeHead, MixtureHead, ResidualHead
-from girsanov.models.networks import (
-    ConditionMap,
-    ConvNetwork,
-    Ensemble,
-    ResidualMLP,
-    TwoLayerNetwork,
-    takes_convolutions,
-)
+from girsanov.models.networks import Ensemble, ResidualMLP, TwoLayerNetwork
 from girsanov.models.predictions import PREDICTIONS, from_noise, to_noise
 from girsanov.models.score_model import HALF, ScoreModel, called

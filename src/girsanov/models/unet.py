@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from girsanov.models.networks import ConditionMap
+from girsanov.models.conditioning import Signature, condition_map
 from girsanov.types import InputError
 
 TIME_SCALE = 1000.0 / 30.0  # diffusers' embeddings expect times up to about 1000; log-SNR spans about 30
@@ -24,14 +24,11 @@ class UNet(nn.Module):
 
     Args:
         event_shape: ``(c, h, w)``.
-        inputs: number f of feature maps.
-        outputs: number o of output maps.
+        signature: numbers of maps, and what the condition is.
         width: channels at full resolution, a multiple of 8.
         multipliers: channels of each resolution, in units of ``width``.
         layers: residual layers per resolution.
         dropout: rate inside the residual layers.
-        classes: number of class labels, with -1 for "no label".
-        condition_dim: length of a continuous condition, with NaN for "no condition".
 
     Raises:
         InputError: if diffusers is not installed.
@@ -40,15 +37,12 @@ class UNet(nn.Module):
     def __init__(
         self,
         event_shape: Sequence[int],
+        signature: Signature = Signature(),  # noqa: B008  (a frozen value)
         *,
-        inputs: int = 1,
-        outputs: int = 1,
         width: int = 32,
         multipliers: Sequence[int] = (1, 2, 4),
         layers: int = 1,
         dropout: float = 0.0,
-        classes: int = 0,
-        condition_dim: int = 0,
     ) -> None:
         super().__init__()
         try:
@@ -56,15 +50,15 @@ class UNet(nn.Module):
         except ImportError as error:
             raise InputError("The U-Net comes from diffusers: pip install 'girsanov[diffusers]'") from error
         c, height, breadth = event_shape
-        self.outputs = outputs
+        self.outputs = signature.outputs
         levels = len(multipliers)
         stride = 2 ** (levels - 1)
         self.margin = (-breadth % stride, -height % stride)
-        self.classes = classes
-        self.condition = ConditionMap(condition_dim, 4 * width) if condition_dim else None
+        self.classes = signature.classes
+        self.condition = condition_map(signature, 4 * width)
         self.net = UNet2DModel(
-            in_channels=inputs * c,
-            out_channels=outputs * c,
+            in_channels=signature.inputs * c,
+            out_channels=signature.outputs * c,
             block_out_channels=tuple(width * factor for factor in multipliers),
             down_block_types=("DownBlock2D",) * levels,
             up_block_types=("UpBlock2D",) * levels,
@@ -72,8 +66,8 @@ class UNet(nn.Module):
             norm_num_groups=8,
             dropout=dropout,
             attention_head_dim=8,
-            num_class_embeds=classes + 1 if classes else None,
-            class_embed_type="identity" if condition_dim else None,
+            num_class_embeds=self.classes + 1 if self.classes else None,
+            class_embed_type="identity" if self.condition is not None else None,
         )
         for parameter in self.net.conv_out.parameters():
             nn.init.zeros_(parameter)
