@@ -1,6 +1,23 @@
-"""Pages whose figures are written from the committed results: markers, sections, and the command line of each."""
+"""Pages whose figures are written from the committed results: markers, sections, and the command line of each.
 
-__all__ = ["FIGURES", "RESULTS", "ROOT", "Page", "figure", "load", "table"]
+``benchmarks/PART/NAME.py`` writes ``results/PART-NAME.json``, or ``PART-NAME-VARIANT.json`` where it has several.
+"""
+
+__all__ = [
+    "BEGIN",
+    "END",
+    "FIGURES",
+    "RESULTS",
+    "ROOT",
+    "SCRIPTS",
+    "Page",
+    "command",
+    "figure",
+    "load",
+    "script_of",
+    "source",
+    "table",
+]
 
 import argparse
 import json
@@ -12,6 +29,32 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS, FIGURES = ROOT / "benchmarks" / "results", ROOT / "docs" / "figures"
 BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
+WRITERS = ("index", "summary", "recorded_bits")  # what records no result
+#: name of a result -> the script that writes it
+SCRIPTS = {
+    "-".join(path.relative_to(ROOT / "benchmarks").with_suffix("").parts).replace("_", "-"): path
+    for path in sorted((ROOT / "benchmarks").rglob("[!_]*.py"))
+    if path.stem not in WRITERS
+}
+
+
+def script_of(result: str) -> Path | None:
+    """The script of a result, or of one of its variants."""
+    found = [name for name in SCRIPTS if result == name or result.startswith(f"{name}-")]
+    return SCRIPTS[max(found, key=len)] if found else None
+
+
+def command(script: Path, arguments: str = "") -> str:
+    """How a script is run, from the root of the repository."""
+    module = ".".join(script.relative_to(ROOT).with_suffix("").parts)
+    return f"python -m {module} {arguments}".rstrip()
+
+
+def source(result: str, arguments: str = "") -> str:
+    """Where a section of a page in docs/ comes from."""
+    script = script_of(result)
+    assert script is not None, f"no script writes {result}"
+    return f"`{command(script, arguments)}` · [{result}.json](../benchmarks/results/{result}.json)"
 
 
 def load(name: str) -> dict[str, Any] | None:

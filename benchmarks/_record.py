@@ -1,10 +1,11 @@
-"""Results of benchmarks as JSON: what was measured, on which commit and machine, with which spread.
+"""The command line of a benchmark, and its results as JSON: on which commit and machine, with which spread.
 
 Times are recorded together with a calibration workload run on the same machine, so that two machines compare.
 """
 
-__all__ = ["calibration_seconds", "record", "spread"]
+__all__ = ["RESULTS", "Command", "calibration_seconds", "record", "settings", "spread"]
 
+import argparse
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,6 +24,33 @@ import girsanov
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn")
+
+
+class Command(argparse.ArgumentParser):
+    """Options of a benchmark, whose help is its page; ``--quick`` is a check that it runs, and records nothing.
+
+    Args:
+        page: docstring of the script.
+        quick: values that take the place of defaults with ``--quick``.
+    """
+
+    def __init__(self, page: str | None, **quick: object) -> None:
+        super().__init__(description=page, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.quick = quick
+        self.add_argument("--quick", action="store_true", help="small sizes: a check that it runs; records nothing")
+
+    def parse_args(self, *given: Any, **options: Any) -> Any:
+        """Parse; what is given by name keeps its value with ``--quick`` too."""
+        found = super().parse_args(*given, **options)
+        if not found.quick:
+            return found
+        self.set_defaults(**self.quick)
+        return super().parse_args(*given, **options)
+
+
+def settings(options: argparse.Namespace, *without: str) -> dict[str, object]:
+    """What was asked for, as it is recorded: places and names aside."""
+    return {name: value for name, value in vars(options).items() if name not in ("quick", *without)}
 
 
 def record(name: str, rows: list[dict], **facts: object) -> Path:

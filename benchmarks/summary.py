@@ -1,12 +1,12 @@
 """The README's figures, written from the committed results and by nobody's hand.
 
-python benchmarks/summary.py            # print
-python benchmarks/summary.py --write    # put between the README's markers
+python -m benchmarks.summary            # print
+python -m benchmarks.summary --write    # put between the README's markers
 """
 
 from statistics import mean
 
-from _page import ROOT, Page, load
+from benchmarks._page import ROOT, Page, load
 
 
 def digits(document):
@@ -112,7 +112,7 @@ def bridges(document):
             "the flow, chosen by holding out another day; "
             f"[data](benchmarks/results/paper3-cite.json)): {'; '.join(days)}."
         )
-    images = load("paper3-mnist")
+    images = load("paper3-images-mnist")
     if images is not None:
         way = next(r for r in images["rows"] if r["network"] != "none" and r["direction"] == "forward")
         moved, true = (way[f"share_in_target_{which}neighbours"] for which in ("", "true_"))
@@ -120,7 +120,7 @@ def bridges(document):
             "",
             f"Even digits of MNIST moved to odd ones, learned without pairs: {100 * moved:.0f} % are odd to a "
             f"classifier that says so of {100 * true:.0f} % of true odd ones "
-            "([data](benchmarks/results/paper3-mnist.json)).",
+            "([data](benchmarks/results/paper3-images-mnist.json)).",
             "",
             "![Images of digits and where a bridge moves them](docs/figures/paper3-mnist.png)",
         ]

@@ -1,4 +1,4 @@
-"""Paper 1: depth N against the gap, on a trained network: hierarchical VAEs of N Gaussian steps and their limit.
+"""Depth N against the gap, on a trained network: hierarchical VAEs of N Gaussian steps and their limit.
 
 Three samplers of one score model, trained on a planar ring of Gaussians whose density is known: steps with DDPM's
 posterior variances, the same with step variances fitted in closed form on training rows, and the steps that take the
@@ -7,28 +7,23 @@ gap to the continuous bound of the same rows; up to N = 128 the importance-weigh
 bracket on the chain's own draws. The measured order is the slope of log2(gap) over the last doubling at whose end the
 gap is four standard errors wide.
 
-    OMP_NUM_THREADS=1 python benchmarks/paper1/depth.py
+    OMP_NUM_THREADS=1 python -m benchmarks.paper1.depth
 """
 
 __all__: list[str] = []
 
-import argparse
 import math
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from _record import record
-from family import fit, ring
-
 import girsanov as gv
+from benchmarks._page import FIGURES
+from benchmarks._record import Command, record, settings
+from benchmarks.paper1.family import fit, ring
 
 THOROUGH = 128
-FIGURE = Path(__file__).parents[2] / "docs" / "figures" / "paper1-depth.png"
+FIGURE = FIGURES / "paper1-depth.png"
 
 
 class Bare(torch.nn.Module):
@@ -110,7 +105,7 @@ def draw(rows, limit):
 
 def main():
     """Fit, bound at every depth, draw, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(__doc__, trained=20, depths=[4, 8], held=8, paths=2)
     parser.add_argument("--trained", type=int, default=1500, help="training steps")
     parser.add_argument("--depths", type=int, nargs="*", default=[4, 8, 16, 32, 64, 128, 256])
     parser.add_argument("--held", type=int, default=64)
@@ -133,8 +128,9 @@ def main():
     orders = {name: order([row for row in rows if row["chain"] == name]) for name in names}
     truth = float(law.log_prob(held).mean())
     facts = {"continuous": limit.value, "continuous_stderr": limit.stderr, "truth": truth, "orders": orders}
-    record("paper1-depth", rows, **vars(options), **facts)
-    draw(rows, limit.value)
+    if not options.quick:
+        record("paper1-depth", rows, **settings(options), **facts)
+        draw(rows, limit.value)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Paper 1: trajectories for lambda = 0 and 1, and the bound against lambda, on networks trained on two planar sets.
+"""Trajectories for lambda = 0 and 1, and the bound against lambda, on networks trained on two planar sets.
 
 A swiss roll (scikit-learn) and a ring of eight Gaussians whose density is known, the ring also by a network that was
 hardly trained. For every member of the family: the bound of the Euler chain of the inference process u_lambda with
@@ -7,27 +7,21 @@ that an inference process with the exact score would have by the formula, truth 
 (truth - bound at 0), to which the factor alone would lead. Beside them the bound at lambda = 0 by quadrature in
 log-SNR, which has no steps, and the ODE's own log-density at lambda = 1.
 
-    OMP_NUM_THREADS=1 python benchmarks/paper1/family.py
+    OMP_NUM_THREADS=1 python -m benchmarks.paper1.family
 """
 
 __all__: list[str] = []
 
-import argparse
 import math
-import sys
-from pathlib import Path
 
 import torch
 from sklearn.datasets import make_swiss_roll
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from _record import record
-
 import girsanov as gv
+from benchmarks._page import FIGURES
+from benchmarks._record import Command, record, settings
 
 LAMBDAS = (-2.0, -1.0, 0.0, 0.5, 0.8, 0.9)
-FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 TRAINED, HASTE = 2000, 60  # training steps, and those of the hardly trained network
 
 
@@ -132,7 +126,7 @@ def draw_bounds(plt, results, facts):
 
 def main():
     """Fit, bound, draw, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(__doc__, trained=20, depth=16, held=8, paths=1)
     parser.add_argument("--trained", type=int, default=TRAINED, help="training steps")
     parser.add_argument("--depth", type=int, default=768, help="steps of the finer sampler, four times the coarser's")
     parser.add_argument("--paths", type=int, default=2)
@@ -155,7 +149,9 @@ def main():
         results += [{"data": name, **row} for row in rows]
         if fine == depth:
             models[name] = (model, x)
-    record("paper1-family", results, **vars(options), sets=facts)
+    if options.quick:
+        return
+    record("paper1-family", results, **settings(options), sets=facts)
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""Paper 1: bits per dimension and the variance of the gradient over training, by how times are drawn, on small MNIST.
+"""Bits per dimension and the variance of the gradient over training, by how times are drawn, on small MNIST.
 
 The same network, start, batches and number of steps three times, trained by denoising score matching with
 
@@ -11,28 +11,23 @@ for every law of times the variance of a batch's gradient (trace of its covarian
 norm of its mean, both per dimension of the data; and the standard error of the mean bound of the same held-out rows by
 one draw of each law, which is how the paper's own evaluation works. At the end, more held-out rows.
 
-Images are MNIST averaged to 14 x 14 whole grey levels (see pixels.py) with uniform dequantisation: bits per dimension
+Images are MNIST averaged to 14 x 14 whole grey levels (see _pixels.py) with uniform dequantisation: bits per dimension
 of that discrete variable, not of MNIST. One core:
 
-    OMP_NUM_THREADS=1 python benchmarks/paper1/mnist.py FOLDER
+    OMP_NUM_THREADS=1 python -m benchmarks.paper1.mnist FOLDER
 """
 
 __all__: list[str] = []
 
-import argparse
 import copy
 import math
-import sys
 import time
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from _record import record
-from pixels import mnist, untrained
-
+from benchmarks._page import FIGURES
+from benchmarks._record import Command, record, settings
+from benchmarks.paper1._pixels import mnist, untrained
 from girsanov.objectives import (
     Batch,
     DebiasedTime,
@@ -44,7 +39,7 @@ from girsanov.objectives import (
 from girsanov.pairs import ScorePair
 from girsanov.training import ShuffledBatches, TrainingConfig, train
 
-FIGURE = Path(__file__).parents[2] / "docs" / "figures" / "paper1-mnist.png"
+FIGURE = FIGURES / "paper1-mnist.png"
 LAWS = ("uniform, unweighted", "uniform", "debiased")
 COLOURS = dict(zip(LAWS, ("C2", "C0", "C3"), strict=True))
 
@@ -121,7 +116,7 @@ def arm(data, law, options):
         print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
         return -found["bits_per_dim"]
 
-    settings = TrainingConfig(
+    training = TrainingConfig(
         steps=options.steps,
         batch_size=options.batch,
         learning_rate=options.rate,
@@ -130,7 +125,7 @@ def arm(data, law, options):
         seed=config.seed,
     )
     begun = time.monotonic()
-    result = train(model.score, losses[law], lambda step: train_rows[shuffled(step)], config=settings, validate=probe)
+    result = train(model.score, losses[law], lambda step: train_rows[shuffled(step)], config=training, validate=probe)
     final = evaluated(model, result.module, held[: options.final], 32)
     final |= {"best_step": result.best_step, "rows": options.final, "seconds": round(time.monotonic() - begun, 1)}
     return rows, final
@@ -175,7 +170,7 @@ def draw(rows, final):
 
 def main():
     """Train three times, record, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(__doc__, steps=4, probes=2, gradients=2, held=8, final=8, rows=200)
     parser.add_argument("data", help="folder of MNIST's idx files")
     parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--batch", type=int, default=64)
@@ -193,10 +188,11 @@ def main():
     for law in LAWS:
         found, final[law] = arm(data, law, options)
         rows += found
-    settings = {name: value for name, value in vars(options).items() if name not in ("data", "rows", "final")}
+    asked = settings(options, "data", "rows", "final")
     facts = {"image": "14 x 14, means of 2 x 2 pixels rounded to 256 levels", "training_rows": options.rows}
-    record("paper1-mnist", rows, **settings, **facts, final=final)
-    draw(rows, final)
+    if not options.quick:
+        record("paper1-mnist", rows, **asked, **facts, final=final)
+        draw(rows, final)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Paper 1: bits per dimension of all MNIST test images under uniform dequantisation and with the categorical decoder.
+"""Bits per dimension of all MNIST test images under uniform dequantisation and with the categorical decoder.
 
 With an accelerator: the paper's U-Net (32 channels, multipliers 1, 2, 2, two residual blocks; diffusers' UNet2DModel)
 on all training images. The goals are 1.00 bits per dimension under uniform dequantisation and 0.45 with the categorical
@@ -8,31 +8,26 @@ script runs small and says so in its JSON.
 A command works for at most `--minutes` and then stops; the same command goes on where it stopped, in training and in
 evaluation alike, until it says that the result is written.
 
-    python benchmarks/paper1/mnist_full.py FOLDER --out RUN --device cuda
-    OMP_NUM_THREADS=1 python benchmarks/paper1/mnist_full.py FOLDER --out RUN
+    python -m benchmarks.paper1.mnist_full FOLDER --out RUN --device cuda
+    OMP_NUM_THREADS=1 python -m benchmarks.paper1.mnist_full FOLDER --out RUN
 """
 
 __all__: list[str] = []
 
-import argparse
 import contextlib
 import json
 import math
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from _record import record
-from pixels import mnist
-
 import girsanov as gv
+from benchmarks._record import Command, record
+from benchmarks.paper1._pixels import mnist
 from girsanov.training import Interrupted
 
 DECODERS = {"uniform": 1.00, "categorical": 0.45}  # and their goals in bits per dimension
@@ -124,7 +119,7 @@ def stopping_after(minutes):
 
 def main():
     """Work until the time is over or the result is written."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(__doc__, steps=4, test=12, samples=8, minutes=1.0)
     parser.add_argument("data", help="folder of MNIST's idx files")
     parser.add_argument("--out", required=True, help="folder of checkpoints, models and values")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -150,8 +145,8 @@ def main():
         return
     device = "cpu" if small else torch.cuda.get_device_name(options.device)
     facts = {"device": device, "small": small, "training_rows": data.n_train, "samples": options.samples}
-    path = record(options.name, rows, **facts, standard_error_goal=STANDARD_ERROR)
-    print(f"written: {path.name}")
+    if not options.quick:
+        print(f"wrote {record(options.name, rows, **facts, standard_error_goal=STANDARD_ERROR).name}")
 
 
 if __name__ == "__main__":

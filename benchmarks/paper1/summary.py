@@ -1,23 +1,14 @@
 """The figures of docs/paper1.md, written from the committed results and by nobody's hand.
 
-python benchmarks/paper1/summary.py            # print
-python benchmarks/paper1/summary.py --write    # put between the page's markers
+python -m benchmarks.paper1.summary            # print
+python -m benchmarks.paper1.summary --write    # put between the page's markers
 """
 
 __all__ = ["PAGE"]
 
 import statistics
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from _page import ROOT, Page
-
-
-def source(script, result):
-    """Where a figure comes from."""
-    return f"`python benchmarks/paper1/{script}` · [{result}.json](../benchmarks/results/{result}.json)"
+from benchmarks._page import ROOT, Page, source
 
 
 def caption(*sentences):
@@ -53,7 +44,7 @@ def family(found):
             f"the factor alone would say {own['by_formula']:.2f}.",
         ),
         "",
-        source("family.py", "paper1-family"),
+        source("paper1-family"),
     ]
 
 
@@ -79,7 +70,7 @@ def depth(found):
             f"{mine['bracket_width']:.3f} ± {mine['bracket_stderr']:.3f} nats wide.",
         ),
         "",
-        source("depth.py", "paper1-depth"),
+        source("paper1-depth"),
     ]
 
 
@@ -108,7 +99,7 @@ def mnist(found):
             f"evaluations leave {last['stderr']:.3f}.",
         ),
         "",
-        source("mnist.py FOLDER", "paper1-mnist"),
+        source("paper1-mnist", "FOLDER"),
     ]
 
 
@@ -136,7 +127,7 @@ def full(found):
                 "none was at hand, so they stand open.",
             ),
         ]
-    return [*lines, "", source("mnist_full.py FOLDER --out RUN", "paper1-mnist-full")]
+    return [*lines, "", source("paper1-mnist-full", "FOLDER --out RUN")]
 
 
 PAGE = Page(

@@ -5,20 +5,12 @@ log-density and everything between it and the discrete bound is the chain's. For
 sum and the curve of L_t, L_T, the gap, and the distortion, how many times what the best model lacks to the entropy of
 the data a model may lack that minimises the discrete loss.
 
-    OMP_NUM_THREADS=1 python benchmarks/paper2/certificate.py
+    OMP_NUM_THREADS=1 python -m benchmarks.paper2.certificate
 """
-
-import argparse
-import sys
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # the oracles are those of the tests
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from _record import record
-
+from benchmarks._record import Command, record
 from girsanov.likelihoods.certificate import certificate
 from girsanov.likelihoods.ddpm import SCHEDULES, ddpm_bound
 from girsanov.likelihoods.denoising import Draws
@@ -64,8 +56,7 @@ def measure(case, name, steps, rows):
 
 def main():
     """All schedules; with --quick 100 steps and few rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="100 steps, 8 rows; nothing is recorded")
+    parser = Command(__doc__)
     quick = parser.parse_args().quick
     torch.set_default_dtype(torch.float64)
     case, rows = mixture_case((1, 4, 4)), []

@@ -13,25 +13,20 @@ validation rows stop training and calibrate the classifier; the test rows are lo
   estimates no likelihood, and is a strong baseline all the same.
 
 A baseline's cost is that of its smallest budget whose mean accuracy is within 0.2 points of elimination's; with
-``--trial`` nothing is recorded.
+``--quick`` nothing is recorded.
 
-    OMP_NUM_THREADS=1 python benchmarks/paper2/classifier.py digits --seconds 180
-    OMP_NUM_THREADS=1 python benchmarks/paper2/classifier.py digits --seconds 5 --rows 40 --seeds 0 --trial
+    OMP_NUM_THREADS=1 python -m benchmarks.paper2.classifier digits --seconds 180
+    OMP_NUM_THREADS=1 python -m benchmarks.paper2.classifier digits --quick
 """
 
-import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from _record import record, spread
-
+from benchmarks._record import Command, record, spread
 from girsanov.applications import DiffusionClassifier, GaussianScreen
 from girsanov.calculus import expand_as_rows
 from girsanov.datasets import load, split
@@ -224,7 +219,7 @@ def _label(entry):
 
 def main():
     """All splits."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(__doc__, seconds=2.0, seeds=[0], rows=16, max_samples=8)
     parser.add_argument("data", nargs="?", default="digits", help="labelled data: a name, file or folder")
     parser.add_argument("--seconds", type=float, default=180.0, help="of training per split")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
@@ -232,13 +227,12 @@ def main():
     parser.add_argument("--max-samples", type=int, default=64)
     parser.add_argument("--rows", type=int, help="test rows at most")
     parser.add_argument("--cache", type=Path, help="folder where trained models are kept")
-    parser.add_argument("--trial", action="store_true", help="print, do not record")
     options = parser.parse_args()
     data, rows = load(options.data), []
     for seed in options.seeds:
         rows += run(data, seed, options)
         summary = summarise(rows)
-        if not options.trial:
+        if not options.quick:
             accuracies = [row["accuracy"] for row in rows if row["method"] == "elimination"]
             settings = {"band": list(BAND), "seconds": options.seconds, "max_samples": options.max_samples}
             record("paper2-classifier", rows, summary=summary, spread=spread(accuracies), settings=settings)

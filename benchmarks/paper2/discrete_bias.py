@@ -4,20 +4,12 @@ For each schedule, four numbers from the *same* evaluations of an exact score: t
 bound and with left-end weights, the DDPM bound itself, and the continuous bound by the trapezoid rule in log-SNR. The
 oracles are mixtures in d = 1 (at x = 0.5) and d = 2 (mean over four points); the mean over the noise is a quadrature.
 
-    OMP_NUM_THREADS=1 python benchmarks/paper2/discrete_bias.py
+    OMP_NUM_THREADS=1 python -m benchmarks.paper2.discrete_bias
 """
-
-import argparse
-import sys
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # the oracles are those of the tests
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from _record import record
-
+from benchmarks._record import Command, record
 from girsanov.likelihoods.ddpm import SCHEDULES, ddpm_bound
 from girsanov.likelihoods.denoising import Quadrature
 from girsanov.pairs import ScorePair
@@ -47,8 +39,7 @@ def measure(case, name, steps):
 
 def main():
     """All schedules, 1000 and 4000 steps; with --quick 1000 steps in d = 1 only."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="1000 steps in one dimension; nothing is recorded")
+    parser = Command(__doc__)
     options = parser.parse_args()
     torch.set_default_dtype(torch.float64)
     cases = (

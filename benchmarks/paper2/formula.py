@@ -3,20 +3,12 @@ r"""The density formula against the truth: by quadrature in d <= 2, by Monte Car
 Quadrature shows that the formula is exact (to 1e-8 nats in one dimension and 1e-5 in two); the Monte-Carlo rows show
 what the estimator that everybody uses makes of it, and its standard error.
 
-    OMP_NUM_THREADS=1 python benchmarks/paper2/formula.py
+    OMP_NUM_THREADS=1 python -m benchmarks.paper2.formula
 """
-
-import argparse
-import sys
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # the oracles are those of the tests
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from _record import record
-
+from benchmarks._record import Command, record
 from girsanov.likelihoods import density
 from girsanov.likelihoods.denoising import Quadrature, density_by_quadrature
 from girsanov.pairs import ScorePair
@@ -48,8 +40,7 @@ def measure(d, name):
 
 def main():
     """Every process in d = 1, two of them in d = 2; with --quick one process each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one process in each dimension; nothing is recorded")
+    parser = Command(__doc__)
     options = parser.parse_args()
     torch.set_default_dtype(torch.float64)
     names = {1: list(PROCESSES), 2: ["VariancePreserving", "StraightPath"]}

@@ -11,14 +11,11 @@ that took no part in the training:
 - ``precision``, ``recall``: share of generated rows within the 3-neighbour balls of real rows, and the reverse;
 - ``frechet``: distance of Gaussians fitted to generated and held-out rows.
 
-    OMP_NUM_THREADS=1 python benchmarks/paper2/gan.py
+    OMP_NUM_THREADS=1 python -m benchmarks.paper2.gan
 """
 
-import argparse
 import json
-import sys
 import time
-from pathlib import Path
 
 import torch
 from scipy.linalg import sqrtm
@@ -26,11 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn.functional import softplus
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # the oracles are those of the tests
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from _record import record
-
+from benchmarks._record import Command, record
 from girsanov.applications.regulariser import density_regulariser, gan_optimum
 from girsanov.datasets import Splits, load
 from girsanov.density_model import Config, fit
@@ -179,8 +172,7 @@ def prepared(config):
 
 def main():
     """All variants over seeds; with --quick two variants and few steps."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="short training of four variants; nothing is recorded")
+    parser = Command(__doc__)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=40.0, help="of training for each of the two density models")
     options = parser.parse_args()

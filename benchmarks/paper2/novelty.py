@@ -5,21 +5,16 @@ inverted, flipped, blurred, nearly blank, and (with --data) MNIST averaged to 8 
 whose columns are each shuffled, or one of them is. AUROC 0.5 is chance, and below it the score prefers the foreign
 rows. Rows of calibration and test are disjoint, and neither took part in the fit.
 
-    OMP_NUM_THREADS=1 python benchmarks/paper2/novelty.py --data ../shared/data
+    OMP_NUM_THREADS=1 python -m benchmarks.paper2.novelty --data ../shared/data
 """
 
-import argparse
-import sys
 import time
 from pathlib import Path
 
 import torch
 from sklearn.metrics import roc_auc_score
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from _record import record
-
+from benchmarks._record import Command, record
 from girsanov.applications.novelty import RULES, Calibration, band_errors
 from girsanov.datasets import Splits, load
 from girsanov.density_model import Config, fit
@@ -91,9 +86,8 @@ def measure(name, data, config, variants_of, limit):
 
 def main():
     """Digits, then tables where their folder is given."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(__doc__)
     parser.add_argument("--data", type=Path, help="folder with mnist/ and uci/; without it digits alone")
-    parser.add_argument("--quick", action="store_true", help="short fits, few rows; nothing is recorded")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=45.0, help="of training per data set")
     options = parser.parse_args()

@@ -6,22 +6,15 @@ nats per dimension, by the density formula and by the strict bound, and the larg
 scheduler's value when all of them are evaluated on a common log-SNR range under common noise. A second table says which
 networks the self-test refuses when they come with another scheduler than their own.
 
-    OMP_NUM_THREADS=1 python benchmarks/paper2/pretrained_diffusers.py
+    OMP_NUM_THREADS=1 python -m benchmarks.paper2.pretrained_diffusers
 """
 
-import argparse
-import sys
 import tempfile
 import time
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # the oracles are those of the tests
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from _record import record
-
+from benchmarks._record import Command, record
 from girsanov.likelihoods import Replicates, density, elbo
 from girsanov.models.diffusers import from_diffusers
 from girsanov.pairs import ScorePair
@@ -34,8 +27,7 @@ DIMENSIONS = SHAPE[0] * SHAPE[1] * SHAPE[2]
 
 def main():
     """All schedulers; with --quick few rows and samples, and nothing is recorded."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="16 rows, 256 evaluations; nothing is recorded")
+    parser = Command(__doc__)
     quick = parser.parse_args().quick
     n, samples = (16, 256) if quick else (64, 1024)
     table, first = [], None

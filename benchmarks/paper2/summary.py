@@ -1,20 +1,15 @@
 """The page docs/paper2.md and its figures, written from the committed results and by nobody's hand.
 
-python benchmarks/paper2/summary.py            # print
-python benchmarks/paper2/summary.py --write    # write docs/paper2.md and docs/figures/paper2-*.png
+python -m benchmarks.paper2.summary            # print
+python -m benchmarks.paper2.summary --write    # write docs/paper2.md and docs/figures/paper2-*.png
 """
 
 import argparse
-import sys
-from pathlib import Path
 from statistics import mean
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from _page import FIGURES, ROOT, load
+from benchmarks._page import FIGURES, ROOT, command, load, script_of, source
 
 PAGE = ROOT / "docs" / "paper2.md"
-RUN = "python benchmarks/"
 RULES = {"likelihood": "-log p", "typicality": "typicality", "bands": "bands", "largest_band": "largest band"}
 
 INTRODUCTION = """\
@@ -23,20 +18,20 @@ INTRODUCTION = """\
 Li and Yan (2024, arXiv 2408.16765) read the log-density of the data off the scores of all noised marginals. The formula
 is exact and not new: Huang, Lim and Courville (2021), Song, Durkan, Murray and Ermon (2021) and Kong, Brekelmans and
 Ver Steeg (2023) have it in other clocks. For a learned score it is the bound of the SDE model. Every figure below is
-written by `python benchmarks/paper2/summary.py --write` from the file that its line links.
+written by `python -m benchmarks.paper2.summary --write` from the file that its line links.
 """
 
 
-def line(claim, reached, script, name):
+def line(claim, reached, name):
     """One row of the table."""
-    return f"| {claim} | {reached} | `{RUN}{script}` | [{name}](../benchmarks/results/{name}.json) |"
+    return f"| {claim} | {reached} | `{command(script_of(name))}` | [{name}](../benchmarks/results/{name}.json) |"
 
 
 def formula(found):
     """Errors by quadrature."""
     worst = {d: max(row["quadrature_error"] for row in found["rows"] if row["d"] == d) for d in (1, 2)}
     reached = f"largest error {worst[1]:.1e} nats in d = 1 (asked 1e-8), {worst[2]:.1e} in d = 2 (asked 1e-5)"
-    return line("The formula is exact", reached, "paper2/formula.py", "paper2-formula")
+    return line("The formula is exact", reached, "paper2-formula")
 
 
 def coverage(found):
@@ -50,7 +45,7 @@ def coverage(found):
         f"{parts[0]} at 256 evaluations (64 for d = {d}){default}; {len(found['rows'])} oracles, d up to {d}, "
         f"{least:,} repeats or more each (asked 93–97 %)"
     )
-    return line("95 % intervals cover", reached, "bench_oracles.py", "oracles")
+    return line("95 % intervals cover", reached, "oracles")
 
 
 def bias(found):
@@ -65,14 +60,14 @@ def bias(found):
         f"nats per dimension at 1000 and 4000 steps: {'; '.join(parts)}; the trapezoid rule on the same evaluations: "
         f"at most {worst:.0e}"
     )
-    return line("DDPM's discrete sums are no log p", reached, "paper2/discrete_bias.py", "paper2-discrete-bias")
+    return line("DDPM's discrete sums are no log p", reached, "paper2-discrete-bias")
 
 
 def certificate(found):
     """Gap and distortion."""
     parts = [f"{r['schedule']} {r['gap_per_dim']:.3f} and {r['distortion']:.3g}" for r in found["rows"]]
     reached = f"d = 16, gap in nats per dimension and distortion: {'; '.join(parts)}"
-    return line("A certificate of DDPM training", reached, "paper2/certificate.py", "paper2-certificate")
+    return line("A certificate of DDPM training", reached, "paper2-certificate")
 
 
 def pretrained(found):
@@ -85,18 +80,15 @@ def pretrained(found):
         f"through all of them to {max(row['common_range_difference'] for row in rows):.0e}; the self-test refuses "
         f"{sum(p['refused_with_rows'] for p in pairs)} of {len(pairs)} wrong pairs"
     )
-    return line(
-        "diffusers models as densities", reached, "paper2/pretrained_diffusers.py", "paper2-pretrained-diffusers"
-    )
+    return line("diffusers models as densities", reached, "paper2-pretrained-diffusers")
 
 
-def block(title, text, script, name, header, rows, figure=None):
+def block(title, text, name, arguments, header, rows, figure=None):
     """A section: what was done, a table, where it comes from, and its figure."""
-    source = f"`{RUN}{script}` · [{name}.json](../benchmarks/results/{name}.json)"
     table = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     table += ["| " + " | ".join(row) + " |" for row in rows]
     picture = [] if figure is None else ["", f"![{figure}](figures/{name}.png)"]
-    return ["", f"## {title}", "", text, "", *table, "", source, *picture]
+    return ["", f"## {title}", "", text, "", *table, "", source(name, arguments), *picture]
 
 
 def ratio(entry, name):
@@ -124,7 +116,7 @@ def classifier(found):
     alone = picked(found, "screen alone")
     rows.append(["screen alone", f"{100 * alone['accuracy']:.2f} %", "–", "0", "–", "–", "–"])
     header = ["digits, mean of five splits", "accuracy", "calibration error", "evaluations", *BASELINES]
-    return block(*CLASSIFIER, "paper2/classifier.py digits", "paper2-classifier", header, rows, "Error and evaluations")
+    return block(*CLASSIFIER, "paper2-classifier", "digits", header, rows, "Error and evaluations")
 
 
 def picked(found, method):
@@ -139,7 +131,7 @@ def novelty(found):
         for row in found["rows"]
     ]
     header = ["AUROC", *RULES.values(), "log p, own minus foreign"]
-    return block(*NOVELTY, "paper2/novelty.py --data DATA", "paper2-novelty", header, rows, "AUROC of novelty scores")
+    return block(*NOVELTY, "paper2-novelty", "--data DATA", header, rows, "AUROC of novelty scores")
 
 
 def gan(found):
@@ -149,7 +141,7 @@ def gan(found):
         mine = [row for row in found["rows"] if row["variant"] == variant]
         rows.append([variant, *(f"{mean(row[key] for row in mine):.2f}" for key in keys)])
     header = ["variant", "-log p", "confidence", "class entropy", "precision", "recall", "Fréchet"]
-    return block(*GAN, "paper2/gan.py", "paper2-gan", header, rows)
+    return block(*GAN, "paper2-gan", "", header, rows)
 
 
 def tokens(found):
@@ -161,7 +153,7 @@ def tokens(found):
         truth = "–" if row["truth"] is None else f"{row['truth']:.2f}"
         rows.append([row["data"], *values, f"{gap:+.2f} [{low:+.2f}, {high:+.2f}]", f"{row['gaussian']:.2f}", truth])
     header = ["nats per sequence", "likelihood weights", "uniform t", "difference, 95 %", "Gaussian", "truth"]
-    return block(*TOKENS, "paper2/tokens.py --data DATA", "paper2-tokens", header, rows)
+    return block(*TOKENS, "paper2-tokens", "--data DATA", header, rows)
 
 
 LINES = {

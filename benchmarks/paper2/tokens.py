@@ -8,20 +8,15 @@ of the rows, and the paired difference. An untrained model is the joint Gaussian
 - ``digits``: the eight rows of an image, dequantised;
 - ``concrete``, ``wine`` (with --data): the columns of a table as scalar tokens, dequantised where a lattice is known.
 
-    OMP_NUM_THREADS=1 python benchmarks/paper2/tokens.py --data ../shared/data
+    OMP_NUM_THREADS=1 python -m benchmarks.paper2.tokens --data ../shared/data
 """
 
-import argparse
-import sys
 import time
 from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from _record import record
-
+from benchmarks._record import Command, record
 from girsanov.applications.tokens import WEIGHTINGS, TokenModel, fit_tokens
 from girsanov.datasets import load
 from girsanov.evaluation import difference
@@ -91,9 +86,8 @@ def jobs(options):
 
 def main():
     """All data sets; with --quick two of them and few steps."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(__doc__)
     parser.add_argument("--data", type=Path, help="folder with uci/; without it two data sets")
-    parser.add_argument("--quick", action="store_true", help="short training; nothing is recorded")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     steps = 250 if options.quick else 1000

@@ -19,25 +19,23 @@ sections and is trained on all.
 Lines to compare with: cells of the day before unmoved, cells of the day after, and, as the floor of two samples, true
 cells against other true cells; a moved cell with less noise than a true one may come below that floor.
 
-    OMP_NUM_THREADS=1 python benchmarks/paper3/cite.py --data ../shared/data/cite --peers FOLDER_OF_TORCHCFM
+    OMP_NUM_THREADS=1 python -m benchmarks.paper3.cite --data ../shared/data/cite --peers FOLDER_OF_TORCHCFM
 """
 
 __all__: list[str] = []
 
-import argparse
-import sys
+import os
 import time
 from itertools import pairwise
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import numpy as np
 import torch
-from _peers import SF2M, published, torchcfm_from
-from _record import record
-from _rows import Rows
 
+from benchmarks._page import FIGURES
+from benchmarks._record import Command, record
+from benchmarks.paper3._peers import SF2M, published, torchcfm_from
+from benchmarks.paper3._rows import Rows
 from girsanov.bridges import AlternatingConfig, NetworkConfig, SchrodingerBridge, wasserstein
 from girsanov.processes import BrownianMotion
 
@@ -49,7 +47,7 @@ PATHS = 64
 DEFAULT = 1.0  # torchcfm's sigma
 CELLS, NESTED_CELLS = 2000, 1000
 MOVES = 20
-FIGURE = Path(__file__).parents[2] / "docs" / "figures" / "paper3-cite.png"
+FIGURE = FIGURES / "paper3-cite.png"
 
 
 def subset(x, seed):
@@ -206,7 +204,7 @@ def _mean(values):
 
 def parse():
     """Options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(__doc__, seeds=1, components=3, width=8, grid=4, steps=4, sf2m_steps=4, partial=os.devnull)
     parser.add_argument("--data", type=Path, required=True, help="folder with pcas_50_day_*.npy")
     parser.add_argument("--peers", help="folder with torchcfm; absent: as installed, or recorded as absent")
     parser.add_argument("--methods", nargs="+", default=list(MOVERS))
@@ -235,14 +233,14 @@ def main():
                 nested(days, method, held, options, kept)
                 for sigma, way in dict.fromkeys(settings_of(kept, method, held).values()):
                     moved = outer(days, method, held, sigma, way, seed, options, kept)
-                    if moved is not None and method == "bridge" and seed == 0:
+                    if moved is not None and method == "bridge" and seed == 0 and not options.quick:
                         torch.save(moved, f"{options.partial}.{held}.pt")
             if not kept.has(kind="trivial", held=held, seed=seed):
                 kept.add({"kind": "trivial", "method": "none", "held": held, "seed": seed, **trivial(days, held, seed)})
     lines = summary(kept)
     for line in lines:
         print(line)
-    if options.no_record:
+    if options.no_record or options.quick:
         return
     plot(days, options.partial)
     names = ("start", "components", "seeds", "width", "grid", "rounds", "steps", "rate", "sf2m_steps", "sf2m_batch")

@@ -7,22 +7,19 @@ by the joint objective. For every number of steps N: the bound on rows that neit
 estimator and rows, and its importance-weighted version. ``saving`` compares, for each bound that the fixed process
 reaches at some N, the smallest N' at which the learned one is within 0.02 nats of it.
 
-    OMP_NUM_THREADS=1 python benchmarks/paper3/fewsteps.py
+    OMP_NUM_THREADS=1 python -m benchmarks.paper3.fewsteps
 """
 
 import argparse
 import math
-import sys
+import os
 import time
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from _record import record
-from _rows import Rows
-
+from benchmarks._page import FIGURES
+from benchmarks._record import Command, record, settings
+from benchmarks.paper3._rows import Rows
 from girsanov.bridges import JointConfig, NetworkConfig, SchrodingerBridge
 from girsanov.densities import Gaussian
 from girsanov.processes import VariancePreserving
@@ -31,7 +28,7 @@ STEPS = (8, 16, 32, 64, 128)
 SIDES = ("fixed VP", "learned")
 TOLERANCE = 0.02
 STRETCH = 8.0
-FIGURE = Path(__file__).parents[2] / "docs" / "figures" / "paper3-fewsteps.png"
+FIGURE = FIGURES / "paper3-fewsteps.png"
 
 
 def spiral(n: int, seed: int) -> torch.Tensor:
@@ -99,7 +96,7 @@ def draw(rows: list[dict]) -> None:
 
 def main() -> None:
     """Fit, print, record, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(__doc__, steps=[8], train=20, warm=10, rows=200, partial=os.devnull)
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=SIDES)
     parser.add_argument("--train", type=int, default=3000, help="joint training steps")
@@ -118,10 +115,10 @@ def main() -> None:
             if not kept.has(steps=steps, forward=SIDES[learned]):
                 kept.add(fit(steps, bool(learned), arguments))
     print(savings(kept.all))
-    if arguments.no_record:
+    if arguments.no_record or arguments.quick:
         return
-    settings = {k: v for k, v in vars(arguments).items() if k not in ("partial", "no_record")}
-    print(f"wrote {record('paper3-fewsteps', kept.all, savings=savings(kept.all), settings=settings).name}")
+    asked = settings(arguments, "partial", "no_record")
+    print(f"wrote {record('paper3-fewsteps', kept.all, savings=savings(kept.all), settings=asked).name}")
     draw(kept.all)
 
 

@@ -8,25 +8,21 @@ reference. Validations are part of all times and equally frequent in joint steps
 processor times to the best bound that joint training reaches on validation rows (or, where the other does not reach
 it, to that one's best, and the record says so). Test rows take part in nothing.
 
-    OMP_NUM_THREADS=1 python benchmarks/paper3/freeze.py
+    OMP_NUM_THREADS=1 python -m benchmarks.paper3.freeze
 """
 
 import argparse
-import sys
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from _record import record
-
+from benchmarks._page import FIGURES
+from benchmarks._record import Command, record, settings
 from girsanov.bridges import JointConfig, NetworkConfig, SchrodingerBridge
 from girsanov.densities import StandardNormal
 from girsanov.processes import OrnsteinUhlenbeck
 
 RECIPES = ("joint", "frozen", "fixed")
-FIGURE = Path(__file__).parents[2] / "docs" / "figures" / "paper3-freeze.png"
+FIGURE = FIGURES / "paper3-freeze.png"
 
 
 def digits(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -102,13 +98,12 @@ def draw(curves: dict[str, list[dict]]) -> None:
 
 def main() -> None:
     """Fit, print, record, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(__doc__, seeds=[0], steps=4, joint=20, decoder=40)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--joint", type=int, default=1000, help="joint training steps")
     parser.add_argument("--decoder", type=int, default=4000, help="steps of the decoder alone")
     parser.add_argument("--tolerance", type=float, default=0.5, help="nats of prior loss that count as a move")
-    parser.add_argument("--trial", action="store_true", help="nothing recorded")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows, savings, curves = [], [], {}
@@ -119,9 +114,9 @@ def main() -> None:
         for recipe in RECIPES[1:]:
             savings.append({"seed": seed, "recipe": recipe, **saving(curves["joint"], curves[recipe])})
             print(savings[-1], flush=True)
-    if not arguments.trial:
-        settings = {k: v for k, v in vars(arguments).items() if k != "trial"}
-        print(f"wrote {record('paper3-freeze', rows, savings=savings, settings=settings, curves=curves).name}")
+    if not arguments.quick:
+        asked = settings(arguments)
+        print(f"wrote {record('paper3-freeze', rows, savings=savings, settings=asked, curves=curves).name}")
         draw(curves)
 
 

@@ -22,25 +22,22 @@ own moments, below which no method that knows the ends by these rows can be expe
 The instance ``shift``, N(-0.1, I) to N(0.1, I) with 20 steps, is one of the literature; figures of the literature for
 the others are of instances that are not stated and are context only.
 
-    OMP_NUM_THREADS=1 python benchmarks/paper3/gaussian.py --peers FOLDER_OF_TORCHCFM
+    OMP_NUM_THREADS=1 python -m benchmarks.paper3.gaussian --peers FOLDER_OF_TORCHCFM
 """
 
 __all__: list[str] = []
 
-import argparse
 import math
-import sys
+import os
 import time
 from itertools import pairwise
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from _peers import SF2M, published, torchcfm_from
-from _record import record
-from _rows import Rows
 
+from benchmarks._page import FIGURES
+from benchmarks._record import Command, record, settings
+from benchmarks.paper3._peers import SF2M, published, torchcfm_from
+from benchmarks.paper3._rows import Rows
 from girsanov.bridges import (
     AlternatingConfig,
     JointConfig,
@@ -54,7 +51,7 @@ from girsanov.processes import BrownianMotion
 DIMENSIONS = (1, 5, 20, 50)
 METHODS = ("closed", "ipf_gaussian", "ipf_reference", "imf", "joint", "joint_diagonal", "sf2m_exact", "sf2m_sinkhorn")
 NETWORK = NetworkConfig(width=32, blocks=1)
-FIGURE = Path(__file__).parents[2] / "docs" / "figures" / "paper3-gaussian.png"
+FIGURE = FIGURES / "paper3-gaussian.png"
 
 
 def instance(d, shift):
@@ -189,19 +186,19 @@ def fit(method, exact, x0, x1, options, torchcfm):
 
         return times, forward, None
     if method.startswith("joint"):
-        settings = JointConfig(
+        joint = JointConfig(
             steps=options.joint_steps, batch_size=256, learning_rate=5e-3, reference_weight=(1.0, 0.01),
             validation=0.005, validate_every=500, step_variances="diagonal" if method == "joint_diagonal" else "full",
         )  # fmt: skip
         bridge = SchrodingerBridge(
-            reference, dim=d, start="reference", steps=options.joint_grid, network=NETWORK, joint=settings
+            reference, dim=d, start="reference", steps=options.joint_grid, network=NETWORK, joint=joint
         )
         bridge.fit(x0, prior=exact.end)
     else:
         start, rounds = {
             "ipf_gaussian": ("gaussian", 1), "ipf_reference": ("reference", options.rounds), "imf": ("reference", 3),
         }[method]  # fmt: skip
-        settings = AlternatingConfig(
+        alternating = AlternatingConfig(
             rounds=rounds,
             steps=options.ipf_steps,
             paths=options.paths,
@@ -209,7 +206,7 @@ def fit(method, exact, x0, x1, options, torchcfm):
             warm_start="minibatch" if method == "imf" else None,
             warm_steps=options.ipf_steps,
         )
-        bridge = SchrodingerBridge(reference, dim=d, start=start, steps=steps, network=NETWORK, alternating=settings)
+        bridge = SchrodingerBridge(reference, dim=d, start=start, steps=steps, network=NETWORK, alternating=alternating)
         bridge.fit(x0, x1)
 
     def up(x, generator):
@@ -240,7 +237,10 @@ def run(method, name, d, exact, rows, options, torchcfm):
 
 def parse():
     """Options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(
+        __doc__, dimensions=[1], methods=["closed", "ipf_gaussian"], rows=2000, measured=500, grid=4, rounds=1,
+        ipf_steps=10, paths=500, partial=os.devnull,
+    )  # fmt: skip
     parser.add_argument("--peers", help="folder with torchcfm; absent: as installed, or recorded as absent")
     parser.add_argument("--dimensions", type=int, nargs="+", default=list(DIMENSIONS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
@@ -271,12 +271,12 @@ def main():
             if absent or kept.has(method=method, instance=name, dim=d):
                 continue
             kept.add(run(method, name, d, exact, rows, options, torchcfm))
-    if options.no_record:
+    if options.no_record or options.quick:
         return
     plot(kept.all)
-    settings = {key: value for key, value in vars(options).items() if key not in ("peers", "partial", "no_record")}
     path = record(
-        "paper3-gaussian", kept.all, settings=settings, torchcfm=getattr(torchcfm, "__version__", "absent"),
+        "paper3-gaussian", kept.all, settings=settings(options, "peers", "partial", "no_record"),
+        torchcfm=getattr(torchcfm, "__version__", "absent"),
         published=published("gaussian") | published("shifted"),
     )  # fmt: skip
     print(f"wrote {path.name}")

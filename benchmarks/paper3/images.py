@@ -7,29 +7,24 @@ has the *floor*'s distance from held-out rows: that of as many true rows. The cl
 training starts, is recorded beside the learned bridge. Two classifiers that know all ten digits say where the
 translations land.
 
-    OMP_NUM_THREADS=1 python benchmarks/paper3/images.py --mnist FOLDER
-    OMP_NUM_THREADS=1 python benchmarks/paper3/images.py
+    OMP_NUM_THREADS=1 python -m benchmarks.paper3.images --mnist FOLDER
+    OMP_NUM_THREADS=1 python -m benchmarks.paper3.images
 """
 
-import argparse
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from _record import RESULTS, record
-
+from benchmarks._page import FIGURES
+from benchmarks._record import Command, record
 from girsanov.bridges import AlternatingConfig, NetworkConfig, SchrodingerBridge, energy_distance, wasserstein
 from girsanov.datasets import read
 from girsanov.processes import BrownianMotion
 from girsanov.training import LineProgress
 
-FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 SIGMA = 0.5  # of the reference, in spreads of the pixels
 
 
@@ -227,11 +222,10 @@ def _spread_over_classes(digits, end, count):
 
 def main():
     """Fit, measure, record and draw."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Command(__doc__)
     parser.add_argument("--mnist", type=Path, metavar="FOLDER", help="of MNIST's files; without it the small digits")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--run", type=Path, help="folder for checkpoints: a stopped run goes on from there")
-    parser.add_argument("--quick", action="store_true", help="a check that it runs; records nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     digits = Images.mnist(arguments.mnist, arguments.seed) if arguments.mnist else Images.small(arguments.seed)
@@ -253,12 +247,11 @@ def main():
             print(rows[-1], flush=True)
     # the energy distance hardly sees shapes
     best = min(plan.settings, key=lambda name: sum(r["wasserstein"] for r in rows if r["network"] == name))
-    figure = FIGURES / f"paper3-{plan.name}.png"
-    draw(digits, bridges[best], RESULTS.parent / f"{figure.stem}-quick.png" if arguments.quick else figure)
     if not arguments.quick:
-        name = {"digits": "paper3-images", "mnist": "paper3-mnist"}[plan.name]
+        draw(digits, bridges[best], FIGURES / f"paper3-{plan.name}.png")
+        name = {"digits": "paper3-images", "mnist": "paper3-images-mnist"}[plan.name]
         given = " --mnist FOLDER" if arguments.mnist else ""
-        command = f"OMP_NUM_THREADS=1 python benchmarks/paper3/images.py{given}"
+        command = f"OMP_NUM_THREADS=1 python -m benchmarks.paper3.images{given}"
         record(name, rows, seed=arguments.seed, sigma=SIGMA, picture_of=best, command=command)
 
 

@@ -16,24 +16,21 @@ that ignores the start. 1000 draws are not 0 even where they are exact: ``exact`
 
 Figures of the literature are of the same construction with other random potentials, and context only.
 
-    OMP_NUM_THREADS=1 python benchmarks/paper3/mixture.py --peers FOLDER_OF_TORCHCFM
+    OMP_NUM_THREADS=1 python -m benchmarks.paper3.mixture --peers FOLDER_OF_TORCHCFM
 """
 
 __all__: list[str] = []
 
-import argparse
-import sys
+import os
 import time
 from itertools import pairwise
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from _peers import SF2M, published, torchcfm_from
-from _record import record
-from _rows import Rows
 
+from benchmarks._page import FIGURES
+from benchmarks._record import Command, record, settings
+from benchmarks.paper3._peers import SF2M, published, torchcfm_from
+from benchmarks.paper3._rows import Rows
 from girsanov.bridges import (
     AlternatingConfig,
     EndPotential,
@@ -53,7 +50,7 @@ OURS = ("plan", "start", "bridge")
 SIMULATED = ("euler", "start", "bridge", "sf2m_exact", "sf2m_sinkhorn")
 RADIUS, COMPONENTS = 5.0, 5
 CHUNK = 20_000
-FIGURE = Path(__file__).parents[2] / "docs" / "figures" / "paper3-mixture.png"
+FIGURE = FIGURES / "paper3-mixture.png"
 
 
 def instance(d, eps):
@@ -109,7 +106,7 @@ def euler(drift, eps, times):
 
 def our_bridge(eps, x0, x1, options):
     """A fitted bridge with a mixture start."""
-    settings = AlternatingConfig(
+    alternating = AlternatingConfig(
         rounds=options.rounds,
         steps=options.steps,
         paths=options.paths,
@@ -118,7 +115,7 @@ def our_bridge(eps, x0, x1, options):
     )
     bridge = SchrodingerBridge(
         BrownianMotion(sigma=eps**0.5), dim=x0.shape[1], start="mixture", components=options.components,
-        steps=options.grid, network=NetworkConfig(width=options.width, blocks=2), alternating=settings,
+        steps=options.grid, network=NetworkConfig(width=options.width, blocks=2), alternating=alternating,
     )  # fmt: skip
     return bridge.fit(x0, x1)
 
@@ -194,7 +191,10 @@ def instance_rows(exact, eps, options, torchcfm, wanted):
 
 def parse():
     """Options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(
+        __doc__, dimensions=[2], noises=[1.0], methods=["exact", "plan"], rows=1000, starts=20, draws=50,
+        potential_steps=20, partial=os.devnull,
+    )  # fmt: skip
     parser.add_argument("--peers", help="folder with torchcfm; absent: as installed, or recorded as absent")
     parser.add_argument("--dimensions", type=int, nargs="+", default=list(DIMENSIONS))
     parser.add_argument("--noises", type=float, nargs="+", default=list(NOISES))
@@ -222,12 +222,12 @@ def main():
             if wanted:
                 for row in instance_rows(instance(d, eps), eps, options, torchcfm, wanted):
                     kept.add(row)
-    if options.no_record:
+    if options.no_record or options.quick:
         return
     plot(kept.all)
-    settings = {key: value for key, value in vars(options).items() if key not in ("peers", "partial", "no_record")}
     path = record(
-        "paper3-mixture", kept.all, settings=settings, torchcfm=getattr(torchcfm, "__version__", "absent"),
+        "paper3-mixture", kept.all, settings=settings(options, "peers", "partial", "no_record"),
+        torchcfm=getattr(torchcfm, "__version__", "absent"),
         published=published("mixture"),
     )  # fmt: skip
     print(f"wrote {path.name}")

@@ -7,21 +7,14 @@ r"""What bounds of learned pairs promise, on oracles where every number is known
 - gradient: of the bound at the exact decoder, against the gradient of the prior loss (section 2.4).
 - floor: mean negative bounds against the entropy of the data, for exact and wrong drifts of closed-form bridges.
 
-    OMP_NUM_THREADS=1 python benchmarks/paper3/oracles.py
+    OMP_NUM_THREADS=1 python -m benchmarks.paper3.oracles
 """
 
-import argparse
 import math
-import sys
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # the oracles are those of the tests
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from _record import record
-
+from benchmarks._record import Command, record
 from girsanov.likelihoods.weights import chain_elbo, importance_bound
 from girsanov.pairs import EulerChain, Pair, girsanov_log_weights
 from tests.bridges import test_identities as identities
@@ -140,8 +133,7 @@ def floor(rows):
 
 def main():
     """All checks; with --quick fewer pairs and rows, and nothing is recorded."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few pairs and rows; nothing is recorded")
+    parser = Command(__doc__)
     options = parser.parse_args()
     torch.set_default_dtype(torch.float64)
     pairs, chains, rows = (100, 9, 200) if options.quick else (4000, 90, 2000)

@@ -1,18 +1,14 @@
 """The measured part of docs/paper3.md, written from the committed results and by nobody's hand.
 
-python benchmarks/paper3/summary.py            # print
-python benchmarks/paper3/summary.py --write    # put between the page's markers
+python -m benchmarks.paper3.summary            # print
+python -m benchmarks.paper3.summary --write    # put between the page's markers
 
 A result that is not recorded yet has no section.
 """
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from _page import ROOT, Page, figure, table
+from benchmarks._page import ROOT, Page, figure, source, table
 
 GAUSSIAN = {
     "closed": "exact drift, same steps",
@@ -34,10 +30,9 @@ MIXTURE = {
 }
 
 
-def source(script: str, name: str, arguments: str = "") -> list[str]:
-    """Where a section comes from."""
-    command = f"python benchmarks/paper3/{script}.py {arguments}".rstrip()
-    return ["", f"`{command}` · [{name}.json](../benchmarks/results/{name}.json)", ""]
+def comes_from(name: str, arguments: str = "") -> list[str]:
+    """Lines that say where a section comes from."""
+    return ["", source(name, arguments), ""]
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -66,7 +61,7 @@ def oracles(document: dict) -> list[str]:
         ["negative bound minus entropy, the smallest", f"{floor['z']:.1f} standard errors above", "never below"],
     ]  # fmt: skip
     head = ["## Bounds on oracles", ""]
-    return head + table(["what", "reached", "asked"], rows) + source("oracles", "paper3-oracles")
+    return head + table(["what", "reached", "asked"], rows) + comes_from("paper3-oracles")
 
 
 def gaussian(document: dict) -> list[str]:
@@ -90,7 +85,7 @@ def gaussian(document: dict) -> list[str]:
     header = ["d", "fit", "cross", "end cov.", "end mean", "← cross", "← cov.", "← mean", "mean KL", "seconds"]
     head = ["## Between Gaussians", "", words, ""]
     shown = figure("paper3-gaussian", "errors by dimension")
-    return head + table(header, rows) + source("gaussian", "paper3-gaussian") + shown
+    return head + table(header, rows) + comes_from("paper3-gaussian") + shown
 
 
 def mixture(document: dict) -> list[str]:
@@ -110,7 +105,7 @@ def mixture(document: dict) -> list[str]:
     head = ["## A normal to a mixture, the exact entropic plan known", "", words, ""]
     header = ["ε", "d", *MIXTURE.values(), "ignoring the start"]
     shown = figure("paper3-mixture", "cBW2-UVP by dimension and noise")
-    return head + table(header, rows) + source("mixture", "paper3-mixture") + shown
+    return head + table(header, rows) + comes_from("paper3-mixture") + shown
 
 
 def _with_error(row: dict | None) -> str:
@@ -136,7 +131,7 @@ def cite(document: dict) -> list[str]:
     head = ["## A held-out day of CITE-seq", "", words, ""]
     header = ["moved by", "chosen", "day 3", "chosen", "day 4"]
     shown = figure("paper3-cite", "moved and true cells in two components")
-    return head + table(header, rows) + source("cite", "paper3-cite") + shown
+    return head + table(header, rows) + comes_from("paper3-cite") + shown
 
 
 def translated(document: dict, words: str) -> list[str]:
@@ -160,14 +155,14 @@ def translated(document: dict, words: str) -> list[str]:
 def mnist(document: dict) -> list[str]:
     """MNIST, even to odd."""
     words = "Even digits of MNIST (14 x 14) to odd ones and back, without pairs."
-    body = translated(document, words) + source("images", "paper3-mnist", "--mnist FOLDER")
+    body = translated(document, words) + comes_from("paper3-images-mnist", "--mnist FOLDER")
     return ["## Unpaired images", "", *body, *figure("paper3-mnist", "translated MNIST digits")]
 
 
 def images(document: dict) -> list[str]:
     """Small digits."""
     words = "The 8 x 8 digits 0–4 to 5–9 and back, from 760 rows of each."
-    body = translated(document, words) + source("images", "paper3-images")
+    body = translated(document, words) + comes_from("paper3-images")
     return ["### Few rows", "", *body, *figure("paper3-digits", "translated digits")]
 
 
@@ -189,7 +184,7 @@ def fewsteps(document: dict) -> list[str]:
     ]
     header = ["steps", "fixed VP", "learned", "learned in half the steps, minus fixed"]
     picture = figure("paper3-fewsteps", "bound against steps")
-    return head + table(header, rows) + source("fewsteps", "paper3-fewsteps") + picture
+    return head + table(header, rows) + comes_from("paper3-fewsteps") + picture
 
 
 def _difference(first: dict, second: dict) -> str:
@@ -219,9 +214,7 @@ def freeze(document: dict) -> list[str]:
     )
     head = ["## Freezing the encoder", "", words, ""]
     header = ["seed", "recipe", "test bound", "training minus test", "processor seconds"]
-    return (
-        head + table(header, rows) + source("freeze", "paper3-freeze") + figure("paper3-freeze", "bound against time")
-    )
+    return head + table(header, rows) + comes_from("paper3-freeze") + figure("paper3-freeze", "bound against time")
 
 
 SECTIONS: dict[str, Callable[[dict], list[str]]] = {
@@ -229,7 +222,7 @@ SECTIONS: dict[str, Callable[[dict], list[str]]] = {
     "paper3-gaussian": gaussian,
     "paper3-mixture": mixture,
     "paper3-cite": cite,
-    "paper3-mnist": mnist,
+    "paper3-images-mnist": mnist,
     "paper3-images": images,
     "paper3-fewsteps": fewsteps,
     "paper3-freeze": freeze,

@@ -1,29 +1,18 @@
 """The figures of docs/paper4.md, numbers and pictures, from the committed results and by nobody's hand.
 
-python benchmarks/paper4/summary.py            # print the numbers
-python benchmarks/paper4/summary.py --write    # put them between the page's markers, and draw
+python -m benchmarks.paper4.summary            # print the numbers
+python -m benchmarks.paper4.summary --write    # put them between the page's markers, and draw
 """
 
 __all__ = ["PAGE"]
 
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from _page import FIGURES, ROOT, Page, table
+from benchmarks._page import FIGURES, ROOT, Page, source, table
 
 #: identity -> the error that it must stay below
 GOALS = {"closed form is the definition": 1e-12, "change of the loss": 1e-5, "change of the fisher divergence": 1e-5,
          "entropy rate": 1e-8, "integral of the entropy rate": 1e-8}  # fmt: skip
 FLOW_GOAL = 1e-10
-
-
-def source(name):
-    """Where a figure comes from."""
-    return (
-        f"`python benchmarks/paper4/bench_{name}.py` · [paper4-{name}.json](../benchmarks/results/paper4-{name}.json)"
-    )
 
 
 def percent(row):
@@ -46,7 +35,7 @@ def identities(found):
         "",
         *table(("identity", "error", "goal"), rows),
         "",
-        source("identities"),
+        source("paper4-identities"),
     ]
 
 
@@ -82,7 +71,7 @@ def efficiency(found):
         "",
         *table(("estimator", "location/scale", "note"), errors),
         "",
-        source("efficiency"),
+        source("paper4-efficiency"),
     ]
 
 
@@ -102,7 +91,7 @@ def robustness(found):
         "",
         *table(("m", "outliers", "error", "note", "95 % intervals cover"), rows),
         "",
-        source("robustness"),
+        source("paper4-robustness"),
     ]
 
 
@@ -123,7 +112,7 @@ def heavy_tails(found):
         "",
         *table(("sample", *tests), rows),
         "",
-        source("heavy_tails"),
+        source("paper4-heavy-tails"),
     ]
 
 
@@ -148,7 +137,7 @@ def level(found):
         "",
         *table(("test", "false alarms", "nulls"), pooled + chains),
         "",
-        source("level"),
+        source("paper4-level"),
     ]
 
 
@@ -171,7 +160,7 @@ def power(found):
         *table(("problem", "test", "ours less published, from", "to"), rows),
         "",
         *instances(found),
-        source("aggregation"),
+        source("paper4-aggregation"),
     ]
 
 
@@ -220,7 +209,7 @@ def speed(found):
         "",
         *table(("what", "measured"), lines),
         "",
-        source("speed"),
+        source("paper4-speed"),
     ]
 
 
@@ -255,7 +244,7 @@ def diagnosis(found):
         "",
         "Few steps against many, difference of discrepancies in standard errors by level: " + ahead + ".",
         "",
-        source("diagnosis"),
+        source("paper4-diagnosis"),
     ]
 
 
@@ -309,7 +298,7 @@ SECTIONS = {
     "identities": identities,
     "efficiency": efficiency,
     "robustness": robustness,
-    "heavy_tails": heavy_tails,
+    "heavy-tails": heavy_tails,
     "level": level,
     "aggregation": power,
     "speed": speed,

@@ -2,13 +2,10 @@
 
 import copy
 import functools
-import importlib
 import io
 import pickle
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +14,7 @@ import pytest
 import torch
 
 import girsanov as gv
+from benchmarks.paper3 import cite
 from girsanov.bridges import AlternatingConfig, NetworkConfig
 from girsanov.bridges.annotated import Snapshots
 from girsanov.bridges.gaussian import GaussianBridge
@@ -246,20 +244,7 @@ def test_ways_that_do_not_exist(normal):
             fit.push(cells, **options)
 
 
-@pytest.fixture
-def cite(monkeypatch):
-    """The benchmark of CITE-seq as a module."""
-    folder = Path(__file__).parents[2] / "benchmarks"
-    for place in (folder, folder / "paper3"):
-        monkeypatch.syspath_prepend(str(place))
-    before = set(sys.modules)
-    yield importlib.import_module("cite")
-    for name in set(sys.modules) - before:
-        if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
-            sys.modules.pop(name)
-
-
-def test_the_benchmarks_mean_is_that_of_the_library(cite, normal, monkeypatch):
+def test_the_benchmarks_mean_is_that_of_the_library(normal, monkeypatch):
     """Both, and the closed form at the left-out day: two averages of 16 independent paths from the same cells.
 
     A path of the closed form has the transition's variance at that day, so the difference of two averages has 2/16 of

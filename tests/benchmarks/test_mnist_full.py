@@ -1,33 +1,18 @@
 """Benchmarks of paper 1 that a machine may have to stop: the same command again ends with the same numbers."""
 
 import gzip
-import importlib
 import json
 import os
 import signal
 import struct
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import _record
+from benchmarks.paper1 import mnist_full
 from tests.seeds import rng
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-
-@pytest.fixture
-def mnist_full(tmp_path, monkeypatch):
-    """The script as a module, writing its record to a folder of the test."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    monkeypatch.syspath_prepend(str(BENCHMARKS / "paper1"))
-    module = importlib.import_module("mnist_full")
-    monkeypatch.setattr(sys.modules["_record"], "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(sys.modules["_record"], "calibration_seconds", lambda: 0.0)
-    yield module
-    for name in ("mnist_full", "pixels", "_record"):
-        sys.modules.pop(name, None)
 
 
 def write_idx(folder):
@@ -49,7 +34,9 @@ def write_idx(folder):
 
 
 @pytest.mark.slow
-def test_a_stopped_command_goes_on_to_the_same_numbers(mnist_full, tmp_path, monkeypatch, capsys):
+def test_a_stopped_command_goes_on_to_the_same_numbers(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(_record, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(_record, "calibration_seconds", lambda: 0.0)
     data, results = write_idx(tmp_path / "data"), []
     monkeypatch.setattr(mnist_full, "BLOCK", 6)
     monkeypatch.setattr(mnist_full, "SMALL", mnist_full.SMALL | {"width": 4})

@@ -6,19 +6,18 @@ threads for the diffusion model, the mixtures and each of the two settings of th
 per row in data units (log-mass of discrete columns), and the paired difference per row to the best peer, best by its
 test mean.
 
-    python benchmarks/bench_uci.py DATA_FOLDER --seconds 60 --seeds 0 1 2 3 4
+    python -m benchmarks.uci DATA_FOLDER --seconds 60 --seeds 0 1 2 3 4
 
 DATA_FOLDER holds ``NAME.csv.gz``. Results are written after every fit, and fits already there are skipped.
 """
 
-import argparse
 import json
 import time
 from pathlib import Path
 
 import torch
-from _record import RESULTS, record
 
+from benchmarks._record import RESULTS, Command, record
 from girsanov.datasets import Splits, load
 from girsanov.density_model import Config, fit
 from girsanov.evaluation import difference
@@ -77,7 +76,7 @@ def run(folder, name, seed, seconds):
 
 def main():
     """Run what is missing and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(__doc__, tables=["wine"], seeds=[0], seconds=2.0)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tables", nargs="*", default=TABLES)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2, 3, 4])
@@ -87,14 +86,15 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     path = RESULTS / f"{options.name}.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = json.loads(path.read_text())["rows"] if path.exists() and not options.quick else []
     done = {(row["table"], row["seed"]) for row in rows}
     for seed in options.seeds:
         for table in options.tables:
             if (table, seed) in done:
                 continue
             rows.append({"table": table, "seed": seed, **run(options.folder, table, seed, options.seconds)})
-            record(options.name, rows, seconds=options.seconds, threads=options.threads)
+            if not options.quick:
+                record(options.name, rows, seconds=options.seconds, threads=options.threads)
             print(line(rows[-1]), flush=True)
 
 

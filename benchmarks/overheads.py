@@ -7,10 +7,9 @@ r"""What the library costs beyond the network: training step, bound, import, com
 Ratios of interleaved repeats in one run; of processor time where one process is measured, so that other work on the
 machine weighs less. That time sums over threads: take one.
 
-    python benchmarks/bench_overheads.py --threads 1
+    python -m benchmarks.overheads --threads 1
 """
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -19,8 +18,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from _record import record, spread
 
+from benchmarks._record import Command, record, spread
 from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.datasets import load, split
 from girsanov.density_model import Config, prepare
@@ -120,7 +119,7 @@ def fresh(code):
 
 def main():
     """Measure all four."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(__doc__, only="bound")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", choices=("training step", "bound"), help="measure this alone, and no processes")
     parser.add_argument("--name", default="overheads", help="file stem of the result")
@@ -137,7 +136,8 @@ def main():
             print(rows[-1]["what"], round(statistics.median(ratios), 3), flush=True)
     if options.only is None:
         rows += processes()
-    record(options.name, rows)
+    if not options.quick:
+        record(options.name, rows)
 
 
 def processes():

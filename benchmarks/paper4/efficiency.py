@@ -5,25 +5,19 @@ Then root mean square errors of location and scale over samples of 300 rows at (
 scale are plugged in (median and median absolute deviation), and with the Gaussianising flow fitted to each sample: the
 automatic choice. Run from the root of the repository:
 
-    OMP_NUM_THREADS=1 python benchmarks/paper4/bench_efficiency.py
+    OMP_NUM_THREADS=1 python -m benchmarks.paper4.efficiency
 """
 
 __all__: list[str] = []
 
-import argparse
 import math
-import sys
 from collections.abc import Callable
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[2]))  # the quadrature is that of the tests
 
 import torch
-from _record import record
 from scipy import stats
 from torch import Tensor
 
+from benchmarks._record import Command, record
 from girsanov.stein import Radial, fit_flow, minimum_score_matching
 from tests.stein.test_estimation import efficiency, gaussianising, student, student_score
 
@@ -106,17 +100,15 @@ def errors(freedom: int, name: str, repeats: int) -> dict[str, object]:
 
 def main() -> None:
     """Both parts, printed and recorded."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(__doc__, repeats=10)
     parser.add_argument("--repeats", type=int, default=300, help="samples of each estimator")
-    parser.add_argument("--quick", action="store_true", help="ten samples, nothing recorded")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     rows = table()
     gap = max(row["gap"] for row in rows)
     print(f"largest gap to the note's table: {gap:.4f}")
-    repeats = 10 if arguments.quick else arguments.repeats
-    rows += [errors(freedom, name, repeats) for freedom in (5, 1) for name in ESTIMATORS]
+    rows += [errors(freedom, name, arguments.repeats) for freedom in (5, 1) for name in ESTIMATORS]
     if not arguments.quick:
         print(f"wrote {record('paper4-efficiency', rows, largest_gap=gap).name}")
 

@@ -11,7 +11,7 @@ Rows are N(0, I), d = 10, tested against themselves with an inverse multiquadric
 coreax is run by the interpreter that --coreax-python names (``python3 -m venv DIR && DIR/bin/pip install coreax``);
 without one, its absence is recorded. Run on an idle machine, from the root of the repository:
 
-    OMP_NUM_THREADS=2 python benchmarks/paper4/bench_speed.py --coreax-python DIR/bin/python
+    OMP_NUM_THREADS=2 python -m benchmarks.paper4.speed --coreax-python DIR/bin/python
 """
 
 __all__: list[str] = []
@@ -28,12 +28,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import numpy as np
 import torch
-from _record import record
 
+from benchmarks._record import Command, record
 from girsanov.stein import (
     FiniteSet,
     IncompleteU,
@@ -93,7 +91,7 @@ def coreax_statistic(n: int, repeats: int, python: str | None) -> dict[str, obje
         np.save(path, draws(n).numpy())
         found = []
         for block in (1000, 2000):
-            command = [python, str(Path(__file__).with_name("coreax_ksd.py")), str(path), str(LENGTH)]
+            command = [python, str(Path(__file__).with_name("_coreax.py")), str(path), str(LENGTH)]
             result = subprocess.run([*command, str(block), str(repeats)], capture_output=True, text=True, check=False)
             if result.returncode:
                 return {**row, "absent": result.stderr.strip().splitlines()[-1]}
@@ -167,7 +165,7 @@ def linear(n: int) -> list[dict[str, object]]:
 
 def child(what: str, n: int) -> list[dict[str, object]]:
     """One measurement in a process of its own, so that its memory is its own."""
-    command = [sys.executable, __file__, "--only", what, "--n", str(n)]
+    command = [sys.executable, "-m", "benchmarks.paper4.speed", "--only", what, "--n", str(n)]
     result = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ.copy())
     return json.loads(result.stdout.splitlines()[-1])
 
@@ -185,10 +183,9 @@ def ratios(rows: list[dict[str, object]]) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(__doc__)
     parser.add_argument("--coreax-python", help="an interpreter that can import coreax")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="small sizes, nothing recorded")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("--n", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

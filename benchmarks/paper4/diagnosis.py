@@ -5,24 +5,19 @@ Digits: three models, after few training steps, after many, and after as many wi
 tested at four noise levels against held-out images of all classes, of that class alone, and against its own samples;
 the first two are also compared with each other on the same noised images. Run from the root of the repository:
 
-    OMP_NUM_THREADS=1 python benchmarks/paper4/bench_diagnosis.py
+    OMP_NUM_THREADS=1 python -m benchmarks.paper4.diagnosis
 """
 
 __all__: list[str] = []
 
-import argparse
 import math
-import sys
 from collections.abc import Callable
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from _record import record
 from torch import Tensor
 
 import girsanov as gv
+from benchmarks._record import Command, record
 from girsanov.datasets import load
 from girsanov.densities import GaussianMixture
 from girsanov.likelihoods import ScoreTest, score_test
@@ -162,20 +157,19 @@ def compared(first: gv.DensityModel, second: gv.DensityModel, test: Tensor) -> l
 
 def main() -> None:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(__doc__, repeats=5, few=2, many=4)
     parser.add_argument("--repeats", type=int, default=60)
     parser.add_argument("--few", type=int, default=50, help="steps of the under-trained digits model")
     parser.add_argument("--many", type=int, default=1000, help="steps of the other two")
     parser.add_argument("--problems", nargs="*", default=["ring", "digits"])
-    parser.add_argument("--quick", action="store_true", help="few samples and steps, nothing recorded")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, object]] = []
     if "ring" in arguments.problems:
-        rows += ring_tests(500, 5 if arguments.quick else arguments.repeats, (0.01, 0.1, 0.5))
+        rows += ring_tests(500, arguments.repeats, (0.01, 0.1, 0.5))
         rows += [] if arguments.quick else ring_tests(3000, 20, (0.1, 0.5))
     if "digits" in arguments.problems:
-        rows += digits(2, 4, 100, 8) if arguments.quick else digits(arguments.few, arguments.many, 500, 300)
+        rows += digits(arguments.few, arguments.many, *((100, 8) if arguments.quick else (500, 300)))
     if not arguments.quick:
         print(f"wrote {record('paper4-diagnosis', rows, alpha=ALPHA, blind_spots=BLIND_SPOTS).name}")
 

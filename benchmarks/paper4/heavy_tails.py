@@ -5,24 +5,19 @@ multipliers, m = z^a with z = 1 + x^2/3; 200 repetitions. Two tests choose their
 to the tested rows and takes the median bandwidth at its image, "tuned" tunes a flow for power on one half of the rows
 and tests the other, in a quarter of the repetitions. Run from the root of the repository:
 
-    OMP_NUM_THREADS=1 python benchmarks/paper4/bench_heavy_tails.py
+    OMP_NUM_THREADS=1 python -m benchmarks.paper4.heavy_tails
 """
 
 __all__: list[str] = []
 
-import argparse
 import math
-import sys
 from collections.abc import Callable
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import torch
-from _record import record
 from torch import Tensor
 
+from benchmarks._record import Command, record
 from girsanov.stein import InverseMultiquadric, JohnsonFlow, WildBootstrap, goodness_of_fit, push_forward, tune_flow
 
 LEVEL, ROWS = 0.05, 400
@@ -110,16 +105,14 @@ def rejection(sample: str, test: str, repeats: int) -> dict[str, object]:
 
 def main() -> None:
     """The table, printed and recorded."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(__doc__, repeats=10)
     parser.add_argument("--repeats", type=int, default=200, help="samples of each kind")
-    parser.add_argument("--quick", action="store_true", help="ten samples, nothing recorded")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
-    repeats = 10 if arguments.quick else arguments.repeats
-    rows = [rejection(sample, test, repeats) for sample in SAMPLES for test in TESTS]
+    rows = [rejection(sample, test, arguments.repeats) for sample in SAMPLES for test in TESTS]
     if not arguments.quick:
-        print(f"wrote {record('paper4-heavy_tails', rows, level=LEVEL, rows_per_sample=ROWS).name}")
+        print(f"wrote {record('paper4-heavy-tails', rows, level=LEVEL, rows_per_sample=ROWS).name}")
 
 
 if __name__ == "__main__":

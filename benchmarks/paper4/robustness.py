@@ -5,22 +5,16 @@ absolute deviation; 2000 repetitions, and the coverage of the sandwich's 95 % in
 beside them on a tenth of the repetitions: the automatic choice for heavy tails follows outliers instead of bounding
 them. Run from the root of the repository:
 
-    OMP_NUM_THREADS=1 python benchmarks/paper4/bench_robustness.py
+    OMP_NUM_THREADS=1 python -m benchmarks.paper4.robustness
 """
 
 __all__: list[str] = []
 
-import argparse
 import math
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
-from _record import record
 
+from benchmarks._record import Command, record
 from girsanov.stein import Radial, fit_exponential_family
 from tests.stein.test_estimation import contaminated, normal_statistics
 
@@ -67,17 +61,15 @@ def measure(power: float | None, outliers: int, repeats: int) -> dict[str, objec
 
 def main() -> None:
     """All cases, printed and recorded."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(__doc__, repeats=50)
     parser.add_argument("--repeats", type=int, default=2000, help="samples of each case")
-    parser.add_argument("--quick", action="store_true", help="fifty samples, nothing recorded")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
-    repeats = 50 if arguments.quick else arguments.repeats
-    rows = [measure(power, outliers, repeats) for power, outliers in NOTE]
-    rows += [measure(None, outliers, repeats // 10) for outliers in (50, 0)]
+    rows = [measure(power, outliers, arguments.repeats) for power, outliers in NOTE]
+    rows += [measure(None, outliers, arguments.repeats // 10) for outliers in (50, 0)]
     if not arguments.quick:
-        print(f"wrote {record('paper4-robustness', rows, repeats=repeats).name}")
+        print(f"wrote {record('paper4-robustness', rows, repeats=arguments.repeats).name}")
 
 
 if __name__ == "__main__":

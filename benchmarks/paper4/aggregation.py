@@ -9,27 +9,22 @@ power depends on which perturbation was drawn, which the published rows do not s
 "published" takes their ten bandwidths, "default" ours. Rows of problems that are not asked for stay as they were
 recorded. Run from the root of the repository:
 
-    OMP_NUM_THREADS=1 python benchmarks/paper4/bench_aggregation.py
+    OMP_NUM_THREADS=1 python -m benchmarks.paper4.aggregation
 """
 
 __all__: list[str] = []
 
-import argparse
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import torch
-from _record import RESULTS, record
 from torch import Tensor
 
+from benchmarks._record import RESULTS, Command, record
 from girsanov.stein import FiniteSet, IncompleteU, InverseMultiquadric, WildBootstrap, goodness_of_fit
 
 ALPHA = 0.05
@@ -152,15 +147,12 @@ def rejection(
 
 def main() -> None:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(__doc__, repeats=10, sweeps=50)
     parser.add_argument("--repeats", type=int, default=200, help="samples per row; some tests take half")
     parser.add_argument("--sweeps", type=int, default=2000, help="of the Gibbs sampler")
     parser.add_argument("--problems", nargs="*", default=["gamma", "rbm", "rbm-instances"])
-    parser.add_argument("--quick", action="store_true", help="few samples, nothing recorded")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if arguments.quick:
-        arguments.repeats, arguments.sweeps = 10, 50
     machine, rows = Machine(), []
     size = 200 if arguments.quick else 1000
     sources = {

@@ -7,25 +7,19 @@ the entries of the Stein kernel with value and gradient. The ODE of the change a
 of geometric Brownian motion, and its integral (note of paper 4, sections 2.3 to 2.6). Errors are absolute but for the
 first. Run from the root of the repository:
 
-    OMP_NUM_THREADS=1 python benchmarks/paper4/bench_identities.py
+    OMP_NUM_THREADS=1 python -m benchmarks.paper4.identities
 """
 
 __all__: list[str] = []
 
-import argparse
 import math
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[2]))  # members and models are those of the tests
 
 import numpy as np
 import torch
-from _record import record
 from torch import Tensor
 from torch.func import vmap
 
+from benchmarks._record import Command, record
 from girsanov.stein import (
     ContinuousFlow,
     FlowMatrix,
@@ -42,7 +36,8 @@ from girsanov.stein import (
 )
 from girsanov.stein.gram import dense_gram
 from girsanov.stein.points import SteinPoints
-from tests.stein.registry import DIMENSIONS, FLOWS, potential, score_of
+from tests.linear.registry import DIMENSIONS, FLOWS
+from tests.stein.registry import potential, score_of
 from tests.stein.test_drifts import VOLATILITY, divergence, log_normal, log_normal_score
 from tests.stein.test_flows import velocity
 from tests.stein.test_gram import KERNELS, MATRICES, definition, points_of
@@ -176,8 +171,7 @@ def entropy_identities(q: Law, p: Law, t: float) -> dict[str, float]:
 
 def main() -> None:
     """Every identity, printed and recorded."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="d = 1 and 2, nothing recorded")
+    parser = Command(__doc__)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)

@@ -5,25 +5,20 @@ error; "pooled" has each test's share over all models. Chains are first-order au
 (note of paper 4, section 3.4): independent signs are wrong for them, signs that are a Markov chain are not. Run from
 the root of the repository:
 
-    OMP_NUM_THREADS=1 python benchmarks/paper4/bench_level.py
+    OMP_NUM_THREADS=1 python -m benchmarks.paper4.level
 """
 
 __all__: list[str] = []
 
-import argparse
 import math
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import torch
-from _record import record
 from torch import Tensor
 
+from benchmarks._record import Command, record
 from girsanov.densities import GaussianMixture
 from girsanov.stein import (
     FiniteSet,
@@ -135,12 +130,11 @@ def chains(rho: float, n: int, repeats: int) -> list[dict[str, object]]:
 
 def main() -> None:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(__doc__, repeats=40, chains=20)
     parser.add_argument("--repeats", type=int, default=4000, help="samples of each model")
     parser.add_argument("--chains", type=int, default=1000, help="chains of each autocorrelation")
-    parser.add_argument("--quick", action="store_true", help="few samples, nothing recorded")
     arguments = parser.parse_args()
-    repeats, chain_repeats = (40, 20) if arguments.quick else (arguments.repeats, arguments.chains)
+    repeats, chain_repeats = arguments.repeats, arguments.chains
     torch.set_num_threads(1)
     rows: list[dict[str, object]] = []
     for model in MODELS:

@@ -9,14 +9,12 @@ Same estimand (the diffusion part of the bound of each row), same log-SNR range,
 
 Each competitor is written from its formula (notes of papers 1 and 2, section 3).
 
-    python benchmarks/bench_efficiency.py RUN_OR_MODEL_FOLDER
+    python -m benchmarks.efficiency RUN_OR_MODEL_FOLDER
 """
 
-import argparse
-
 import torch
-from _record import record, spread
 
+from benchmarks._record import Command, record, spread
 from girsanov.calculus import sum_event
 from girsanov.datasets import Splits, load
 from girsanov.density_model import DensityModel
@@ -100,7 +98,7 @@ def ours(model, y, samples):
 
 def main():
     """Compare on one model."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(__doc__, rows=4)
     parser.add_argument("folder")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rows", type=int, default=ROWS, help="test rows")
@@ -128,7 +126,8 @@ def main():
         )
     for row in rows:
         print(row["estimator"], row["variance_times_nfe"]["median"], row.get("ratio_to_ours", {}).get("median"))
-    record(options.name, rows, test_rows=len(y), draws=DRAWS)
+    if not options.quick:
+        record(options.name, rows, test_rows=len(y), draws=DRAWS)
 
 
 if __name__ == "__main__":

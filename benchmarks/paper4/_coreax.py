@@ -1,6 +1,6 @@
-"""The same discrepancy by coreax, for bench_speed.py: run by an interpreter that has coreax, prints JSON.
+"""The same discrepancy by coreax, for speed.py: run by an interpreter that has coreax, prints JSON.
 
-    python coreax_ksd.py POINTS.npy LENGTH BLOCK REPEATS
+    python _coreax.py POINTS.npy LENGTH BLOCK REPEATS
 
 Points are tested against N(0, I); the first call, which compiles, is not timed.
 """

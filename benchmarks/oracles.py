@@ -5,24 +5,18 @@ honest), the standard error at 256 evaluations, coverage of 95 % intervals over 
 d <= 2) at 256 evaluations and at the default 32, the bound against its own expectation where that has a closed form
 or a quadrature, and the error of the probability-flow ODE. Run from the root of the repository:
 
-    OMP_NUM_THREADS=1 python benchmarks/bench_oracles.py
+    OMP_NUM_THREADS=1 python -m benchmarks.oracles
 """
 
 __all__: list[str] = []
 
-import argparse
 import math
-import sys
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the oracles are those of the tests
-
-from _record import record, spread
-
+from benchmarks._record import Command, record, spread
 from girsanov.calculus import Exact, Hutchinson
 from girsanov.densities import Gaussian
 from girsanov.likelihoods import density, elbo, ode_log_prob
@@ -184,7 +178,7 @@ def show(row: dict[str, object]) -> None:
 
 def main() -> None:
     """Run all cases, print a line for each and record them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Command(__doc__, repeats=4, processes=["VariancePreserving"])
     parser.add_argument(
         "--repeats", type=int, default=2000, help="rows x seeds of the coverage, five times as many for d <= 2"
     )
@@ -204,7 +198,8 @@ def main() -> None:
     print(f"at the default: median {default['median']:.4f}, from {default['min']:.4f} to {default['max']:.4f}")
     facts: dict[str, object] = {"levels": LEVELS, "coverage_95": coverage, "coverage_95_default": default}
     facts["seconds"] = time.perf_counter() - start
-    print(f"wrote {record(arguments.name, rows, **facts).name}")
+    if not arguments.quick:
+        print(f"wrote {record(arguments.name, rows, **facts).name}")
 
 
 if __name__ == "__main__":
