@@ -73,7 +73,7 @@ $(BIN)/pip:
 # Dependency groups need pip 25.1, which Python 3.11 and 3.12 do not bring along.
 $(PACKAGE): pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet "pip>=25.1"
-	$(BIN)/python -m pip install --quiet -c constraints.txt --editable ".[plot]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt --editable .
 	@touch $@
 
 $(DEV): $(PACKAGE)

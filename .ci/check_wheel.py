@@ -29,6 +29,8 @@ versions = {girsanov.__version__, importlib.metadata.version("girsanov"), sys.ar
 assert len(versions) == 1, f"versions differ: {versions}"
 for name in girsanov.__all__:
     getattr(girsanov, name)
+from girsanov.reports.page import render
+assert "<h1>page</h1>" in render("page", title="page", subtitle="", sections=[])
 print(f"girsanov {girsanov.__version__}: {len(girsanov.__all__)} names import from the wheel")
 """
 
@@ -58,7 +60,7 @@ def make_environment(folder: Path, wheel: Path) -> Path:
 
 
 def main(wheel: Path) -> None:
-    """Install the wheel and run it: its import, all its names, its version and its command."""
+    """Install the wheel and run it: its import, all its names, a page from its templates, its version, its command."""
     check_files(wheel)
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from girsanov.datasets import Schema, array_raw
-from girsanov.reports import figures
 from girsanov.reports.bridge import BridgeContents, BridgeView, render_bridge
 from girsanov.reports.bridge_figures import principal_axes
 from tests.seeds import rng, seeded
@@ -115,14 +114,6 @@ def test_without_data_a_section_says_why():
     page = render_bridge(BridgeContents(full.names, full.metrics, full.schema, missing="gone: a.csv"))
     assert "gone: a.csv" in page
     assert Outline(page).kinds.count("svg") == 1
-
-
-def test_without_matplotlib_the_numbers_stay(monkeypatch):
-    monkeypatch.setattr(figures, "available", lambda: False)
-    outline = Outline(render_bridge(contents(rows(), rows(shift=2.0, seed=1), names=NAMES)))
-    assert "svg" not in outline.kinds
-    assert "0.1234" in outline.cells
-    assert "Figures" in outline.headings
 
 
 def test_a_known_end_has_a_bound_and_its_training():

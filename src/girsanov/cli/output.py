@@ -45,11 +45,11 @@ def note_refused(
 
 
 def print_result(metrics: Mapping[str, Any]) -> None:
-    """The sections of a result and the paired differences, as tables."""
-    from girsanov.reports import advice, differences, sections
+    """The tables of a result and its paired differences."""
+    from girsanov.reports import advice, differences, result_tables
 
-    for section in sections(metrics):
-        emit(_table(section.title, section.header, section.rows))
+    for table in result_tables(metrics):
+        emit(_table(table.title, table.header, table.rows))
     gaps = differences(metrics)
     if gaps:
         rows = [

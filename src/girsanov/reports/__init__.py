@@ -3,16 +3,16 @@
 __all__ = [
     "Attempts",
     "Contents",
+    "ResultTable",
     "ScoreTests",
-    "Section",
     "advice",
     "differences",
-    "render",
+    "render_report",
+    "result_tables",
     "samples_png",
-    "sections",
 ]
 
 from girsanov.reports.attempts import Attempts
-from girsanov.reports.report import Contents, render, samples_png
-from girsanov.reports.score_tests import ScoreTests
-from girsanov.reports.tables import Section, advice, differences, sections
+from girsanov.reports.checks import ScoreTests
+from girsanov.reports.report import Contents, render_report, samples_png
+from girsanov.reports.tables import ResultTable, advice, differences, result_tables

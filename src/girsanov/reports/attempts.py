@@ -2,11 +2,11 @@
 
 __all__ = ["Attempts"]
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from girsanov.reports.page import paragraph, section
+from girsanov.reports.page import render
 from girsanov.training import Interrupted
 from girsanov.types import InputError
 
@@ -45,12 +45,12 @@ class Attempts:
             self.note(f'the report\'s part "{title}" could not be made ({kind}{reason}); the rest is complete')
             return None
 
-    def sections(self, builders: Sequence[tuple[str, Callable[[], str]]]) -> list[str]:
-        """HTML of the sections that are there, by title; one that failed says so in its place."""
+    def sections(self, builders: Mapping[str, Callable[[], str]]) -> list[tuple[str, str]]:
+        """Title and HTML of the sections that are there; one that failed says so in its place."""
         found = []
-        for title, build in builders:
+        for title, build in builders.items():
             html = None if title in self.failed else self(title, build)
             if html is None:
-                html = section(title, paragraph(f"This section could not be made: {self.failed[title]}."))
-            found.append(html)
-        return [html for html in found if html]
+                html = render("sentence", text=f"This section could not be made: {self.failed[title]}.")
+            found.append((title, html))
+        return [(title, html) for title, html in found if html]

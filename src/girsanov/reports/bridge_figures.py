@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from girsanov.reports.figures import DATA, OTHER, OURS, axis_limits, canvas
+from girsanov.reports.figures import DATA, OTHER, OURS, POINTS, axis_limits, canvas
 
 MAX_POINTS = 600
 MAX_PATHS = 25
@@ -54,11 +54,11 @@ def clouds(panels: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], lab
     with canvas("clouds", 1, len(panels), width=9.0, height=2.6 if flat else 4.4) as drawn:
         for axis, (title, start, truth, moved) in zip(drawn.axes[0], panels, strict=True):
             if flat:
-                _histograms(axis, start[:, 0], truth[:, 0], moved[:, 0], limits[0])
+                _histograms(axis, start[:, 0], truth[:, 0], moved[:, 0], np.linspace(*limits[0], 33))
             else:
                 for rows, colour, name in ((start, OTHER, "before"), (truth, DATA, "true"), (moved, OURS, "moved")):
                     rows, size = rows[:MAX_POINTS], 7 if len(rows) > 150 else 14
-                    axis.scatter(*rows.T, s=size, color=colour, alpha=0.55, linewidths=0, label=name, rasterized=True)
+                    axis.scatter(*rows.T, s=size, color=colour, label=name, **POINTS)
                 axis.set(ylim=limits[1], ylabel=labels[1])
             axis.set(xlim=limits[0], xlabel=labels[0], title=title)
             axis.legend(loc="best", fontsize=8, markerscale=1.6)
@@ -66,10 +66,7 @@ def clouds(panels: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], lab
     return drawn.svg
 
 
-def _histograms(
-    axis: Any, start: np.ndarray, truth: np.ndarray, moved: np.ndarray, limits: tuple[float, float]
-) -> None:
-    bins = np.linspace(*limits, 33)
+def _histograms(axis: Any, start: np.ndarray, truth: np.ndarray, moved: np.ndarray, bins: np.ndarray) -> None:
     if len(start):
         axis.hist(start, bins=bins, density=True, histtype="step", color=OTHER, label="before")
     axis.hist(truth, bins=bins, density=True, color=DATA, alpha=0.4, label="true")
@@ -113,20 +110,15 @@ def alternations(
     with canvas("alternations", 1, 2, width=9.0, height=3.2) as drawn:
         left, right = drawn.axes[0]
         for direction, colour in (("forward", OURS), ("backward", DATA)):
-            numbers = [entry["round"] for entry in rounds]
-            left.plot(
-                numbers, [entry[direction]["energy"] for entry in rounds], color=colour, marker="o", markersize=4,
-                label=direction,
-            )  # fmt: skip
+            numbers, errors = [e["round"] for e in rounds], [e[direction]["energy"] for e in rounds]
+            left.plot(numbers, errors, color=colour, marker="o", markersize=4, label=direction)
             if direction in floors:
                 left.axhline(floors[direction], color=colour, linestyle=":", linewidth=1.0)
             done = [entry for entry in history if entry["direction"] == direction]
             for entry in done:
                 right.plot([entry["round"]] * 2, [entry["before"], entry["after"]], color=colour, linewidth=1.0)
-            right.plot(
-                [entry["round"] for entry in done], [entry["after"] for entry in done], color=colour, marker="v",
-                markersize=5, linewidth=0, label=f"{direction} half",
-            )  # fmt: skip
+            numbers, losses = [entry["round"] for entry in done], [entry["after"] for entry in done]
+            right.plot(numbers, losses, "v", color=colour, markersize=5, label=f"{direction} half")
         left.set(xlabel="alternation", ylabel="energy distance", title="Held-out errors (dotted: true rows)")
         right.set(xlabel="alternation", ylabel="loss per dimension", title="Held-out loss of each projection")
         right.set_xlim(-0.5, max((entry["round"] for entry in history), default=1) + 0.5)

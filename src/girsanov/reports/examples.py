@@ -2,20 +2,22 @@
 
 __all__ = ["extremes", "samples_beside_data"]
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from girsanov.datasets import Schema
 from girsanov.reports import figures
-from girsanov.reports.page import figure, minus, paragraph, picture, table
-from girsanov.reports.png import data_uri, image_grid, png_bytes
+from girsanov.reports.page import number, render
+from girsanov.reports.png import image_uri
 
 SHOWN = 8  # rows at each end
 IMAGES = 36  # images in a grid
 DEVIATIONS = 4  # columns named per row of a table
 
 
-def samples_beside_data(samples: Tensor, data: Tensor | None, schema: Schema) -> list[str]:
+def samples_beside_data(samples: Tensor, data: Tensor | None, schema: Schema) -> str:
     """Samples of the model beside held-out rows, as HTML.
 
     Args:
@@ -24,26 +26,22 @@ def samples_beside_data(samples: Tensor, data: Tensor | None, schema: Schema) ->
         schema: of both.
     """
     if schema.kind == "images":
-        return [_grids(samples, data)] if samples.ndim == 4 else [paragraph("These rows are not drawn.")]
-    if not figures.available():
-        return [_moments(samples, data, schema)] if data is not None else []
+        if samples.ndim != 4:
+            return render("sentence", text="These rows are not drawn.")
+        limits = _limits(samples if data is None else data)
+        beside = ([] if data is None else [(data, "held-out data")]) + [(samples, "samples of the model")]
+        pictures = [(image_uri(images[:IMAGES], *limits), caption) for images, caption in beside]
+        return render("samples", pictures=pictures, pairs="", marginals="")
     shown = samples if data is None else data
-    names = schema.columns or ()
     rows, drawn = shown.flatten(1).double().cpu().numpy(), samples.flatten(1).double().cpu().numpy()
-    parts = []
-    if rows.shape[1] > 1:
-        count = min(figures.MAX_PAIRS, rows.shape[1])
-        caption = f"{'All' if count == rows.shape[1] else 'The first'} {count} columns. Below the diagonal, in orange, "
-        caption += "held-out data; above it, in blue, as many samples. On the diagonal, both."
-        parts.append(figure(figures.pairs(rows, drawn[: max(len(rows), 2)], names), caption))
-    count = min(figures.MAX_MARGINALS, rows.shape[1])
-    if rows.shape[1] == 1 or rows.shape[1] > figures.MAX_PAIRS:
-        caption = f"Marginals of {'all' if count == rows.shape[1] else 'the first'} {count} columns: "
-        parts.append(figure(figures.marginals(rows, drawn, names), caption + "filled, held-out data; line, samples."))
-    return parts
+    d, names = rows.shape[1], schema.columns or ()
+    values: dict[str, Any] = {"paired": min(figures.MAX_PAIRS, d), "shown": min(figures.MAX_MARGINALS, d), "columns": d}
+    pairs = figures.pairs(rows, drawn[: max(len(rows), 2)], names) if d > 1 else ""
+    marginals = figures.marginals(rows, drawn, names) if d == 1 or d > figures.MAX_PAIRS else ""
+    return render("samples", pictures=(), pairs=pairs, marginals=marginals, **values)
 
 
-def extremes(test: Tensor, values: Tensor, rows: Tensor, schema: Schema) -> list[str]:
+def extremes(test: Tensor, values: Tensor, rows: Tensor, schema: Schema) -> str:
     """The most and the least likely held-out rows, as HTML.
 
     Args:
@@ -55,51 +53,26 @@ def extremes(test: Tensor, values: Tensor, rows: Tensor, schema: Schema) -> list
     order = values.argsort(descending=True, stable=True)
     count = min(SHOWN, (len(order) + 1) // 2)
     ends = {"Most likely": order[:count], "Least likely": order[len(order) - count :].flip(0)}
-    if schema.kind == "images" and test.ndim == 4:
-        return [_gallery(title, test, values, rows, index) for title, index in ends.items()]
-    text = paragraph("In brackets, how many standard deviations of the held-out rows a value lies from their mean.")
-    return [text, *(_deviations(title, test, values, rows, index, schema) for title, index in ends.items())]
+    gallery = schema.kind == "images" and test.ndim == 4
+    limits, z = _limits(test), _standardised(test)
+    names = schema.columns or tuple(f"x{i + 1}" for i in range(z.shape[1]))
+
+    def shown(i: int) -> str:
+        return image_uri(test[i : i + 1], *limits) if gallery else _deviations(test[i].flatten().double(), z[i], names)
+
+    found = {end: [(int(rows[i]) + 1, float(values[i]), shown(i)) for i in some.tolist()] for end, some in ends.items()}
+    return render("extremes", ends=found, gallery=gallery)
 
 
-def _grids(samples: Tensor, data: Tensor | None) -> str:
-    shown = data[:IMAGES] if data is not None else samples[:0]
-    low, high = _limits(samples if data is None else data)
-    parts = []
-    for images, caption in ((shown, "held-out data"), (samples[:IMAGES], "samples of the model")):
-        if len(images):
-            pixels = image_grid(images.double().cpu().numpy(), low=low, high=high)
-            parts.append(picture(data_uri(png_bytes(pixels)), caption, caption))
-    return '<div class="beside">' + "\n".join(parts) + "</div>"
-
-
-def _gallery(title: str, test: Tensor, values: Tensor, rows: Tensor, index: Tensor) -> str:
-    low, high = _limits(test)
-    parts = []
-    for i in index.tolist():
-        pixels = image_grid(test[i : i + 1].double().cpu().numpy(), low=low, high=high)
-        caption = minus(f"{values[i]:.1f} nats, row {int(rows[i]) + 1}")
-        parts.append(picture(data_uri(png_bytes(pixels)), caption, f"row {int(rows[i]) + 1} of the data"))
-    return f'<h3>{title}</h3>\n<div class="gallery">' + "\n".join(parts) + "</div>"
-
-
-def _deviations(title: str, test: Tensor, values: Tensor, rows: Tensor, index: Tensor, schema: Schema) -> str:
+def _standardised(test: Tensor) -> Tensor:
     flat = test.flatten(1).double()
-    names = schema.columns or tuple(f"x{i + 1}" for i in range(flat.shape[1]))
-    z = (flat - flat.mean(0)) / flat.std(0, correction=min(1, len(flat) - 1)).clamp_min(1e-12)
-    lines = []
-    for i in index.tolist():
-        largest = z[i].abs().argsort(descending=True)[:DEVIATIONS].tolist()
-        cells = [f"{names[j]} = " + minus(f"{flat[i, j]:.5g} ({z[i, j]:+.1f})") for j in largest]
-        lines.append((str(int(rows[i]) + 1), minus(f"{values[i]:.2f}"), ", ".join(cells)))
-    return table(("row", "nats", "columns that lie furthest from their mean"), lines, caption=title, text=True)
+    return (flat - flat.mean(0)) / flat.std(0, correction=min(1, len(flat) - 1)).clamp_min(1e-12)
 
 
-def _moments(samples: Tensor, data: Tensor, schema: Schema) -> str:
-    """Where nothing can be drawn: means and standard deviations."""
-    names = schema.columns or ()
-    columns = zip(names, data.flatten(1).double().T, samples.flatten(1).double().T, strict=True)
-    rows = [(name, *(f"{value:.5g}" for value in (x.mean(), y.mean(), x.std(), y.std()))) for name, x, y in columns]
-    return table(("column", "mean of data", "of samples", "std of data", "of samples"), rows)
+def _deviations(row: Tensor, z: Tensor, names: tuple[str, ...]) -> str:
+    """The columns of a row that lie furthest from their mean, and how far."""
+    largest = z.abs().argsort(descending=True)[:DEVIATIONS].tolist()
+    return ", ".join(f"{names[j]} = {number(float(row[j]), '.5g')} ({number(float(z[j]), '+.1f')})" for j in largest)
 
 
 def _limits(images: Tensor) -> tuple[float, float]:

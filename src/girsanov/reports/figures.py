@@ -1,7 +1,6 @@
 """The figures of a report, by matplotlib, as SVG whose text and axes take the colour of the page around them."""
 
 __all__ = [
-    "available",
     "axis_limits",
     "canvas",
     "curve",
@@ -13,67 +12,46 @@ __all__ = [
     "pairs",
 ]
 
-import importlib.util
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from girsanov.evaluation import Curve, Difference
 from girsanov.likelihoods import ScoreTest
+from girsanov.reports.page import number
 
-INK = "#010203"  # a colour that nothing else has: the page's own takes its place
+INK = "#010203"  # of the style's file: the page's own colour takes its place
 OURS, DATA, OTHER = "#2f81c7", "#d9822b", "#8a8f98"
 PEER_COLOURS = ("#d9822b", "#5aa469", "#a06cc4", "#8a8f98")
 MAX_PAIRS, MAX_POINTS, MAX_MARGINALS = 5, 500, 12
 
-STYLE: dict[str, Any] = {
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.linewidth": 0.8,
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "svg.fonttype": "none",
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "text.parse_math": False,
-}
-
-
-def available() -> bool:
-    """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
-
-
-class Canvas:
-    """One figure: its axes while it is drawn, ``svg`` afterwards."""
-
-    def __init__(self, figure: Any, axes: Any) -> None:
-        self.figure, self.axes, self.svg = figure, axes, ""
+STYLE = Path(__file__).with_name("templates") / "figures.mplstyle"
+POINTS: dict[str, Any] = {"alpha": 0.55, "linewidths": 0, "rasterized": True}
+BESIDE: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 9}  # of a text at a point
 
 
 @contextmanager
-def canvas(name: str, rows: int = 1, columns: int = 1, *, width: float, height: float) -> Iterator[Canvas]:
-    """A figure in our style that belongs to no window; ``name`` keys its element ids."""
+def canvas(name: str, rows: int = 1, columns: int = 1, *, width: float, height: float) -> Iterator[SimpleNamespace]:
+    """A figure in our style that belongs to no window: its ``axes`` while it is drawn, its ``svg`` afterwards.
+
+    ``name`` keys its element ids.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
-    style: Any = {**STYLE, "svg.hashsalt": name}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        canvas = Canvas(figure, figure.subplots(rows, columns, squeeze=False))
-        yield canvas
-        buffer = io.StringIO()
+    salt: Any = {"svg.hashsalt": name}
+    with matplotlib.rc_context(salt, fname=STYLE):
+        figure, buffer = Figure(figsize=(width, height), layout="constrained"), io.StringIO()
+        drawn = SimpleNamespace(axes=figure.subplots(rows, columns, squeeze=False), svg="")
+        yield drawn
         figure.savefig(buffer, format="svg", transparent=True, dpi=160, metadata={"Date": None})
-    canvas.svg = _inline(buffer.getvalue(), name)
+    drawn.svg = _inline(buffer.getvalue(), name)
 
 
 def _inline(svg: str, name: str) -> str:
@@ -102,16 +80,10 @@ def learning(history: Sequence[Mapping[str, float | None]], best_step: int | Non
             _level(right, values[0], "before training")
         if best_step is not None:
             late = best_step > max(steps, default=0) / 2
+            shift, side = (-4, "right") if late else (4, "left")
             right.axvline(best_step, color=DATA, linewidth=1.0)
-            right.annotate(
-                f"best, step {best_step}",
-                (best_step, 0.2),
-                xycoords=("data", "axes fraction"),
-                xytext=(-4 if late else 4, 0),
-                textcoords="offset points",
-                ha="right" if late else "left",
-                color=DATA,
-            )
+            place: Any = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "xytext": (shift, 0)}
+            right.annotate(f"best, step {best_step}", (best_step, 0.2), **place, ha=side, color=DATA)
         right.set(xlabel="step", ylabel="nats per row", title="Bound on validation rows")
     return drawn.svg
 
@@ -122,9 +94,8 @@ def curve(values: Curve) -> str:
     with canvas("curve", 1, 2, width=9.0, height=3.4) as drawn:
         left, right = drawn.axes[0]
         left.plot(levels, values.standard.numpy(), color=OTHER, linestyle=":", label="N(0, I) on its own data")
-        left.plot(
-            levels, values.gaussian.numpy(), color=DATA, linestyle="--", label="Gaussian reference on its own data"
-        )
+        reference = "Gaussian reference on its own data"
+        left.plot(levels, values.gaussian.numpy(), color=DATA, linestyle="--", label=reference)
         _band(left, levels, values.model.numpy(), values.stderr.numpy(), "this model on held-out rows")
         left.set(xlabel="log-SNR", ylabel="squared error per dimension", title="Error of the noise prediction")
         left.legend(loc="lower right", fontsize=8)
@@ -173,14 +144,7 @@ def intervals(differences: Mapping[str, Difference]) -> str:
         for height, value in enumerate(values):
             axis.plot([value.low, value.high], [height, height], color=OURS, linewidth=3, solid_capstyle="round")
             axis.plot([value.nats], [height], "o", color=OURS)
-            axis.annotate(
-                f"{value.nats:+.2f}".replace("-", "−"),
-                (value.nats, height),
-                xytext=(0, 7),
-                textcoords="offset points",
-                ha="center",
-                fontsize=9,
-            )
+            axis.annotate(number(value.nats, "+.2f"), (value.nats, height), xytext=(0, 7), **BESIDE)
         axis.axvline(0.0, color=OTHER, linestyle="--", linewidth=1.0)
         axis.set_yticks(range(len(names)), names)
         axis.set_ylim(-0.6, len(differences) - 0.2)
@@ -202,9 +166,7 @@ def pairs(data: np.ndarray, samples: np.ndarray, names: Sequence[str]) -> str:
                 else:
                     rows, colour = (data, DATA) if i > j else (samples, OURS)
                     rows, size = rows[:MAX_POINTS], 5 if len(rows) > 150 else 16
-                    axis.scatter(
-                        rows[:, j], rows[:, i], s=size, color=colour, alpha=0.55, linewidths=0, rasterized=True
-                    )
+                    axis.scatter(rows[:, j], rows[:, i], s=size, color=colour, **POINTS)
                     axis.set(xlim=limits[j], ylim=limits[i])
                 axis.tick_params(labelsize=7)
                 axis.locator_params(nbins=3)
@@ -221,12 +183,12 @@ def pairs(data: np.ndarray, samples: np.ndarray, names: Sequence[str]) -> str:
     return drawn.svg
 
 
-def marginals(data: np.ndarray, samples: np.ndarray, names: Sequence[str]) -> str:
-    """Histograms of single columns, data and samples."""
+def marginals(data: np.ndarray, samples: np.ndarray, names: Sequence[str], key: str = "marginals") -> str:
+    """Histograms of single columns, data and samples; ``key`` keeps the ids of several apart."""
     count = min(MAX_MARGINALS, data.shape[1])
     columns = min(4, count)
     lines = -(-count // columns)
-    with canvas("marginals", lines, columns, width=9.0, height=1.7 * lines + 0.2) as drawn:
+    with canvas(key, lines, columns, width=9.0, height=1.7 * lines + 0.2) as drawn:
         for index, axis in enumerate(drawn.axes.flat):
             if index >= count:
                 axis.set_axis_off()
@@ -255,10 +217,7 @@ def _band(axis: Any, x: np.ndarray, y: np.ndarray, stderr: np.ndarray, label: st
 def _level(axis: Any, value: float, text: str) -> None:
     """A dashed line."""
     axis.axhline(value, color=OTHER, linestyle="--", linewidth=1.0)
-    place = ("axes fraction", "data")
-    axis.annotate(
-        text, (0.75, value), xycoords=place, xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9
-    )
+    axis.annotate(text, (0.75, value), xycoords=("axes fraction", "data"), xytext=(0, 3), **BESIDE)
 
 
 def _series(history: Sequence[Mapping[str, float | None]], name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,7 @@
 """The report of a run: one HTML file that says what the numbers are, where they come from and what the model draws."""
 
-__all__ = ["CERTIFICATE", "CURVE", "SAMPLES", "TESTS", "Contents", "render", "samples_png"]
+__all__ = ["CERTIFICATE", "CURVE", "SAMPLES", "TESTS", "Contents", "described", "render_report", "samples_png"]
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,6 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from girsanov.datasets import Schema
@@ -17,23 +17,19 @@ from girsanov.evaluation import Curve
 from girsanov.likelihoods.certificate import Certificate
 from girsanov.reports import figures
 from girsanov.reports.attempts import Attempts
-from girsanov.reports.certificate import certificate_section
+from girsanov.reports.checks import ScoreTests, certificate_section, score_tests_section
 from girsanov.reports.examples import extremes, samples_beside_data
-from girsanov.reports.page import details, figure, headline, minus, page, paragraph, section, table
+from girsanov.reports.page import render
 from girsanov.reports.png import image_grid, png_bytes
-from girsanov.reports.score_tests import ScoreTests, score_tests_section
-from girsanov.reports.tables import KINDS, NAMES, advice, differences, sections
+from girsanov.reports.tables import KINDS, NAMES, advice, differences, result_tables
 from girsanov.types import FEWEST, student_quantile
 
-RELATIONS = {
-    "lower_bound": "is a lower bound on",
-    "upper_bound": "is an upper bound on",
-    "exact": "is, up to the solver's tolerance,",
-    "unbiased": "is an unbiased estimate of",
-    "estimate": "estimates, without a guarantee,",
-}
-NO_FIGURES = (
-    "There are no figures here because matplotlib is missing: pip install 'girsanov[plot]', then girsanov report."
+#: titles of the sections that hold what is computed beforehand
+CURVE, TESTS, CERTIFICATE, SAMPLES = (
+    "Where in log-SNR the model learned",
+    "Tests of the score",
+    "Certificate of DDPM training",
+    "Samples",
 )
 
 
@@ -70,16 +66,7 @@ class Contents:
     missing: str = ""
 
 
-#: titles of the sections that hold what is computed beforehand
-CURVE, TESTS, CERTIFICATE, SAMPLES = (
-    "Where in log-SNR the model learned",
-    "Tests of the score",
-    "Certificate of DDPM training",
-    "Samples",
-)
-
-
-def render(contents: Contents, attempts: Attempts | None = None) -> str:
+def render_report(contents: Contents, attempts: Attempts | None = None) -> str:
     """The page as HTML text.
 
     Args:
@@ -87,20 +74,29 @@ def render(contents: Contents, attempts: Attempts | None = None) -> str:
         attempts: what failed before; one sentence stands in place of such sections and of those that fail here.
     """
     attempts = attempts or Attempts(lambda _: None)
-    metrics = contents.metrics
-    shape = " × ".join(map(str, contents.schema.event_shape))
-    what = f"images of {shape}" if contents.schema.kind == "images" else f"tables of {shape} columns"
-    subtitle = f"A density model of {what} by girsanov {metrics['versions']['girsanov']}, fitted to {contents.name}"
-    builders = {"Result": _headline, "What the number means": _meaning, "Paired differences": _differences}
-    builders |= {"Learning": _learning, CURVE: _curve, TESTS: _score_tests, CERTIFICATE: _certificate}
-    builders |= {SAMPLES: _samples, "Most and least likely rows": _extremes, "Values of single rows": _histogram}
-    builders |= {"Data, settings, versions": _facts}
-    if not figures.available():
-        builders = {"Result": _headline, "Figures": _no_figures, **builders}
-        for title in ("Learning", CURVE, "Values of single rows"):
-            del builders[title]
-    made = attempts.sections([(title, partial(build, contents)) for title, build in builders.items()])
-    return page(PurePath(contents.name).name or contents.name, subtitle, made)
+    builders = {
+        "Result": _result,
+        "What the number means": _meaning,
+        "Paired differences": _differences,
+        "Learning": _learning,
+        CURVE: _curve,
+        TESTS: lambda c: "" if c.score_tests is None else score_tests_section(c.score_tests),
+        CERTIFICATE: lambda c: "" if c.certificate is None else certificate_section(c.certificate),
+        SAMPLES: lambda c: "" if c.samples is None else samples_beside_data(c.samples, c.test, c.schema),
+        "Most and least likely rows": _extremes,
+        "Values of single rows": _histogram,
+        "Data, settings, versions": _facts,
+    }
+    version = contents.metrics["versions"]["girsanov"]
+    subtitle = f"A density model of {described(contents.schema)} by girsanov {version}, fitted to {contents.name}"
+    made = attempts.sections({title: partial(build, contents) for title, build in builders.items()})
+    return render("page", title=PurePath(contents.name).name or contents.name, subtitle=subtitle, sections=made)
+
+
+def described(schema: Schema) -> str:
+    """What rows are, in words."""
+    shape = " × ".join(map(str, schema.event_shape))
+    return f"images of {shape}" if schema.kind == "images" else f"tables of {shape} columns"
 
 
 def samples_png(samples: Tensor, schema: Schema, limits: tuple[float, float] | None = None) -> bytes | None:
@@ -121,198 +117,79 @@ def samples_png(samples: Tensor, schema: Schema, limits: tuple[float, float] | N
     heat = np.clip((values - values.mean(0)) / (3.0 * spread), -1.0, 1.0)
     pixels = np.rint(127.5 * (heat + 1.0)).astype(np.uint8)
     factor = max(1, 320 // max(pixels.shape))
-    return png_bytes(pixels.repeat(factor, 0).repeat(factor, 1))
-
-
-def _headline(contents: Contents) -> str:
-    name, entry = _main(contents.metrics)
-    bits = "" if entry["bits_per_dim"] is None else f"{entry['bits_per_dim']:.3f} bits/dim, "
-    rest = f"({bits}{KINDS[entry['kind']]}, {NAMES.get(name, name).removeprefix('girsanov, ')})"
-    parts = [table(part.header, part.rows, caption=part.title, ours="girsanov") for part in sections(contents.metrics)]
-    note = (
-        "± estimator is the standard error from the finite number of evaluations per row; ± rows is the one from the "
-        "finite number of held-out rows. Numbers of different tables are of different kinds or models: do not "
-        "compare them. nfe counts network evaluations per row."
-    )
-    number = minus(f"{entry['nats']:.2f}") + " nats per row"
-    behind = (paragraph(sentence) for sentence in advice(contents.metrics))
-    return section("Result", headline(number, rest), *behind, *parts, paragraph(note))
+    return png_bytes(Image.fromarray(pixels.repeat(factor, 0).repeat(factor, 1)))
 
 
 def _main(metrics: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """The likelihood that the report is about: the bound, where it is there."""
-    return next(((name, entry) for name, entry in metrics["test"].items() if name == "elbo"), None) or next(
-        iter(metrics["test"].items())
-    )
+    test = metrics["test"]
+    return ("elbo", test["elbo"]) if "elbo" in test else next(iter(test.items()))
 
 
-def _no_figures(contents: Contents) -> str:
-    del contents
-    return section("Figures", paragraph(NO_FIGURES))
+def _result(contents: Contents) -> str:
+    metrics = contents.metrics
+    name, entry = _main(metrics)
+    model, kind = NAMES.get(name, name).removeprefix("girsanov, "), KINDS[entry["kind"]]
+    return render("result", entry=entry, kind=kind, model=model, advice=advice(metrics), tables=result_tables(metrics))
 
 
 def _meaning(contents: Contents) -> str:
     _, entry = _main(contents.metrics)
-    what = {
-        "density": "the log-density of the data in their own units",
-        "mass": "the log-probability of the data, all of whose columns are discrete",
-        "mixed": "the joint log-density of the continuous and log-probability of the discrete columns",
-    }[entry["measure"]]
     error, rows = entry["rows_stderr"], entry["rows"]
-    margin = f"{FEWEST} rows or more would say how sure this is"
-    if error is not None and rows >= FEWEST:
-        margin = f"± {student_quantile(0.95, rows - 1) * error:.3f} at 95 % from the rows"
-    equation = {"sde": "stochastic differential equation", "ode": "ordinary differential equation"}
-    text = [
-        f"{minus(format(entry['nats'], '.3f'))} nats per row {RELATIONS[entry['kind']]} {what}, as the generative "
-        f"{equation.get(entry['model'], entry['model'])} of this model gives it, averaged over {entry['rows']:,} rows "
-        f"that took no part in the fit ({margin})."
-    ]
-    if entry["stderr"] is not None:
-        text.append(
-            f"{entry['nfe']:,} network evaluations were spent on each row, which leave a standard error of "
-            f"{entry['stderr']:.4f} in the mean."
-        )
-    if entry["log_snr_range"]:
-        low, high = (minus(f"{level:g}") for level in entry["log_snr_range"])
-        text.append(
-            f"The network was evaluated at log signal-to-noise ratios from {low} to {high}; the terms at both ends "
-            "are part of the number, so nothing is left out."
-        )
-    if entry["model"] == "sde":
-        text.append(
-            "Model and peers have a small share of a broad law: a row that is unlike all training rows costs tens of "
-            "nats in each dimension that is, so that a few such rows do not rule the mean."
-        )
-    if entry["bits_per_dim"] is not None:
-        text.append(
-            f"In bits per dimension, that is {entry['bits_per_dim']:.4f}, lower being better, with the bins that the "
-            "data have."
-        )
-    return section("What the number means", paragraph(" ".join([*text, *_beginning(contents)])))
-
-
-def _beginning(contents: Contents) -> list[str]:
-    """What training has added to the closed forms that it started from."""
-    first = next(iter(contents.history), {})
-    reached = contents.metrics.get("training", {}).get("validation")
-    if first.get("step") != 0 or first.get("validation") is None or reached is None:
-        return []
-    before, after = (minus(f"{value:.3f}") for value in (first["validation"], reached))
-    return [
-        "The network corrects what was fitted before it (a Gaussian and, where they pay, a mixture or a spline flow): "
-        f"on the validation rows the bound was {before} nats per row before the network was trained and {after} after."
-    ]
+    margin = None if error is None or rows < FEWEST else student_quantile(0.95, rows - 1) * error
+    first = next(iter(contents.history), {})  # what training has added to the closed forms that it started from
+    before = first.get("validation") if first.get("step") == 0 else None
+    after = contents.metrics.get("training", {}).get("validation")
+    return render("meaning", entry=entry, margin=margin, fewest=FEWEST, before=before, after=after)
 
 
 def _differences(contents: Contents) -> str:
-    found = differences(contents.metrics)
-    if not found:
-        return ""
-    rows = [
-        (name, *(minus(f"{value:+.3f}") for value in (gap.nats, gap.low, gap.high)), f"{gap.rows:,}")
-        for name, gap in found.items()
-    ]
-    header = ("compared with", "nats per row ahead", "95 % from", "to", "rows")
-    note = (
-        "The same rows, and the same dequantisation where there is one, for both models; positive where this model "
-        "finds the held-out rows more likely."
-    )
-    if any(entry["kind"] == "exact" for entry in contents.metrics["peers"].values()):
-        note += " This model's value is a lower bound and the peer's is exact, so the true lead is at least that large."
-    elif any(entry["kind"] == "lower_bound" for entry in contents.metrics["peers"].values()):
-        note += " Both values are lower bounds on log-probabilities."
-    parts = [figure(figures.intervals(found), note)] if figures.available() else [paragraph(note)]
-    return section("Paired differences", *parts, table(header, rows))
+    gaps = differences(contents.metrics)
+    kinds = [entry["kind"] for entry in contents.metrics.get("peers", {}).values()]
+    return render("differences", gaps=gaps, kinds=kinds, svg=figures.intervals(gaps)) if gaps else ""
 
 
 def _learning(contents: Contents) -> str:
-    if not contents.history:
-        return ""
-    training = contents.metrics.get("training", {})
-    svg = figures.learning(contents.history, training.get("best_step"))
-    caption = (
-        "Left: the loss is an unbiased estimate of the negative gain in the bound over the Gaussian reference in the "
-        "model's coordinates, 0 for that reference. Right: the bound on validation rows with its estimator's standard "
-        "error; the weights of the best step are the model."
-    )
-    return section("Learning", figure(svg, caption))
+    best = contents.metrics.get("training", {}).get("best_step")
+    return render("learning", svg=figures.learning(contents.history, best)) if contents.history else ""
 
 
 def _curve(contents: Contents) -> str:
     if contents.curve is None:
-        return _absent(CURVE, contents)
-    curve = contents.curve
-    caption = (
-        "Squared error of the noise prediction against log-SNR, noise to the left and data to the right, with "
-        "bands of two standard errors. A bound is better by half the area between the Gaussian's curve and the "
-        f"model's: {minus(format(curve.nats_per_dim(), '+.4f'))} nats per dimension on these rows."
-    )
-    return section(CURVE, figure(figures.curve(curve), caption))
-
-
-def _score_tests(contents: Contents) -> str:
-    return "" if contents.score_tests is None else score_tests_section(contents.score_tests)
-
-
-def _certificate(contents: Contents) -> str:
-    return "" if contents.certificate is None else certificate_section(contents.certificate)
-
-
-def _samples(contents: Contents) -> str:
-    if contents.samples is None:
-        return ""
-    return section(SAMPLES, *samples_beside_data(contents.samples, contents.test, contents.schema))
+        return _absent(contents)
+    return render("curve", svg=figures.curve(contents.curve), gain=contents.curve.nats_per_dim())
 
 
 def _extremes(contents: Contents) -> str:
     if contents.test is None or "elbo" not in contents.values or contents.rows is None:
-        return _absent("Most and least likely rows", contents)
-    parts = extremes(contents.test, contents.values["elbo"], contents.rows, contents.schema)
-    return section("Most and least likely rows", *parts)
+        return _absent(contents)
+    return extremes(contents.test, contents.values["elbo"], contents.rows, contents.schema)
 
 
 def _histogram(contents: Contents) -> str:
-    if "elbo" not in contents.values:
-        return ""
-    peers = {
-        NAMES.get(name, name): values.numpy()
-        for name, values in contents.values.items()
-        if name not in ("elbo", "stderr")
-    }
-    svg = figures.histogram(contents.values["elbo"].numpy(), peers)
-    return section("Values of single rows", figure(svg, "How the held-out rows' values are spread, by model."))
+    values = {NAMES.get(name, name): value.numpy() for name, value in contents.values.items()}
+    ours = values.pop(NAMES["elbo"], None)
+    values.pop("stderr", None)
+    return "" if ours is None else render("histogram", svg=figures.histogram(ours, values))
 
 
 def _facts(contents: Contents) -> str:
     metrics = contents.metrics
-    notes = "<ul>" + "".join(f"<li>{paragraph(note)}</li>" for note in contents.schema.notes) + "</ul>"
-    pairs = {
+    settings = metrics.get("settings", {})
+    tables = {
         "Splits": {name: f"{count:,} rows" for name, count in metrics["rows"].items()},
         "Could not be computed": metrics.get("failed", {}),
         "Training": metrics.get("training", {}),
         "Starting points (validation rows, nats)": metrics.get("starting_points", {}),
         "Seconds": metrics.get("timing", {}),
-        "Settings": metrics.get("settings", {}).get("config", {}),
-        "Evaluation": metrics.get("settings", {}).get("evaluation", {}),
+        "Settings": settings.get("config", {}),
+        "Evaluation": settings.get("evaluation", {}),
         "Versions": metrics["versions"],
     }
-    parts = [details("How the data were read", notes)] if contents.schema.notes else []
-    for name, entry in metrics.get("peers", {}).items():
-        pairs[f"Chosen for: {NAMES.get(name, name)}"] = entry.get("settings", {})
-    parts += [
-        details(title, table(("name", "value"), [(key, _shown(value)) for key, value in facts.items()], text=True))
-        for title, facts in pairs.items()
-        if facts
-    ]
-    return section("Data, settings, versions", *parts)
+    peers = metrics.get("peers", {}).items()
+    tables |= {f"Chosen for: {NAMES.get(name, name)}": entry.get("settings", {}) for name, entry in peers}
+    return render("facts", notes=contents.schema.notes, tables=tables)
 
 
-def _absent(title: str, contents: Contents) -> str:
-    return section(title, paragraph(contents.missing)) if contents.missing else ""
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}" if math.isfinite(value) else "–"
-    return "–" if value is None else str(value)
+def _absent(contents: Contents) -> str:
+    return render("sentence", text=contents.missing) if contents.missing else ""

@@ -1,15 +1,16 @@
-"""The result table, for terminals and pages alike: sections whose numbers may be compared, rows, formatted cells.
+"""The result table, for terminals and pages alike: numbers that may be compared stand together, in formatted cells.
 
-Two kinds of likelihood, or two models of one network (its SDE and its ODE), never share a section.
+Two kinds of likelihood, or two models of one network (its SDE and its ODE), never share a table.
 """
 
-__all__ = ["KINDS", "NAMES", "Section", "advice", "differences", "sections"]
+__all__ = ["KINDS", "NAMES", "ResultTable", "advice", "differences", "result_tables"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from girsanov.evaluation import Difference
+from girsanov.reports.page import number
 
 Record = Mapping[str, Any]
 
@@ -47,7 +48,7 @@ FEW = 2000  # rows below which a network has little to learn from
 
 
 @dataclass(frozen=True)
-class Section:
+class ResultTable:
     """Numbers that may be compared with each other.
 
     Attributes:
@@ -61,8 +62,8 @@ class Section:
     rows: tuple[tuple[str, ...], ...]
 
 
-def sections(metrics: Record) -> list[Section]:
-    """The sections of ``metrics.json``: our bound with what has its kind, the other kinds, the ODE by itself."""
+def result_tables(metrics: Record) -> list[ResultTable]:
+    """The tables of ``metrics.json``: our bound with what has its kind, the other kinds, the ODE by itself."""
     groups: dict[tuple[str, bool, str, str], list[tuple[str, Record]]] = {}
     entries = [*metrics["test"].items(), *metrics.get("peers", {}).items()]
     for name, entry in entries:
@@ -70,7 +71,7 @@ def sections(metrics: Record) -> list[Section]:
         key = (given, entry["model"] == "ode", entry["kind"], entry["measure"])
         groups.setdefault(key, []).append((name, entry))
     ordered = sorted(groups.items(), key=lambda group: group[0][:2])
-    return [_section(key, group) for key, group in ordered]
+    return [_table(key, group) for key, group in ordered]
 
 
 def differences(metrics: Record) -> dict[str, Difference]:
@@ -115,7 +116,7 @@ def _try(metrics: Record) -> str:
     return "try a larger network (--width, --blocks), and look at the notes on how its columns were read"
 
 
-def _section(key: tuple[str, bool, str, str], entries: list[tuple[str, Record]]) -> Section:
+def _table(key: tuple[str, bool, str, str], entries: list[tuple[str, Record]]) -> ResultTable:
     given, ode, kind, measure = key
     what = MEASURES[measure] + (f" given {given}" if given else "")
     title = TITLES[kind].format(measure=what) + (", probability-flow ODE (another model)" if ode else "")
@@ -134,23 +135,19 @@ def _section(key: tuple[str, bool, str, str], entries: list[tuple[str, Record]])
         "eval s",
     )
     best = sorted(entries, key=lambda item: -item[1]["nats"])
-    return Section(title, header, tuple(_row(name, entry, bits) for name, entry in best))
+    return ResultTable(title, header, tuple(_row(name, entry, bits) for name, entry in best))
 
 
 def _row(name: str, entry: Record, bits: bool) -> tuple[str, ...]:
-    per_dim = (_number(entry["bits_per_dim"], 4),) if bits else ()
+    per_dim = (number(entry["bits_per_dim"], ",.4f"),) if bits else ()
     return (
         NAMES.get(name, name),
         KINDS[entry["kind"]],
         *per_dim,
-        _number(entry["nats"], 3),
-        _number(entry["stderr"], 3),
-        _number(entry["rows_stderr"], 3),
+        number(entry["nats"], ",.3f"),
+        number(entry["stderr"], ",.3f"),
+        number(entry["rows_stderr"], ",.3f"),
         f"{entry['nfe']:,}" if entry["nfe"] else "–",
-        _number(entry.get("fit_seconds"), 1),
-        _number(entry.get("seconds"), 1),
+        number(entry.get("fit_seconds"), ",.1f"),
+        number(entry.get("seconds"), ",.1f"),
     )
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")

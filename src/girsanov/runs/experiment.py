@@ -21,7 +21,7 @@ from girsanov.likelihoods import ScoreTest
 from girsanov.likelihoods.score_test import LEVELS
 from girsanov.peers import PEERS, Peer, PeerData
 from girsanov.randomness import seed_of
-from girsanov.reports import Attempts, Contents, ScoreTests, render, samples_png
+from girsanov.reports import Attempts, Contents, ScoreTests, render_report, samples_png
 from girsanov.reports.report import CERTIFICATE, CURVE, SAMPLES, TESTS
 from girsanov.runs.conditions import condition_of
 from girsanov.runs.folder import RunFolder
@@ -293,7 +293,7 @@ def _report(
         picture = attempts("samples.png", lambda: samples_png(samples.x[:DRAWN_IMAGES], model.schema))
         if picture is not None:
             folder.write("samples.png", picture)
-    folder.write("report.html", render(contents, attempts))
+    folder.write("report.html", render_report(contents, attempts))
     return folder.path / "report.html"
 
 
