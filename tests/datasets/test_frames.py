@@ -163,3 +163,24 @@ def test_categories_that_look_like_numbers_are_categories():
 def test_columns_by_name_in_a_dict():
     data = from_array({"u": rng().normal(size=30), "v": rng(1).normal(size=30)})
     assert data.schema.columns == ("u", "v")
+
+
+def test_a_frame_comes_back_as_it_was():
+    frame = plain().assign(k=["u", "v"] * 30, m=range(60))
+    pd.testing.assert_frame_equal(array_raw(frame).frame, frame)
+    schema = from_array(frame, categorical=True).schema
+    back = schema.decode(schema.encode(array_raw(frame))).frame
+    pd.testing.assert_frame_equal(back, frame, check_dtype=False, rtol=1e-12)
+
+
+def test_an_image_is_a_row_of_its_pixels():
+    stack = np.arange(24.0).reshape(2, 3, 2, 2)
+    frame = array_raw(stack).frame
+    assert list(frame)[:2] == ["x1", "x2"]
+    np.testing.assert_array_equal(frame.to_numpy(), stack.reshape(2, 12))
+
+
+@pytest.mark.parametrize("x", [plain(), plain().to_numpy()])
+def test_as_many_names_as_columns(x):
+    with pytest.raises(InputError, match="has 2 columns but 3 names; give as many"):
+        array_raw(x, names=("p", "q", "r"))

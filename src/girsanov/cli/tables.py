@@ -2,7 +2,6 @@
 
 __all__ = ["check_suffix", "write_rows"]
 
-import csv
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -77,57 +76,35 @@ def _png(rows: Any, schema: Any) -> bytes:
     return picture
 
 
+def _frame(raw: Any, refused: Mapping[int, str]) -> Any:
+    """The rows as a data frame, with an empty line at the number of every refused row."""
+    import numpy as np
+
+    total = len(raw) + len(refused)
+    return raw.frame.set_axis(np.delete(np.arange(total), list(refused))).reindex(range(total))
+
+
 def _npy(rows: Any, schema: Any, refused: Mapping[int, str]) -> bytes:
     import numpy as np
 
     raw = schema.decode(rows)
-    if raw.kind == "images":
-        values = raw.stack
-    elif any(column.dtype.kind not in "buif" for column in raw.columns):
+    frame = _frame(raw, refused)
+    if not all(kind.kind in "buif" for kind in frame.dtypes):
         raise UsageError("some columns hold text, which .npy cannot: use .csv")
-    else:
-        values = np.stack(raw.columns, axis=1)
-    if refused:
-        values = _with_gaps(list(values.astype(np.float64)), refused, np.full(values.shape[1:], np.nan))
+    values = frame.to_numpy()
     buffer = io.BytesIO()
-    np.save(buffer, values, allow_pickle=False)
+    np.save(buffer, values.reshape(-1, *schema.event_shape) if raw.kind == "images" else values, allow_pickle=False)
     return buffer.getvalue()
 
 
-def _table(rows: Any, schema: Any) -> tuple[list[str], list[list[Any]]]:
-    """Names and lines of cells, as the source would hold them; an image is one line of its pixels."""
-    from girsanov.datasets.frames import positional_names
-
-    raw = schema.decode(rows)
-    if raw.kind == "images":
-        flat = raw.stack.reshape(len(raw), -1)
-        names, columns = positional_names(flat.shape[1]), tuple(flat.T)
-    else:
-        names, columns = raw.names or (), raw.columns
-    return list(names), [list(line) for line in zip(*(column.tolist() for column in columns), strict=True)]
-
-
-def _with_gaps(lines: list[Any], refused: Mapping[int, str], gap: Any) -> list[Any]:
-    """The lines with a gap at the number of every refused row."""
-    rest = iter(lines)
-    return [gap if i in refused else next(rest) for i in range(len(lines) + len(refused))]
-
-
 def _csv(rows: Any, schema: Any, refused: Mapping[int, str]) -> str:
-    names, lines = _table(rows, schema)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    for line in _with_gaps(lines, refused, ["nan"] * len(names)):
-        # twelve digits: networks compute with seven, and 0.30000000000000004 is 0.3
-        writer.writerow([f"{cell:.12g}" if isinstance(cell, float) else cell for cell in line])
-    return text.getvalue()
+    from girsanov.datasets.frames import csv_text
+
+    return csv_text(_frame(schema.decode(rows), refused))
 
 
 def _json_lines(rows: Any, schema: Any, refused: Mapping[int, str]) -> str:
-    names, lines = _table(rows, schema)
-    content = [dict(zip(names, line, strict=True)) for line in lines]
-    content = _with_gaps(content, refused, dict.fromkeys(names))
-    return "".join(
-        as_json(line | ({"error": refused[i]} if i in refused else {})) + "\n" for i, line in enumerate(content)
-    )
+    frame = _frame(schema.decode(rows), refused)
+    gap = dict.fromkeys(frame)
+    lines = (gap | {"error": refused[i]} if i in refused else line for i, line in enumerate(frame.to_dict("records")))
+    return "".join(as_json(line) + "\n" for line in lines)

@@ -8,6 +8,7 @@ Python. Both return :class:`Data`, whose schema encodes later rows the same way:
 __all__ = [
     "Data",
     "Raw",
+    "Reading",
     "Schema",
     "Splits",
     "array_raw",
@@ -25,9 +26,8 @@ __all__ = [
 ]
 
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -38,10 +38,13 @@ from girsanov.datasets.labels import coded, label_array, label_name
 from girsanov.datasets.places import Given
 from girsanov.datasets.raw import Raw
 from girsanov.datasets.raw import from_array as array_raw
-from girsanov.datasets.schema import Schema
+from girsanov.datasets.schema import Reading, Schema
 from girsanov.datasets.selection import joined, keep_classes, take
 from girsanov.datasets.sources import NAMED, read
 from girsanov.datasets.splits import Splits, fingerprint, split
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,16 @@ class Data:
         values = label_array(self.values or self.classes or range(int(self.codes.max()) + 1), None, self.name)
         return values[self.codes.cpu().numpy()]
 
+    @property
+    def frame(self) -> "pd.DataFrame":
+        """The rows as a data frame with the source's columns, those that were dropped in encoding included.
+
+        Example:
+            >>> load("iris").frame.iloc[0].tolist()
+            [5.1, 3.5, 1.4, 0.2]
+        """
+        return self.schema.decode(self.x, name=self.name).frame
+
     def of_present_classes(self) -> "Data":
         """The same rows with the classes that occur among them, numbered anew."""
         if self.codes is None or self.codes.is_floating_point():
@@ -106,24 +119,13 @@ class Data:
         return replace(self, x=self.x[index], codes=codes, n_train=None)
 
 
-def load(
-    source: str | os.PathLike[str],
-    *,
-    categorical: bool = False,
-    dequantise: bool = True,
-    drop: Sequence[str] = (),
-    continuous: Sequence[str] = (),
-    lattice: Mapping[str, float] | None = None,
-) -> Data:
+def load(source: str | os.PathLike[str], **reading: Unpack[Reading]) -> Data:
     """Read a source and fit a schema to it.
 
     Args:
         source: see :func:`read`.
-        categorical: one-hot encode text columns; otherwise they are an error.
-        dequantise: declare discrete columns; otherwise they are an error.
-        drop: names of columns to leave out.
-        continuous: names of columns that are densities, whatever their values look like.
-        lattice: steps of columns, by name, on whose multiples their values lie, or are rounded to.
+        **reading: what becomes of columns, see :meth:`Schema.infer`: ``categorical``, ``dequantise``, ``drop``,
+            ``continuous``, ``lattice``.
 
     Raises:
         InputError: one sentence, for everything that can be wrong with the data.
@@ -132,8 +134,7 @@ def load(
         >>> load("iris").schema.bin_width
         tensor([0.1000, 0.1000, 0.1000, 0.1000], dtype=torch.float64)
     """
-    raw = read(source)
-    return _data(raw, categorical=categorical, dequantise=dequantise, drop=drop, continuous=continuous, lattice=lattice)
+    return _data(read(source), reading)
 
 
 def from_array(
@@ -142,12 +143,8 @@ def from_array(
     labels: Tensor | Any | None = None,
     classes: tuple[str, ...] | None = None,
     names: tuple[str, ...] | None = None,
-    categorical: bool = False,
-    dequantise: bool = True,
-    drop: Sequence[str] = (),
-    continuous: Sequence[str] = (),
-    lattice: Mapping[str, float] | None = None,
     name: str = "array",
+    **reading: Unpack[Reading],
 ) -> Data:
     """Fit a schema to a tensor, an array or a data frame.
 
@@ -157,12 +154,8 @@ def from_array(
         labels: class of each row, shape ``n`` or ``n 1``: whole numbers, text, booleans or categories.
         classes: names of the classes.
         names: names of the columns of a table, ``x1``, ``x2``, ... by default.
-        categorical: one-hot encode text columns; otherwise they are an error.
-        dequantise: declare discrete columns; otherwise they are an error.
-        drop: names of columns to leave out.
-        continuous: names of columns that are densities, whatever their values look like.
-        lattice: steps of columns, by name, on whose multiples their values lie, or are rounded to.
         name: how errors call the data.
+        **reading: what becomes of columns, as in :func:`load`.
 
     Raises:
         InputError: one sentence, for everything that can be wrong with the data.
@@ -171,8 +164,7 @@ def from_array(
         >>> from_array(torch.randn(100, 2)).x.shape
         torch.Size([100, 2])
     """
-    raw = array_raw(x, labels=labels, classes=classes, names=names, name=Given(name, x))
-    return _data(raw, categorical=categorical, dequantise=dequantise, drop=drop, continuous=continuous, lattice=lattice)
+    return _data(array_raw(x, labels=labels, classes=classes, names=names, name=Given(name, x)), reading)
 
 
 def continuous_table(x: Any, *, name: str = "array") -> Data:
@@ -191,7 +183,7 @@ def continuous_table(x: Any, *, name: str = "array") -> Data:
     return Data(schema.encode(raw), None, None, schema, name, None)
 
 
-def _data(raw: Raw, **reading: Any) -> Data:
+def _data(raw: Raw, reading: Reading) -> Data:
     schema = Schema.infer(raw, **reading)
     return labelled(schema.encode(raw), raw, schema)
 

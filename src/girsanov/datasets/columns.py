@@ -13,16 +13,14 @@ __all__ = [
     "Numeric",
     "Omitted",
     "OneHot",
-    "RefusedRowsError",
     "Rule",
     "on_lattice",
-    "refuse_bad_pixels",
-    "refuse_missing",
     "rule_from_json",
     "rule_to_json",
 ]
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
@@ -30,23 +28,9 @@ import numpy as np
 
 from girsanov.datasets.frames import is_number, spelled
 from girsanov.datasets.lattice import Lattice, spoken
-from girsanov.datasets.places import row_name
-from girsanov.types import InputError
+from girsanov.datasets.refusals import refuse
 
-
-class RefusedRowsError(InputError):
-    """Rows that a model cannot have; the message is on the first of them.
-
-    Attributes:
-        bad: which rows, bool, shape ``n``.
-        sentence: what is wrong with a row, given its position, without its number.
-    """
-
-    def __init__(self, source: str, bad: np.ndarray, sentence: Callable[[int], str], advice: str = "") -> None:
-        first, more = int(bad.argmax()), int(bad.sum()) - 1
-        also = f" ({more + 1} such rows)" if more and not advice else ""
-        super().__init__(f"{source}: {row_name(source, first)}, {sentence(first)}{advice}{also}")
-        self.bad, self.sentence = bad, sentence
+SHOWN_TERMS = 8
 
 
 @dataclass(frozen=True)
@@ -112,7 +96,7 @@ class OneHot:
         position = {level: k for k, level in enumerate(self.levels)}
         codes = np.array([position.get(text, -1) for text in texts])
         known = ", ".join(self.levels[:8]) + (", ..." if len(self.levels) > 8 else "")
-        _refuse(
+        refuse(
             codes < 0,
             source,
             lambda i: (
@@ -131,30 +115,23 @@ class OneHot:
         return np.array(self.levels, dtype=object)[block.argmax(1)]
 
 
-@dataclass(frozen=True)
-class Constant:
-    """A column of one value, dropped."""
+class Dropped(ABC):
+    """A column without dimensions of its own, which every row must have as the fitted data had it."""
 
     name: str
-    value: float | str
 
     def encode(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Nothing, shape ``n 0``.
 
         Raises:
-            InputError: for a row with another value.
+            InputError: for a row in which the column is another.
         """
-        if isinstance(self.value, str):
-            wrong = np.array([text != self.value for text in _texts(column)])
-        else:
-            values = _numbers(column, self.name, source)
-            wrong = np.abs(values - self.value) > 1e-6 * abs(self.value)
-        _refuse(
-            wrong,
+        refuse(
+            self._wrong(column, source, columns),
             source,
             lambda i: (
-                f"column {self.name!r}: {column[i]!s} differs from {self.value!s}, the only value in the data the "
-                "model was fitted to; remove such rows or fit again with them"
+                f"column {self.name!r}: {column[i]!s} {self._verdict()} the data the model was fitted to; remove such "
+                "rows or fit again with them"
             ),
         )
         return np.empty((len(column), 0))
@@ -163,14 +140,41 @@ class Constant:
         """No encoded dimension."""
         return []
 
+    @abstractmethod
+    def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The column from the decoded others; ``block`` has shape ``n 0``."""
+
+    @abstractmethod
+    def _wrong(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Which rows break the rule, shape ``n``."""
+
+    def _verdict(self) -> str:
+        return f"is not {self}, as in"
+
+
+@dataclass(frozen=True)
+class Constant(Dropped):
+    """A column of one value."""
+
+    name: str
+    value: float | str
+
     def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """The constant, once per row."""
         return np.full(len(block), self.value, dtype=object if isinstance(self.value, str) else None)
 
+    def _wrong(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        if isinstance(self.value, str):
+            return np.array([text != self.value for text in _texts(column)])
+        return np.abs(_numbers(column, self.name, source) - self.value) > 1e-6 * abs(self.value)
+
+    def _verdict(self) -> str:
+        return f"differs from {self.value!s}, the only value in"
+
 
 @dataclass(frozen=True)
-class Copy:
-    """A column that a text column determines, dropped.
+class Copy(Dropped):
+    """A column that a text column determines.
 
     Attributes:
         name: of the column.
@@ -182,42 +186,31 @@ class Copy:
     twin: str
     values: tuple[tuple[str, float | str], ...] = ()
 
-    def encode(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Nothing, shape ``n 0``.
-
-        Raises:
-            InputError: for a row where the two do not belong together.
-        """
-        twins, own = _texts(columns[self.twin]), dict(self.values)
-        if own and not isinstance(self.values[0][1], str):
-            numbers = _numbers(column, self.name, source)
-            expected = np.array([own.get(twin, value) for twin, value in zip(twins, numbers, strict=True)])
-            wrong = np.abs(numbers - expected) > 1e-6 * np.abs(expected)
-        else:
-            pairs = zip(_texts(column), twins, strict=True)  # an unknown level is its own column's fault
-            wrong = np.array([text != (own.get(twin, text) if own else twin) for text, twin in pairs])
-        _refuse_broken(wrong, self, column, source)
-        return np.empty((len(column), 0))
+    @property
+    def _numeric(self) -> bool:
+        return bool(self.values) and not isinstance(self.values[0][1], str)
 
     def __str__(self) -> str:
         return f"what {self.twin!r} determines" if self.values else f"the same as {self.twin!r}"
 
-    def dimensions(self) -> list[tuple[str, Lattice]]:
-        """No encoded dimension."""
-        return []
-
     def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """What stands beside the decoded twin."""
-        twins = columns[self.twin]
-        if not self.values:
-            return twins
         own = dict(self.values)
-        return np.array([own[twin] for twin in twins], dtype=object if isinstance(self.values[0][1], str) else float)
+        return np.array([own.get(twin, twin) for twin in columns[self.twin]], dtype=float if self._numeric else object)
+
+    def _wrong(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        twins, own = _texts(columns[self.twin]), dict(self.values)
+        if self._numeric:  # an unknown level is its own column's fault
+            numbers = _numbers(column, self.name, source)
+            expected = np.array([own.get(twin, value) for twin, value in zip(twins, numbers, strict=True)])
+            return np.abs(numbers - expected) > 1e-6 * np.abs(expected)
+        pairs = zip(_texts(column), twins, strict=True)
+        return np.array([text != (own.get(twin, text) if own else twin) for text, twin in pairs])
 
 
 @dataclass(frozen=True)
-class Combination:
-    """A column equal to ``intercept + sum(slope * column)`` over its terms, dropped.
+class Combination(Dropped):
+    """A column equal to ``intercept + sum(slope * column)`` over its terms.
 
     Attributes:
         name: of the column.
@@ -237,19 +230,6 @@ class Combination:
     lattice: Lattice = field(default_factory=Lattice)
     seen: tuple[float, float] | None = None
 
-    def encode(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Nothing, shape ``n 0``.
-
-        Raises:
-            InputError: for a row that is not the sum.
-        """
-        values = _numbers(column, self.name, source)
-        parts = [slope * _numbers(columns[name], name, source) for name, slope in self.terms]
-        sizes = np.sum(np.abs(parts), axis=0)
-        wrong = np.abs(values - self.intercept - np.sum(parts, axis=0)) > self.tolerance + self.relative * sizes
-        _refuse_broken(wrong, self, column, source)
-        return np.empty((len(column), 0))
-
     def __str__(self) -> str:
         if len(self.terms) == 1 and self.terms[0][1] == 1.0 and self.intercept == 0.0:
             return f"the same as {self.terms[0][0]!r}"
@@ -261,16 +241,18 @@ class Combination:
         more = len(self.terms) - SHOWN_TERMS
         return text + (f" + {more} more" if more > 0 else "")
 
-    def dimensions(self) -> list[tuple[str, Lattice]]:
-        """No encoded dimension."""
-        return []
-
     def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """The sum of the decoded columns."""
         total = np.full(len(block), self.intercept)
         for name, slope in self.terms:
             total = total + slope * columns[name]
         return total if self.lattice.binned else self.lattice.snap(total)
+
+    def _wrong(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        values = _numbers(column, self.name, source)
+        parts = [slope * _numbers(columns[name], name, source) for name, slope in self.terms]
+        allowed = self.tolerance + self.relative * np.sum(np.abs(parts), axis=0)
+        return np.abs(values - self.intercept - np.sum(parts, axis=0)) > allowed
 
 
 @dataclass(frozen=True)
@@ -283,8 +265,6 @@ class Omitted:
         """No encoded dimension."""
         return []
 
-
-SHOWN_TERMS = 8
 
 Rule: TypeAlias = Numeric | OneHot | Constant | Copy | Combination | Omitted
 _RULES = {rule.__name__.lower(): rule for rule in (Numeric, OneHot, Constant, Copy, Combination, Omitted)}
@@ -309,22 +289,6 @@ def rule_from_json(record: Mapping[str, Any]) -> Rule:
     return _RULES[record["rule"]](**fields)
 
 
-def _refuse(bad: Any, source: str, sentence: Callable[[int], str], advice: str = "") -> None:
-    if bad.any():
-        raise RefusedRowsError(source, bad, sentence, advice)
-
-
-def _refuse_broken(wrong: np.ndarray, rule: "Copy | Combination", column: np.ndarray, source: str) -> None:
-    _refuse(
-        wrong,
-        source,
-        lambda i: (
-            f"column {rule.name!r}: {column[i]!s} is not {rule}, as in the data the model was fitted to; remove "
-            "such rows or fit again with them"
-        ),
-    )
-
-
 def _numbers(column: np.ndarray, name: str, source: str) -> np.ndarray:
     """A column as float64, shape ``n``.
 
@@ -333,7 +297,7 @@ def _numbers(column: np.ndarray, name: str, source: str) -> np.ndarray:
     """
     if column.dtype != object:
         return column.astype(np.float64)
-    _refuse(
+    refuse(
         np.array([not is_number(cell) for cell in column], dtype=bool),
         source,
         lambda i: (
@@ -364,56 +328,5 @@ def on_lattice(values: np.ndarray, lattice: Lattice, name: str, source: str) -> 
             f"{lattice.offset:.6g} on which the model was fitted; round it, or fit again with such rows"
         )
 
-    _refuse(off.reshape(len(off), -1).any(axis=1), source, sentence)
+    refuse(off.reshape(len(off), -1).any(axis=1), source, sentence)
     return lattice.snap(values)
-
-
-def refuse_missing(columns: Mapping[str, np.ndarray], source: str, advice: str) -> None:
-    """Refuse missing and infinite values.
-
-    Raises:
-        InputError: naming the first row and column of the first kind found, and how many there are.
-    """
-    gaps = {name: _missing(column) for name, column in columns.items()}
-    _refuse_cells(gaps, "is missing", "missing value", source, advice)
-    infinite = {name: np.isinf(column) for name, column in columns.items() if column.dtype.kind == "f"}
-    _refuse_cells(infinite, "is infinite", "infinite value", source, advice)
-
-
-def _refuse_cells(marks: Mapping[str, np.ndarray], what: str, plural: str, source: str, advice: str) -> None:
-    counts = {name: int(mark.sum()) for name, mark in marks.items() if mark.any()}
-    if not counts:
-        return
-    bad = np.logical_or.reduce([marks[name] for name in counts])
-    name = next(name for name in counts if marks[name][bad.argmax()])
-    total, several = sum(counts.values()), "s" if len(counts) > 1 else ""
-    summary = f"{total} {plural}{'s' if total > 1 else ''} in {len(counts)} column{several}: {_listed(list(counts))}"
-    advice = f" ({summary}); {advice.format(column=name)}"
-    _refuse(bad, source, lambda i: f"column {next(name for name in counts if marks[name][i])!r} {what}", advice)
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-
-
-def _missing(column: np.ndarray) -> np.ndarray:
-    if column.dtype == object:
-        return np.array([cell is None or cell != cell for cell in column])
-    return np.isnan(column) if column.dtype.kind == "f" else np.zeros(len(column), dtype=bool)
-
-
-def refuse_bad_pixels(values: np.ndarray, source: str) -> None:
-    """Refuse images with NaN or infinite pixels.
-
-    Raises:
-        InputError: naming the first image and pixel.
-    """
-    if values.dtype.kind != "f":
-        return
-    bad = ~np.isfinite(values).reshape(len(values), -1)
-
-    def sentence(i: int) -> str:
-        place = np.unravel_index(int(bad[i].argmax()), values.shape[1:])
-        return f"pixel {tuple(map(int, place))} is {values[i][place]}"
-
-    _refuse(bad.any(1), source, sentence, f" ({int(bad.sum())} such values); remove such rows or impute the values")

@@ -4,7 +4,17 @@ A column is numeric when every cell is a number or missing, else it is text; mis
 are refused later, where the schema can say which column to drop. An index of pandas is never data.
 """
 
-__all__ = ["COMMAS", "GROUPED", "MISSING", "frame_parts", "is_code", "is_number", "positional_names", "spelled"]
+__all__ = [
+    "COMMAS",
+    "GROUPED",
+    "MISSING",
+    "csv_text",
+    "frame_parts",
+    "is_code",
+    "is_number",
+    "positional_names",
+    "spelled",
+]
 
 import re
 from collections.abc import Sequence
@@ -51,6 +61,17 @@ def positional_names(count: int) -> tuple[str, ...]:
         ('x1', 'x2', 'x3')
     """
     return tuple(f"x{i + 1}" for i in range(count))
+
+
+def csv_text(frame: "pd.DataFrame") -> str:
+    r"""Rows as CSV; numbers have twelve digits, as networks compute with seven, and 0.30000000000000004 is 0.3.
+
+    Example:
+        >>> import pandas as pd
+        >>> csv_text(pd.DataFrame({"a": [0.1 + 0.2, None], "b": ["u", "v, w"]}))
+        'a,b\n0.3,u\nnan,"v, w"\n'
+    """
+    return frame.to_csv(index=False, float_format="%.12g", na_rep="nan", lineterminator="\n")
 
 
 def is_number(cell: Any) -> bool:

@@ -8,15 +8,15 @@ splits are joined and remembered; other splits are left out. No code from the hu
 __all__ = ["is_dataset_folder", "is_dataset_id", "read_hub"]
 
 import re
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from girsanov.datasets.frames import frame_parts
-from girsanov.datasets.images import to_bytes
-from girsanov.datasets.raw import Raw, guarded
+from girsanov.datasets.images import stacked, to_bytes
+from girsanov.datasets.raw import Raw, framed, guarded
 from girsanov.datasets.tables import TEXT_SUFFIXES
 from girsanov.types import InputError
 
@@ -83,38 +83,18 @@ def _read_features(whole: Any, source: str, n_train: int | None, datasets: Any) 
         # By convention a test set without public labels has -1 everywhere.
         labels, classes = None, None
     if picture is not None:
-        values = _pictures(whole, picture, source)
+        values = stacked(_pictures(whole, picture, source), len(whole), source, "choose a dataset of one size")
         return Raw(source, "images", values=values, labels=labels, classes=classes, n_train=n_train)
     names = tuple(key for key in whole.column_names if key != target)
     if not names:
         raise InputError(f"{source}: has no column besides its labels; choose a dataset with features.")
-    names, columns, notes = frame_parts(whole.with_format("arrow")[:].select(list(names)).to_pandas(), source)
-    return Raw(
-        source,
-        "table",
-        names=names,
-        named=True,
-        columns=columns,
-        labels=labels,
-        classes=classes,
-        n_train=n_train,
-        notes=notes,
-    )
+    frame = whole.with_format("arrow")[:].select(list(names)).to_pandas()
+    return framed(frame, source, labels=labels, classes=classes, n_train=n_train)
 
 
-def _pictures(whole: Any, picture: str, source: str) -> np.ndarray:
-    pictures: np.ndarray | None = None
+def _pictures(whole: Any, picture: str, source: str) -> Iterator[tuple[str, np.ndarray]]:
     for i, row in enumerate(whole.select_columns([picture])):
+        label = f"{source}: row {i + 1}"
         if row[picture] is None:
-            raise InputError(f"{source}: row {i + 1} has no image; choose a dataset without gaps.")
-        pixels = to_bytes(row[picture], f"{source}: row {i + 1}")
-        pictures = np.empty((len(whole), *pixels.shape), np.uint8) if pictures is None else pictures
-        if pixels.shape != pictures.shape[1:]:
-            raise InputError(
-                f"{source}: row {i + 1} has shape {pixels.shape}, but the images before it have "
-                f"{pictures.shape[1:]}; choose a dataset of one size, or resize it first."
-            )
-        pictures[i] = pixels
-    if pictures is None:
-        raise InputError(f"{source}: holds no rows; give some rows.")
-    return pictures
+            raise InputError(f"{label} has no image; choose a dataset without gaps.")
+        yield label, to_bytes(row[picture], label)

@@ -4,9 +4,10 @@ Pixels stay the bytes they are, 0 to 255, grey (1 channel) or RGB (3 channels). 
 cropped or converted in a way that loses something: mixed sizes and modes are refused instead.
 """
 
-__all__ = ["foreign_images", "has_images", "read_image_folder", "to_bytes"]
+__all__ = ["foreign_images", "has_images", "read_image_folder", "stacked", "to_bytes"]
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -157,24 +158,41 @@ def _joined(train: Raw, test: Raw, name: str) -> Raw:
 
 
 def _stack(files: list[Path], name: str) -> np.ndarray:
-    pictures: np.ndarray | None = None
-    for i, path in enumerate(files):
+    return stacked(_pictures(files, name), len(files), name, "bring all images to one size and mode")
+
+
+def _pictures(files: list[Path], name: str) -> Iterator[tuple[str, np.ndarray]]:
+    for path in files:
         label = (
-            f"{name}/{path.parent.name}/{path.name}" if path.parent.name != Path(name).name else f"{name}/{path.name}"
+            f"{name}/{path.name}" if path.parent.name == Path(name).name else f"{name}/{path.parent.name}/{path.name}"
         )
         with guarded(label, "an image"), Image.open(path) as image:
             pixels = to_bytes(image, label)
-        if pictures is None:
-            pictures = _empty((len(files), *pixels.shape), name)
-        if pixels.shape != pictures.shape[1:]:
+        yield label, pixels
+
+
+def stacked(pictures: Iterable[tuple[str, np.ndarray]], count: int, name: str, advice: str) -> np.ndarray:
+    """Pictures of one shape as an array ``n c h w``.
+
+    Args:
+        pictures: how errors call each, and its bytes ``c h w``.
+        count: how many there are, at least one.
+        name: how errors call all.
+        advice: what to do where their shapes differ.
+
+    Raises:
+        InputError: for another shape than that of the first, or too many.
+    """
+    stack = np.empty(0)
+    for i, (label, pixels) in enumerate(pictures):
+        stack = stack if i else _empty((count, *pixels.shape), name)
+        if pixels.shape != stack.shape[1:]:
             raise InputError(
-                f"{label}: has shape {pixels.shape} (channels, height, width), but the images before "
-                f"it have {pictures.shape[1:]}; bring all images to one size and mode."
+                f"{label}: has shape {pixels.shape} (channels, height, width), but the images before it have "
+                f"{stack.shape[1:]}; {advice}."
             )
-        pictures[i] = pixels
-    if pictures is None:
-        raise InputError(f"{name}: holds no images; give a folder of png or jpg files.")
-    return pictures
+        stack[i] = pixels
+    return stack
 
 
 def _empty(shape: tuple[int, ...], name: str) -> np.ndarray:

@@ -15,8 +15,6 @@ from girsanov.datasets.columns import (
     Omitted,
     OneHot,
     Rule,
-    refuse_bad_pixels,
-    refuse_missing,
 )
 from girsanov.datasets.dependencies import dependent_columns
 from girsanov.datasets.frames import is_code, is_number
@@ -25,6 +23,7 @@ from girsanov.datasets.notes import few_rows, table_notes
 from girsanov.datasets.offsets import refuse_swallowed, swallowed_notes
 from girsanov.datasets.places import row_name
 from girsanov.datasets.raw import Raw
+from girsanov.datasets.refusals import refuse_bad_pixels, refuse_missing
 from girsanov.datasets.steps import shortest
 from girsanov.types import InputError
 
@@ -60,39 +59,47 @@ def table_rules(
     Raises:
         InputError: see :meth:`girsanov.datasets.schema.Schema.infer`.
     """
+    columns = _modelled(raw, drop, {*continuous, *(lattice or ())}, categorical)
+    asked = _asked(columns, raw.name, continuous, lattice or {})
+    rules: dict[str, Rule] = {name: Omitted(name) for name in drop}
+    rules |= {name: Constant(name, _scalar(column)) for name, column in columns.items() if _is_constant(column)}
+    varying = {name: column for name, column in columns.items() if name not in rules}
+    determined, said = _determined(varying)
+    rules |= determined
+    for name, column in varying.items():
+        if name not in rules:
+            rules[name] = asked.get(name) or _encoded(name, column, raw.name)
+    ordered = tuple(rules[name] for name in raw.names or ())
+    dimensions = sum(len(rule.dimensions()) for rule in ordered)
+    if not dimensions:
+        raise InputError(f"{raw.name}: every column is constant, so there is nothing to model.")
+    if not dequantise:
+        _refuse_discrete(ordered, raw.name)
+    notes = (*table_notes(ordered, varying, asked), *said, *swallowed_notes(varying))
+    return ordered, (*notes, *few_rows(len(raw), dimensions))
+
+
+def _modelled(raw: Raw, drop: Sequence[str], numbers: set[str], categorical: bool) -> dict[str, np.ndarray]:
+    """The columns that are not dropped, once no value of theirs is missing, text unasked, or too large to model."""
     columns = _kept(raw, drop)
     refuse_missing(columns, raw.name, GAPS)
-    for name in columns.keys() & {*continuous, *(lattice or {})}:
+    for name in columns.keys() & numbers:
         if columns[name].dtype == object and all(map(is_number, columns[name])):  # names that are numbers after all
             columns[name] = columns[name].astype(np.float64)
     _refuse_text(columns, raw.name, categorical)
     for name, column in columns.items():
         _refuse_huge(name, column, raw.name)
     refuse_swallowed(columns, raw.name)
-    asked = _asked(columns, raw.name, continuous, lattice or {})
-    rules: dict[str, Rule] = {name: Omitted(name) for name in drop}
-    rules |= {name: Constant(name, _scalar(column)) for name, column in columns.items() if _is_constant(column)}
-    varying = {name: column for name, column in columns.items() if name not in rules}
-    rules |= _copies(varying)
-    coded, ranges = coded_columns({name: column for name, column in varying.items() if name not in rules})
-    rules |= coded
-    sums, near = dependent_columns({n: c for n, c in varying.items() if n not in rules and c.dtype != object})
-    rules |= sums
-    for name, column in varying.items():
-        if name not in rules:
-            rules[name] = asked.get(name) or _encoded(name, column, raw.name)
-    ordered = tuple(rules[name] for name in raw.names or ())
-    if not any(rule.dimensions() for rule in ordered):
-        raise InputError(f"{raw.name}: every column is constant, so there is nothing to model.")
-    if not dequantise:
-        _refuse_discrete(ordered, raw.name)
-    return ordered, (
-        *table_notes(ordered, varying, asked),
-        *near,
-        *ranges,
-        *swallowed_notes(varying),
-        *few_rows(len(raw), sum(len(rule.dimensions()) for rule in ordered)),
-    )
+    return columns
+
+
+def _determined(columns: dict[str, np.ndarray]) -> tuple[dict[str, Rule], list[str]]:
+    """Rules of the columns that others determine, and sentences about those that others nearly do."""
+    found: dict[str, Rule] = {**_copies(columns)}
+    coded, ranges = coded_columns({name: column for name, column in columns.items() if name not in found})
+    found |= coded
+    sums, near = dependent_columns({n: c for n, c in columns.items() if n not in found and c.dtype != object})
+    return found | sums, [*near, *ranges]
 
 
 def _kept(raw: Raw, drop: Sequence[str]) -> dict[str, np.ndarray]:

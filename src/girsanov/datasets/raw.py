@@ -5,10 +5,10 @@ decides what they mean. Reading foreign bytes can fail in any way a parser can t
 reader runs inside :func:`guarded`, the one place where such failures become one sentence.
 """
 
-__all__ = ["Raw", "as_frame", "from_array", "guarded"]
+__all__ = ["Raw", "framed", "from_array", "guarded"]
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import Tensor
 
-from girsanov.datasets.frames import frame_parts, positional_names
+from girsanov.datasets.frames import COMMAS, frame_parts, positional_names
 from girsanov.datasets.labels import label_array
 from girsanov.datasets.places import Given
 from girsanov.types import InputError
@@ -65,6 +65,21 @@ class Raw:
         if self.values is None:
             raise InputError(f"{self.name}: this is a table, where images are needed.")
         return self.values
+
+    @property
+    def frame(self) -> "pd.DataFrame":
+        """The rows as a data frame with the source's columns; an image is one row of its pixels.
+
+        Example:
+            >>> from_array(np.zeros((4, 2))).frame.shape, from_array(np.zeros((4, 3, 8, 8))).frame.shape
+            ((4, 2), (4, 192))
+        """
+        import pandas as pd
+
+        if self.kind == "table":
+            return pd.DataFrame(dict(zip(self.names or (), self.columns, strict=True)))
+        flat = self.stack.reshape(len(self), -1)
+        return pd.DataFrame(flat, columns=pd.Index(positional_names(flat.shape[1])))
 
 
 @contextmanager
@@ -123,15 +138,41 @@ def from_array(
         >>> from_array(np.zeros((4, 3, 8, 8))).kind
         'images'
     """
+    import pandas as pd
+
     name = Given("array", x) if name is None else name
     with guarded(name, "a table", "check its columns"):
-        frame = as_frame(x)
-        if frame is not None:
-            named = names is not None or not isinstance(x, np.ndarray) or x.dtype.names is not None
-            found, columns, notes = frame_parts(frame.set_axis(list(names), axis=1) if names else frame, name)
-            given = found if named else positional_names(len(found))
-            target = None if labels is None else label_array(labels, len(frame), name)
-            return Raw(name, "table", given, named, columns, labels=target, classes=classes, notes=notes)
+        frame = _as_frame(x)
+    named = names is not None or (frame is not None and not (isinstance(x, np.ndarray) and x.dtype.names is None))
+    held: Any = _rows(x, name) if frame is None else frame
+    target = None if labels is None else label_array(labels, len(held), name)
+    if held.ndim > 2:
+        return Raw(name, "images", values=held, labels=target, classes=classes)
+    with guarded(name, "a table", "check its columns"):
+        frame = pd.DataFrame(held)
+        if names is not None and len(names) != frame.shape[1]:
+            raise InputError(f"{name}: has {frame.shape[1]} columns but {len(names)} names; give as many.")
+        given = names if named else positional_names(frame.shape[1])
+        frame = frame if given is None else frame.set_axis(list(given), axis=1)
+        return framed(frame, name, named=named, labels=target, classes=classes)
+
+
+def framed(frame: "pd.DataFrame", name: str, *, commas: Iterable[str] = COMMAS, **known: Any) -> Raw:
+    """A data frame as :class:`Raw`.
+
+    Args:
+        frame: columns of any type, see :func:`girsanov.datasets.frames.frame_parts`.
+        name: how errors call it.
+        commas: what commas in numbers may be, the likelier first.
+        **known: further attributes of the result; sentences on how the frame was read follow its notes.
+    """
+    names, columns, notes = frame_parts(frame, name, commas=tuple(commas))
+    notes = (*known.pop("notes", ()), *notes)
+    return Raw(name, "table", names=names, columns=columns, notes=notes, **{"named": True, **known})
+
+
+def _rows(x: Any, name: str) -> np.ndarray:
+    """Rows of real numbers, shape ``n d`` or longer."""
     values = _real_array(x, name)
     if values.ndim < 2:
         raise InputError(
@@ -139,26 +180,10 @@ def from_array(
         )
     if 0 in values.shape:
         raise InputError(f"{name}: has shape {values.shape}, which holds no values; give some rows.")
-    target = None if labels is None else label_array(labels, len(values), name)
-    if values.ndim > 2:
-        return Raw(name, "images", values=values, labels=target, classes=classes)
-    if names is not None and len(names) != values.shape[1]:
-        raise InputError(f"{name}: has {values.shape[1]} columns but {len(names)} names; give as many.")
-    twice = next((column for column in names or () if list(names or ()).count(column) > 1), None)
-    if twice is not None:
-        raise InputError(f"{name}: has two columns named {twice!r}; rename one.")
-    return Raw(
-        name,
-        "table",
-        names=names or positional_names(values.shape[1]),
-        named=names is not None,
-        columns=tuple(np.ascontiguousarray(column) for column in values.T),
-        labels=target,
-        classes=classes,
-    )
+    return values
 
 
-def as_frame(x: Any) -> "pd.DataFrame | None":
+def _as_frame(x: Any) -> "pd.DataFrame | None":
     """A table with columns of its own, or an array of text, as a data frame; ``None`` for anything else."""
     if isinstance(x, Tensor) or (
         isinstance(x, np.ndarray) and not x.dtype.names and (x.ndim != 2 or x.dtype.kind != "O")

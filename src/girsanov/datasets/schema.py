@@ -5,13 +5,13 @@ It decides what is constant, what is a copy, what is discrete and on which latti
 is the probability of bins of width ``bin_width``; of the others it is a density.
 """
 
-__all__ = ["Schema"]
+__all__ = ["Reading", "Schema"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -21,11 +21,8 @@ from girsanov.datasets.columns import (
     Numeric,
     Omitted,
     OneHot,
-    RefusedRowsError,
     Rule,
     on_lattice,
-    refuse_bad_pixels,
-    refuse_missing,
     rule_from_json,
     rule_to_json,
 )
@@ -33,11 +30,22 @@ from girsanov.datasets.infer import image_lattice, table_rules
 from girsanov.datasets.lattice import Lattice
 from girsanov.datasets.places import row_name
 from girsanov.datasets.raw import Raw
+from girsanov.datasets.refusals import RefusedRowsError, refuse_bad_pixels, refuse_missing
 from girsanov.datasets.selection import take
 from girsanov.datasets.splits import fingerprint
 from girsanov.types import InputError
 
 FORMAT = 1
+
+
+class Reading(TypedDict, total=False):
+    """What an owner says of the columns: the options of :meth:`Schema.infer`."""
+
+    categorical: bool
+    dequantise: bool
+    drop: Sequence[str]
+    continuous: Sequence[str]
+    lattice: Mapping[str, float] | None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 from girsanov.datasets.arrays import is_idx_folder, read_idx_folder, read_npy, read_npz
 from girsanov.datasets.hub import is_dataset_folder, is_dataset_id, read_hub
 from girsanov.datasets.images import foreign_images, has_images, read_image_folder
-from girsanov.datasets.raw import Raw, guarded
+from girsanov.datasets.raw import Raw, framed, guarded
 from girsanov.datasets.tables import TEXT_SUFFIXES, read_parquet, read_text
 from girsanov.types import InputError
 
@@ -148,7 +148,4 @@ def _read_named(name: str) -> Raw:
         return Raw(name, "images", values=values, labels=bunch.target.astype(np.int64))
     # scaled=False: ages in years and not in units of their standard deviation.
     options = {"scaled": False} if name == "diabetes" else {}
-    bunch = getattr(datasets, f"load_{name}")(**options)
-    columns = tuple(np.ascontiguousarray(column) for column in bunch.data.T)
-    names = tuple(str(column) for column in bunch.feature_names)
-    return Raw(name, "table", names=names, named=True, columns=columns)
+    return framed(getattr(datasets, f"load_{name}")(as_frame=True, **options).data, name)

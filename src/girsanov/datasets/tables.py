@@ -7,30 +7,29 @@ its line. Rows are numbered from 1 without the header.
 __all__ = ["TEXT_SUFFIXES", "read_parquet", "read_text"]
 
 import bz2
-import codecs
 import csv
 import gzip
 import io
 import lzma
 import re
-import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-from girsanov.datasets.frames import COMMAS, GROUPED, MISSING, frame_parts, is_number, positional_names
-from girsanov.datasets.raw import Raw, guarded
+from girsanov.datasets.frames import COMMAS, GROUPED, MISSING, is_number, positional_names
+from girsanov.datasets.raw import Raw, framed, guarded
 from girsanov.types import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-OPENERS = {"": io.FileIO, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zip": zipfile.ZipFile}
-TEXT_SUFFIXES = tuple(kind + packed for kind in (".csv", ".tsv", ".txt") for packed in OPENERS)
+PACKED: dict[str, Any] = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress, ".zip": None}
+TEXT_SUFFIXES = tuple(kind + packed for kind in (".csv", ".tsv", ".txt") for packed in ("", *PACKED))
 #: what begins with bytes that no text does
 FOREIGN = {
     b"\x1f\x8b": "is packed by gzip; name it .csv.gz",
@@ -41,7 +40,7 @@ FOREIGN = {
 MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 SEPARATORS = "\t;|,"  #: the earlier wins where two explain a file alike
 EXACT: Any = "round_trip"  #: a spelling that the stubs of pandas lack
-HEAD_LINES, HEAD_SIZE = 100, 2**24  #: what the layout is found from
+HEAD_LINES = 100  #: what the layout is found from
 SPELLINGS = sorted({way(word) for word in MISSING for way in (str, str.upper, str.title)})
 
 
@@ -82,66 +81,47 @@ def read_text(path: Path, name: str) -> Raw:
     """
     import pandas as pd
 
-    packed = path.suffix.lower().removeprefix(".")
-    known = {"gz": "gzip", "bz2": "bzip2"}.get(packed, packed)
-    with guarded(name, f"a {known}-compressed text file" if f".{packed}" in OPENERS else "a text file"):
-        encoding, notes = _encoding(path, name)
-        with _text(path, encoding, name) as text:
-            layout = _layout(_head(text), name)
-        frame, left_out = _frame(path, encoding, layout, name)
+    suffix = path.suffix.lower()
+    known = {".gz": "gzip", ".bz2": "bzip2"}.get(suffix, suffix[1:])
+    with guarded(name, f"a {known}-compressed text file" if suffix in PACKED else "a text file"):
+        text, notes = _decoded(_unpacked(path, suffix, name), name)
+        layout = _layout(list(islice(_lines(text), HEAD_LINES)), name)
+        frame, left_out = _frame(text, layout, name)
         frame.columns = pd.Index(layout.names or positional_names(layout.width))
         styles = ("thousands", "decimal") if layout.separator == "," else ("decimal", "thousands")
-        names, columns, more = frame_parts(frame, name, commas=styles)
-    said = (*notes, *layout.notes, *left_out, *more)
-    return Raw(name, "table", names=names, named=layout.names is not None, columns=columns, notes=said)
+        notes = (*notes, *layout.notes, *left_out)
+        return framed(frame, name, commas=styles, named=layout.names is not None, notes=notes)
 
 
-def _binary(path: Path, name: str) -> IO[bytes]:
-    suffix = path.suffix.lower()
+def _unpacked(path: Path, suffix: str, name: str) -> bytes:
     if suffix != ".zip":
-        return OPENERS.get(suffix, io.FileIO)(path)  # type: ignore[return-value]
-    archive = zipfile.ZipFile(path)
-    members = [member for member in archive.namelist() if not member.endswith("/") and "__MACOSX" not in member]
-    if len(members) != 1:
-        raise InputError(f"{name}: holds {len(members)} files ({', '.join(members[:5])}); give an archive of one.")
-    return archive.open(members[0])
+        return PACKED.get(suffix, bytes)(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        members = [member for member in archive.namelist() if not member.endswith("/") and "__MACOSX" not in member]
+        if len(members) != 1:
+            raise InputError(f"{name}: holds {len(members)} files ({', '.join(members[:5])}); give an archive of one.")
+        return archive.read(members[0])
 
 
-def _text(path: Path, encoding: str, name: str) -> io.TextIOWrapper:
-    return io.TextIOWrapper(io.BufferedReader(_binary(path, name)), encoding, newline="")  # type: ignore[arg-type]
-
-
-def _encoding(path: Path, name: str) -> tuple[str, tuple[str, ...]]:
-    """The encoding in which all of a file can be read, and a sentence where it had to be guessed."""
-    with _binary(path, name) as data:
-        start = data.read(4)
-    foreign = next((what for mark, what in FOREIGN.items() if start.startswith(mark)), None)
+def _decoded(data: bytes, name: str) -> tuple[str, tuple[str, ...]]:
+    """The text of a file, and a sentence where its encoding had to be guessed."""
+    foreign = next((what for mark, what in FOREIGN.items() if data.startswith(mark)), None)
     if foreign is not None:
         raise InputError(f"{name}: {foreign}.")
-    marked = next((encoding for mark, encoding in MARKS.items() if start.startswith(mark)), None)
+    marked = next((encoding for mark, encoding in MARKS.items() if data.startswith(mark)), None)
     for encoding in [marked] if marked else ["utf-8", "cp1252"]:
-        decoder = codecs.getincrementaldecoder(encoding)()
-        with _binary(path, name) as data:
-            try:
-                while block := data.read(2**20):
-                    if "\0" in decoder.decode(block):
-                        raise InputError(f"{name}: holds zero bytes and is no plain text; save it as UTF-8.")
-                decoder.decode(b"", final=True)
-            except UnicodeDecodeError:
-                continue
-        guess = "Not in UTF-8, so read as Windows-1252; save the file as UTF-8 if letters look wrong."
-        return encoding, (guess,) if encoding == "cp1252" else ()
+        with suppress(UnicodeDecodeError):
+            text = data.decode(encoding)
+            if "\0" in text:
+                raise InputError(f"{name}: holds zero bytes and is no plain text; save it as UTF-8.")
+            guess = "Not in UTF-8, so read as Windows-1252; save the file as UTF-8 if letters look wrong."
+            return text, (guess,) if encoding == "cp1252" else ()
     raise InputError(f"{name}: is neither in UTF-8 nor in Windows-1252; save it as UTF-8.")
 
 
-def _head(text: io.TextIOWrapper) -> list[str]:
-    """The first lines, whole."""
-    lines: list[str] = []
-    size = 0
-    while len(lines) < HEAD_LINES and size < HEAD_SIZE and (line := text.readline(HEAD_SIZE)):
-        lines.append(line)
-        size += len(line)
-    return lines
+def _lines(text: str) -> io.StringIO:
+    """The lines of a text with the ends that they have."""
+    return io.StringIO(text, newline="")
 
 
 def _records(lines: Iterable[str], separator: str, *, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
@@ -297,33 +277,33 @@ def _unlike(first: list[str], numbers: list[int], rest: list[list[str]]) -> bool
     return len(numbers) > 4 and 2 * max(outside, absent) > len(numbers)
 
 
-def _frame(path: Path, encoding: str, layout: Layout, name: str) -> tuple["pd.DataFrame", tuple[str, ...]]:
+def _frame(text: str, layout: Layout, name: str) -> tuple["pd.DataFrame", tuple[str, ...]]:
     """The rows, parsed by pandas, less empty ones at the end; a record of another width is refused with its line."""
     import pandas as pd
 
     try:
-        with warnings.catch_warnings():
-            coded = _coded(path, encoding, layout, name)
-            with _text(path, encoding, name) as text:
-                frame = _parsed(text, layout, dtype=dict.fromkeys(coded, str))
+        frame = _parsed(text, layout, dtype=dict.fromkeys(_coded(text, layout), str))
     except pd.errors.ParserError:
-        _check_widths(path, encoding, layout, name)
+        _check_widths(text, layout, name)
         raise
     if frame.shape[1] != layout.width or frame.iloc[:, -1].hasnans:  # pandas fills what a short record lacks
-        _check_widths(path, encoding, layout, name)
+        _check_widths(text, layout, name)
     if layout.width == 1 or not frame.iloc[-1].isna().all():
         return frame, ()
-    empty = _empty_end(path, encoding, layout, name)
+    empty = 0
+    for _, cells in _records(_lines(text), layout.separator):
+        empty = 0 if any(cells) else empty + 1
     note = f"Left out {empty} empty row{'s' if empty > 1 else ''} at the end."
     return frame.iloc[: len(frame) - empty].infer_objects(), (note,) if empty else ()
 
 
-def _parsed(text: io.TextIOWrapper, layout: Layout, **options: Any) -> Any:
+def _parsed(text: str, layout: Layout, **options: Any) -> Any:
     import pandas as pd
 
-    list(islice(_records(text, layout.separator), layout.skipped))
+    rows = _lines(text)
+    list(islice(_records(rows, layout.separator), layout.skipped))
     return pd.read_csv(
-        text,
+        rows,
         header=None,
         sep=r"\s+" if layout.separator == " " else layout.separator,
         na_values=SPELLINGS,
@@ -334,36 +314,19 @@ def _parsed(text: io.TextIOWrapper, layout: Layout, **options: Any) -> Any:
     )
 
 
-def _coded(path: Path, encoding: str, layout: Layout, name: str) -> list[int]:
+def _coded(text: str, layout: Layout) -> list[int]:
     """Columns in which whole numbers have leading zeros, which no number keeps."""
-    starts = [re.compile(f"{re.escape(mark)}0[0-9]") for mark in {*'\n\r" ', layout.separator}]
-    with _text(path, encoding, name) as text:
-        before = "\n"
-        while block := text.read(2**20):
-            if any(start.search(before + block) for start in starts):
-                break
-            before = block[-2:]
-        else:
-            return []
-    with _text(path, encoding, name) as text, _parsed(text, layout, dtype=str, chunksize=2**16) as parts:
+    if not re.search(rf'(?<![^\s"{re.escape(layout.separator)}])0[0-9]', text):
+        return []
+    with _parsed(text, layout, dtype=str, chunksize=2**16) as parts:
         found = {j for part in parts for j in part if part[j].str.fullmatch(r"\s*0[0-9]+\s*").fillna(False).any()}
     return sorted(found)
 
 
-def _empty_end(path: Path, encoding: str, layout: Layout, name: str) -> int:
-    """How many records without any cell filled stand at the end."""
-    with _text(path, encoding, name) as text:
-        count = 0
-        for _, cells in _records(text, layout.separator):
-            count = 0 if any(cells) else count + 1
-    return count
-
-
-def _check_widths(path: Path, encoding: str, layout: Layout, name: str) -> None:
-    with _text(path, encoding, name) as text:
-        for line, cells in islice(_records(text, layout.separator, strict=True), layout.skipped, None):
-            if len(cells) != layout.width:
-                raise _ragged(name, line, len(cells), layout.width)
+def _check_widths(text: str, layout: Layout, name: str) -> None:
+    for line, cells in islice(_records(_lines(text), layout.separator, strict=True), layout.skipped, None):
+        if len(cells) != layout.width:
+            raise _ragged(name, line, len(cells), layout.width)
 
 
 def _ragged(name: str, line: int, cells: int, width: int) -> InputError:
@@ -383,5 +346,4 @@ def read_parquet(path: Path, name: str) -> Raw:
     from pyarrow import parquet
 
     with guarded(name, "a Parquet file"):
-        names, columns, notes = frame_parts(parquet.read_table(path).to_pandas(), name)
-    return Raw(name, "table", names=names, named=True, columns=columns, notes=notes)
+        return framed(parquet.read_table(path).to_pandas(), name)

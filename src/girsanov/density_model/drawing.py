@@ -107,6 +107,4 @@ def as_given(raw: Raw, device: torch.device) -> Any:
         return torch.from_numpy(raw.stack).to(device)
     if all(column.dtype != object for column in raw.columns):
         return torch.stack([torch.from_numpy(column).double() for column in raw.columns], 1).to(device)
-    import pandas as pd
-
-    return pd.DataFrame(dict(zip(raw.names or (), raw.columns, strict=True)))
+    return raw.frame
