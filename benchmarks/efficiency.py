@@ -109,7 +109,7 @@ def main():
     model = DensityModel.from_pretrained(options.folder)
     data = load("digits")
     x = data.x[Splits.from_json(model.record["splits"]).test][: options.rows]
-    y = model.randomised(x).view(1, 0).x[:, 0].float()
+    y = model.encode(x).view(1, 0).x[:, 0].float()
     low, high = model.score.log_snr_range
     reference = {f"ours, {samples} samples": ours(model, y, samples) for samples in (32, 128)}
     base = reference["ours, 32 samples"]

@@ -38,7 +38,7 @@ def bare_loop(model, x, steps):
     begun = time.process_time()
     for _ in range(steps):
         index = torch.randint(len(x), (512,))
-        y, _ = model.transforms(x[index], torch.rand(512, *x.shape[1:], dtype=x.dtype))
+        y, _ = model.encoding.transforms(x[index], torch.rand(512, *x.shape[1:], dtype=x.dtype))
         y = y.float()
         levels = -10.0 + 25.0 * torch.rand(512, dtype=torch.float64)
         eps = torch.randn_like(y)
@@ -55,7 +55,7 @@ def bare_loop(model, x, steps):
 
 def library_loop(model, x, steps):
     """The same steps by the library."""
-    objective = DenoisingObjective(model.score, model.transforms)
+    objective = DenoisingObjective(model.score, model.encoding.transforms)
     config = TrainingConfig(steps=steps, batch_size=512, weight_decay=0.1)
     begun = time.process_time()
     train(model.score, objective, lambda step: Batch(x[torch.randint(len(x), (512,))]), config=config)

@@ -392,8 +392,7 @@ def bridge():
     made = gv.SchrodingerBridge(
         gv.BrownianMotion(2.0),
         dim=2,
-        start="mixture",
-        components=3,
+        start=bridges.MixtureStart(components=3),
         steps=8,
         network=bridges.NetworkConfig(width=16),
         alternating=bridges.AlternatingConfig(rounds=1, steps=20),

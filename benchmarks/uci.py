@@ -37,7 +37,7 @@ def run(folder, name, seed, seconds):
     ours = model.elbo(data[splits.test], samples=64)
     with torch.no_grad():
         start = model.reference
-        view = model.randomised(data[splits.test]).view(8, 0)
+        view = model.encode(data[splits.test]).view(8, 0)
         base = (start.log_prob(view.x.flatten(0, 1)) + view.log_det.flatten()).reshape(len(test), -1).mean(1)
     result = {
         "rows": [len(splits.train), len(splits.validation), len(splits.test)],
@@ -52,7 +52,7 @@ def run(folder, name, seed, seconds):
             "training": model.record["training"],
             "starting_points": model.record["starting_points"],
             "head": type(model.score.head).__name__,
-            "flow": any(type(t).__name__ == "SplineFlow" for t in model.transforms.transforms),
+            "flow": any(type(t).__name__ == "SplineFlow" for t in model.encoding.transforms.members),
         },
         "peers": {},
         "differences": {},

@@ -7,13 +7,13 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 import girsanov as gv
-from girsanov.bridges import AlternatingConfig, JointConfig, NetworkConfig, SchrodingerBridge
+from girsanov.bridge_model import BridgeModel
+from girsanov.bridges import AlternatingConfig, JointConfig, MixtureStart, NetworkConfig, SchrodingerBridge
 from girsanov.density_model.certificate import certify
 from girsanov.evaluation import denoising_curve
 from girsanov.likelihoods.ddpm import SCHEDULES
 from girsanov.runs import (
     BridgeConfig,
-    BridgeModel,
     EndSource,
     EvaluationConfig,
     Source,
@@ -63,7 +63,7 @@ def likelihoods(model, rows):
     if model.lattice is None:
         found["density"] = model.density(rows, samples=4, condition=given)
         found["ode"] = model.log_prob(rows, solver=gv.solvers.FixedGrid(1), condition=given)
-    if model.measure == "mass" and model.lattice is None:
+    if model.encoding.measure == "mass" and model.lattice is None:
         found["weighted"] = gv.density_model.weighted_elbo(model, rows, draws=2, condition=given)
     return {name: value if isinstance(value, torch.Tensor) else value.value for name, value in found.items()}
 
@@ -211,7 +211,7 @@ def ends(n=40, shape=(2,)):
     return x[0] - 1.0, 2.0 * x[1] + 1.0
 
 
-SHORT = AlternatingConfig(rounds=1, steps=2, paths=40, batch_size=16, warm_steps=2, potential_steps=2)
+SHORT = AlternatingConfig(rounds=1, steps=2, paths=40, batch_size=16, warm_steps=2)
 JOINT = JointConfig(steps=2, warm_steps=2, decoder_steps=2, batch_size=16, validate_every=1, freeze=True)
 #: name -> options of the bridge, of its fit
 BRIDGES = {
@@ -221,7 +221,7 @@ BRIDGES = {
         {"weights": (torch.rand(40, generator=seeded(0)), None)},
     ),
     "full covariances": (
-        {"dim": 2, "start": "mixture", "components": 2, "alternating": replace(SHORT, potential_covariances="full")},
+        {"dim": 2, "start": MixtureStart(2, "full", steps=2), "alternating": SHORT},
         {},
     ),
     "trajectories": ({"dim": 2, "alternating": replace(SHORT, loss="trajectory")}, {}),

@@ -86,7 +86,7 @@ def test_closed_forms_of_the_curve(gaussian):
 def test_the_area_of_the_gain_is_the_gain_of_the_bound(clusters):
     model, x = clusters
     curve = denoising_curve(model, x)
-    y, log_det = model.transforms(x)
+    y, log_det = model.encoding.transforms(x)
     bound = model.elbo(x, samples=64)
     gain = (bound.value - model.reference.log_prob(y) - log_det).mean() / 2
     assert gain > 0.1

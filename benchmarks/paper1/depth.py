@@ -115,8 +115,8 @@ def main():
     x, law = ring(12_000)
     model = fit(x[:10_000], options.trained)
     held = x[10_000:][: options.held]
-    y, log_det = model.transforms(held)
-    train = model.transforms(x[:2000])[0].float()
+    y, log_det = model.encoding.transforms(held)
+    train = model.encoding.transforms(x[:2000])[0].float()
     limit = model.elbo(held, samples=1024).mean()
     rows = []
     for steps in options.depths:

@@ -47,7 +47,7 @@ def fit(x, steps):
 
 def bounds(model, held, depths, paths, truth):
     """One row per member, on held-out rows in the model's space; nats per row in data units."""
-    y, log_det = model.transforms(held)
+    y, log_det = model.encoding.transforms(held)
     shift, elbo, ode = float(log_det.mean()), model.elbo(held, samples=512).mean(), model.log_prob(held).mean()
     rows = []
     for lmbd in LAMBDAS:
@@ -88,7 +88,7 @@ def draw_paths(plt, models):
     """Trajectories of both ends of the family on both sets, from log-SNR -1 on, where they begin to know the data."""
     figure, axes = plt.subplots(2, 4, figsize=(11, 5.6), constrained_layout=True)
     for row, (name, (model, x)) in zip(axes, models.items(), strict=True):
-        data = model.transforms(x[:2000])[0]
+        data = model.encoding.transforms(x[:2000])[0]
         for column, lmbd in enumerate((0.0, 1.0)):
             states, levels = paths_of(model, lmbd, 1000)
             tracks, panel = states[levels > -1.0, :8], row[2 * column]

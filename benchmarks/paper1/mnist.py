@@ -60,7 +60,7 @@ def loss_of(model, law):
 
     def loss(score, rows, generator, step):
         with torch.no_grad():
-            y, _ = model.transforms(rows, torch.rand(rows.shape, generator=generator, dtype=rows.dtype))
+            y, _ = model.encoding.transforms(rows, torch.rand(rows.shape, generator=generator, dtype=rows.dtype))
         return inner(ScorePair(score, prior=prior), Batch(y.float()), generator, step) / rows[0].numel()
 
     return loss
@@ -84,7 +84,7 @@ def one_draw(model, score, law, rows):
     """Mean bound of rows in bits per dimension by one draw of a law each, and its standard error over rows."""
     generator, pair = torch.Generator().manual_seed(5), ScorePair(score, prior=model.pair.prior)
     with torch.no_grad():
-        y, log_det = model.transforms(rows, torch.rand(rows.shape, generator=generator, dtype=rows.dtype))
+        y, log_det = model.encoding.transforms(rows, torch.rand(rows.shape, generator=generator, dtype=rows.dtype))
         loss = objective(model, law)(pair, Batch(y.float()), generator, 0)
         bits = (loss - log_det) / (rows[0].numel() * math.log(2))
     return {"bits_per_dim": float(bits.mean()), "stderr": float(bits.std()) / math.sqrt(len(rows))}
@@ -92,7 +92,7 @@ def one_draw(model, score, law, rows):
 
 def evaluated(model, score, rows, samples):
     """Mean bits per dimension by the library's own estimator, with both standard errors."""
-    estimate = type(model)(model.transforms, score, model.schema, record=model.record).elbo(rows, samples=samples)
+    estimate = type(model)(model.encoding, score, record=model.record).elbo(rows, samples=samples)
     mean, scale = estimate.mean(), rows[0].numel() * math.log(2)
     return {"bits_per_dim": -mean.value / scale, "stderr": mean.stderr / scale, "rows_stderr": mean.rows_stderr / scale}
 

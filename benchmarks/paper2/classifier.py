@@ -77,7 +77,7 @@ def fit_band(data, splits, seed, seconds, kept=None):
         del module, step
         return model.elbo(held, samples=16, condition=held_label).mean()
 
-    objective = DenoisingObjective(model.score, model.transforms, drop_condition=0.1)
+    objective = DenoisingObjective(model.score, model.encoding.transforms, drop_condition=0.1)
     begun = time.perf_counter()
     result = train(
         model.score,
@@ -134,7 +134,7 @@ def errors_at(model, y, label_count, levels, eps):
 def baselines(model, held, held_label, test, label):
     """The standard diffusion classifier at every budget, and the noise-free one."""
     classes, process = int(label.max()) + 1, model.score.process
-    y, held_y = (model.transforms(x, torch.full_like(x, 0.5))[0] for x in (test, held))
+    y, held_y = (model.encoding.transforms(x, torch.full_like(x, 0.5))[0] for x in (test, held))
     generator, rows = torch.Generator().manual_seed(0), []
     ends = process.time(torch.tensor(BAND, dtype=torch.float64))
     for budget in STANDARD:

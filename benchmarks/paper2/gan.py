@@ -161,7 +161,7 @@ def prepared(config):
     model = fit(data, config=config).requires_grad_(False)
     splits = Splits.from_json(model.record["splits"])
     uniform = torch.rand(data.x.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    y, _ = model.transforms(data.x, uniform)
+    y, _ = model.encoding.transforms(data.x, uniform)
     flat = y.flatten(1)
     held = torch.cat([splits.test, splits.validation])
     # the judge's data are the first model's space, so both see the same coordinates

@@ -36,7 +36,7 @@ from benchmarks._page import FIGURES
 from benchmarks._record import Command, record
 from benchmarks.paper3._peers import SF2M, published, torchcfm_from
 from benchmarks.paper3._rows import Rows
-from girsanov.bridges import AlternatingConfig, NetworkConfig, SchrodingerBridge, wasserstein
+from girsanov.bridges import AlternatingConfig, MixtureStart, NetworkConfig, SchrodingerBridge, wasserstein
 from girsanov.processes import BrownianMotion
 
 PLACE = {2: 0.0, 3: 1.0, 4: 2.0, 7: 3.0}
@@ -83,8 +83,9 @@ def bridge(days, training, held, sigma, seed, options):
     length = PLACE[after] - PLACE[before]
     share, size = (PLACE[held] - PLACE[before]) / length, sigma * length**0.5
     settings = AlternatingConfig(rounds=options.rounds, steps=options.steps, paths=6000, learning_rate=options.rate)
+    start = MixtureStart(options.components) if options.start == "mixture" else options.start
     model = SchrodingerBridge(
-        BrownianMotion(sigma=size), dim=50, start=options.start, components=options.components, steps=options.grid,
+        BrownianMotion(sigma=size), dim=50, start=start, steps=options.grid,
         network=NetworkConfig(width=options.width, blocks=2), alternating=settings,
     )  # fmt: skip
     begin = time.perf_counter()

@@ -34,6 +34,7 @@ from benchmarks.paper3._rows import Rows
 from girsanov.bridges import (
     AlternatingConfig,
     EndPotential,
+    MixtureStart,
     NetworkConfig,
     OneSidedBridge,
     SchrodingerBridge,
@@ -106,15 +107,10 @@ def euler(drift, eps, times):
 
 def our_bridge(eps, x0, x1, options):
     """A fitted bridge with a mixture start."""
-    alternating = AlternatingConfig(
-        rounds=options.rounds,
-        steps=options.steps,
-        paths=options.paths,
-        potential_covariances="full",
-        potential_steps=options.potential_steps,
-    )
+    alternating = AlternatingConfig(rounds=options.rounds, steps=options.steps, paths=options.paths)
+    start = MixtureStart(options.components, "full", options.potential_steps)
     bridge = SchrodingerBridge(
-        BrownianMotion(sigma=eps**0.5), dim=x0.shape[1], start="mixture", components=options.components,
+        BrownianMotion(sigma=eps**0.5), dim=x0.shape[1], start=start,
         steps=options.grid, network=NetworkConfig(width=options.width, blocks=2), alternating=alternating,
     )  # fmt: skip
     return bridge.fit(x0, x1)
@@ -123,13 +119,13 @@ def our_bridge(eps, x0, x1, options):
 def lightsb(eps, x0, x1, options):
     """The static plan of a mixture with diagonal covariances."""
     return EndPotential(
-        BrownianMotion(sigma=eps**0.5), fit_mixture_potential(x1, x0, eps, components=options.components, seed=1)
+        BrownianMotion(sigma=eps**0.5), fit_mixture_potential(x1, x0, eps, MixtureStart(options.components), seed=1)
     )
 
 
 def plan_of(bridge):
     """The static plan of a bridge's mixture start."""
-    potentials = bridge.chains[0].forward_half.potentials
+    potentials = bridge.sections[0].forward_half.potentials
     return EndPotential(bridge.reference, potentials.end)
 
 
@@ -146,7 +142,7 @@ def mover(method, exact, eps, bridge, rows, options, torchcfm):
     if method == "euler":
         return euler(exact.forward_drift, eps, times)
     if method == "start":
-        half = bridge.chains[0].forward_half
+        half = bridge.sections[0].forward_half
         return euler(lambda t, x: eps * half.base(t.reshape(1), x), eps, times)
     if method == "bridge":
         return lambda x, generator: bridge.sample(x, generator=generator)

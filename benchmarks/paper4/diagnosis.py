@@ -140,7 +140,7 @@ def levels(problem: str, found: ScoreTest, facts: dict[str, object]) -> list[dic
 def compared(first: gv.DensityModel, second: gv.DensityModel, test: Tensor) -> list[dict[str, object]]:
     """Which of two models fitted to the same rows is nearer to held-out ones, at each level."""
     uniform = torch.rand(test.shape, generator=seeded(2), dtype=torch.float64)
-    y, process, rows = first.transforms(test, uniform)[0].detach(), first.score.process, []
+    y, process, rows = first.encoding.transforms(test, uniform)[0].detach(), first.score.process, []
     for level in LEVELS:
         at = torch.tensor(level, dtype=torch.float64)
         alpha, sigma = process.marginal_at(at)

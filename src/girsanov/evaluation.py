@@ -18,7 +18,6 @@ from torch import Tensor
 
 from girsanov.calculus import Exact, Hutchinson, noised, sum_event
 from girsanov.density_model import DensityModel
-from girsanov.likelihoods.integral import keyed_view
 from girsanov.randomness import keyed_generators, keyed_normal, seed_of
 from girsanov.rows import condition_at, conditions_for
 from girsanov.solvers import Adaptive
@@ -75,7 +74,7 @@ def evaluate(
     if hasattr(model.score.network, "with_trace") or model.reference.event_dim <= EXACT_DIVERGENCE:
         return model.log_prob(x, draws=ODE_DRAWS, divergence=Exact(), **common)
     # where dequantisation draws give the standard error, one probe in each is enough
-    probes = Hutchinson(probes=PROBES if model.measure == "density" else 1)
+    probes = Hutchinson(probes=PROBES if model.encoding.measure == "density" else 1)
     return model.log_prob(x, draws=ODE_DRAWS, divergence=probes, solver=COARSE, **common)
 
 
@@ -185,9 +184,9 @@ def denoising_curve(
     if levels is None:
         levels = torch.linspace(*model.score.log_snr_range, 49, dtype=torch.float64)
     levels = levels.double().cpu()
-    x, seed = model.encode(x), seed_of(generator)
+    x, seed = model.encode(x).rows, seed_of(generator)
     condition = model.encode_condition(condition, len(x))
-    y = _model_space(model, x, seed)
+    y = model.encoding.view(x, 1, seed, purpose="curve dequantise").x[:, 0]
     d = y[0].numel()
     eps = keyed_normal(keyed_generators(seed, "curve", x), y.shape[1:], y.new_empty(0, dtype=torch.float32))
     gains = torch.stack([_gain(model, y, eps, level, condition) for level in levels]) / d
@@ -204,11 +203,6 @@ def denoising_curve(
         gaussian=torch.sigmoid(levels[:, None] + spectrum).mean(1),
         standard=torch.sigmoid(levels),
     )
-
-
-def _model_space(model: DensityModel, x: State, seed: int) -> State:
-    """Rows in the model's space, with one dequantisation draw each."""
-    return keyed_view(model.transforms, x, 1, seed, purpose="curve dequantise").x[:, 0]
 
 
 def _gain(model: DensityModel, y: State, eps: State, level: Tensor, condition: Tensor | None) -> Nats:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,9 @@ from scipy.stats import kstest
 
 from girsanov.applications.novelty import RULES, Novelty, band_errors
 from girsanov.densities import Gaussian, GaussianMixture
+from girsanov.inputs import as_rows
+from girsanov.likelihoods import RandomisedRows
+from girsanov.likelihoods.integral import keyed_view
 from girsanov.models import ScoreModel, TwoLayerNetwork
 from girsanov.processes import VariancePreserving
 from girsanov.transforms import Compose, Standardise
@@ -44,7 +48,7 @@ class Model:
         return self.score.reference
 
     def encode(self, x):
-        return x
+        return RandomisedRows(as_rows(x), partial(keyed_view, self.transforms))
 
 
 def exact_model(case: Case, scale=1.0):

@@ -81,7 +81,7 @@ def test_fitted_times_keep_their_bits():
     rows = dict(zip((0.0, 1.0, 2.5), clouds(4, 3), strict=True))
     bridge = gv.SchrodingerBridge(BrownianMotion(), dim=2, **CLOSED | {"steps": 5}).fit(rows)
     x, generator = rows[1.0][:20], seeded(5)
-    expected = bridge.chains[1].simulate(x, generator=generator)[-1]
+    expected = bridge.sections[1].simulate(x, generator=generator)[-1]
     for end in (2.5, 2.5 * (1.0 + 1e-8), np.float32(2.5)):
         assert torch.equal(bridge.sample(x, times=(1.0, end), generator=seeded(5)), expected)
     assert torch.equal(bridge.path_times((1.0, 2.5)), bridge.path_times()[5:])
@@ -91,7 +91,7 @@ def test_a_step_is_cut_in_proportion_to_its_clock():
     """Within a step: the share of its shift and of its variance, the learned factor too; whole steps keep theirs."""
     x0, x1 = clouds(6)
     settings = CLOSED | {"steps": 4, "alternating": AlternatingConfig(rounds=0, loss="trajectory")}
-    chain = gv.SchrodingerBridge(BrownianMotion(sigma=1.5), dim=2, **settings).fit(x0, x1).chains[0]
+    chain = gv.SchrodingerBridge(BrownianMotion(sigma=1.5), dim=2, **settings).fit(x0, x1).sections[0]
     with torch.no_grad():
         chain.encoder_log_variance.copy_(torch.tensor([0.1, 0.2, 0.3, 0.4]))
         chain.decoder_log_variance.copy_(torch.tensor([0.5, 0.6, 0.7, 0.8]))
@@ -115,7 +115,7 @@ def test_a_bridge_to_a_prior_stops_on_the_way():
     x = clouds(7)[0]
     settings = {"steps": 4, "network": SMALL, "joint": JointConfig(steps=2, warm_steps=1, step_variances="full")}
     bridge = gv.SchrodingerBridge(BrownianMotion(), dim=2, **settings).fit(x, prior=gv.densities.StandardNormal())
-    assert isinstance(bridge.chains[0], BridgeChain)
+    assert isinstance(bridge.sections[0], BridgeChain)
     assert bridge.sample(7, "backward", times=(0.3, 1.0)).shape == (7, 2)
     assert bridge.sample(x[:5], times=(0.2, 0.6)).shape == (5, 2)
     with pytest.raises(gv.InputError, match="at the last time"):

@@ -15,7 +15,7 @@ import torch
 
 import girsanov as gv
 from benchmarks.paper3 import cite
-from girsanov.bridges import AlternatingConfig, NetworkConfig
+from girsanov.bridges import AlternatingConfig, MixtureStart, NetworkConfig
 from girsanov.bridges.annotated import Snapshots
 from girsanov.bridges.gaussian import GaussianBridge
 from girsanov.bridges.trajectories import _move, _placed
@@ -314,10 +314,10 @@ def test_everything_elsewhere_has_the_bits_of_everything_here():
 
 
 def test_mixtures_have_so_many_gaussians(cells):
-    settings = SETTINGS | {"alternating": AlternatingConfig(rounds=0, potential_steps=2)}
-    fit = gv.fit_trajectories(cells, time_key="day", start="mixture", mixture_components=3, **settings)
-    assert fit.bridge.components == 3
-    for chain in fit.bridge.chains:
+    settings = SETTINGS | {"alternating": AlternatingConfig(rounds=0)}
+    fit = gv.fit_trajectories(cells, time_key="day", start=MixtureStart(3, steps=2), **settings)
+    assert fit.bridge.start.components == 3
+    for chain in fit.bridge.sections.chains:
         assert {
             len(law.weights) for law in (chain.forward_half.potentials.start, chain.forward_half.potentials.end)
         } == {3}

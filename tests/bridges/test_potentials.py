@@ -9,6 +9,7 @@ from girsanov.bridges import (
     GaussianBridge,
     MixtureBridge,
     MixturePotentials,
+    MixtureStart,
     OneSidedBridge,
     QuadraticPotentials,
     conditional_bw2_uvp,
@@ -79,7 +80,7 @@ def test_dual_fit_finds_the_entropic_plan(reference, covariances):
     exact = OneSidedBridge(reference, Gaussian(torch.zeros(2), 1.0), potential)
     x0, x1 = exact.sample_coupling(8000, generator=generator)
     shuffled = x1[torch.randperm(len(x1), generator=generator)].float()
-    fitted = fit_mixture_potentials(reference, x0.float(), shuffled, components=10, covariances=covariances, steps=600)
+    fitted = fit_mixture_potentials(reference, x0.float(), shuffled, MixtureStart(10, covariances, steps=600))
     tests = exact.start.sample(200, generator=generator)
     law = EndPotential(reference, fitted.end).conditional(tests)
     draws = torch.stack([law.sample(generator=generator) for _ in range(400)])
@@ -103,7 +104,7 @@ def test_oblique_components_want_full_covariances():
     tests = exact.start.sample(100, generator=generator)
     found = {}
     for kind in ("diagonal", "full"):
-        potential = fit_mixture_potential(x1.float(), x0.float(), 1.0, components=3, covariances=kind, steps=800)
+        potential = fit_mixture_potential(x1.float(), x0.float(), 1.0, MixtureStart(3, kind, steps=800))
         law = EndPotential(BrownianMotion(), potential).conditional(tests)
         draws = torch.stack([law.sample(generator=generator) for _ in range(400)])
         uvp = conditional_bw2_uvp(draws, exact.conditional(tests).moments(), (x1.mean(0), torch.cov(x1.T)))
@@ -118,7 +119,7 @@ def test_dual_fit_backwards_is_the_dual_fit_of_exchanged_ends():
     psihat = GaussianMixture([0.5, 0.5], torch.tensor([[0.0, 1.0], [0.0, -1.0]]), torch.full((2, 2), 0.5))
     bridge = MixtureBridge(OrnsteinUhlenbeck(1.0), psihat, psi)
     x0, x1 = (end.float() for end in bridge.sample_coupling(8000, generator=generator))
-    fitted = fit_mixture_potentials(bridge.reference, x0, x1, components=6, steps=600)
+    fitted = fit_mixture_potentials(bridge.reference, x0, x1, MixtureStart(6, steps=600))
     path = bridge.sample_path(torch.tensor([0.0, 0.5, 1.0]), 500, generator=generator)
     time, forward, backward = drifts_of(fitted, bridge, 0.5, path[1])
     for found, exact in (

@@ -8,14 +8,23 @@ import pandas as pd
 import pytest
 import torch
 
-from girsanov.bridges import AlternatingConfig, EndRows, JointConfig, NetworkConfig, SchrodingerBridge, gaussian_bridge
+from girsanov.bridges import (
+    AlternatingConfig,
+    EndRows,
+    JointConfig,
+    MixtureStart,
+    NetworkConfig,
+    SchrodingerBridge,
+    gaussian_bridge,
+)
 from girsanov.densities import Gaussian, GaussianMixture, StandardNormal
 from girsanov.processes import BrownianMotion, Cosine, OrnsteinUhlenbeck
 from girsanov.types import InputError
 from tests.seeds import seeded
 
 SMALL = NetworkConfig(width=16, blocks=1)
-QUICK = AlternatingConfig(rounds=1, steps=10, paths=200, potential_steps=40)
+QUICK = AlternatingConfig(rounds=1, steps=10, paths=200)
+MIXTURE = MixtureStart(components=2, steps=40)
 S0, S1 = torch.tensor([[1.0, 0.3], [0.3, 0.5]]), torch.tensor([[0.6, -0.2], [-0.2, 1.4]])
 EXACT = gaussian_bridge(torch.tensor([-1.0, 0.0]), S0, torch.tensor([1.0, 0.5]), S1, reference=BrownianMotion())
 
@@ -79,7 +88,7 @@ def test_a_correction_that_held_out_paths_do_not_confirm_is_not_made():
     settings = dataclasses.replace(QUICK, learning_rate=1.0, ema_decay=0.0)
     bridge = SchrodingerBridge(BrownianMotion(), dim=2, steps=5, network=SMALL, alternating=settings).fit(*ends(500))
     assert not any(entry["accepted"] for entry in bridge.history)
-    assert not any(bool(p.any()) for p in [bridge.chains[0].forward_half.network.affine])
+    assert not any(bool(p.any()) for p in [bridge.sections[0].forward_half.network.affine])
 
 
 def test_between_rows_there_is_no_bound(quick):
@@ -106,7 +115,7 @@ def test_flow_density_of_halves_that_disagree_is_refused(quick, tmp_path):
     quick.save_pretrained(tmp_path / "bridge")
     broken = SchrodingerBridge.from_pretrained(tmp_path / "bridge")
     with torch.no_grad():
-        broken.chains[0].backward_half.network.affine[0, -1] += 2.0
+        broken.sections[0].backward_half.network.affine[0, -1] += 2.0
     with pytest.raises(InputError, match="train longer"):
         broken.log_prob(torch.zeros(5, 2), end=EXACT.end)
 
@@ -118,7 +127,7 @@ def test_several_times_are_joined_by_sections():
     rows[4.0] = rows[2.0] + 0.5 * torch.randn(3000, 2, generator=generator) + 1.0
     rows[3.0] = 0.7 * torch.randn(3000, 2, generator=generator) + torch.tensor([3.0, 0.0])
     bridge = SchrodingerBridge(BrownianMotion(), dim=2, steps=20, network=SMALL, alternating=QUICK).fit(rows)
-    assert bridge.times == [2.0, 3.0, 4.0]
+    assert bridge.sections.times == [2.0, 3.0, 4.0]
     middle = bridge.sample(rows[2.0], times=(2.0, 3.0))
     assert float((middle.mean(0) - rows[3.0].mean(0)).norm()) < 0.1
     path, times = bridge.sample(rows[2.0], return_path=True), bridge.path_times()
@@ -204,16 +213,15 @@ def test_conditions_choose_the_end():
 STORED = {
     "gaussian": lambda: SchrodingerBridge(BrownianMotion(), dim=2, steps=5, network=SMALL, alternating=QUICK),
     "mixture": lambda: SchrodingerBridge(
-        OrnsteinUhlenbeck(1.0), dim=2, steps=5, start="mixture", components=2, network=SMALL, alternating=QUICK
+        OrnsteinUhlenbeck(1.0), dim=2, steps=5, start=MIXTURE, network=SMALL, alternating=QUICK
     ),
     "full mixture": lambda: SchrodingerBridge(
         BrownianMotion(),
         dim=2,
         steps=5,
-        start="mixture",
-        components=2,
+        start=dataclasses.replace(MIXTURE, covariances="full"),
         network=SMALL,
-        alternating=dataclasses.replace(QUICK, potential_covariances="full"),
+        alternating=QUICK,
     ),
     "reference": lambda: SchrodingerBridge(
         BrownianMotion(0.5), dim=2, steps=5, start="reference", network=SMALL, alternating=QUICK
@@ -319,8 +327,10 @@ def trained(condition, weights):
 BAD = {
     "dim": (lambda: SchrodingerBridge(BrownianMotion()), "either dim="),
     "start": (lambda: SchrodingerBridge(BrownianMotion(), dim=2, start="best"), "start must be"),
-    "steps": (lambda: SchrodingerBridge(BrownianMotion(), dim=2, steps=0), "at least 1"),
+    "steps": (lambda: SchrodingerBridge(BrownianMotion(), dim=2, steps=0), "steps must be"),
+    "components": (lambda: MixtureStart(components=0), "components must be"),
     "reference": (lambda: SchrodingerBridge(Cosine(), dim=2), "forgets its start"),
+    "unfitted bound": (lambda: SchrodingerBridge(BrownianMotion(), dim=2).elbo(torch.zeros(3, 2)), "call fit first"),
     "unfitted": (lambda: SchrodingerBridge(BrownianMotion(), dim=2).sample(torch.zeros(3, 2)), "call fit first"),
     "both": (
         lambda: SchrodingerBridge(BrownianMotion(), dim=2).fit(*ends(50), prior=StandardNormal()),
@@ -404,7 +414,7 @@ def test_paths_are_held_out_by_row():
     settings = AlternatingConfig(paths=500)
     for seed in (1, 2):
         generator = seeded(seed)
-        held, kept = _paths(bridge.chains[0], rows, "forward", settings, generator)
+        held, kept = _paths(bridge.sections[0], rows, "forward", settings, generator)
         seen = {tuple(row.tolist()) for row in kept.states[0]}
         assert not any(tuple(row.tolist()) in seen for row in held.states[0])
         first, rest = _split(rows, settings.seed)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from girsanov.bridge_model import BridgeModel
 from girsanov.cli import main
 from girsanov.datasets import read
-from girsanov.runs import BridgeConfig, BridgeModel, EndSource, read_ends
+from girsanov.runs import BridgeConfig, EndSource, read_ends
 from girsanov.training import Interrupted
 from tests.seeds import rng, seeded
 

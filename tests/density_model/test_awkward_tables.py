@@ -65,7 +65,7 @@ def test_every_method_takes_data_and_the_users_rows_alike(fitted, name):
         assert ours.isfinite().all()
         assert torch.allclose(ours, theirs, rtol=1e-6, atol=1e-6)
     assert gv.compare(model, model, frame[:4]).value.abs().max() == 0.0
-    if model.measure != "density":
+    if model.encoding.measure != "density":
         assert weighted_elbo(model, frame[:3], draws=2, points=1, replicates=2).value.isfinite().all()
 
 
@@ -76,7 +76,7 @@ def test_data_read_by_another_schema_are_encoded_again(fitted, name, tmp_path):
     path = tmp_path / "some.csv"
     awkward.frame(name)[:40].to_csv(path, index=False)
     some = load(path, categorical=True)
-    assert torch.allclose(model.encode(some), data.x[:40], atol=1e-9)
+    assert torch.allclose(model.encode(some).rows, data.x[:40], atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["constant_last", "copies", "one_column_left"])
@@ -86,7 +86,7 @@ def test_arrays_and_gradients_of_rows_have_the_users_width(fitted, name):
     rows = torch.from_numpy(values).requires_grad_()
     value = model.elbo(rows, samples=4).value
     assert torch.equal(value, model.elbo(values, samples=4).value)
-    assert torch.equal(model.encode(values), data.x[:5])
+    assert torch.equal(model.encode(values).rows, data.x[:5])
 
 
 def test_a_fit_of_rows_in_python_samples_what_it_was_given():

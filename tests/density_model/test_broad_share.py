@@ -104,7 +104,7 @@ def test_a_continuous_flow_has_a_broad_prior():
     model = gv.density_model.prepare(data, splits, gv.Config(**TINY, gaussianise=False, model="cnf")).eval()
     far = torch.tensor([[1002, -998], [10**12, -(10**12)]], dtype=torch.float64)
     assert bool((model.log_prob(far).value > -PER_DIMENSION).all())
-    y, log_det = model.transforms(far, torch.full_like(far, 0.5))
+    y, log_det = model.encoding.transforms(far, torch.full_like(far, 0.5))
     assert float((model.pair.prior.law.log_prob(y) + log_det)[1]) < -4 * PER_DIMENSION  # what it would cost
 
 

@@ -45,7 +45,7 @@ def test_an_untrained_model_is_its_gaussian_with_standard_error_zero(shape, proc
     config = dataclasses.replace(TINY, process=process, gaussianise=False)
     data = from_array(x)
     model = prepare(data, split(200, seed=0), config).eval()
-    y, log_det = model.transforms(x)
+    y, log_det = model.encoding.transforms(x)
     expected = model.reference.log_prob(y) + log_det
     for estimate in (model.elbo(x), model.density(x), model.log_prob(x[:5])):
         torch.testing.assert_close(estimate.value, expected[: len(estimate.value)], rtol=0, atol=2e-6)
@@ -57,7 +57,7 @@ def test_untrained_digits_are_the_gaussian_too_under_the_lattice_head():
     data = load("digits")
     model = prepare(data, split(len(data.x), seed=0), Config()).eval()
     assert type(model.score.head).__name__ == "LatticeHead"
-    view = model.randomised(data.x[:20]).view(8, seed_of(None))
+    view = model.encode(data.x[:20]).view(8, seed_of(None))
     expected = (model.reference.log_prob(view.x.flatten(0, 1)) + view.log_det.flatten()).reshape(20, 8).mean(1)
     estimate = model.elbo(data.x[:20])
     torch.testing.assert_close(estimate.value, expected, rtol=1e-6, atol=1e-4)
@@ -155,7 +155,7 @@ def test_coordinates_choose_by_held_out_rows(flow):
     config = dataclasses.replace(TINY, steps=60, flow=flow)
     found = fit_coordinates(data, split(len(data.x), seed=0), config)
     assert set(found.held_out) == {"mixture", "flow"} - (set() if flow else {"flow"})
-    assert (type(found.transforms.transforms[-1]).__name__ == "SplineFlow") == flow
+    assert (type(found.encoding.transforms.members[-1]).__name__ == "SplineFlow") == flow
     if flow and found.mixture is not None:
         assert found.held_out["mixture"] > found.held_out["flow"]
 
@@ -169,7 +169,7 @@ def test_a_model_of_a_handful_of_rows_is_saved(tmp_path, flow):
 
 def test_the_odes_values_carry_no_graph_of_the_flow():
     model = gv.fit(gaussian_rows(), config=dataclasses.replace(TINY, steps=3, flow=True))
-    assert any(parameter.requires_grad for parameter in model.transforms.parameters())
+    assert any(parameter.requires_grad for parameter in model.encoding.transforms.parameters())
     x = gaussian_rows(3)
     assert not model.log_prob(x).value.requires_grad
     assert model.log_prob(torch.as_tensor(x).requires_grad_()).value.requires_grad

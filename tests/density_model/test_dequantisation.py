@@ -58,7 +58,7 @@ def test_each_kind_is_saved_and_read(fitted, tmp_path):
     again = gv.DensityModel.from_pretrained(tmp_path / "model")
     x = counts(5, seed=3)
     assert torch.equal(again.elbo(x).value, fitted.elbo(x).value)
-    assert type(again.transforms.transforms[0]) is type(fitted.transforms.transforms[0])
+    assert type(again.encoding.transforms.members[0]) is type(fitted.encoding.transforms.members[0])
 
 
 def test_each_kind_samples_lattice_points(fitted):
@@ -86,7 +86,7 @@ def test_the_digits_have_constant_pixels_and_are_modelled_all_the_same(kind):
     data = load("digits")
     config = Config(network="conv", width=8, members=1, dequantise=kind)
     model = prepare(data, split(len(data.x), seed=0), config).eval()
-    assert type(model.transforms.transforms[0]) is KINDS[kind]
+    assert type(model.encoding.transforms.members[0]) is KINDS[kind]
     estimate = model.elbo(data.x[:16])
     assert bool(estimate.value.isfinite().all())
     assert 1.0 < float(estimate.bits_per_dim().mean()) < math.log2(17.0) + 1.0
@@ -100,7 +100,7 @@ def test_learned_noise_is_kept_only_where_held_out_rows_gain():
     held = counts()[split(400, seed=0).validation]
     gain = learned.elbo(held, samples=256).value - uniform.elbo(held, samples=256).value
     assert float(gain.mean()) > -0.02
-    dequantiser = learned.transforms.transforms[0]
+    dequantiser = learned.encoding.transforms.members[0]
     assert isinstance(dequantiser, VariationalDequantise)
     assert all(parameter.requires_grad for parameter in learned.score.parameters())
 

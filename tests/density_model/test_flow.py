@@ -91,7 +91,7 @@ def test_fitted_flows_reach_the_truth_of_a_mixture(tmp_path):
     held = law.sample(64, generator=seeded(1))
     estimate = model.log_prob(held)
     assert (estimate.model, estimate.kind) == ("ode", "exact")
-    gaussian = model.reference.log_prob(model.transforms(held)[0]) + model.transforms(held)[1]
+    gaussian = model.reference.log_prob(model.encoding.transforms(held)[0]) + model.encoding.transforms(held)[1]
     gap = float((law.log_prob(held) - estimate.value).mean())
     assert -0.1 < gap < 0.5 * float((law.log_prob(held) - gaussian).mean())
     model.save_pretrained(tmp_path / "flow")

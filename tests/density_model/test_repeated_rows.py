@@ -11,13 +11,12 @@ import torch
 
 import girsanov as gv
 from girsanov.datasets import Data, from_array, split
-from girsanov.density_model import DensityModel
 from girsanov.density_model.fresh import fresh_elbo
-from girsanov.density_model.noise import spread
+from girsanov.encoding import Encoding
 from girsanov.evaluation import evaluate
 from girsanov.peers import PEERS, PeerData
 from girsanov.randomness import stream
-from girsanov.transforms import Compose, Dequantise
+from girsanov.transforms import Dequantise
 from tests.seeds import seed, seeded
 
 MASSES = torch.tensor([0.05, 0.1, 0.3, 0.25, 0.15, 0.1, 0.05], dtype=torch.float64)
@@ -109,22 +108,21 @@ def fitted_rows():
 
 @pytest.mark.parametrize("kind", ["flow and mixture", "lattice", "variational"])
 def test_a_fit_evaluates_no_row_under_noise_of_its_content(kind, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise AssertionError("noise keyed by content within a fit")
 
-    monkeypatch.setattr(DensityModel, "_views", refuse)
-    monkeypatch.setattr("girsanov.likelihoods.discrete.transform_views", refuse)
+    monkeypatch.setattr("girsanov.encoding.keyed_view", refuse)
     x, _ = draw(200, 2, 0)
     gv.fit(x, config=gv.Config(**{**TINY, **KINDS[kind], "steps": 2}, seed=seed(1)))
 
 
 def test_every_copy_has_its_own_draw_and_purposes_are_independent():
-    transforms = Compose([Dequantise((2,), torch.ones(2))])
+    encoding = Encoding(from_array(torch.arange(20.0).reshape(10, 2)).schema, [Dequantise((2,), torch.ones(2))])
     rows = torch.ones(500, 2, dtype=torch.float64)
-    (train, _), (held, _) = (spread(transforms, rows, stream(0, purpose), 2) for purpose in ("rows", "held-out rows"))
+    (train, _), (held, _) = (encoding.spread(rows, stream(0, purpose), 2) for purpose in ("rows", "held-out rows"))
     assert len(torch.cat([train, held]).unique()) == 4000
     assert torch.corrcoef(torch.stack([train.flatten(), held.flatten()]))[0, 1].abs() < 5.0 / math.sqrt(2000)
-    assert torch.equal(train, spread(transforms, rows, stream(0, "rows"), 2)[0])
+    assert torch.equal(train, encoding.spread(rows, stream(0, "rows"), 2)[0])
 
 
 def test_fresh_noise_does_not_change_what_is_estimated(fitted):
@@ -132,6 +130,8 @@ def test_fresh_noise_does_not_change_what_is_estimated(fitted):
     if model.is_flow:
         return
     x, _ = draw(300, d, 3)
-    fresh = fresh_elbo(model, Data(model.encode(x), None, None, model.schema, "x", None), seeded(4), samples=32).mean()
+    fresh = fresh_elbo(
+        model, Data(model.encode(x).rows, None, None, model.schema, "x", None), seeded(4), samples=32
+    ).mean()
     keyed = model.elbo(x, samples=32).mean()
     assert abs(fresh.value - keyed.value) < 9.0 * math.hypot(fresh.stderr, keyed.stderr) + 1e-3

@@ -31,7 +31,7 @@ def squared_losses(model, process, x):
         head=model.score.head,
         log_snr_range=model.score.log_snr_range,
     )
-    objective = ScheduledObjective(score, model.transforms)
+    objective = ScheduledObjective(score, model.encoding.transforms)
     with torch.no_grad():
         return objective(score, Batch(x), seeded(1), 0).square()
 
@@ -57,7 +57,7 @@ def test_the_bound_is_the_networks_alone(fitted):
     score = gv.ScoreModel(
         fitted.score.network, gv.VariancePreserving(), reference=fitted.reference, head=fitted.score.head
     )
-    other = gv.DensityModel(fitted.transforms, score, fitted.schema, proposal=fitted.proposal, record=fitted.record)
+    other = gv.DensityModel(fitted.encoding, score, proposal=fitted.proposal, record=fitted.record)
     torch.testing.assert_close(fitted.elbo(x).value, other.elbo(x).value, rtol=1e-6, atol=1e-5)
 
 

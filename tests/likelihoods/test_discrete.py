@@ -1,6 +1,7 @@
 """Log-masses against the exact ones: importance weighting tightens and never overshoots, the decoder by quadrature."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ from girsanov.likelihoods.discrete import (
     categorical_elbo,
     importance_weighted,
     log_mean_exp,
-    transform_views,
 )
+from girsanov.likelihoods.integral import keyed_view
 from girsanov.pairs import ScorePair
 from girsanov.processes import OrnsteinUhlenbeck, VarianceExploding, VariancePreserving
 from girsanov.solvers import LogSNRDensity
@@ -56,7 +57,7 @@ def closed_form(case):
 def test_more_exact_draws_tighten_the_bound_up_to_the_mass(spread):
     """Monotone in K and never above the truth by more than 4 standard errors; at K = 1 it is the plain mean."""
     case, rows, mass = wide_cells()
-    views, means, previous = transform_views(spread), [], -math.inf
+    views, means, previous = partial(keyed_view, spread), [], -math.inf
     for draws in (1, 4, 16, 64):
         estimate = importance_weighted(
             closed_form(case), RandomisedRows(rows, views, "mass"), draws=draws, replicates=64
@@ -75,7 +76,7 @@ def test_more_exact_draws_tighten_the_bound_up_to_the_mass(spread):
 def test_exact_draws_are_weighted_like_a_log_mean_exp():
     """With no noise between the folds the variational value at the optimal weights is the log of the mean."""
     case, rows, _ = wide_cells(6)
-    views = transform_views(Dequantise((2,), torch.full((2,), STEP)))
+    views = partial(keyed_view, Dequantise((2,), torch.full((2,), STEP)))
     estimate = importance_weighted(closed_form(case), RandomisedRows(rows, views, "mass"), draws=8, replicates=5)
     view = views(rows, 40, 0, 0)
     values = case.density.log_prob(view.x.flatten(0, 1)).reshape(6, 40) + view.log_det
@@ -94,7 +95,7 @@ def test_weighting_noisy_bounds_stays_a_bound_and_tightens(points):
     case, rows, mass = wide_cells(160)
     rows = own_noise(rows)
     process = VariancePreserving(log_snr_range=(-9.0, 9.0))
-    seen = RandomisedRows(rows, transform_views(Dequantise((2,), torch.full((2,), STEP))), "mass")
+    seen = RandomisedRows(rows, partial(keyed_view, Dequantise((2,), torch.full((2,), STEP))), "mass")
     plain, weighted = (
         importance_weighted(noisy(case, process, points), seen, draws=draws, replicates=8) for draws in (1, 8)
     )
@@ -111,7 +112,7 @@ def test_weighting_noisy_bounds_stays_a_bound_and_tightens(points):
 
 def test_weighting_refuses_too_few_draws_and_a_short_estimate():
     case, rows, _ = wide_cells(2)
-    views = transform_views(Dequantise((2,), torch.full((2,), STEP)))
+    views = partial(keyed_view, Dequantise((2,), torch.full((2,), STEP)))
     with pytest.raises(InputError, match="draws >= 1 and replicates >= 2"):
         importance_weighted(closed_form(case), RandomisedRows(rows, views, "mass"), draws=4, replicates=1)
     with pytest.raises(InputError, match="as many replicates as it is asked for"):

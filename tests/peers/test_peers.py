@@ -95,13 +95,13 @@ def test_draws_are_those_of_the_models_own_bound(counts):
     rows = counts.x[:5]
     bound = counts.model.elbo(rows, generator=torch.Generator().manual_seed(counts.seed))
     seed_ = seed_of(torch.Generator().manual_seed(counts.seed))
-    dequantised = counts.model._views(rows, len(bound.replicates), seed_, 0).x
-    _, standardise = counts.transforms.transforms
+    dequantised = counts.model.encoding.view(rows, len(bound.replicates), seed_, 0).x
+    _, standardise = counts.encoding.transforms.members
     seen = []
     counts._values(lambda y: seen.append(y) or torch.zeros(len(y)), rows, len(bound.replicates))
     uniform = standardise.inverse(torch.stack(seen, 1)) - rows[:, None] + 0.5
     assert bool(((uniform >= 0) & (uniform < 1)).all())
-    own = torch.stack([counts.model.transforms(rows, uniform[:, j])[0] for j in range(len(seen))], 1)
+    own = torch.stack([counts.model.encoding.transforms(rows, uniform[:, j])[0] for j in range(len(seen))], 1)
     assert torch.allclose(own, dequantised.double(), atol=1e-6)
 
 
@@ -113,8 +113,8 @@ def test_fits_are_reproducible(counts):
 
 def test_nothing_of_our_model_is_given_to_the_peers(clusters):
     _, data = clusters
-    assert {type(part).__name__ for part in data.transforms.transforms} == {"Standardise"}
-    assert {type(part).__name__ for part in data.model.transforms.transforms} == {"Gaussianise"}
+    assert {type(part).__name__ for part in data.encoding.transforms.members} == {"Standardise"}
+    assert {type(part).__name__ for part in data.model.encoding.transforms.members} == {"Gaussianise"}
 
 
 def test_a_column_with_one_frequent_value_is_scaled_with_its_bins():

@@ -7,7 +7,6 @@ not depend on the other rows.
 
 __all__ = ["ClassConditional", "Evidence", "Levels"]
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +15,11 @@ from torch import Tensor
 
 from girsanov.applications.level_weights import LevelWeights
 from girsanov.calculus import sum_event
+from girsanov.encoding import Encoding
 from girsanov.inputs import as_rows
-from girsanov.likelihoods.integral import keyed_view
 from girsanov.likelihoods.paired import Draws, deviations, draw, gain
 from girsanov.pairs import ScorePair
 from girsanov.solvers import LogSNRDensity
-from girsanov.transforms import Transform
 from girsanov.types import InputError, State
 
 EVALUATIONS = 1024  # network evaluations per call
@@ -61,29 +59,31 @@ class ClassConditional:
     Attributes:
         pair: the model, with a score ``(t, x, condition) -> grad log p_t(x | condition)``.
         conditions: the classes as the score knows them, shape ``C *c``.
-        encode: rows as the user has them to a tensor ``n *e``, or an :class:`InputError`.
-        transforms: to the score's space, or ``None`` where rows are there already.
+        encoding: from rows as the user has them to the score's space, or ``None`` where rows are there already.
     """
 
     pair: ScorePair
     conditions: Tensor
-    encode: Callable[[Any], State]
-    transforms: Transform | None = None
+    encoding: Encoding | None = None
 
     @classmethod
     def of(cls, model: Any, conditions: Tensor) -> "ClassConditional":
-        """From a pair; else from a fitted density model, recognised by its ``pair``, ``transforms`` and ``encode``.
+        """From a pair; else from a fitted density model, recognised by its ``pair`` and ``encoding``.
 
         Raises:
             InputError: for anything else.
         """
         if isinstance(model, ScorePair):
-            return cls(model, conditions, as_rows)
-        if not all(hasattr(model, name) for name in ("pair", "transforms", "encode")):
+            return cls(model, conditions)
+        if not all(hasattr(model, name) for name in ("pair", "encoding")):
             raise InputError(
                 f"A classifier is made of a fitted model or a ScorePair(score, process); got {type(model).__name__}"
             )
-        return cls(model.pair, conditions, model.encode, model.transforms)
+        return cls(model.pair, conditions, model.encoding)
+
+    def encode(self, x: Any) -> State:
+        """Rows as the user has them to a tensor ``n *e``, or an :class:`InputError`."""
+        return as_rows(x) if self.encoding is None else self.encoding.encode(x).rows
 
     @property
     def log_snr_range(self) -> tuple[float, float]:
@@ -127,8 +127,8 @@ class ClassConditional:
     def _draw(self, rows: State, keys: Tensor, proposal: LogSNRDensity, pairs: int, seed: int, round_: int) -> Draws:
         """Evaluation points, flattened from ``n P 2``; every pair has a dequantisation draw of its own."""
         x = rows[:, None].expand(-1, pairs, *rows.shape[1:])
-        if self.transforms is not None:
-            x = keyed_view(self.transforms, rows, pairs, seed, round_, purpose="dequantise pairs", keys=keys).x
+        if self.encoding is not None:
+            x = self.encoding.view(rows, pairs, seed, round_, purpose="dequantise pairs", keys=keys).x
         states = x[:, None]
         return draw(keys, states, proposal, seed=seed, round_=round_, dtype=self.pair.dtype(x))
 

@@ -23,15 +23,14 @@ from torch import Tensor
 
 from girsanov.calculus import noised
 from girsanov.densities import Gaussian
-from girsanov.inputs import as_rows
+from girsanov.likelihoods import RandomisedRows
 from girsanov.likelihoods.baselines import GaussianBaseline
-from girsanov.likelihoods.integral import keyed_view
+from girsanov.likelihoods.integral import View
 from girsanov.models import ScoreModel
 from girsanov.pairs import ScorePair
 from girsanov.randomness import keyed_generators, keyed_normal, keyed_uniform, seed_of
 from girsanov.rows import row_blocks
 from girsanov.solvers import LogSNRDensity
-from girsanov.transforms import Transform
 from girsanov.types import InputError, Nats, State, require_count
 
 CHUNK = 2048  # network evaluations per call, fixed so that results do not depend on the number of rows
@@ -41,15 +40,14 @@ class Fitted(Protocol):
     """What is asked of a model: what a fitted density model has."""
 
     score: ScoreModel
-    transforms: Transform
 
     @property
     def reference(self) -> Gaussian:
         """The Gaussian reference in the model's space."""
         ...
 
-    def encode(self, x: Any) -> Tensor:
-        """Rows as the user has them to float64 rows."""
+    def encode(self, x: Any) -> RandomisedRows:
+        """Rows as the user has them, and how the model's space sees them."""
         ...
 
 
@@ -98,22 +96,22 @@ def band_errors(
     """
     if not require_count("bands", bands) <= require_count("samples", samples):
         raise InputError(f"Give one band or more and at least as many samples; got {bands} bands, {samples} samples")
-    seed, rows = seed_of(generator), as_rows(model.encode(x))
+    seed, rows = seed_of(generator), model.encode(x)
     proposal = LogSNRDensity.from_spectrum(*model.score.log_snr_range, model.reference.spectrum())
     edges = proposal.nodes(bands + 1)
     count = samples // bands * bands
     parts = []
-    for index, fresh in row_blocks(len(rows), max(1, CHUNK // count), rows.device):
-        parts.append([value[:fresh] for value in _block(model, rows[index], proposal, count, edges, seed)])
+    for index, fresh in row_blocks(len(rows), max(1, CHUNK // count), rows.rows.device):
+        view = rows.views(rows.rows[index], 1, seed, 0)
+        parts.append([value[:fresh] for value in _block(model, view, proposal, count, edges, seed)])
     log_prob, errors = (torch.cat(values) for values in zip(*parts, strict=True))
     return BandErrors(log_prob, errors, edges)
 
 
 def _block(
-    model: Fitted, rows: State, proposal: LogSNRDensity, count: int, edges: Tensor, seed: int
+    model: Fitted, view: View, proposal: LogSNRDensity, count: int, edges: Tensor, seed: int
 ) -> tuple[Nats, Tensor]:
-    """Log-probabilities ``n`` and errors ``n b`` of one block of encoded rows."""
-    view = keyed_view(model.transforms, rows, 1, seed)
+    """Log-probabilities ``n`` and errors ``n b`` of one block of rows, seen once each."""
     y, log_det = view.x[:, 0], view.log_det[:, 0]
     gain = _gains(model, y, proposal, count, len(edges) - 1, seed)
     pairs = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)

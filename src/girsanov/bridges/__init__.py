@@ -15,6 +15,7 @@ __all__ = [
     "JointConfig",
     "MixtureBridge",
     "MixturePotentials",
+    "MixtureStart",
     "NetworkConfig",
     "OneSidedBridge",
     "Pinned",
@@ -61,6 +62,7 @@ from girsanov.bridges.mixture import EndPotential, MixtureBridge, OneSidedBridge
 from girsanov.bridges.potentials import (
     FlatPotentials,
     MixturePotentials,
+    MixtureStart,
     Potentials,
     QuadraticPotentials,
     fit_mixture_potential,

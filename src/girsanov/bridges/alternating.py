@@ -11,7 +11,7 @@ where their losses fall by more than twice the standard error of the fall, row b
 __all__ = ["AlternatingConfig", "Projection", "project", "simulate_rows"]
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,6 @@ from girsanov.bridges.chain import BridgeChain, rows_at_once
 from girsanov.bridges.couplings import EndRows, Pairs, coupled_rows
 from girsanov.bridges.halves import Half
 from girsanov.bridges.matching import MatchingObjective, Paths, TrajectoryObjective
-from girsanov.bridges.potentials import Covariances
 from girsanov.pairs import Direction
 from girsanov.randomness import mix
 from girsanov.training import Progress, ShuffledBatches, SilentProgress, TrainingConfig, train
@@ -46,8 +45,6 @@ class AlternatingConfig:
         loss: ``matching`` needs only ends of paths; ``trajectory`` the likelihood of their steps.
         warm_start: ``independent`` or ``minibatch`` pairs of rows that both halves are matched to first.
         warm_steps: training steps of each half for that.
-        potential_steps: training steps of each mixture, where the bridge starts from mixtures.
-        potential_covariances: of their components, ``diagonal`` or ``full``.
         ema_decay: of the averaged weights.
         patience: validations without improvement that end a projection.
         time_budget: seconds of training of each projection and of each mixture, at most.
@@ -62,8 +59,6 @@ class AlternatingConfig:
     loss: Literal["matching", "trajectory"] = "matching"
     warm_start: Literal["independent", "minibatch"] | None = None
     warm_steps: int = 3000
-    potential_steps: int = 4000
-    potential_covariances: Covariances = "diagonal"
     ema_decay: float = 0.995
     patience: int | None = None
     time_budget: float | None = None
@@ -91,10 +86,6 @@ class Projection:
     accepted: bool
     steps: int
     seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
 
 
 def project(

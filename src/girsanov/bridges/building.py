@@ -7,16 +7,18 @@ __all__ = [
     "described",
     "end_rows",
     "event_rows",
+    "in_section",
     "known_time",
     "rows_by_time",
-    "section_progress",
     "section_reference",
-    "sections_between",
     "shaped",
+    "start_from_json",
+    "start_of",
+    "start_to_json",
     "starting_potentials",
 ]
 
-import itertools
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -27,8 +29,8 @@ from girsanov.bridges.couplings import EndRows
 from girsanov.bridges.gaussian import GaussianBridge
 from girsanov.bridges.halves import BridgeNetwork, Ends, Half, NetworkConfig, moment_match
 from girsanov.bridges.potentials import (
-    Covariances,
     FlatPotentials,
+    MixtureStart,
     Potentials,
     QuadraticPotentials,
     fit_mixture_potentials,
@@ -39,12 +41,33 @@ from girsanov.datasets import fingerprint
 from girsanov.densities import Density, Gaussian, StandardNormal
 from girsanov.inputs import as_condition, as_rows
 from girsanov.processes import LinearProcess, Section
-from girsanov.training import Progress, Within
+from girsanov.training import Within
 from girsanov.types import InputError, State
 
-Start = Literal["reference", "gaussian", "mixture"]
+Start = Literal["reference", "gaussian", "mixture"] | MixtureStart
 ROUNDING = 1e-6  # of the whole time: closer times are one
 DRAWS = 10_000  # from a prior, where a mixture potential is fitted to it
+
+
+def start_of(start: Start | None) -> Start | None:
+    """Where training starts, the mixtures of that name as a value.
+
+    Raises:
+        InputError: for an unknown name.
+    """
+    if start not in (None, "reference", "gaussian", "mixture") and not isinstance(start, MixtureStart):
+        raise InputError(f"start must be reference, gaussian, mixture or a MixtureStart; got {start!r}")
+    return MixtureStart() if start == "mixture" else start
+
+
+def start_to_json(start: Start | None) -> Any:
+    """Where training starts, as plain values."""
+    return dataclasses.asdict(start) if isinstance(start, MixtureStart) else start
+
+
+def start_from_json(plain: Any) -> Start | None:
+    """The inverse of :func:`start_to_json`."""
+    return MixtureStart(**plain) if isinstance(plain, dict) else plain
 
 
 def starting_potentials(
@@ -53,9 +76,6 @@ def starting_potentials(
     first: State,
     second: State | Density,
     *,
-    components: int,
-    covariances: Covariances,
-    steps: int,
     seed: int,
     **training: Any,
 ) -> Potentials:
@@ -66,9 +86,6 @@ def starting_potentials(
         process: the reference between both ends.
         first: rows of the start.
         second: rows or law of the end.
-        components: Gaussians of a mixture.
-        covariances: of these, ``diagonal`` or ``full``.
-        steps: training steps of each mixture.
         seed: keys everything random.
         **training: of a mixture: its time budget, folder, progress and identity.
     """
@@ -80,8 +97,8 @@ def starting_potentials(
         return moment_potentials(process, first, second)
     if isinstance(second, Density):
         second = second.sample(DRAWS, generator=torch.Generator().manual_seed(seed)).to(first.dtype)
-    settings = {"components": components, "covariances": covariances, "steps": steps, "seed": seed}
-    return fit_mixture_potentials(process, first, second, **settings, **training)
+    assert isinstance(start, MixtureStart)
+    return fit_mixture_potentials(process, first, second, start, seed=seed, **training)
 
 
 def blank_halves(
@@ -180,22 +197,11 @@ def section_reference(reference: LinearProcess, times: list[float], i: int) -> L
     return Section(reference, *(reference.horizon * ((t - first) / (last - first)) for t in times[i : i + 2]))
 
 
-def section_progress(progress: Progress | None, times: list[float], i: int) -> Progress | None:
-    """Progress that says which section it is of, where there are several."""
-    return progress if progress is None or len(times) == 2 else Within(progress, f"{times[i]:g} to {times[i + 1]:g}")
-
-
-def sections_between(known: list[float], times: tuple[float, float] | None) -> list[tuple[int, float, float]]:
-    """The sections between two times: the number of each and its part's two times; all sections for ``None``.
-
-    Raises:
-        InputError: if a time lies outside the known ones, or they are in the wrong order.
-    """
-    low, high = (known[0], known[-1]) if times is None else (known_time(known, t) for t in times)
-    if low >= high:
-        raise InputError(f"times= must be an earlier and a later time; got {low:g} and {high:g}")
-    pairs = enumerate(itertools.pairwise(known))
-    return [(i, max(low, a), min(high, b)) for i, (a, b) in pairs if a < high and low < b]
+def in_section(training: Mapping[str, Any], times: list[float], i: int) -> dict[str, Any]:
+    """Folder, progress and identity of a training, for one section: of several, the progress says which."""
+    run, progress, span = training["run"], training["progress"], f"{times[i]:g} to {times[i + 1]:g}"
+    shown = progress if progress is None or len(times) == 2 else Within(progress, span)
+    return {**training, "run": None if run is None else run / f"section-{i}", "progress": shown}
 
 
 def known_time(known: list[float], time: float) -> float:

@@ -10,7 +10,7 @@ import torch
 
 from girsanov.bridges.alternating import AlternatingConfig
 from girsanov.bridges.annotated import AnnotatedCells
-from girsanov.bridges.building import Start
+from girsanov.bridges.building import Start, start_of
 from girsanov.bridges.halves import NetworkConfig
 from girsanov.bridges.recipe import Recipe
 from girsanov.bridges.reference_size import fixed_size
@@ -28,7 +28,6 @@ def fit_trajectories(
     growth: str | None = None,
     sigma: float | None = None,
     start: Start | None = None,
-    mixture_components: int = 50,
     steps: int = 40,
     network: NetworkConfig | None = None,
     alternating: AlternatingConfig | None = None,
@@ -54,7 +53,6 @@ def fit_trajectories(
             :class:`~girsanov.bridges.ReferenceSize`; two times leave none, and get half of the spread.
             ``fitted.size`` and its ``repr`` tell what was chosen, and by what.
         start: where training starts, see :class:`SchrodingerBridge`.
-        mixture_components: Gaussians of each mixture, where it starts from mixtures.
         steps: of a path between two times.
         network: size of the networks.
         alternating: settings of the fit; upper limits where there is a time budget.
@@ -92,7 +90,7 @@ def fit_trajectories(
     keys = AnnotatedCells(time_key, rep, columns, growth)
     snapshots = keys.snapshots(adata)
     recipe = Recipe(
-        None if sigma is None else fixed_size(snapshots, sigma), start, mixture_components, steps, network,
+        None if sigma is None else fixed_size(snapshots, sigma), start_of(start), steps, network,
         alternating or AlternatingConfig(), seed, torch.device(device), None if run is None else Path(run), time_budget,
     )  # fmt: skip
     bridge, size = recipe.fit(snapshots, progress=progress)

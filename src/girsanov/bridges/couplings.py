@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from girsanov.objectives import Batch
 from girsanov.types import InputError, State
 
 BATCH = 512  # rows of a minibatch plan
@@ -50,6 +51,10 @@ class EndRows:
     def __getitem__(self, index: Tensor) -> "EndRows":
         parts = (None if part is None else part[index] for part in (self.condition, self.weights))
         return EndRows(self.x[index], *parts)
+
+    def batch(self, index: Tensor) -> Batch:
+        """Some of the rows with their conditions, for one step of training."""
+        return Batch(self.x[index], None if self.condition is None else self.condition[index])
 
     def split(self, share: float, seed: int) -> tuple["EndRows", "EndRows"]:
         """A share of the rows, at least two, and the others; rows of weight 0 are in neither.

@@ -13,16 +13,16 @@ second order, tells how much the two learned halves disagree (test T10 there).
 __all__ = ["ForwardProcess", "flow_log_prob"]
 
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from girsanov.bridges.chain import BridgeChain
+from girsanov.bridges.halves import DIRECTIONS
+from girsanov.bridges.sections import Sections
 from girsanov.calculus import Exact
 from girsanov.densities import Density
-from girsanov.pairs import Direction
-from girsanov.processes import LinearProcess, Process
+from girsanov.processes import Process
 from girsanov.randomness import normal_blocks
 from girsanov.rows import condition_at, conditions_for, row_blocks
 from girsanov.solvers.ode import Adaptive
@@ -31,30 +31,13 @@ from girsanov.types import Estimate, InputError, Nats, State, Time
 TOLERANCE = 1e-4
 PATHS = 16
 CHUNK = 64  # rows solved together, fixed so that results do not depend on their number
-DIRECTIONS: tuple[Direction, Direction] = ("forward", "backward")
-
-
-class FittedBridge(Protocol):
-    """What is asked of a fitted bridge: its reference, and a chain between each two neighbouring times."""
-
-    reference: LinearProcess
-    times: list[float]
-    chains: nn.ModuleList
-
-    def forward_drift(self, t: float | Time, x: State, condition: Any = None) -> State:
-        """Drift of the process from the first time to the last."""
-        ...
-
-    def section_drift(self, i: int, t: Time, x: State, condition: Tensor | None, direction: Direction) -> State:
-        """A drift within section ``i``."""
-        ...
 
 
 @final
 class ForwardProcess(Process):
     """A fitted bridge as a process from its start to its end."""
 
-    def __init__(self, bridge: FittedBridge) -> None:
+    def __init__(self, bridge: Sections) -> None:
         super().__init__()
         self.bridge, self.horizon = bridge, bridge.reference.horizon
 
@@ -68,7 +51,7 @@ class ForwardProcess(Process):
 
 
 def flow_log_prob(
-    bridge: FittedBridge, x: State, end: Density, *, tolerance: float, condition: Tensor | None, seed: int
+    bridge: Sections, x: State, end: Density, *, tolerance: float, condition: Tensor | None, seed: int
 ) -> Estimate:
     """See :meth:`girsanov.bridges.SchrodingerBridge.log_prob`."""
     gap = inconsistency(bridge, x, end, condition, seed)
@@ -87,30 +70,25 @@ def flow_log_prob(
 
 @torch.no_grad()
 def inconsistency(
-    bridge: FittedBridge, x: State, end: Density, condition: Tensor | None, seed: int, paths: int = PATHS
+    bridge: Sections, x: State, end: Density, condition: Tensor | None, seed: int, paths: int = PATHS
 ) -> Nats:
     """Half the variance of the log-weight over paths from each row, nats, shape ``n``."""
     total, state = 0.0, x.repeat_interleave(paths, 0)
     given = conditions_for(condition, len(x), paths)
     noise = normal_blocks(state, torch.Generator().manual_seed(seed))
-    for i, chain in enumerate(bridge.chains):
-        assert isinstance(chain, BridgeChain)
-        law = end if i == len(bridge.chains) - 1 else None
-        weighed = chain.weigh(state, noise, condition=given)
+    for i in range(len(bridge)):
+        weighed = bridge[i].weigh(state, noise, condition=given)
         total, state = total + weighed.steps, weighed.end
-        if law is not None:
-            total = total + law.log_prob(state)
-    assert isinstance(total, Tensor)
-    return 0.5 * total.reshape(len(x), paths).var(1)
+    return 0.5 * (total + end.log_prob(state)).reshape(len(x), paths).var(1)
 
 
-def _integrate(bridge: FittedBridge, x: State, end: Density, condition: Tensor | None) -> tuple[Nats, int]:
+def _integrate(bridge: Sections, x: State, end: Density, condition: Tensor | None) -> tuple[Nats, int]:
     """Log-densities and evaluations: each section by itself, since drifts jump from one to the next."""
     values, cost = [], 0
     for index, count in row_blocks(len(x), CHUNK, x.device):
         state, total, spent = x[index].double(), 0.0, 0
         given = condition_at(condition, index)
-        for i in range(len(bridge.chains)):
+        for i in range(len(bridge)):
             grid = torch.tensor(bridge.times[i : i + 2], dtype=torch.float64, device=x.device)
             solution = Adaptive(rtol=TOLERANCE, atol=TOLERANCE).solve(_Velocity(bridge, i, given), state, grid)
             state, total = solution.state, total + solution.integrals[0]
@@ -125,7 +103,7 @@ def _integrate(bridge: FittedBridge, x: State, end: Density, condition: Tensor |
 class _Velocity:
     """Velocity of the flow in one section and its divergence: what a solver integrates."""
 
-    bridge: FittedBridge
+    bridge: Sections
     section: int
     condition: Tensor | None
 

@@ -17,6 +17,7 @@ the standard deviation of the pull to a single point of the end, given the state
 """
 
 __all__ = [
+    "DIRECTIONS",
     "BridgeNetwork",
     "Ends",
     "Half",
@@ -41,6 +42,7 @@ from girsanov.models import ConvNetwork, ResidualMLP, Signature, takes_convoluti
 from girsanov.pairs import Direction
 from girsanov.types import InputError, State, Time
 
+DIRECTIONS: tuple[Direction, Direction] = ("forward", "backward")
 HALF_RANGE = 15.0  # networks know times as log-SNR levels within this
 AFFINE_TERMS = 6  # cosines in time of the affine part
 AFFINE_LIMIT = 128  # dimensions up to which a network has one

@@ -23,6 +23,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -139,10 +140,6 @@ class Progressed:
     prior_lower: float
     reference: float
     cpu_seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
 
 
 @final
@@ -264,7 +261,7 @@ class _Fitting:
         self.history = [*known, entry]
         if self.run is not None:
             self.run.mkdir(parents=True, exist_ok=True)
-            text = json.dumps({"validations": [e.to_json() for e in self.history]}, allow_nan=False) + "\n"
+            text = json.dumps({"validations": [asdict(e) for e in self.history]}, allow_nan=False) + "\n"
             write_text_atomic(self.run / HISTORY, text)
 
     def warm_up(self) -> None:
@@ -273,20 +270,19 @@ class _Fitting:
         generator = torch.Generator().manual_seed(mix(config.seed, 10))
         pairs = simulate_rows(chain, self.kept, "forward", generator, ends_only=True).ends()
         half = chain.backward_half
-        objective, batches = MatchingObjective(half), self._batches(pairs, 11)
+        objective, batches = MatchingObjective(half), self._batches(pairs.__getitem__, len(pairs), 11)
         result = self._train(half, objective, batches, "warm", config.warm_steps, None, None)
         half.load_state_dict(result.module.state_dict())
 
     def joint(self) -> None:
         """Both halves, until the steps or the patience end, or the prior loss has converged."""
         config = self.config
-        batches = self._batches(_Rows(self.kept), 12)
+        batches = self._batches(self.kept.batch, len(self.kept.x), 12)
         patience = config.freeze_patience if config.freeze else config.patience
-        validate = self._prior_moves if config.freeze else self._elbo
+        validate = self._prior_moves if config.freeze else partial(self._validate, stage="joint")
         path = not any(config.reference_weight) if config.path_gradients is None else config.path_gradients
-        objective = JointObjective(
-            config.weight, path_gradients=path and config.learn_encoder, checkpoint=config.checkpoint
-        )
+        path = path and config.learn_encoder
+        objective = JointObjective(config.weight, path_gradients=path, checkpoint=config.checkpoint)
         result = self._train(self.chain, objective, batches, "joint", config.steps, validate, patience)
         if not config.freeze:  # else the last weights are kept: the plateau is of the encoder, the decoder goes on
             self.chain.load_state_dict(result.module.state_dict())
@@ -303,16 +299,9 @@ class _Fitting:
                 variances.requires_grad_(True)
         cache = _PathCache(chain, self.kept, config)
         objective = TrajectoryObjective("backward")
-        result = self._train(
-            chain, objective, cache, "decoder", config.decoder_steps, self._decoder_elbo, config.patience
-        )
+        validate = partial(self._validate, stage="decoder")
+        result = self._train(chain, objective, cache, "decoder", config.decoder_steps, validate, config.patience)
         chain.load_state_dict(result.module.state_dict())
-
-    def _elbo(self, module: nn.Module, step: int) -> MeanEstimate:
-        return self._validate(module, step, "joint")[0]
-
-    def _decoder_elbo(self, module: nn.Module, step: int) -> MeanEstimate:
-        return self._validate(module, step, "decoder")[0]
 
     def _prior_moves(self, module: nn.Module, step: int) -> float:
         """How often the prior loss has moved by more than the tolerance until this step, up or down."""
@@ -325,7 +314,7 @@ class _Fitting:
         return float(moves)
 
     @torch.no_grad()
-    def _validate(self, module: nn.Module, step: int, stage: str) -> tuple[MeanEstimate, float]:
+    def _validate(self, module: nn.Module, step: int, stage: str) -> MeanEstimate:
         assert isinstance(module, BridgeChain)
         x = self.held.x
         generator = torch.Generator().manual_seed(mix(self.config.seed, 13))
@@ -336,22 +325,14 @@ class _Fitting:
         elbo, prior, reference = (float(v.mean()) for v in (values, log_prior, weighed.reference))
         spent = round(time.process_time() - self.begun, 3)
         self.note(Progressed(stage, step, elbo, prior, lower, reference, spent))
-        rows_stderr = float(values.std() / len(values) ** 0.5)
-        return MeanEstimate(elbo, 0.0, rows_stderr, len(values)), lower
+        return MeanEstimate(elbo, 0.0, float(values.std() / len(values) ** 0.5), len(values))
 
-    def _batches(self, rows: Any, purpose: int) -> Callable[[int], Any]:
-        order = ShuffledBatches(len(rows), min(self.config.batch_size, len(rows)), mix(self.config.seed, purpose))
-        return lambda step: rows[order(step)]
+    def _batches(self, take: Callable[[Tensor], Any], n: int, purpose: int) -> Callable[[int], Any]:
+        order = ShuffledBatches(n, min(self.config.batch_size, n), mix(self.config.seed, purpose))
+        return lambda step: take(order(step))
 
     def _train(
-        self,
-        module: nn.Module,
-        objective: Any,
-        batches: Any,
-        name: str,
-        steps: int,
-        validate: Any,
-        patience: int | None,
+        self, module: nn.Module, objective: Any, batches: Any, name: str, steps: int, validate: Any, patience: Any
     ) -> TrainingResult:
         config = self.config
         training = TrainingConfig(
@@ -364,21 +345,6 @@ class _Fitting:
             module, objective, batches, config=training, validate=validate, run=folder, progress=self.progress,
             identity=f"{name} {len(self.kept.x)} {self.identity}",
         )  # fmt: skip
-
-
-@final
-class _Rows:
-    """Rows as batches."""
-
-    def __init__(self, rows: EndRows) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows.x)
-
-    def __getitem__(self, index: Tensor) -> Batch:
-        given = self.rows.condition
-        return Batch(self.rows.x[index], None if given is None else given[index])
 
 
 @final

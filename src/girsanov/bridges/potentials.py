@@ -25,6 +25,7 @@ __all__ = [
     "Covariances",
     "FlatPotentials",
     "MixturePotentials",
+    "MixtureStart",
     "Potentials",
     "QuadraticPotentials",
     "fit_mixture_potential",
@@ -48,10 +49,11 @@ from girsanov.densities import Gaussian, GaussianMixture
 from girsanov.processes import LinearProcess
 from girsanov.randomness import mix
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, train
-from girsanov.types import InputError, Nats, State, Time
+from girsanov.types import InputError, Nats, State, Time, require_counts
 
 Covariances = Literal["diagonal", "full"]
 HELD_OUT = 10  # one row in so many tells when a potential stops improving
+BATCH = 512
 LOG_2PI = math.log(2.0 * math.pi)
 
 
@@ -168,12 +170,55 @@ class MixturePotentials(Potentials):
         return self.start.diffused_score(alpha, alpha * tau.sqrt(), x)
 
 
+@final
+@dataclass(frozen=True)
+class MixtureStart:
+    """Training starts from Gaussian mixtures that are fitted to both ends without simulation.
+
+    Attributes:
+        components: number of Gaussians in each.
+        covariances: ``diagonal``, or ``full`` where there are rows enough for d squared numbers in each.
+        steps: of training for each, at most.
+        learning_rate: peak rate, in units of the rows' standard deviation.
+
+    Raises:
+        InputError: for a number below 1.
+    """
+
+    components: int = 50
+    covariances: Covariances = "diagonal"
+    steps: int = 4000
+    learning_rate: float = 1e-2
+
+    def __post_init__(self) -> None:
+        require_counts(self, "components", "steps")
+
+
 @dataclass(frozen=True)
 class _Ends:
-    """A batch of the dual problem: rows of the potential's own end and of the other one."""
+    """Rows of the potential's own end and of the other one."""
 
     own: Tensor
     other: Tensor
+
+
+@final
+@dataclass(frozen=True)
+class _Dual:
+    """The dual of entropic transport as a loss per row and dimension, and its value on held-out rows."""
+
+    held: _Ends
+    blur: float
+
+    def __call__(self, module: nn.Module, ends: _Ends, generator: torch.Generator, step: int) -> Tensor:
+        del generator, step
+        assert isinstance(module, _LearnedMixture)
+        return (module.log_prob(ends.other, self.blur) - module.log_prob(ends.own)) / ends.own.shape[1]
+
+    def validate(self, module: nn.Module, step: int) -> float:
+        del step
+        assert isinstance(module, _LearnedMixture)
+        return float(module.log_prob(self.held.own).mean() - module.log_prob(self.held.other, self.blur).mean())
 
 
 @final
@@ -229,16 +274,11 @@ def fit_mixture_potential(
     own: State,
     other: State,
     variance: float,
+    mixture: MixtureStart | None = None,
     *,
-    components: int = 50,
-    covariances: Covariances = "diagonal",
-    steps: int = 4000,
-    learning_rate: float = 1e-2,
     seed: int = 0,
     time_budget: float | None = None,
-    run: Path | None = None,
-    progress: Progress | None = None,
-    identity: str = "",
+    **training: Any,
 ) -> GaussianMixture:
     r"""Fit one potential by the dual of entropic transport, in coordinates where the reference is Brownian.
 
@@ -249,104 +289,87 @@ def fit_mixture_potential(
         own: rows of the end at which the potential stands, ``n *d``.
         other: rows of the other end, ``m *d``.
         variance: total variance of the Brownian reference between them.
-        components: number of Gaussians.
-        covariances: ``diagonal``, or ``full`` where there are rows enough for d squared numbers in each.
-        steps: of training, at most.
-        learning_rate: peak rate, in units of the rows' standard deviation.
+        mixture: its size and training.
         seed: keys the start and the batches.
         time_budget: seconds of training, at most.
-        run: folder for checkpoints; an interrupted fit goes on from there.
-        progress: what shows the progress.
-        identity: describes the rows; a resume with another one is refused.
+        **training: ``run``, a folder for checkpoints, from which an interrupted fit goes on; ``progress``; and
+            ``identity``, which describes the rows: a resume with another one is refused.
 
     Raises:
         InputError: if there are fewer than 20 rows at an end.
     """
+    mixture = mixture or MixtureStart()
     if min(len(own), len(other)) < 2 * HELD_OUT:
         raise InputError(f"A bridge needs at least {2 * HELD_OUT} rows at each end; got {len(own)} and {len(other)}")
     shape, centre = own.shape[1:], own.double().mean(0)
     scale = float((own.double() - centre).square().mean().sqrt())
     rows = [((x.double() - centre) / scale).flatten(1).float() for x in (own, other)]
-    held = [x[::HELD_OUT] for x in rows]
     kept = [x[torch.arange(len(x)) % HELD_OUT > 0] for x in rows]
-    blur, batch = variance / scale**2, 512
-    model = _initial_mixture(kept[0], components, covariances, seed)
-    order = [ShuffledBatches(len(x), batch, mix(seed, i)) for i, x in enumerate(kept)]
-
-    def loss(module: nn.Module, ends: _Ends, generator: torch.Generator, step: int) -> Tensor:
-        del generator, step
-        return (module.log_prob(ends.other, blur) - module.log_prob(ends.own)) / math.prod(shape)  # type: ignore[operator]
-
-    def validate(module: nn.Module, step: int) -> float:
-        del step
-        return float(module.log_prob(held[0]).mean() - module.log_prob(held[1], blur).mean())  # type: ignore[operator]
-
+    dual = _Dual(_Ends(*(x[::HELD_OUT] for x in rows)), variance / scale**2)
+    order = [ShuffledBatches(len(x), BATCH, mix(seed, i)) for i, x in enumerate(kept)]
+    batches = lambda step: _Ends(*(x[shuffled(step)] for x, shuffled in zip(kept, order, strict=True)))  # noqa: E731
     config = TrainingConfig(
-        steps=steps, batch_size=batch, learning_rate=learning_rate, weight_decay=0.0, seed=seed, ema_decay=0.99,
-        validate_every=max(1, steps // 20), clip_norm=None, time_budget=time_budget,
+        steps=mixture.steps, batch_size=BATCH, learning_rate=mixture.learning_rate, weight_decay=0.0, seed=seed,
+        ema_decay=0.99, validate_every=max(1, mixture.steps // 20), clip_norm=None, time_budget=time_budget,
     )  # fmt: skip
-    batches = lambda step: _Ends(kept[0][order[0](step)], kept[1][order[1](step)])  # noqa: E731
-    result = train(
-        model, loss, batches, config=config, validate=validate, run=run, progress=progress, identity=identity
-    )
-    best = result.module.requires_grad_(False)
+    start = _initial_mixture(kept[0], mixture, seed)
+    best = train(start, dual, batches, config=config, validate=dual.validate, **training).module.requires_grad_(False)
     assert isinstance(best, _LearnedMixture)
     weights = best.logits.double().softmax(0).clamp_min(1e-12)
     means = (centre.flatten() + scale * best.means.double()).reshape(-1, *shape)
     spread = scale**2 * best.covariances().double()
-    return GaussianMixture(weights, means, spread.reshape(-1, *shape) if covariances == "diagonal" else spread)
+    return GaussianMixture(weights, means, spread.reshape(-1, *shape) if spread.ndim == 2 else spread)
 
 
 def fit_mixture_potentials(
-    reference: LinearProcess, x0: State, x1: State, *, components: int = 50, covariances: Covariances = "diagonal",
-    steps: int = 4000, seed: int = 0, time_budget: float | None = None, run: Path | None = None,
-    progress: Progress | None = None, identity: str = "",
-) -> MixturePotentials:  # fmt: skip
+    reference: LinearProcess,
+    x0: State,
+    x1: State,
+    mixture: MixtureStart | None = None,
+    *,
+    seed: int = 0,
+    run: Path | None = None,
+    progress: Progress | None = None,
+    **training: Any,
+) -> MixturePotentials:
     """Fit both potentials to rows of the two ends; see the module and :func:`fit_mixture_potential`.
 
     Args:
         reference: linear process that remembers its start.
         x0: rows of the start, ``n *d``.
         x1: rows of the end, ``m *d``.
-        components: Gaussians in each potential.
-        covariances: ``diagonal`` or ``full``.
-        steps: of training for each.
+        mixture: size and training of each.
         seed: keys everything random.
-        time_budget: seconds of training for each, at most.
         run: folder for checkpoints of both.
         progress: what shows the progress.
-        identity: describes the rows.
+        **training: ``time_budget`` of each, and ``identity``.
 
     Example:
         >>> from girsanov.processes import BrownianMotion
         >>> g = torch.Generator().manual_seed(0)
         >>> x0, x1 = torch.randn(2, 400, 1, generator=g)
-        >>> potentials = fit_mixture_potentials(BrownianMotion(), x0 - 1.0, x1 + 1.0, components=1, steps=200)
+        >>> one = MixtureStart(components=1, steps=200)
+        >>> potentials = fit_mixture_potentials(BrownianMotion(), x0 - 1.0, x1 + 1.0, one)
         >>> t, x = torch.zeros(1, dtype=torch.float64), torch.tensor([[-1.0]])
         >>> 1.5 < float(potentials.forward_pull(t, x)) < 2.5  # from -1 to 1 in unit time
         True
     """
-    clock = Clock(reference)
+    clock, found = Clock(reference), []
     ends, total = (x0, x1 / clock.scale.to(x1.dtype)), float(clock.total)
-    settings: dict[str, Any] = {
-        "components": components, "covariances": covariances, "steps": steps, "time_budget": time_budget,
-        "progress": progress, "identity": identity,
-    }  # fmt: skip
-    found = []
     for i, name in enumerate(("start", "end")):
         if progress is not None:
             progress.stage(f"mixture of the {name}")
-        place = None if run is None else run / f"mixture-{name}"
-        found.append(fit_mixture_potential(ends[i], ends[1 - i], total, seed=mix(seed, i), run=place, **settings))
+        training |= {"run": None if run is None else run / f"mixture-{name}", "progress": progress}
+        found.append(fit_mixture_potential(ends[i], ends[1 - i], total, mixture, seed=mix(seed, i), **training))
     start, end = found
     return MixturePotentials(reference, start, end.diffused(clock.scale, 0.0))
 
 
-def _initial_mixture(rows: Tensor, components: int, covariances: Covariances, seed: int) -> _LearnedMixture:
+def _initial_mixture(rows: Tensor, mixture: MixtureStart, seed: int) -> _LearnedMixture:
     """Clusters of the rows, with their shares and spreads."""
     from sklearn.cluster import KMeans
 
-    count = min(components, len(rows) // 2)
+    count = min(mixture.components, len(rows) // 2)
     few = rows[:: max(1, len(rows) // 10_000)]
     found = KMeans(count, n_init=1, random_state=seed % 2**32).fit(few.numpy())  # pyright: ignore[reportArgumentType]
     label = torch.as_tensor(found.labels_).long()
@@ -354,7 +377,7 @@ def _initial_mixture(rows: Tensor, components: int, covariances: Covariances, se
     shares = torch.bincount(label, minlength=count).to(rows.dtype)
     parts = [few[label == k] - means[k] for k in range(count)]
     overall = (few - means[label]).square().mean(0).clamp_min(1e-4)
-    if covariances == "diagonal":
+    if mixture.covariances == "diagonal":
         spread = torch.stack([(x.square().sum(0) + 2.0 * overall) / (len(x) + 2.0) for x in parts]).clamp_min(1e-4)
     else:  # shrunk towards a diagonal by as many rows as there are dimensions
         prior = 2.0 + rows.shape[1]

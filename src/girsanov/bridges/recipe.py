@@ -21,6 +21,7 @@ from girsanov.bridges.alternating import AlternatingConfig
 from girsanov.bridges.annotated import Snapshots
 from girsanov.bridges.building import Start
 from girsanov.bridges.halves import NetworkConfig
+from girsanov.bridges.potentials import MixtureStart
 from girsanov.bridges.reference_size import ReferenceSize, choose_size
 from girsanov.bridges.schrodinger import SchrodingerBridge
 from girsanov.datasets import fingerprint
@@ -46,7 +47,6 @@ class Recipe:
     Attributes:
         size: of the reference, where it was given; ``None`` chooses one for every fit, from its own snapshots.
         start: where training starts.
-        components: Gaussians of each mixture.
         steps: of a path between two times.
         network: size of the networks.
         alternating: settings of the projections, upper limits where there is a time budget.
@@ -58,7 +58,6 @@ class Recipe:
 
     size: ReferenceSize | None
     start: Start | None
-    components: int
     steps: int
     network: NetworkConfig | None
     alternating: AlternatingConfig
@@ -91,7 +90,7 @@ class Recipe:
     def _blank(self, snapshots: Snapshots, size: ReferenceSize, settings: AlternatingConfig) -> SchrodingerBridge:
         dim = next(iter(snapshots.rows.values())).shape[1]
         return SchrodingerBridge(
-            BrownianMotion(sigma=size.sigma), dim=dim, start=self.start, components=self.components, steps=self.steps,
+            BrownianMotion(sigma=size.sigma), dim=dim, start=self.start, steps=self.steps,
             network=self.network, alternating=settings,
         )  # fmt: skip
 
@@ -128,15 +127,16 @@ class Recipe:
 
     def _evaluation(self, snapshots: Snapshots, size: ReferenceSize) -> float:
         """Seconds of one step of one path, with networks as large as those to be trained."""
-        settings = dataclasses.replace(self.alternating, rounds=0, warm_start=None, potential_steps=1)
+        settings = dataclasses.replace(self.alternating, rounds=0, warm_start=None)
+        start = dataclasses.replace(self.start, steps=1) if isinstance(self.start, MixtureStart) else self.start
         rows = {t: snapshots.rows[t][:TIMED_ROWS].to(self.device) for t in snapshots.times[:2]}
-        bridge = self._blank(snapshots, size, settings).fit(rows)
+        bridge = dataclasses.replace(self, start=start)._blank(snapshots, size, settings).fit(rows)
         x = rows[snapshots.times[0]]
         return middle_seconds(lambda: bridge.sample(x)) / (len(x) * self.steps)
 
     def _runs(self, snapshots: Snapshots, rounds: int) -> int:
         """Of training: projections, and mixtures where the fit starts from these."""
-        passes = rounds + (self.alternating.warm_start is not None) + (self.start == "mixture")
+        passes = rounds + (self.alternating.warm_start is not None) + isinstance(self.start, MixtureStart)
         return 2 * passes * (len(snapshots.rows) - 1)
 
     def _cells(self, snapshots: Snapshots) -> str:

@@ -1,22 +1,19 @@
 """Saving and loading learned bridges: ``config.json``, ``model.safetensors`` and a manifest, never pickle."""
 
-__all__ = ["BRIDGE", "blank_prior", "blank_sections", "bridge_tensors", "describe", "settings"]
+__all__ = ["BRIDGE", "blank_reference", "blank_sections", "bridge_tensors", "describe"]
 
-import dataclasses
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import nn
 
 from girsanov import processes
-from girsanov.bridges.alternating import AlternatingConfig
-from girsanov.bridges.building import Start, section_reference
+from girsanov.bridges.building import section_reference
 from girsanov.bridges.chain import BridgeChain
 from girsanov.bridges.gaussian import GaussianBridge
-from girsanov.bridges.halves import Ends, NetworkConfig
-from girsanov.bridges.joint import JointConfig
+from girsanov.bridges.halves import Ends
 from girsanov.bridges.potentials import FlatPotentials, MixturePotentials, Potentials, QuadraticPotentials
+from girsanov.bridges.sections import Sections
 from girsanov.densities import Density, Gaussian, GaussianMixture
 from girsanov.processes import LinearProcess
 from girsanov.saved import ModelFolder
@@ -32,66 +29,37 @@ SETTINGS = {  # what each reference is made of
 }
 
 
-class Described(Protocol):
-    """What is saved of a bridge."""
-
-    reference: LinearProcess
-    event_shape: torch.Size
-    start: Start | None
-    components: int
-    steps: int
-    network: NetworkConfig
-    alternating: AlternatingConfig
-    joint: JointConfig
-    times: list[float]
-    prior: Density | None
-    history: list[dict[str, Any]]
-    chains: nn.ModuleList
-
-
-def bridge_tensors(bridge: Described) -> dict[str, torch.Tensor]:
+def bridge_tensors(bridge: Sections) -> dict[str, torch.Tensor]:
     """All tensors by name: networks and scales once, potentials of each section, the prior."""
     found: dict[str, torch.Tensor] = {}
-    for i, chain in enumerate(bridge.chains):
-        assert isinstance(chain, BridgeChain)
-        state = chain.state_dict(keep_vars=False)
+    for i in range(len(bridge)):
+        state = bridge[i].state_dict(keep_vars=False)
         found |= {f"chain{i}.{name}": tensor for name, tensor in state.items() if not name.startswith("prior.")}
-        found |= {f"potentials{i}.{k}": v for k, v in chain.forward_half.potentials.state_dict().items()}
+        found |= {f"potentials{i}.{k}": v for k, v in bridge[i].forward_half.potentials.state_dict().items()}
     if bridge.prior is not None:
         found |= {f"prior.{name}": tensor for name, tensor in bridge.prior.state_dict().items()}
     return found
 
 
-def describe(bridge: Described) -> dict[str, Any]:
+def describe(bridge: Sections) -> dict[str, Any]:
     """Everything but the tensors, as JSON.
 
     Raises:
-        InputError: if the bridge is not fitted, or its reference or prior cannot be described.
+        InputError: if the reference or the prior cannot be described.
     """
-    if not len(bridge.chains):
-        raise InputError("This bridge is not fitted: there is nothing to save")
     name = type(bridge.reference).__name__
     if name not in SETTINGS:
         raise InputError(f"A bridge over {name} cannot be saved: use one of {', '.join(SETTINGS)}")
-    first = bridge.chains[0]
-    assert isinstance(first, BridgeChain)
     return {
         "reference": {"name": name, "config": {key: getattr(bridge.reference, key) for key in SETTINGS[name]}},
         "event_shape": list(bridge.event_shape),
-        "start": bridge.start,
-        "components": bridge.components,
-        "steps": bridge.steps,
-        "network": dataclasses.asdict(bridge.network),
-        "alternating": dataclasses.asdict(bridge.alternating),
-        "joint": dataclasses.asdict(bridge.joint),
         "times": bridge.times,
         "prior": None if bridge.prior is None else _describe_density(bridge.prior),
-        "potentials": [_describe_potentials(chain) for chain in bridge.chains],
-        "history": bridge.history,
+        "potentials": [_describe_potentials(bridge[i]) for i in range(len(bridge))],
     }
 
 
-def _describe_potentials(chain: Any) -> dict[str, Any]:
+def _describe_potentials(chain: BridgeChain) -> dict[str, Any]:
     potentials = chain.forward_half.potentials
     if isinstance(potentials, MixturePotentials):
         laws = {"start": _describe_density(potentials.start), "end": _describe_density(potentials.end)}
@@ -108,38 +76,34 @@ def _describe_density(law: Density) -> dict[str, Any]:
     raise InputError(f"A prior of type {type(law).__name__} cannot be saved: use a Gaussian or a GaussianMixture")
 
 
-def settings(description: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a bridge."""
+def blank_reference(description: dict[str, Any]) -> LinearProcess:
+    """The reference."""
     spec = description["reference"]
     if spec["name"] not in SETTINGS:
         raise KeyError(spec["name"])
-    joint = dict(description["joint"])
-    joint["reference_weight"] = tuple(joint["reference_weight"])
-    return {
-        "reference": getattr(processes, spec["name"])(**spec["config"]),
-        "event_shape": description["event_shape"],
-        "start": description["start"],
-        "components": description["components"],
-        "steps": description["steps"],
-        "network": NetworkConfig(**description["network"]),
-        "alternating": AlternatingConfig(**description["alternating"]),
-        "joint": JointConfig(**joint),
-    }
-
-
-def blank_prior(description: dict[str, Any], shape: torch.Size) -> Density | None:
-    """The prior before its tensors are filled in."""
-    return None if description["prior"] is None else _blank_density(description["prior"], shape)
+    return getattr(processes, spec["name"])(**spec["config"])
 
 
 def blank_sections(
-    description: dict[str, Any], reference: LinearProcess, shape: torch.Size
-) -> Iterator[tuple[LinearProcess, Potentials, Ends]]:
-    """What each section's chain is made of, before its tensors are filled in."""
+    description: dict[str, Any],
+    reference: LinearProcess,
+    chain: Callable[[LinearProcess, Potentials, Ends, Density | None], BridgeChain],
+) -> Sections:
+    """A fitted bridge before its tensors are filled in.
+
+    Args:
+        description: as :func:`describe` makes it.
+        reference: of the bridge.
+        chain: makes a section's chain of its reference, potentials, scales and prior.
+    """
+    shape, times = torch.Size(description["event_shape"]), list(description["times"])
+    prior = None if description["prior"] is None else _blank_density(description["prior"], shape)
     zeros, ones = torch.zeros(shape, dtype=torch.float64), torch.ones(shape, dtype=torch.float64)
+    chains = []
     for i, entry in enumerate(description["potentials"]):
-        process = section_reference(reference, list(description["times"]), i)
-        yield process, _blank_potentials(entry, process, shape), Ends(zeros, ones, zeros, ones)
+        process = section_reference(reference, times, i)
+        chains.append(chain(process, _blank_potentials(entry, process, shape), Ends(zeros, ones, zeros, ones), prior))
+    return Sections(reference, times, chains, prior)
 
 
 def _blank_potentials(entry: dict[str, Any], process: LinearProcess, shape: torch.Size) -> Potentials:

@@ -9,6 +9,7 @@ import torch
 
 from girsanov.bridges.alternating import AlternatingConfig
 from girsanov.bridges.annotated import AnnotatedCells, Snapshots
+from girsanov.bridges.building import start_from_json, start_to_json
 from girsanov.bridges.halves import NetworkConfig
 from girsanov.bridges.recipe import Recipe
 from girsanov.bridges.reference_size import ReferenceSize
@@ -25,8 +26,7 @@ def describe(times: list[float], size: ReferenceSize, recipe: Recipe, keys: Anno
         "keys": dataclasses.asdict(keys),
         "recipe": {
             "size": None if recipe.size is None else recipe.size.to_json(),
-            "start": recipe.start,
-            "components": recipe.components,
+            "start": start_to_json(recipe.start),
             "steps": recipe.steps,
             "network": None if recipe.network is None else dataclasses.asdict(recipe.network),
             "alternating": dataclasses.asdict(recipe.alternating),
@@ -53,6 +53,7 @@ def parts(
         **settings
         | {
             "size": None if settings["size"] is None else ReferenceSize.from_json(settings["size"]),
+            "start": start_from_json(settings["start"]),
             "network": None if settings["network"] is None else NetworkConfig(**settings["network"]),
             "alternating": AlternatingConfig(**settings["alternating"]),
             "device": device,

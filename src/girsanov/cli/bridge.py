@@ -187,7 +187,7 @@ def translate(
     if direction not in (None, "forward", "backward"):
         raise UsageError(f"--direction must be forward or backward, not {direction!r}")
     prepare_threads(threads)
-    from girsanov.runs import BridgeModel
+    from girsanov.bridge_model import BridgeModel
 
     place = choose_device(device)
     model = BridgeModel.load(run)

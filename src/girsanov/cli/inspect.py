@@ -18,7 +18,8 @@ def register(app: typer.Typer) -> None:
 def report(run: RunArgument, threads: ThreadsOption = None, json: JsonOption = False) -> None:
     """Write report.html (and samples.png of a density model) of a run again."""
     prepare_threads(threads)
-    from girsanov.runs import is_bridge_run, write_bridge_report, write_report
+    from girsanov.bridge_model import is_bridge_run
+    from girsanov.runs import write_bridge_report, write_report
 
     write = write_bridge_report if is_bridge_run(run) else write_report
     path = write(run, note=stderr_note(False))

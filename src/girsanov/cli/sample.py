@@ -58,7 +58,7 @@ def sample(
         raise UsageError("these rows are images: give --out samples.png or --out samples.npy")
     generator = torch.Generator().manual_seed(seed)
     rows = model.sample(n, steps=steps, lmbd=lmbd, condition=_condition(model, label), generator=generator)
-    write_rows(out, model.encode(rows), model.schema, json=json, note=stderr_note(quiet))
+    write_rows(out, model.encode(rows).rows, model.schema, json=json, note=stderr_note(quiet))
 
 
 def _check(out: Path | None, lmbd: float | None) -> None:

@@ -10,7 +10,6 @@ from girsanov.density_model.model import DensityModel
 from girsanov.likelihoods import ddpm_bound
 from girsanov.likelihoods.certificate import Certificate, certificate
 from girsanov.likelihoods.denoising import Draws
-from girsanov.likelihoods.integral import keyed_view
 from girsanov.randomness import seed_of
 
 DRAWS = Draws(2)  # two evaluations per row and step: the fewest that know their error
@@ -56,7 +55,7 @@ def certify(
     rows, seed = model.encode(data), seed_of(generator)
     given = model.encode_condition(condition, len(rows))
     with torch.no_grad():
-        view = keyed_view(model.transforms, rows, 1, seed)
+        view = rows.views(rows.rows, 1, seed, 0)
     y, log_det = view.x[:, 0], view.log_det[:, 0]
     options = {"noise": DRAWS, **options, "condition": given}
     bound = ddpm_bound(model.pair, y, generator=torch.Generator().manual_seed(seed), **options)

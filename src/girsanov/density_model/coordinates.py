@@ -20,10 +20,10 @@ from girsanov.datasets import Data, Schema, Splits, fingerprint
 from girsanov.densities import GaussianMixture
 from girsanov.density_model.config import Config
 from girsanov.density_model.lattice import make_dequantiser
-from girsanov.density_model.noise import copies_for, spread
+from girsanov.encoding import Encoding, copies_for
 from girsanov.randomness import mix, stream
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, train
-from girsanov.transforms import Compose, Gaussianise, Logit, OnLattice, SplineFlow, Standardise, Transform
+from girsanov.transforms import Gaussianise, Logit, OnLattice, SplineFlow, Standardise
 from girsanov.types import State
 
 COMPONENTS = (5, 20, 60)
@@ -42,12 +42,12 @@ class Coordinates:
     """Transforms from data to the model's space, and the mixture fitted there, if one pays.
 
     Attributes:
-        transforms: from encoded rows to the model's space.
+        encoding: from the user's rows to the model's space.
         mixture: a closed-form density in that space for the head to correct, or ``None``.
         held_out: mean log-density of held-out rows under the starting points that were tried, in nats, data units.
     """
 
-    transforms: Compose
+    encoding: Encoding
     mixture: GaussianMixture | None
     held_out: dict[str, float]
 
@@ -69,8 +69,8 @@ def fit_coordinates(
         return Coordinates(columns, None, {})
     found: dict[str, float] = {}
     if config.flow and rows.shape[1] <= FLOW_COLUMNS:
-        flow, found["flow"] = _fit_flow(columns, rows, held, config, data.schema.cells, out, progress)
-        columns = Compose([*_members(columns), flow])
+        flow, found["flow"] = _fit_flow(columns, rows, held, config, out, progress)
+        columns = columns.then(flow)
     mixture, value = _fit_mixture(columns, rows, held, config.seed)
     if math.isfinite(value):  # a handful of rows bears none
         found["mixture"] = value
@@ -79,28 +79,22 @@ def fit_coordinates(
     return Coordinates(columns, mixture, found)
 
 
-def _members(transforms: Compose) -> list[Transform]:
-    return [member for member in transforms.transforms if isinstance(member, Transform)]
-
-
-def _columns(data: Data, rows: State, held: State, config: Config) -> Compose:
+def _columns(data: Data, rows: State, held: State, config: Config) -> Encoding:
     """Dequantise where columns are discrete; Gaussianise the columns of tables, or bring data to unit scale."""
-    schema = data.schema
-    members: list[Transform] = []
-    if bool((schema.bin_width > 0).any()):
-        members.append(make_dequantiser(schema, data.x, config))
+    schema, found = data.schema, Encoding(data.schema)
+    if schema.discrete:
+        found = found.then(make_dequantiser(schema, data.x, config))
     if config.logit:
-        members.append(_logit(data))
-        rows = spread(Compose(members), rows, stream(config.seed, "logit"), copies=1)[0]
+        found = found.then(_logit(data))
+        rows = found.spread(rows, stream(config.seed, "logit"), copies=1)[0]
     if schema.kind == "images" or not config.gaussianise:
         affine = Standardise.fit(rows, shared=schema.kind == "images")
         # what decodes cells or bounds its rows has no place for tails
-        bounded = config.logit or any(isinstance(member, OnLattice) for member in members)
-        return Compose([*members, affine if bounded else _with_tails(affine, schema, rows)])
-    dequantised = Compose(members)
-    y, _ = spread(dequantised, rows, stream(config.seed, "columns"))
-    other, _ = spread(dequantised, held, stream(config.seed, "held-out columns"))
-    return Compose([*members, Gaussianise.fit(y, other, schema.bin_width, schema.offset - 0.5 * schema.bin_width)])
+        bounded = config.logit or isinstance(found.dequantiser, OnLattice)
+        return found.then(affine if bounded else _with_tails(affine, schema, rows))
+    y, _ = found.spread(rows, stream(config.seed, "columns"))
+    other, _ = found.spread(held, stream(config.seed, "held-out columns"))
+    return found.then(Gaussianise.fit(y, other, schema.bin_width, schema.offset - 0.5 * schema.bin_width))
 
 
 def _with_tails(affine: Standardise, schema: Schema, rows: State) -> Standardise:
@@ -119,12 +113,12 @@ def _logit(data: Data) -> Logit:
     return Logit(float((data.x - 0.5 * step).min()), float((data.x + 0.5 * step).max()))
 
 
-def _fit_mixture(columns: Compose, rows: State, held: State, seed: int) -> tuple[GaussianMixture | None, float]:
+def _fit_mixture(columns: Encoding, rows: State, held: State, seed: int) -> tuple[GaussianMixture | None, float]:
     """The best mixture on held-out rows, more components as long as they pay; ``None`` if one is best."""
     from sklearn.mixture import GaussianMixture as Mixture
 
-    y = spread(columns, rows[:MIXTURE_ROWS], stream(seed, "mixture"), copies=1)[0].numpy()
-    other, log_det = spread(columns, held, stream(seed, "held-out mixture"), copies_for(len(held), HELD_OUT_ROWS))
+    y = columns.spread(rows[:MIXTURE_ROWS], stream(seed, "mixture"), copies=1)[0].numpy()
+    other, log_det = columns.spread(held, stream(seed, "held-out mixture"), copies_for(len(held), HELD_OUT_ROWS))
     best, score = None, -float("inf")
     for count in (1, *COMPONENTS):
         if count * ROWS_PER_COMPONENT > len(y):
@@ -148,11 +142,10 @@ def _fit_mixture(columns: Compose, rows: State, held: State, seed: int) -> tuple
 
 
 def _fit_flow(
-    columns: Compose,
+    columns: Encoding,
     rows: State,
     held: State,
     config: Config,
-    cells: str,
     out: Path | None,
     progress: Progress | None,
 ) -> tuple[SplineFlow, float]:
@@ -174,12 +167,12 @@ def _fit_flow(
         seed=config.seed,
     )
     shuffled = ShuffledBatches(len(rows), settings.batch_size, mix(config.seed, 5))
-    other, log_det = spread(columns, held, stream(config.seed, "held-out flow"), copies_for(len(held), HELD_OUT_ROWS))
+    other, log_det = columns.spread(held, stream(config.seed, "held-out flow"), copies_for(len(held), HELD_OUT_ROWS))
 
     def loss(module: nn.Module, batch: State, generator: torch.Generator, step: int) -> Tensor:
         uniform = torch.rand(batch.shape, generator=generator, dtype=batch.dtype)
         with torch.no_grad():
-            y, _ = columns(batch, uniform)
+            y, _ = columns.transforms(batch, uniform)
         assert isinstance(module, SplineFlow)
         return -module.log_prob(y) / batch.shape[1]
 
@@ -196,7 +189,7 @@ def _fit_flow(
         validate=validate,
         run=None if out is None else out / "flow",
         progress=progress,
-        identity=f"flow {fingerprint(rows)} {cells}",
+        identity=f"flow {fingerprint(rows)} {columns.schema.cells}",
     )
     assert isinstance(result.module, SplineFlow)
     assert result.best_value is not None

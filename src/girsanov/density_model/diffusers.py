@@ -22,13 +22,14 @@ from girsanov.datasets.lattice import Lattice
 from girsanov.densities import Gaussian
 from girsanov.density_model.conditions import Conditioning
 from girsanov.density_model.model import DensityModel
+from girsanov.encoding import Encoding
 from girsanov.models import ScoreModel
 from girsanov.models.diffusers import DiffusersNetwork, event_shape_of, from_diffusers, latent_scaling, score_pipeline
 from girsanov.models.diffusers.loading import find_parts, import_diffusers
 from girsanov.models.diffusers.network import CLASSES
 from girsanov.models.diffusers.selftest import check_rows
 from girsanov.rows import condition_at
-from girsanov.transforms import Compose, Dequantise, Standardise, Transform
+from girsanov.transforms import Dequantise, Standardise, Transform
 from girsanov.types import InputError, State
 
 LEVELS = 256
@@ -81,7 +82,7 @@ def density_from_diffusers(
         raise InputError("The network's settings do not say the rows' shape: pass event_shape=(c, h, w)")
     if data_range is None:
         centre, variance, levels = torch.zeros(shape, dtype=torch.float64), 1.0, None
-        transforms = Compose([latent_scaling(vae, shape)])
+        transforms = [latent_scaling(vae, shape)]
     else:
         low, high = _checked(data_range, levels)
         centre, variance = torch.full(shape, 0.5 * (low + high), dtype=torch.float64), (high - low) ** 2 / 12.0
@@ -92,7 +93,7 @@ def density_from_diffusers(
     schema = Schema(
         "images", shape, (Numeric("pixel", Lattice(step=1.0), (0.0, levels - 1.0)) if levels else Numeric("pixel"),)
     )
-    return DensityModel(transforms, score, schema, conditioning=_conditioning(network)).eval()
+    return DensityModel(Encoding(schema, transforms), score, conditioning=_conditioning(network)).eval()
 
 
 def _checked(data_range: tuple[float, float], levels: int | None) -> tuple[float, float]:
@@ -125,10 +126,10 @@ def check_density(model: DensityModel, x: Any, *, rows: int = CHECKED, condition
     """
     network = model.score.network
     assert isinstance(network, DiffusersNetwork)
-    encoded = model.encode(x)
+    encoded = model.encode(x).rows
     given = model.encode_condition(condition, len(encoded))
     encoded, given = encoded[:rows], condition_at(given, slice(None, rows))
-    y, _ = model.transforms(encoded, torch.full_like(encoded, 0.5))
+    y, _ = model.encoding.transforms(encoded, torch.full_like(encoded, 0.5))
     check_rows(network, y.to(model.pair.dtype(y)), given)
     network.untested = None
 
@@ -168,13 +169,13 @@ class Within(Transform):
         return {"low": self.low, "high": self.high, "advice": self.advice}
 
 
-def _to_range(shape: tuple[int, ...], low: float, high: float, levels: int | None) -> Compose:
+def _to_range(shape: tuple[int, ...], low: float, high: float, levels: int | None) -> list[Transform]:
     if levels is None:
-        return Compose([Within(low, high, "declare the images' levels, or bring the values to the data range")])
+        return [Within(low, high, "declare the images' levels, or bring the values to the data range")]
     inside = Within(0, levels - 1, "declare the number of the images' levels")
     scale = (levels - 1) / (high - low)
     affine = Standardise(shape, torch.full(shape, -low * scale), torch.full(shape, scale))
-    return Compose([inside, Dequantise(shape, torch.ones(shape), torch.zeros(shape)), affine])
+    return [inside, Dequantise(shape, torch.ones(shape), torch.zeros(shape)), affine]
 
 
 def to_diffusers(
@@ -230,7 +231,7 @@ def _to_images(
 ) -> tuple[Tensor, float]:
     """Mean and scale of images of [-1, 1] in the model's coordinates (u - mean) / scale."""
     mean, scale = torch.zeros(shape, dtype=torch.float64), 1.0
-    members = list(model.transforms.transforms) if isinstance(model, DensityModel) else []
+    members = model.encoding.transforms.members if isinstance(model, DensityModel) else []
     for member in (m for m in members if not isinstance(m, Dequantise | Within)):
         if not isinstance(member, Standardise) or not bool((member.scale == member.scale.flatten()[0]).all()):
             raise InputError("The model's coordinates are no scaled images, so no pipeline can show its samples")

@@ -14,20 +14,18 @@ one draw in ten is valid, as of a model that was hardly trained, what is left ta
 with a warning.
 """
 
-__all__ = ["Draw", "as_given", "draw_rows", "undone"]
+__all__ = ["Draw", "draw_rows"]
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from girsanov.datasets import Raw, Schema
+from girsanov.datasets import Schema
 from girsanov.datasets.columns import Combination
 from girsanov.randomness import mix, seed_of, source_of
 from girsanov.rows import condition_at
-from girsanov.transforms import Compose, Dequantise, Transform
 from girsanov.types import State
 
 ENOUGH, LEAST_SHARE = 100, 0.1  # draws that tell, and the share of valid ones below which drawing again ends
@@ -75,12 +73,6 @@ def _warn(count: int, n: int) -> None:
     )
 
 
-def undone(transforms: Compose, y: State) -> State:
-    """Rows of a model's space in data units, not yet rounded to a lattice."""
-    members = [member for member in transforms.transforms if isinstance(member, Transform)]
-    return Compose([member for member in members if not isinstance(member, Dequantise)]).inverse(y.double())
-
-
 def _valid(x: State, schema: Schema) -> Tensor:
     """Which rows have one level in every category (one indicator nearest to 1) and every sum in its range."""
     valid = torch.ones(len(x), dtype=torch.bool, device=x.device)
@@ -99,12 +91,3 @@ def _sums(schema: Schema) -> list[tuple[str, float, float]]:
     """Discrete columns that are sums of others, and the ends of their ranges to half a step."""
     found = [(rule, rule.seen) for rule in schema.rules if isinstance(rule, Combination) and rule.seen is not None]
     return [(rule.name, low - rule.lattice.step / 2, high + rule.lattice.step / 2) for rule, (low, high) in found]
-
-
-def as_given(raw: Raw, device: torch.device) -> Any:
-    """Rows as a user holds them: a tensor of numbers, or a data frame where columns are text."""
-    if raw.kind == "images":
-        return torch.from_numpy(raw.stack).to(device)
-    if all(column.dtype != object for column in raw.columns):
-        return torch.stack([torch.from_numpy(column).double() for column in raw.columns], 1).to(device)
-    return raw.frame

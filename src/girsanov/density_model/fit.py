@@ -24,11 +24,11 @@ from girsanov.density_model.config import PROCESSES, Config, make_process
 from girsanov.density_model.coordinates import MAX_CELLS, Coordinates, fit_coordinates
 from girsanov.density_model.flow import FlowObjective
 from girsanov.density_model.fresh import fresh_elbo, fresh_log_prob
-from girsanov.density_model.lattice import lattice_points, reference_transforms, require_dequantisation
+from girsanov.density_model.lattice import lattice_points, require_dequantisation
 from girsanov.density_model.learned_noise import fit_dequantiser
 from girsanov.density_model.model import DensityModel
 from girsanov.density_model.networks import Architecture, build_network, choose_network, require_network
-from girsanov.density_model.noise import COPIES, spread
+from girsanov.encoding import COPIES
 from girsanov.files import write_text_atomic
 from girsanov.likelihoods import fit_proposal
 from girsanov.models import (
@@ -46,7 +46,7 @@ from girsanov.objectives import Batch, DenoisingObjective, ScheduledObjective
 from girsanov.randomness import mix, seed_of, stream
 from girsanov.solvers import FixedGrid
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, TrainingResult, train
-from girsanov.transforms import Dequantise, Standardise
+from girsanov.transforms import Dequantise, OnLattice, Standardise
 from girsanov.types import InputError, MeanEstimate, State
 
 SMALL_STEPS, LARGE_STEPS = 1250, 12_000
@@ -168,9 +168,11 @@ def prepare(data: Data, splits: Splits, config: Config, coordinates: Coordinates
     """The untrained model: transforms and reference fitted to the training split, a network that returns zero."""
     rows = data.x[splits.train]
     coordinates = coordinates or fit_coordinates(data, splits, dataclasses.replace(config, flow=False))
-    transforms = coordinates.transforms
+    encoding = smooth = coordinates.encoding
+    if isinstance(points := encoding.dequantiser, OnLattice):  # spread there, so that the reference is a density
+        smooth = encoding.with_dequantiser(Dequantise(points.event_shape, points.step, points.offset))
     copies = max(1, min(COPIES, MOST_NUMBERS // rows.numel()))
-    y, _ = spread(reference_transforms(transforms), rows, stream(config.seed, "reference"), copies)
+    y, _ = smooth.spread(rows, stream(config.seed, "reference"), copies)
     reference = Gaussian.fit(y, rank=config.rank)
     shape = data.schema.event_shape
     classes = len(_class_names(data)) if config.conditional else 0
@@ -183,7 +185,7 @@ def prepare(data: Data, splits: Splits, config: Config, coordinates: Coordinates
     for module in network.modules():
         if isinstance(module, ConditionMap) and conditions is not None:
             module.standardise(conditions[splits.train])
-    lattice = lattice_points(transforms)
+    lattice = lattice_points(encoding)
     low, high = PROCESSES[config.process]().log_snr_range
     span = (low, high if lattice is None else min(high, lattice.level_for()))
     process = make_process(config.process, config.schedule, span)
@@ -204,7 +206,7 @@ def prepare(data: Data, splits: Splits, config: Config, coordinates: Coordinates
     }
     built = Architecture(record, config.process, config.schedule, config.model)
     given = _conditioning(data, config, conditions)
-    return DensityModel(transforms, score, data.schema, conditioning=given, architecture=built, record=described)
+    return DensityModel(encoding, score, conditioning=given, architecture=built, record=described)
 
 
 def _conditioning(data: Data, config: Config, conditions: Tensor | None) -> Conditioning:
@@ -269,13 +271,13 @@ def _conditions(data: Data, config: Config) -> Tensor | None:
 
 def _choose_head(data: Data, rows: State, coordinates: Coordinates, reference: Gaussian, config: Config) -> Head:
     """The lattice head for discrete data with few cells, the mixture's where one was fitted, else the residual."""
-    transforms = coordinates.transforms
+    members = coordinates.encoding.transforms.members
     if config.network == "two-layer" or config.model == "cnf":
         return ResidualHead(reference, config.predicts)
     if coordinates.mixture is not None:
         return MixtureHead(reference, config.predicts, coordinates.mixture)
     step = data.schema.bin_width
-    affine = all(isinstance(member, (Dequantise, Standardise)) for member in transforms.transforms)
+    affine = all(isinstance(member, (Dequantise, Standardise)) for member in members)
     uniform = config.dequantise == "uniform"  # the head's exact moments are those of uniform cells
     if not (config.lattice and uniform and affine and bool((step > 0).all())):
         return ResidualHead(reference, config.predicts)
@@ -284,7 +286,7 @@ def _choose_head(data: Data, rows: State, coordinates: Coordinates, reference: G
     cells = int(index.amax() - first) + 1
     if cells > MAX_CELLS:
         return ResidualHead(reference, config.predicts)
-    (standardise,) = (member for member in transforms.transforms if isinstance(member, Standardise))
+    (standardise,) = (member for member in members if isinstance(member, Standardise))
     corner = data.schema.offset + step * (float(first) - 0.5)
     lattice = Lattice(
         lower=(corner - standardise.mean) / standardise.scale,
@@ -298,7 +300,7 @@ def _calibrate(model: DensityModel, rows: State, seed: int) -> None:
     """Let an expert start from its best share; until here the model is the Gaussian."""
     head = model.score.head
     if isinstance(head, ExpertHead):
-        y, _ = spread(model.transforms, rows[:CALIBRATION_ROWS], stream(seed, "calibration"), copies=1)
+        y, _ = model.encoding.spread(rows[:CALIBRATION_ROWS], stream(seed, "calibration"), copies=1)
         head.calibrate(y.float(), torch.Generator().manual_seed(mix(seed, 2)))
 
 
@@ -377,10 +379,10 @@ def _train(
 
 def _objective(model: DensityModel, config: Config) -> nn.Module:
     if config.model == "cnf":
-        return FlowObjective(model.score, model.transforms)
+        return FlowObjective(model.score, model.encoding.transforms)
     hidden = 0.1 if config.conditional else 0.0
     kind = ScheduledObjective if config.schedule == "learned" else DenoisingObjective
-    return kind(model.score, model.transforms, drop_condition=hidden)
+    return kind(model.score, model.encoding.transforms, drop_condition=hidden)
 
 
 def _settle(model: DensityModel, x: State, labels: Tensor | None, splits: Splits, config: Config) -> None:
@@ -393,7 +395,7 @@ def _settle(model: DensityModel, x: State, labels: Tensor | None, splits: Splits
         index = splits.train[shuffled(step)]
         return Batch(x[index], None if labels is None else labels[index].to(x.device))
 
-    objective = ScheduledObjective(model.score, model.transforms)
+    objective = ScheduledObjective(model.score, model.encoding.transforms)
     generator = torch.Generator().manual_seed(mix(config.seed, 9))
     objective.settle(model.score, batch, steps=min(SETTLING_STEPS, config.steps or SETTLING_STEPS), generator=generator)
 
@@ -401,5 +403,5 @@ def _settle(model: DensityModel, x: State, labels: Tensor | None, splits: Splits
 @torch.no_grad()
 def _proposal(model: DensityModel, rows: State) -> Any:
     """Fit the log-SNR density of later evaluations on validation rows."""
-    y, _ = spread(model.transforms, rows[:PROPOSAL_ROWS], stream(0, "proposal"), copies=1)
+    y, _ = model.encoding.spread(rows[:PROPOSAL_ROWS], stream(0, "proposal"), copies=1)
     return fit_proposal(model.pair, y.float())

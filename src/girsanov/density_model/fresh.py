@@ -1,4 +1,4 @@
-r"""Likelihoods of a model under fresh noise, for what is chosen by them: see :mod:`girsanov.density_model.noise`."""
+r"""Likelihoods of a model under fresh noise, for what is chosen by them: see :mod:`girsanov.encoding`."""
 
 __all__ = ["fresh_elbo", "fresh_log_prob"]
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from girsanov.datasets import Data
 from girsanov.density_model.model import DensityModel
-from girsanov.density_model.noise import MOST_COPIES, spread
+from girsanov.encoding import MOST_COPIES
 from girsanov.likelihoods import Replicates, elbo, ode_log_prob
 from girsanov.types import Estimate, State
 
@@ -27,7 +27,7 @@ def fresh_elbo(
         samples: network evaluations of each row.
         condition: leading dimension ``n`` or 1.
     """
-    if not _draws(model):
+    if not model.encoding.draws:
         return model.elbo(rows, samples=samples, condition=_named(model, condition))
     copies = min(MOST_COPIES, samples)
 
@@ -49,7 +49,7 @@ def fresh_log_prob(
         condition: leading dimension ``n`` or 1.
         options: ``divergence`` and ``solver`` of :func:`girsanov.ode_log_prob`.
     """
-    if not _draws(model):
+    if not model.encoding.draws:
         return model.log_prob(rows, condition=_named(model, condition), **options)
 
     def evaluate(y: State, given: Tensor | None) -> Estimate:
@@ -65,11 +65,6 @@ def _named(model: DensityModel, condition: Tensor | None) -> Any:
     return [model.classes[k] for k in condition.tolist()]
 
 
-def _draws(model: DensityModel) -> bool:
-    """Whether rows are dequantised: neither continuous ones are, nor those whose cells are decoded."""
-    return model.measure != "density" and model.lattice is None
-
-
 def _merged(
     model: DensityModel,
     rows: State,
@@ -79,7 +74,7 @@ def _merged(
     evaluate: Callable[[State, Tensor | None], Estimate],
 ) -> Estimate:
     """What ``evaluate`` says of rows in the model's space and their conditions, in data units."""
-    y, log_det = spread(model.transforms, rows, generator, copies)
+    y, log_det = model.encoding.spread(rows, generator, copies)
     if condition is not None and len(condition) > 1:
         condition = condition.repeat_interleave(copies, 0)
     found = evaluate(y, condition)
@@ -90,5 +85,5 @@ def _merged(
         nfe=copies * found.nfe,
         event_dim=found.event_dim,
         log_snr_range=found.log_snr_range,
-        measure=model.measure,
+        measure=model.encoding.measure,
     )

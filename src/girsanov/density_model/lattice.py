@@ -1,22 +1,16 @@
 r"""How a model treats discrete data: which dequantiser its cells get, and where the cells of a decoder lie."""
 
-__all__ = ["lattice_points", "make_dequantiser", "reference_transforms", "require_dequantisation"]
+__all__ = ["lattice_points", "make_dequantiser", "require_dequantisation"]
 
 import torch
 from torch import Tensor
 
 from girsanov.datasets import Data, Schema
 from girsanov.density_model.config import Config
+from girsanov.encoding import Encoding
 from girsanov.likelihoods.discrete import LatticePoints
 from girsanov.randomness import mix
-from girsanov.transforms import (
-    Compose,
-    Dequantise,
-    OnLattice,
-    Transform,
-    TruncatedNormalDequantise,
-    VariationalDequantise,
-)
+from girsanov.transforms import Dequantise, OnLattice, TruncatedNormalDequantise, VariationalDequantise
 from girsanov.types import InputError, State
 
 BEYOND = 0.005  # share of levels that no training row has, under a decoder of cells
@@ -64,22 +58,10 @@ def _support(schema: Schema, rows: State) -> tuple[Tensor, int]:
     return schema.offset + schema.bin_width * low, int((high - low).max()) + 1
 
 
-def reference_transforms(transforms: Compose) -> Compose:
-    """The transforms under which a reference is fitted: lattice points are spread there, so that it is a density."""
-    return Compose(
-        [
-            Dequantise(member.event_shape, member.step, member.offset) if isinstance(member, OnLattice) else member
-            for member in transforms.transforms
-            if isinstance(member, Transform)
-        ]
-    )
-
-
-def lattice_points(transforms: Compose) -> LatticePoints | None:
+def lattice_points(encoding: Encoding) -> LatticePoints | None:
     """Where the lattice of a categorical model lies in its coordinates; ``None`` for other models."""
-    for member in transforms.transforms:
-        if isinstance(member, OnLattice):
-            first, _ = transforms(member.offset[None])
-            second, _ = transforms((member.offset + member.step)[None])
-            return LatticePoints(first[0], (second - first)[0], member.count, beyond=BEYOND)
-    return None
+    points = encoding.dequantiser
+    if not isinstance(points, OnLattice):
+        return None
+    first, second = (encoding.transforms(points.offset[None] + shift)[0][0] for shift in (0.0, points.step))
+    return LatticePoints(first, second - first, points.count, beyond=BEYOND)

@@ -16,11 +16,12 @@ from girsanov.calculus import noised, sum_event
 from girsanov.datasets import Data
 from girsanov.density_model.fresh import fresh_elbo
 from girsanov.density_model.model import DensityModel
+from girsanov.encoding import Encoding
 from girsanov.objectives import low_discrepancy
 from girsanov.randomness import mix, stream
 from girsanov.solvers import LogSNRDensity
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, train
-from girsanov.transforms import Compose, Transform, VariationalDequantise
+from girsanov.transforms import VariationalDequantise
 from girsanov.types import MeanEstimate, State
 
 STEPS, BATCH, SAMPLES = 400, 256, 16
@@ -47,8 +48,8 @@ def fit_dequantiser(
         out: folder for checkpoints.
         progress: what shows the progress.
     """
-    found = [m for m in model.transforms.transforms if isinstance(m, VariationalDequantise)]
-    if not found:
+    start = model.encoding.dequantiser
+    if not isinstance(start, VariationalDequantise):
         return
     settings = TrainingConfig(
         steps=min(STEPS, steps or STEPS),
@@ -64,17 +65,17 @@ def fit_dequantiser(
     def loss(module: nn.Module, batch: State, generator: torch.Generator, step: int) -> Tensor:
         assert isinstance(module, VariationalDequantise)
         del step
-        return -_value(model, _replaced(model.transforms, module), batch, levels, generator) / batch[0].numel()
+        return -_value(model, model.encoding.with_dequantiser(module), batch, levels, generator) / batch[0].numel()
 
     def validate(module: nn.Module, step: int) -> MeanEstimate:
         assert isinstance(module, VariationalDequantise)
         del step
-        candidate = model.replace(transforms=_replaced(model.transforms, module), proposal=None)
+        candidate = model.replace(encoding=model.encoding.with_dequantiser(module), proposal=None)
         return fresh_elbo(candidate, held, stream(seed, "dequantiser"), samples=SAMPLES).mean()
 
     model.score.requires_grad_(False)
     result = train(
-        found[0],
+        start,
         loss,
         lambda step: rows[shuffled(step)],
         config=settings,
@@ -84,20 +85,15 @@ def fit_dequantiser(
     )
     model.score.requires_grad_(True)
     assert isinstance(result.module, VariationalDequantise)
-    model.transforms = _replaced(model.transforms, result.module)
-
-
-def _replaced(transforms: Compose, dequantiser: VariationalDequantise) -> Compose:
-    members = [m for m in transforms.transforms if isinstance(m, Transform)]
-    return Compose([dequantiser if isinstance(m, VariationalDequantise) else m for m in members])
+    model.encoding = model.encoding.with_dequantiser(result.module)
 
 
 def _value(
-    model: DensityModel, transforms: Compose, rows: State, levels: LogSNRDensity, generator: torch.Generator
+    model: DensityModel, encoding: Encoding, rows: State, levels: LogSNRDensity, generator: torch.Generator
 ) -> Tensor:
     """One-draw estimate of the density formula at dequantised rows, differentiable in the noise, shape ``b``."""
     uniform = torch.rand(rows.shape, generator=generator, dtype=rows.dtype).to(rows.device)
-    y, log_det = transforms(rows, uniform)
+    y, log_det = encoding.transforms(rows, uniform)
     level, weight, _ = (part.to(y.device) for part in levels.quantile(low_discrepancy(len(rows), generator)))
     eps = torch.randn(y.shape, generator=generator, dtype=torch.get_default_dtype()).to(y.device)
     z = noised(level, y, eps)

@@ -1,4 +1,4 @@
-r"""A fitted density: transforms of data space, and a score model with its Gaussian reference.
+r"""A fitted density: the encoding of a user's rows, and a score model with its Gaussian reference.
 
 The reference serves throughout: prior = its law at the noise end, last decoder = its posterior, control variate =
 its exact denoiser. An untrained model therefore is the Gaussian: every likelihood returns
@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.calculus import Divergence
-from girsanov.datasets import Data, Raw, Schema
-from girsanov.datasets.raw import from_array
+from girsanov.datasets import Schema
 from girsanov.densities import Gaussian
 from girsanov.density_model import storage
 from girsanov.density_model.averaging import averaged
 from girsanov.density_model.conditions import Conditioning
-from girsanov.density_model.drawing import as_given, draw_rows, undone
+from girsanov.density_model.drawing import draw_rows
 from girsanov.density_model.lattice import lattice_points
 from girsanov.density_model.networks import Architecture
+from girsanov.encoding import Encoding
 from girsanov.likelihoods import (
     RandomisedRows,
     ScoreTest,
@@ -39,8 +39,8 @@ from girsanov.likelihoods import (
     score_test,
 )
 from girsanov.likelihoods.differences import Condition, DifferenceCurve, PointwiseInformation
-from girsanov.likelihoods.discrete import LatticePoints, transform_views
-from girsanov.likelihoods.integral import View, keeps_graph
+from girsanov.likelihoods.discrete import LatticePoints
+from girsanov.likelihoods.integral import keeps_graph
 from girsanov.likelihoods.score_test import LEVELS
 from girsanov.models import ScoreModel
 from girsanov.pairs import ScorePair
@@ -48,17 +48,15 @@ from girsanov.randomness import seed_of
 from girsanov.samplers import sample
 from girsanov.saved import fill
 from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
-from girsanov.transforms import Compose
-from girsanov.types import Estimate, InputError, Measure, State
+from girsanov.types import Estimate, InputError, State
 
 
 class DensityModel(nn.Module):
     """A density on data of one schema; made by :func:`girsanov.fit` or :meth:`from_pretrained`.
 
     Args:
-        transforms: from encoded rows to the model's space.
+        encoding: from a user's rows to the model's space and back.
         score: the score model, with a Gaussian reference.
-        schema: how raw rows are encoded.
         proposal: density in log-SNR for the likelihoods' grids; default from the reference's spectrum.
         conditioning: what the network is conditioned on; default nothing.
         architecture: how the score model was built, which saving needs.
@@ -70,9 +68,8 @@ class DensityModel(nn.Module):
 
     def __init__(
         self,
-        transforms: Compose,
+        encoding: Encoding,
         score: ScoreModel,
-        schema: Schema,
         *,
         proposal: LogSNRDensity | None = None,
         conditioning: Conditioning | None = None,
@@ -82,9 +79,8 @@ class DensityModel(nn.Module):
         super().__init__()
         if score.reference is None:
             raise InputError("A density model needs a score model with a Gaussian reference")
-        self.transforms = transforms
+        self.encoding = encoding
         self.score = score
-        self.schema = schema
         self.proposal = proposal
         self.conditioning = conditioning or Conditioning()
         self.architecture = architecture
@@ -92,8 +88,11 @@ class DensityModel(nn.Module):
 
     def replace(self, **changes: Any) -> "DensityModel":
         """The same model with some of its arguments changed."""
-        names = ("transforms", "score", "schema", "proposal", "conditioning", "architecture", "record")
-        return DensityModel(**{name: getattr(self, name) for name in names} | changes)
+        return DensityModel(**self._parts() | changes)
+
+    def _parts(self) -> dict[str, Any]:
+        names = ("encoding", "score", "proposal", "conditioning", "architecture", "record")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def reference(self) -> Gaussian:
@@ -112,12 +111,9 @@ class DensityModel(nn.Module):
         return self.reference.mean.device
 
     @property
-    def measure(self) -> Measure:
-        """Whether values are log-densities, log-masses (all columns discrete) or mixed."""
-        discrete = self.schema.bin_width > 0
-        if not bool(discrete.any()):
-            return "density"
-        return "mass" if bool(discrete.all()) else "mixed"
+    def schema(self) -> Schema:
+        """How raw rows are encoded."""
+        return self.encoding.schema
 
     @property
     def pair(self) -> ScorePair:
@@ -142,31 +138,11 @@ class DensityModel(nn.Module):
     @property
     def lattice(self) -> LatticePoints | None:
         """The points that a model with the categorical decoder decodes; ``None`` for models of a density."""
-        return lattice_points(self.transforms)
+        return lattice_points(self.encoding)
 
-    def encode(self, x: Any) -> Tensor:
-        """Rows as the user has them to the model's columns, float64 ``n *event_shape``.
-
-        Args:
-            x: an array, a tensor (gradients pass), a data frame, or :class:`girsanov.datasets.Data`, whatever schema
-                these were read with.
-
-        Raises:
-            InputError: for other columns or shapes, missing values, or rows off a discrete column's lattice.
-        """
-        if isinstance(x, Data):
-            same = x.schema is self.schema or x.schema.rules == self.schema.rules
-            encoded = x.x.double() if same else self.schema.encode(x.schema.decode(x.x, name=x.name))
-        elif isinstance(x, Tensor) and x.requires_grad:
-            self.schema.encode(from_array(x.detach()))  # the checks, without cutting the graph
-            encoded = self.schema.select(x.double())
-        else:
-            encoded = self.schema.encode(x if isinstance(x, Raw) else from_array(x))
-        return encoded.to(self.device)
-
-    def randomised(self, x: Any) -> RandomisedRows:
-        """Rows as the user has them, and how the model's space sees them: what :func:`girsanov.elbo` takes."""
-        return RandomisedRows(self.encode(x), self._views, self.measure)
+    def encode(self, x: Any) -> RandomisedRows:
+        """Rows as the user has them, encoded, as the bounds of :attr:`pair` take them; see :meth:`Encoding.encode`."""
+        return self.encoding.encode(x)
 
     def encode_condition(self, condition: Any, rows: int) -> Tensor | None:
         """A ``condition`` of so many rows as the network takes it, or an :class:`InputError`: all doors lead here."""
@@ -188,11 +164,11 @@ class DensityModel(nn.Module):
             condition: classes ``n`` or 1 as the labels named them, or continuous conditions ``n c`` or ``1 c``.
             generator: read once for a seed; ``None`` means seed 0.
         """
-        rows = self.randomised(x)
+        rows = self.encode(x)
         options = {"samples": samples, "generator": generator}
         options["condition"] = self.encode_condition(condition, len(rows))
         if self.lattice is not None:
-            y, _ = self.transforms(rows.rows)
+            y, _ = self.encoding.transforms(rows.rows)
             return categorical_elbo(self.pair, y, lattice=self.lattice, **options)
         return elbo(self.pair, rows, **options)
 
@@ -215,7 +191,7 @@ class DensityModel(nn.Module):
             generator: read once for a seed; ``None`` means seed 0.
         """
         self._require_density()
-        rows = self.randomised(x)
+        rows = self.encode(x)
         given = self.encode_condition(condition, len(rows))
         return density(self.pair, rows, samples=samples, target=target, condition=given, generator=generator)
 
@@ -241,17 +217,17 @@ class DensityModel(nn.Module):
             generator: read once for a seed; ``None`` means seed 0.
         """
         self._require_density()
-        rows, seed = self.randomised(x), seed_of(generator)
+        rows, seed = self.encode(x), seed_of(generator)
         options = {"divergence": divergence, "solver": solver}
         options["condition"] = self.encode_condition(condition, len(rows))
-        draws = draws if self.measure != "density" else 1
+        draws = draws if rows.measure != "density" else 1
         with torch.set_grad_enabled(keeps_graph(rows.rows)):
             view = rows.view(draws, seed)
         estimates = [
             ode_log_prob(self.pair, view.x[:, j], generator=torch.Generator().manual_seed(seed), **options)
             for j in range(draws)
         ]
-        return averaged(estimates, view.log_det, self.measure)
+        return averaged(estimates, view.log_det, rows.measure)
 
     def difference(
         self, x: Any, c1: Condition, c2: Condition, *, samples: int = 32, generator: torch.Generator | None = None
@@ -317,10 +293,10 @@ class DensityModel(nn.Module):
         options = {"lmbd": float(self.is_flow) if lmbd is None else lmbd, "steps": steps}
 
         def draw(count: int, given: Tensor | None, source: torch.Generator) -> State:
-            return undone(self.transforms, sample(self.pair, count, condition=given, generator=source, **options))
+            return self.encoding.inverse(sample(self.pair, count, condition=given, generator=source, **options))
 
         rows = draw_rows(draw, self.schema, n, condition=self.encode_condition(condition, n), generator=generator)
-        return as_given(self.schema.decode(rows), self.device)
+        return self.encoding.decode(rows)
 
     def score_test(
         self,
@@ -345,7 +321,7 @@ class DensityModel(nn.Module):
         """
         if self.is_flow:
             raise InputError("A continuous flow has no score at noise levels to test: fit a diffusion model")
-        rows, seed = self.randomised(x), seed_of(generator)
+        rows, seed = self.encode(x), seed_of(generator)
         options["condition"] = self.encode_condition(condition, len(rows))
         y = rows.views(rows.rows, 1, seed, 0).x[:, 0].detach()
         return score_test(self.pair, y, levels, generator=torch.Generator().manual_seed(seed), **options)
@@ -354,7 +330,7 @@ class DensityModel(nn.Module):
         """Write ``config.json``, ``model.safetensors`` and ``manifest.json``, atomically and without pickle."""
         place = Path(folder)
         write = storage.MODEL.write_into if place.exists() else storage.MODEL.write
-        write(place, storage.describe(self), storage.own_tensors(self))
+        write(place, storage.describe(**self._parts()), storage.own_tensors(self))
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_id: str | Path) -> "DensityModel":
@@ -371,18 +347,10 @@ class DensityModel(nn.Module):
         return model.eval()
 
     def _contrast(self, x: Any, c1: Condition, c2: Condition) -> tuple[ScorePair, RandomisedRows, Condition, Condition]:
-        rows = self.randomised(x)
+        rows = self.encode(x)
         first, second = (self.encode_condition(c, len(rows)) for c in (c1, c2))
         return self.pair, rows, first, second
 
     def _require_density(self) -> None:
         if self.lattice is not None:
             raise InputError("This model decodes cells and has no density: use its elbo, or fit another dequantise")
-
-    def _views(self, rows: State, replicates: int, seed: int, round_: int) -> View:
-        """Dequantise each replicate afresh; continuous data are transformed once."""
-        if self.measure == "density":
-            y, log_det = self.transforms(rows)
-            wide = y[:, None].expand(-1, replicates, *y.shape[1:])
-            return View(wide, log_det[:, None].expand(-1, replicates))
-        return transform_views(self.transforms)(rows, replicates, seed, round_)

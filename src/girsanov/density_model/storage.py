@@ -8,7 +8,7 @@ __all__ = ["MODEL", "build", "describe", "model_folder", "own_tensors"]
 
 import math
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,64 +18,56 @@ from girsanov.densities import Gaussian, GaussianMixture
 from girsanov.density_model.conditions import Conditioning
 from girsanov.density_model.config import make_process
 from girsanov.density_model.networks import Architecture, build_network
+from girsanov.encoding import Encoding
 from girsanov.files import MANIFEST
 from girsanov.models import Head, Lattice, LatticeHead, MixtureHead, ResidualHead, ScoreModel
 from girsanov.saved import FILES, ModelFolder
 from girsanov.solvers import LogSNRDensity
-from girsanov.transforms import TRANSFORMS, Compose, Transform
+from girsanov.transforms import TRANSFORMS
 from girsanov.types import InputError
 
 MODEL = ModelFolder("density model")
 
 
-class Described(Protocol):
-    """What is saved of a density model."""
-
-    transforms: Compose
-    score: ScoreModel
-    schema: Schema
-    proposal: LogSNRDensity | None
-    conditioning: Conditioning
-    architecture: Architecture | None
-    record: dict[str, Any]
-
-    @property
-    def reference(self) -> Gaussian:
-        """The Gaussian reference, in the model's space."""
-        ...
-
-
-def describe(model: Described) -> dict[str, Any]:
-    """Everything but the tensors, as JSON."""
-    built = model.architecture
+def describe(
+    encoding: Encoding,
+    score: ScoreModel,
+    *,
+    proposal: LogSNRDensity | None,
+    conditioning: Conditioning,
+    architecture: Architecture | None,
+    record: dict[str, Any],
+) -> dict[str, Any]:
+    """Everything of a density model but the tensors, as JSON."""
+    built, reference = architecture, score.reference
+    assert reference is not None
     if built is None:
         raise InputError("This model was not fitted here and has no settings to save: keep what it was loaded from")
     names = {kind: name for name, kind in TRANSFORMS.items()}
-    members = [member for member in model.transforms.transforms if isinstance(member, Transform)]
-    head = model.score.head
+    members = encoding.transforms.members
     return {
-        "schema": model.schema.to_json(),
+        "schema": encoding.schema.to_json(),
         "transforms": [{"name": names[type(member)], "config": member.config()} for member in members],
-        "reference": {"event_shape": list(model.reference.event_shape), "rank": len(model.reference.eigenvalues)},
+        "reference": {"event_shape": list(reference.event_shape), "rank": len(reference.eigenvalues)},
         "score": {
             "model": built.model,
             "process": built.process,
             "schedule": built.schedule,
-            "predicts": model.score.predicts,
-            "log_snr_range": list(model.score.log_snr_range),
-            "head": _describe_head(head),
-            "broad_share": model.score.broad_share,
+            "predicts": score.predicts,
+            "log_snr_range": list(score.log_snr_range),
+            "head": _describe_head(score.head),
+            "broad_share": score.broad_share,
             "network": dict(built.network),
         },
-        "proposal": None if model.proposal is None else model.proposal.to_json(),
-        "conditioning": model.conditioning.to_json(),
-        "record": model.record,
+        "proposal": None if proposal is None else proposal.to_json(),
+        "conditioning": conditioning.to_json(),
+        "record": record,
     }
 
 
 def build(description: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a density model, before their tensors are filled in."""
-    transforms = Compose([TRANSFORMS[entry["name"]](**entry["config"]) for entry in description["transforms"]])
+    transforms = [TRANSFORMS[entry["name"]](**entry["config"]) for entry in description["transforms"]]
     shape, rank = description["reference"]["event_shape"], description["reference"]["rank"]
     d = math.prod(shape)
     reference = Gaussian.from_spectrum(torch.zeros(shape), torch.zeros(d, rank), torch.ones(rank))
@@ -94,9 +86,8 @@ def build(description: dict[str, Any]) -> dict[str, Any]:
     )
     proposal = description["proposal"]
     return {
-        "transforms": transforms,
+        "encoding": Encoding(Schema.from_json(description["schema"]), transforms),
         "score": score,
-        "schema": Schema.from_json(description["schema"]),
         "proposal": None if proposal is None else LogSNRDensity.from_json(proposal),
         "conditioning": Conditioning.from_json(description["conditioning"]),
         "architecture": built,

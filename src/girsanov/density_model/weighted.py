@@ -37,9 +37,9 @@ def weighted_elbo(
     Raises:
         InputError: for a model without dequantised dimensions, or one that decodes cells.
     """
-    if model.measure == "density" or model.lattice is not None:
+    if not model.encoding.draws:
         raise InputError("This model draws no dequantisation noise: use its elbo")
-    seen = model.randomised(x)
+    seen = model.encode(x)
     condition = model.encode_condition(condition, len(seen))
 
     def evaluate(rows: RandomisedRows, count: int) -> Estimate:

@@ -21,12 +21,12 @@ whose last term is one smooth integral per dimension and cell: it is computed, n
 2.10). A small share of the decoder's mass may be for the points that continue the lattice, so that none is impossible.
 """
 
-__all__ = ["LatticePoints", "categorical_elbo", "importance_weighted", "log_mean_exp", "transform_views"]
+__all__ = ["LatticePoints", "categorical_elbo", "importance_weighted", "log_mean_exp"]
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -41,7 +41,6 @@ from girsanov.likelihoods.integral import (
     Views,
     identity_view,
     keeps_graph,
-    keyed_view,
     replicate,
 )
 from girsanov.likelihoods.parts import (
@@ -54,21 +53,11 @@ from girsanov.likelihoods.parts import (
 from girsanov.pairs import ScorePair
 from girsanov.randomness import seed_of
 from girsanov.solvers import LogSNRDensity
-from girsanov.transforms import Transform
 from girsanov.types import Estimate, InputError, Nats, State
 
 REACH, NODES = 9.0, 401  # trapezoid rule over the decoder's noise: errors of e^-40 for cells up to 10 deviations wide
 LEVELS = 32  # levels per table chunk
 ENDLESS = 65  # points that stand for a lattice without end, seen from the middle one
-
-
-def transform_views(transform: Transform) -> Views:
-    """Views that dequantise every replicate afresh, with draws keyed by the row's content.
-
-    Args:
-        transform: a transform that draws, or a chain with one.
-    """
-    return partial(keyed_view, transform)
 
 
 def importance_weighted(

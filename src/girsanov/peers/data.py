@@ -13,10 +13,9 @@ from torch import Tensor
 
 from girsanov.datasets import Splits
 from girsanov.density_model import DensityModel
-from girsanov.density_model.noise import spread
-from girsanov.likelihoods.integral import keyed_view
+from girsanov.encoding import Encoding
 from girsanov.randomness import seed_of, stream
-from girsanov.transforms import Compose, Dequantise, Standardise
+from girsanov.transforms import Dequantise, Standardise
 from girsanov.types import Estimate, Nats, State
 
 COPIES_OF = 20_000  # training rows that dequantised copies are made to reach
@@ -68,42 +67,35 @@ class PeerData:
     seed: int = 0
 
     @cached_property
-    def transforms(self) -> Compose:
+    def encoding(self) -> Encoding:
         """Dequantisation on the schema's lattice, and one mean and scale per column (one scale for images)."""
-        schema, rows = self.model.schema, self.x[self.splits.train]
-        shared = schema.kind == "images"
-        if not self.dequantised:
-            return Compose([Standardise.fit(rows, shared=shared)])
-        dequantise = Dequantise(schema.event_shape, schema.bin_width, schema.offset)
+        found = Encoding(schema := self.model.schema)
+        if schema.discrete:
+            found = found.then(Dequantise(schema.event_shape, schema.bin_width, schema.offset))
         # of the dequantised rows: a column with one frequent value varies less than the width of its bins
-        y, _ = spread(Compose([dequantise]), rows, stream(self.seed, "scale of peers"), copies=1)
-        return Compose([dequantise, Standardise.fit(y, shared=shared)])
+        y, _ = found.spread(self.x[self.splits.train], stream(self.seed, "scale of peers"), copies=1)
+        return found.then(Standardise.fit(y, shared=schema.kind == "images"))
 
     @property
     def dim(self) -> int:
         """Number of dimensions."""
         return self.x[0].numel()
 
-    @property
-    def dequantised(self) -> bool:
-        """Whether any column is."""
-        return self.model.schema.discrete
-
     def training(self) -> Tensor:
         """Flat standardised training rows; where columns are dequantised, several copies, shape ``m d``."""
         rows = self.x[self.splits.train]
-        copies = min(MAX_COPIES, max(1, COPIES_OF // len(rows))) if self.dequantised else 1
+        copies = min(MAX_COPIES, max(1, COPIES_OF // len(rows))) if self.encoding.draws else 1
         return self.spread(rows, stream(self.seed, "training peers"), copies)
 
     def spread(self, rows: State, generator: torch.Generator, copies: int = 1) -> Tensor:
         """Flat standardised rows with fresh dequantisation noise."""
-        return spread(self.transforms, rows, generator, copies)[0].flatten(1)
+        return self.encoding.spread(rows, generator, copies)[0].flatten(1)
 
     def validation(self, log_prob: LogProb) -> float:
         """Mean log-likelihood of the validation rows, nats in data units, every copy of a row with its own draws."""
         generator, values = stream(self.seed, "validation peers"), []
         for rows in self.x[self.splits.validation][:VALIDATION_ROWS].split(CHUNK):
-            y, log_det = spread(self.transforms, rows, generator, VALIDATION_DRAWS)
+            y, log_det = self.encoding.spread(rows, generator, VALIDATION_DRAWS)
             values.append(_with_broad_share(log_prob, y.flatten(1)) + log_det)
         return float(torch.cat(values).mean())
 
@@ -114,20 +106,20 @@ class PeerData:
             "model": "density",
             "nfe": 0,
             "event_dim": self.dim,
-            "measure": self.model.measure,
+            "measure": self.encoding.measure,
         }
-        if self.dequantised:
+        if self.encoding.draws:
             return Estimate.from_replicates(values, kind="lower_bound", **common)
         return Estimate(values[0], torch.zeros_like(values[0]), kind="exact", **common)
 
     @torch.no_grad()
     def _values(self, log_prob: LogProb, rows: State, draws: int) -> Tensor:
         """Shape ``r n``; the draws are the first ones that the model's own bound makes for these rows."""
-        draws = draws if self.dequantised else 1
+        draws = draws if self.encoding.draws else 1
         parts = []
         for start in range(0, len(rows), CHUNK):
             block = rows[start : start + CHUNK]
-            view = keyed_view(self.transforms, block, draws, seed_of(torch.Generator().manual_seed(self.seed)))
+            view = self.encoding.view(block, draws, seed_of(torch.Generator().manual_seed(self.seed)))
             values = [_with_broad_share(log_prob, view.x[:, j].flatten(1)) for j in range(draws)]
             parts.append(torch.stack(values) + view.log_det.T)
         return torch.cat(parts, 1)

@@ -2,7 +2,6 @@
 
 __all__ = [
     "BridgeConfig",
-    "BridgeModel",
     "EndSource",
     "Ends",
     "EvaluationConfig",
@@ -14,7 +13,6 @@ __all__ = [
     "condition_of",
     "fit_bridge_run",
     "fit_run",
-    "is_bridge_run",
     "read_ends",
     "rows_of",
     "select",
@@ -25,7 +23,6 @@ __all__ = [
 
 from girsanov.runs.bridge import fit_bridge_run, write_bridge_report
 from girsanov.runs.bridge_config import BridgeConfig
-from girsanov.runs.bridge_model import BridgeModel, is_bridge_run
 from girsanov.runs.conditions import condition_of
 from girsanov.runs.ends import Ends, EndSource, read_ends
 from girsanov.runs.experiment import EvaluationConfig, fit_run, write_report

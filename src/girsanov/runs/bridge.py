@@ -17,8 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from girsanov.bridge_model import (
+    BridgeModel,
+    describe_units,
+    is_bridge_run,
+    read_record,
+    read_units,
+    spread_units,
+    write_record,
+)
 from girsanov.bridges import AlternatingConfig, JointConfig, NetworkConfig, SchrodingerBridge
+from girsanov.bridges.halves import DIRECTIONS
 from girsanov.densities import StandardNormal
+from girsanov.encoding import Encoding
 from girsanov.environment import versions
 from girsanov.files import write_bytes_atomic, write_text_atomic
 from girsanov.processes import BrownianMotion
@@ -27,9 +38,8 @@ from girsanov.reports import Attempts
 from girsanov.reports.bridge import BridgeContents, render_bridge
 from girsanov.runs.bridge_config import BridgeConfig
 from girsanov.runs.bridge_measures import errors, measured, views
-from girsanov.runs.bridge_model import DIRECTIONS, BridgeModel, is_bridge_run, read_record, to_units, write_record
 from girsanov.runs.bridge_plan import planned_steps
-from girsanov.runs.ends import Ends, Units
+from girsanov.runs.ends import Ends, EndSource, read_ends
 from girsanov.training import Progress
 from girsanov.types import InputError, State
 
@@ -123,10 +133,22 @@ def write_bridge_report(run: str | Path, *, note: Note | None = None) -> Path:
         raise InputError(f"{folder} has no metrics.json: run its girsanov bridge command again to complete it")
     metrics = json.loads((folder / "metrics.json").read_text())
     try:
-        ends, missing = model.ends(), ""
+        ends, missing = _read_again(model.record), ""
     except InputError as error:
         ends, missing = None, f"This section needs the data, which could not be read again: {error}"
     return _report(folder, model, metrics, ends, missing, note or (lambda _: None))
+
+
+def _read_again(record: dict[str, Any]) -> Ends:
+    """The rows that a bridge was fitted to.
+
+    Raises:
+        InputError: if they are gone or have changed.
+    """
+    ends = read_ends(*(EndSource.from_json(record[end]) for end in ("source", "target")), **record["reading"])
+    if ends.fingerprints != record["fingerprints"]:
+        raise InputError("the rows have changed since the fit, so the held-out ones are unknown.")
+    return ends
 
 
 @contextlib.contextmanager
@@ -166,19 +188,17 @@ def _begun(folder: Path, ends: Ends, config: BridgeConfig) -> dict[str, Any] | N
 
 
 def _record(ends: Ends, config: BridgeConfig, place: torch.device, note: Note) -> dict[str, Any]:
-    train = [ends.part(i, "train") for i in range(len(ends.x))]
-    units = Units.of(train, shared=ends.schema.kind == "images")
+    encoding = spread_units(ends.schema, [ends.part(i, "train") for i in range(len(ends.x))])
     record = {
         "source": ends.sources[0].to_json(),
         "target": ends.sources[1].to_json(),
         "reading": dict(ends.reading),
         "fingerprints": ends.fingerprints,
-        "schema": ends.schema.to_json(),
-        "units": units.to_json(),
+        **describe_units(encoding),
         "sigma": config.sigma,
         "settings": asdict(config),
     }
-    blank, rows = _blank(ends, record, 1), _encoded(ends, units, config, place)
+    blank, rows = _blank(ends, record, 1), _encoded(ends, encoding, config, place)
     if config.time_budget is not None:
         note(f"planning the steps of {config.time_budget:g} s")
     return record | {"steps": planned_steps(blank, rows, config)}
@@ -207,13 +227,12 @@ def _blank(ends: Ends, record: dict[str, Any], steps: int, rounds: int | None = 
     )  # fmt: skip
 
 
-def _encoded(ends: Ends, units: Units, config: BridgeConfig, place: torch.device) -> list[State]:
+def _encoded(ends: Ends, encoding: Encoding, config: BridgeConfig, place: torch.device) -> list[State]:
     """Training rows of each end in the units and shape of the bridge."""
     rows = []
     for i in range(len(ends.x)):
         generator = torch.Generator().manual_seed(mix(config.seed, 400, i) % 2**31)
-        x = ends.part(i, "train")
-        x = to_units(x, ends.schema, units, torch.rand(x.shape, generator=generator, dtype=torch.float64))
+        x = encoding.spread(ends.part(i, "train"), generator, copies=1)[0].to(torch.get_default_dtype())
         rows.append((x.flatten(1) if config.network == "mlp" else x).to(place))
     return rows
 
@@ -223,9 +242,8 @@ def _fitted(
 ) -> tuple[BridgeModel, list[dict[str, Any]]]:
     """The model, and the errors of both directions after each alternation, the closed-form start being number 0."""
     config = BridgeConfig(**record["settings"])
-    units = Units.from_json(record["units"])
-    bridge, rows = _blank(ends, record, record["steps"]), _encoded(ends, units, config, place)
-    model = BridgeModel(bridge, ends.schema, units, ends.sources, record)
+    bridge, encoding = _blank(ends, record, record["steps"]), read_units(record)
+    rows, model = _encoded(ends, encoding, config, place), BridgeModel(bridge, encoding, record)
     generator = torch.Generator().manual_seed(config.seed)
     checkpoints = folder / "checkpoints"
     if len(rows) == 1:
@@ -267,7 +285,8 @@ def _write_translated(folder: Path, model: BridgeModel, ends: Ends) -> None:
 def _report(
     folder: Path, model: BridgeModel, metrics: dict[str, Any], ends: Ends | None, missing: str, note: Note
 ) -> Path:
-    contents = BridgeContents(tuple(end.described for end in model.sources), metrics, model.schema, missing=missing)
+    sources = tuple(EndSource.from_json(model.record[end]).described for end in ("source", "target"))
+    contents = BridgeContents(sources, metrics, model.schema, missing=missing)
     attempts = Attempts(note)
     shown = None if ends is None else attempts("Both ends", lambda: views(model, ends))
     contents = contents if shown is None else dataclasses.replace(contents, views=shown)

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from girsanov.bridges import BridgeChain, energy_distance, wasserstein
-from girsanov.calculus import sum_event
+from girsanov.bridge_model import BridgeModel
+from girsanov.bridges import energy_distance, wasserstein
+from girsanov.bridges.halves import DIRECTIONS
 from girsanov.evaluation import summary
+from girsanov.pairs import Direction
 from girsanov.randomness import mix, normal_blocks
 from girsanov.reports.bridge import BridgeView
-from girsanov.runs.bridge_model import DIRECTIONS, BridgeModel, Direction
 from girsanov.runs.ends import Ends
 from girsanov.types import Estimate, State
 
@@ -87,18 +88,17 @@ def _normal(model: BridgeModel, n: int, purpose: int) -> State:
 
 def _distances(model: BridgeModel, x: State, y: State) -> dict[str, Any]:
     """Energy distance, and the exact Wasserstein distance of as many rows of each, in units of the spread."""
-    a, b = (model.units.encode(z).double() for z in (x, y))
+    a, b = (model.scaled(z).double() for z in (x, y))
     n = min(len(a), len(b))
     return {"energy": energy_distance(a, b), "wasserstein": wasserstein(a[:n], b[:n])}
 
 
 def _movement(model: BridgeModel, start: State, moved: State, direction: Direction) -> dict[str, Any]:
     """Root mean squared change per column in spreads; forwards also the KL of the paths from the reference's, nats."""
-    change = (model.units.encode(moved) - model.units.encode(start)).double()
+    change = (model.scaled(moved) - model.scaled(start)).double()
     found: dict[str, Any] = {"change": float(change.square().mean().sqrt())}
     if direction == "forward":
-        chain = model.bridge.chains[0]
-        assert isinstance(chain, BridgeChain)
+        chain = model.bridge.sections[0]
         generator = torch.Generator().manual_seed(mix(model.seed, 600) % 2**31)
         x = model.encode(start)
         with torch.no_grad():
@@ -111,9 +111,6 @@ def _bound(model: BridgeModel, x: State) -> Estimate:
     """The chain's bound in data units: of a log-density, or of a log-probability where columns are discrete."""
     generator = torch.Generator().manual_seed(mix(model.seed, 700) % 2**31)
     estimate = model.bridge.elbo(model.encode(x), paths=BOUND_PATHS, generator=generator)
-    width = model.schema.bin_width
-    discrete = width > 0
-    shift = width[discrete].log().sum() - sum_event(model.units.scale.log()[None])[0]
-    measure = "mass" if bool(discrete.all()) else "mixed" if bool(discrete.any()) else "density"
+    shift, measure = model.view(x).log_det[:, 0], model.encoding.measure
     replicates = None if estimate.replicates is None else estimate.replicates + shift
     return dataclasses.replace(estimate, value=estimate.value + shift, terms={}, replicates=replicates, measure=measure)

@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from girsanov.bridges import BridgeChain, SchrodingerBridge
+from girsanov.bridges import SchrodingerBridge
 from girsanov.bridges.couplings import Pairs
 from girsanov.bridges.joint import JointObjective
 from girsanov.bridges.matching import MatchingObjective
@@ -47,8 +47,7 @@ def _projection_costs(blank: SchrodingerBridge, rows: list[State], config: Bridg
     """Seconds of a training step and of one evaluation of the network."""
     blank.start, blank.alternating = "reference", dataclasses.replace(blank.alternating, rounds=0, warm_start=None)
     blank.fit(*(x[:ROWS] for x in rows))
-    chain = blank.chains[0]
-    assert isinstance(chain, BridgeChain)
+    chain = blank.sections[0]
     assert config.chain_steps is not None
     count = min(len(rows[0]), len(rows[1]), config.batch_size)
     pairs, generator = Pairs(rows[0][:count], rows[1][:count]), torch.Generator().manual_seed(0)
@@ -63,6 +62,6 @@ def _joint_step(blank: SchrodingerBridge, rows: State, config: BridgeConfig) -> 
     blank.joint = dataclasses.replace(blank.joint, steps=1, warm_steps=0)
     blank.fit(rows, prior=StandardNormal())
     objective, batch = JointObjective(lambda step: 0.0, path_gradients=True), Batch(rows[: config.batch_size], None)
-    chain, generator = blank.chains[0], torch.Generator().manual_seed(0)
+    chain, generator = blank.sections[0], torch.Generator().manual_seed(0)
     seconds = middle_seconds(lambda: objective(chain, batch, generator, 0).mean().backward())
     return seconds * config.batch_size / len(batch.x)

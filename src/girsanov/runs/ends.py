@@ -1,6 +1,6 @@
-"""Both ends of a bridge: read, checked against each other, split, and brought to units in which they are of size 1."""
+"""Both ends of a bridge: read, checked against each other, and split."""
 
-__all__ = ["NORMAL", "EndSource", "Ends", "Units", "read_ends", "source_rows"]
+__all__ = ["NORMAL", "EndSource", "Ends", "read_ends", "source_rows"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from girsanov.datasets import Raw, Schema, Splits, fingerprint, joined, keep_classes, read, split, take
 from girsanov.types import InputError, State
@@ -43,58 +42,6 @@ class EndSource:
     def from_json(cls, record: Mapping[str, Any]) -> "EndSource":
         """The inverse of :meth:`to_json`."""
         return cls(record["name"], None if record["classes"] is None else tuple(record["classes"]))
-
-
-@dataclass(frozen=True)
-class Units:
-    """Centre and scale of every coordinate: rows in these units have mean about 0 and spread about 1.
-
-    Attributes:
-        centre: float64, of the event's shape.
-        scale: float64, likewise; positive.
-    """
-
-    centre: Tensor
-    scale: Tensor
-
-    @classmethod
-    def of(cls, ends: Sequence[State], *, shared: bool) -> "Units":
-        """From rows of one or two ends, which count alike; the spread is that within the ends.
-
-        Args:
-            ends: rows ``n *d`` of each.
-            shared: one centre and scale for all coordinates, as for the pixels of images.
-
-        Example:
-            >>> x = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
-            >>> Units.of([x, x + 10.0], shared=False)
-            Units(centre=tensor([5.], dtype=torch.float64), scale=tensor([1.], dtype=torch.float64))
-        """
-        centre = torch.stack([x.mean(0) for x in ends]).mean(0)
-        variance = torch.stack([x.var(0, correction=0) for x in ends]).mean(0)
-        if shared:
-            centre, variance = centre.mean().expand(centre.shape), variance.mean().expand(variance.shape)
-        # a coordinate that is constant within the ends has the scale of its step between them, or 1
-        between = (ends[0].mean(0) - ends[-1].mean(0)).abs()
-        scale = torch.where(variance > 0, variance.sqrt(), torch.where(between > 0, between, 1.0))
-        return cls(centre.clone(), scale.clone())
-
-    def encode(self, x: State) -> State:
-        """From data units, in the default dtype."""
-        return ((x.double() - self.centre) / self.scale).to(torch.get_default_dtype())
-
-    def decode(self, y: State) -> State:
-        """Back to data units, float64."""
-        return self.centre + self.scale * y.detach().cpu().double()
-
-    def to_json(self) -> dict[str, Any]:
-        """As nested lists."""
-        return {"centre": self.centre.tolist(), "scale": self.scale.tolist()}
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "Units":
-        """The inverse of :meth:`to_json`."""
-        return cls(*(torch.tensor(record[name], dtype=torch.float64) for name in ("centre", "scale")))
 
 
 @dataclass(frozen=True)

@@ -301,7 +301,8 @@ def _drawn(model: DensityModel, settings: dict[str, Any]) -> Data:
     """Rows of the model's own, as its schema encodes them."""
     count = DRAWN_IMAGES if model.schema.kind == "images" else DRAWN
     generator = torch.Generator().manual_seed(settings["config"]["seed"])
-    x = model.encode(model.sample(count, steps=settings["evaluation"]["sampler_steps"], generator=generator)).cpu()
+    drawn = model.sample(count, steps=settings["evaluation"]["sampler_steps"], generator=generator)
+    x = model.encode(drawn).rows.cpu()
     return Data(x, None, None, model.schema, "samples", None)
 
 

@@ -56,18 +56,22 @@ class Compose(Transform):
         super().__init__()
         self.transforms = nn.ModuleList(transforms)
 
+    @property
+    def members(self) -> list[Transform]:
+        """The transforms in order."""
+        return [member for member in self.transforms if isinstance(member, Transform)]
+
     def forward(self, x: State, uniform: Tensor | None = None) -> tuple[State, Tensor]:
         """Apply all, adding up the log-determinants."""
         total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        for transform in self.transforms:
+        for transform in self.members:
             x, log_det = transform(x, uniform)
             total = total + log_det
         return x, total
 
     def inverse(self, y: State) -> State:
         """Undo all, last first."""
-        for transform in reversed(self.transforms):
-            assert isinstance(transform, Transform)
+        for transform in reversed(self.members):
             y = transform.inverse(y)
         return y
 

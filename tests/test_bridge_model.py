@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from girsanov.runs import BridgeConfig, BridgeModel, EndSource, fit_bridge_run, read_ends
+from girsanov.bridge_model import BridgeModel
+from girsanov.runs import BridgeConfig, EndSource, fit_bridge_run, read_ends
 from tests.seeds import seeded
 
 
@@ -14,6 +15,14 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "bridge"
     fit_bridge_run(ends, folder, BridgeConfig(**settings))
     return BridgeModel.load(folder), ends.part(0, "train")
+
+
+def test_rows_in_the_bridges_units_come_back_as_they_were(run):
+    model, x = run
+    y = model.encode(x)
+    assert torch.equal(model.rounded(model.decode(y)), x)
+    width = 1.0 / float(model.encoding.transforms.members[-1].scale.flatten()[0])
+    assert float((y.reshape(x.shape) - model.scaled(x)).abs().max()) <= 0.5 * width + 1e-6
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])

@@ -1,29 +1,38 @@
-"""A fitted bridge with what it needs to move rows of files: the schema, the units and where both ends came from."""
+"""A fitted bridge with the encoding of its rows: rows of two sources, moved from one end to the other."""
 
-__all__ = ["DIRECTIONS", "BridgeModel", "Direction", "is_bridge_run", "read_record", "to_units", "write_record"]
+__all__ = [
+    "BridgeModel",
+    "describe_units",
+    "is_bridge_run",
+    "read_record",
+    "read_units",
+    "spread_units",
+    "write_record",
+]
 
 import json
-import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from girsanov.bridges import SchrodingerBridge
 from girsanov.bridges.chain import rows_at_once
+from girsanov.bridges.storage import BRIDGE, bridge_tensors
 from girsanov.datasets import Schema
-from girsanov.files import parse_json, write_bytes_atomic, write_text_atomic
-from girsanov.pairs import Noise
-from girsanov.randomness import KeyedStreams, keyed_generators, keyed_normal, keyed_uniform, mix
-from girsanov.runs.ends import Ends, EndSource, Units, read_ends
+from girsanov.encoding import Encoding
+from girsanov.files import parse_json, write_text_atomic
+from girsanov.likelihoods.integral import View
+from girsanov.pairs import Direction, Noise
+from girsanov.randomness import KeyedStreams, keyed_generators, keyed_normal, mix
+from girsanov.transforms import Dequantise, Standardise
 from girsanov.types import InputError, State
 
 FORMAT = 1
 DATA_FILE = "data.json"
-Direction = Literal["forward", "backward"]
-DIRECTIONS: tuple[Direction, Direction] = ("forward", "backward")
 
 
 def is_bridge_run(folder: str | Path) -> bool:
@@ -36,17 +45,13 @@ class BridgeModel:
     """A bridge between the rows of two sources, in their own units.
 
     Attributes:
-        bridge: fitted, in units of :attr:`units`.
-        schema: of the rows of both ends.
-        units: scale of every coordinate.
-        sources: what stands at both ends.
-        record: how the data were read, their hashes, the settings.
+        bridge: fitted, in units of the spread.
+        encoding: of the rows of both ends, to these units.
+        record: where both ends came from, how the data were read, their hashes, the settings.
     """
 
     bridge: SchrodingerBridge
-    schema: Schema
-    units: Units
-    sources: tuple[EndSource, EndSource]
+    encoding: Encoding
     record: dict[str, Any]
 
     @classmethod
@@ -64,45 +69,38 @@ class BridgeModel:
         if not (folder / "manifest.json").is_file():
             raise InputError(f"{folder} is not complete: run its girsanov bridge command again")
         record = read_record(folder)
-        sources = (EndSource.from_json(record["source"]), EndSource.from_json(record["target"]))
-        bridge = SchrodingerBridge.from_pretrained(folder)
-        return cls(bridge, Schema.from_json(record["schema"]), Units.from_json(record["units"]), sources, record)
+        return cls(SchrodingerBridge.from_pretrained(folder), read_units(record), record)
 
     def save(self, folder: Path) -> None:
         """Write the bridge's files into the folder of the run, the manifest last."""
-        aside = folder / "saving"
-        shutil.rmtree(aside, ignore_errors=True)
-        self.bridge.save_pretrained(aside)
-        for name in ("config.json", "model.safetensors", "manifest.json"):
-            write_bytes_atomic(folder / name, (aside / name).read_bytes())
-        shutil.rmtree(aside)
+        BRIDGE.write_into(folder, self.bridge.description(), bridge_tensors(self.bridge.sections))
 
-    def ends(self) -> Ends:
-        """The rows that the bridge was fitted to, read again.
+    @property
+    def schema(self) -> Schema:
+        """Of the rows of both ends."""
+        return self.encoding.schema
 
-        Raises:
-            InputError: if they are gone or have changed.
-        """
-        reading = self.record["reading"]
-        ends = read_ends(*self.sources, **reading)
-        if ends.fingerprints != self.record["fingerprints"]:
-            raise InputError("the rows have changed since the fit, so the held-out ones are unknown.")
-        return ends
-
-    def encode(self, x: State, *, purpose: int = 0) -> State:
-        """Data units to the bridge's, where its networks are: discrete columns get uniform noise of one step.
+    def view(self, x: State, *, purpose: int = 0) -> View:
+        """Encoded rows ``n *event_shape`` in units of the spread, discrete columns with noise of one step, seen once.
 
         Args:
             x: rows as the schema encodes them, ``n *event_shape``.
             purpose: keys the noise, beside the seed of the run and the row itself.
         """
-        uniform = keyed_uniform(_streams(x, mix(self.seed, 100 + purpose)), x.shape[1:], x)
-        rows = to_units(x, self.schema, self.units, uniform).reshape(-1, *self.bridge.event_shape)
-        return rows.to(self.bridge.device)
+        return self.encoding.view(x, 1, mix(self.seed, 100 + purpose), purpose="bridge", keys=_keys(x))
+
+    def encode(self, x: State, *, purpose: int = 0) -> State:
+        """What :meth:`view` sees as the bridge takes it, where its networks are."""
+        rows = self.view(x, purpose=purpose).x.to(torch.get_default_dtype())
+        return rows.reshape(-1, *self.bridge.event_shape).to(self.bridge.device)
+
+    def scaled(self, x: State) -> State:
+        """Encoded rows in units of the spread, without noise, in the default dtype."""
+        return self.encoding.transforms.members[-1](x.double())[0].to(torch.get_default_dtype())
 
     def decode(self, y: State) -> State:
         """The bridge's units to data units, unrounded, ``n *event_shape``, on the CPU."""
-        return self.units.decode(y.cpu().reshape(-1, *self.schema.event_shape))
+        return self.encoding.inverse(y.detach().cpu().reshape(-1, *self.schema.event_shape))
 
     def rounded(self, x: State) -> State:
         """Rows in data units as the source would hold them: discrete columns on their lattice."""
@@ -151,22 +149,65 @@ class BridgeModel:
     @property
     def known_end(self) -> bool:
         """Whether the target is a law whose density is known."""
-        return self.bridge.prior is not None
+        return self.bridge.sections.prior is not None
 
 
-def to_units(x: State, schema: Schema, units: Units, uniform: Tensor) -> State:
-    """Rows in units of the spread, dequantised by ``uniform`` draws on [0, 1) of their shape."""
-    return units.encode(x + schema.bin_width * (uniform - 0.5) if schema.discrete else x)
+def spread_units(schema: Schema, ends: Sequence[State]) -> Encoding:
+    """The encoding in whose space rows have mean about 0 and spread about 1.
+
+    Args:
+        schema: of the rows; the pixels of images have one centre and one scale.
+        ends: encoded rows ``n *event_shape`` of one or two ends, which count alike; the spread is that within the ends.
+
+    Example:
+        >>> from girsanov.datasets import continuous_table
+        >>> x = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
+        >>> describe_units(spread_units(continuous_table(x).schema, [x, x + 10.0]))["units"]
+        {'centre': [5.0], 'scale': [1.0]}
+    """
+    centre = torch.stack([x.mean(0) for x in ends]).mean(0)
+    variance = torch.stack([x.var(0, correction=0) for x in ends]).mean(0)
+    if schema.kind == "images":
+        centre, variance = centre.mean().expand(centre.shape), variance.mean().expand(variance.shape)
+    # a coordinate that is constant within the ends has the scale of its step between them, or 1
+    between = (ends[0].mean(0) - ends[-1].mean(0)).abs()
+    scale = torch.where(variance > 0, variance.sqrt(), torch.where(between > 0, between, 1.0))
+    return _units(schema, centre, scale)
 
 
-def _streams(x: State, seed: int) -> KeyedStreams:
-    """Randomness of each row by its content and how often it stood there before: copies do not share it."""
+def _units(schema: Schema, centre: Tensor, scale: Tensor) -> Encoding:
+    found = Encoding(schema)
+    if schema.discrete:
+        found = found.then(Dequantise(schema.event_shape, schema.bin_width, schema.offset))
+    return found.then(Standardise(schema.event_shape, centre, scale))
+
+
+def describe_units(encoding: Encoding) -> dict[str, Any]:
+    """Schema, centre and scale as JSON."""
+    affine = encoding.transforms.members[-1]
+    assert isinstance(affine, Standardise)
+    units = {"centre": affine.mean.tolist(), "scale": affine.scale.tolist()}
+    return {"schema": encoding.schema.to_json(), "units": units}
+
+
+def read_units(record: Mapping[str, Any]) -> Encoding:
+    """The inverse of :func:`describe_units`."""
+    parts = (torch.tensor(record["units"][name], dtype=torch.float64) for name in ("centre", "scale"))
+    return _units(Schema.from_json(record["schema"]), *parts)
+
+
+def _keys(x: State) -> Tensor:
+    """What keys each row's noise, its content and how often it stood there before: copies do not share it."""
     flat = x.flatten(1).double().cpu()
     _, number = flat.unique(dim=0, return_inverse=True)
     order = number.argsort(stable=True)
     place = torch.empty_like(order).index_put((order,), torch.arange(len(order)))
     first = torch.searchsorted(number[order], number)
-    return keyed_generators(seed, "bridge", torch.cat([flat, (place - first)[:, None]], 1))
+    return torch.cat([flat, (place - first)[:, None]], 1)
+
+
+def _streams(x: State, seed: int) -> KeyedStreams:
+    return keyed_generators(seed, "bridge", _keys(x))
 
 
 def _noise(streams: KeyedStreams, y: State) -> Noise:
