@@ -13,10 +13,12 @@ __all__ = [
     "is_code",
     "is_number",
     "positional_names",
+    "refuse_twins",
     "spelled",
 ]
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
 from numbers import Real
@@ -133,10 +135,8 @@ def frame_parts(
     if 0 in frame.shape:
         raise InputError(f"{name}: holds no rows; give a table with at least one row of numbers.")
     names = tuple(_label(label) for label in frame.columns)
-    twice = next((column for column in names if column and names.count(column) > 1), None)
-    if twice is not None:
-        raise InputError(f"{name}: has two columns named {twice!r}; rename one.")
-    read = [_column(frame.iloc[:, j], commas) for j in range(len(names))]
+    refuse_twins(names, name)
+    read = [_column(series, commas) for _, series in frame.items()]
     styles = {style for _, found in read for style in found}
     if {"thousands", "decimal"} <= styles:  # a file has one way to write numbers: 1,234 beside 0,5 is 1.234
         return frame_parts(frame, name, commas=commas[1:])
@@ -154,6 +154,13 @@ def frame_parts(
             pointed
         )
     return final, tuple(columns.values()), tuple(notes)
+
+
+def refuse_twins(names: Sequence[str], name: str) -> None:
+    """Refuse two columns of one name, as ``name`` is called in the error."""
+    twice = next((column for column, count in Counter(names).items() if column and count > 1), None)
+    if twice is not None:
+        raise InputError(f"{name}: has two columns named {twice!r}; rename one.")
 
 
 def _broken(column: np.ndarray) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import Tensor
 
-from girsanov.datasets.frames import COMMAS, frame_parts, positional_names
+from girsanov.datasets.frames import COMMAS, frame_parts, positional_names, refuse_twins
 from girsanov.datasets.labels import label_array
 from girsanov.datasets.places import Given
 from girsanov.types import InputError
@@ -138,8 +138,6 @@ def from_array(
         >>> from_array(np.zeros((4, 3, 8, 8))).kind
         'images'
     """
-    import pandas as pd
-
     name = Given("array", x) if name is None else name
     with guarded(name, "a table", "check its columns"):
         frame = _as_frame(x)
@@ -148,11 +146,15 @@ def from_array(
     target = None if labels is None else label_array(labels, len(held), name)
     if held.ndim > 2:
         return Raw(name, "images", values=held, labels=target, classes=classes)
+    width = held.shape[1]
+    given = names if named else positional_names(width)
+    if given is not None and len(given) != width:
+        raise InputError(f"{name}: has {width} columns but {len(given)} names; give as many.")
+    if frame is None:  # not by way of pandas, which is slow where columns are many
+        refuse_twins(given or (), name)
+        columns = tuple(np.ascontiguousarray(column) for column in held.T)
+        return Raw(name, "table", given, named, columns, labels=target, classes=classes)
     with guarded(name, "a table", "check its columns"):
-        frame = pd.DataFrame(held)
-        if names is not None and len(names) != frame.shape[1]:
-            raise InputError(f"{name}: has {frame.shape[1]} columns but {len(names)} names; give as many.")
-        given = names if named else positional_names(frame.shape[1])
         frame = frame if given is None else frame.set_axis(list(given), axis=1)
         return framed(frame, name, named=named, labels=target, classes=classes)
 

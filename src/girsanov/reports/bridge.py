@@ -125,7 +125,7 @@ def _grids(view: BridgeView) -> list[tuple[str, str]]:
     """Images before and after, at the same places, and true ones, each with its caption."""
     shown = [] if view.start is None else [(view.start, "held-out images")]
     shown += [(view.moved, "moved" if shown else "draws"), (view.truth, "held-out images of the other end")]
-    return [(image_uri(images[:GRID], *_limits(view), COLUMNS), caption) for images, caption in shown]
+    return [(image_uri(images[:GRID], view.truth, COLUMNS), caption) for images, caption in shown]
 
 
 def _paths(contents: BridgeContents) -> str:
@@ -146,16 +146,12 @@ def _strip(view: BridgeView, paths: Tensor) -> str:
     """One line for each of a few images: its states at equally spaced times."""
     times = _times(view)
     at = [int(np.abs(times - t).argmin()) for t in np.linspace(0.0, 1.0, TIMES)]
-    return image_uri(paths[at][:, :STRIPS].transpose(0, 1).flatten(0, 1), *_limits(view), TIMES)
+    return image_uri(paths[at][:, :STRIPS].transpose(0, 1).flatten(0, 1), view.truth, TIMES)
 
 
 def _times(view: BridgeView) -> np.ndarray:
     assert view.times is not None
     return view.times.double().cpu().numpy()
-
-
-def _limits(view: BridgeView) -> tuple[float, float]:
-    return float(view.truth.min()), float(view.truth.max())
 
 
 def _training(contents: BridgeContents) -> str:

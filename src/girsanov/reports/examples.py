@@ -4,7 +4,6 @@ __all__ = ["extremes", "samples_beside_data"]
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from girsanov.datasets import Schema
@@ -28,9 +27,8 @@ def samples_beside_data(samples: Tensor, data: Tensor | None, schema: Schema) ->
     if schema.kind == "images":
         if samples.ndim != 4:
             return render("sentence", text="These rows are not drawn.")
-        limits = _limits(samples if data is None else data)
         beside = ([] if data is None else [(data, "held-out data")]) + [(samples, "samples of the model")]
-        pictures = [(image_uri(images[:IMAGES], *limits), caption) for images, caption in beside]
+        pictures = [(image_uri(images[:IMAGES], beside[0][0]), caption) for images, caption in beside]
         return render("samples", pictures=pictures, pairs="", marginals="")
     shown = samples if data is None else data
     rows, drawn = shown.flatten(1).double().cpu().numpy(), samples.flatten(1).double().cpu().numpy()
@@ -54,11 +52,11 @@ def extremes(test: Tensor, values: Tensor, rows: Tensor, schema: Schema) -> str:
     count = min(SHOWN, (len(order) + 1) // 2)
     ends = {"Most likely": order[:count], "Least likely": order[len(order) - count :].flip(0)}
     gallery = schema.kind == "images" and test.ndim == 4
-    limits, z = _limits(test), _standardised(test)
+    z = _standardised(test)
     names = schema.columns or tuple(f"x{i + 1}" for i in range(z.shape[1]))
 
     def shown(i: int) -> str:
-        return image_uri(test[i : i + 1], *limits) if gallery else _deviations(test[i].flatten().double(), z[i], names)
+        return image_uri(test[i : i + 1], test) if gallery else _deviations(test[i].flatten().double(), z[i], names)
 
     found = {end: [(int(rows[i]) + 1, float(values[i]), shown(i)) for i in some.tolist()] for end, some in ends.items()}
     return render("extremes", ends=found, gallery=gallery)
@@ -73,11 +71,3 @@ def _deviations(row: Tensor, z: Tensor, names: tuple[str, ...]) -> str:
     """The columns of a row that lie furthest from their mean, and how far."""
     largest = z.abs().argsort(descending=True)[:DEVIATIONS].tolist()
     return ", ".join(f"{names[j]} = {number(float(row[j]), '.5g')} ({number(float(z[j]), '+.1f')})" for j in largest)
-
-
-def _limits(images: Tensor) -> tuple[float, float]:
-    """Black and white: almost the whole range of the data."""
-    flat = images.double().flatten()
-    if len(flat) > 1_000_000:
-        flat = flat[torch.linspace(0, len(flat) - 1, 1_000_000).long()]
-    return float(flat.min()), float(flat.max())

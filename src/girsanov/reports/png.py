@@ -26,8 +26,12 @@ def png_bytes(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def image_uri(images: Tensor, low: float, high: float, columns: int | None = None) -> str:
-    """The grid of some images as a ``data:`` address, for a page without other files; see :func:`image_grid`."""
+def image_uri(images: Tensor, like: Tensor, columns: int | None = None) -> str:
+    """The grid of some images as a ``data:`` address, for a page without other files; see :func:`image_grid`.
+
+    Black and white are the ends of the range of ``like``.
+    """
+    low, high = float(like.min()), float(like.max())
     grid = image_grid(images.detach().double().cpu().numpy(), low=low, high=high, columns=columns)
     return f"data:image/png;base64,{base64.b64encode(png_bytes(grid)).decode()}"
 
