@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from girsanov.bridge_model import BridgeModel
-from girsanov.runs import BridgeConfig, EndSource, fit_bridge_run, read_ends
+from girsanov.runs import BridgeConfig, BridgeRun, EndSource, fit_run, read_ends
 from tests.seeds import seeded
 
 
@@ -13,7 +13,7 @@ def run(tmp_path_factory):
     ends = read_ends(EndSource("digits", ("0", "1")), EndSource("digits", ("7",)), limit=80)
     settings = {"steps": 2, "width": 8, "blocks": 1, "network": "mlp", "paths": 60, "chain_steps": 3, "rounds": 1}
     folder = tmp_path_factory.mktemp("runs") / "bridge"
-    fit_bridge_run(ends, folder, BridgeConfig(**settings))
+    fit_run(BridgeRun(ends, BridgeConfig(**settings)), folder)
     return BridgeModel.load(folder), ends.part(0, "train")
 
 

@@ -14,10 +14,11 @@ from girsanov.evaluation import denoising_curve
 from girsanov.likelihoods.ddpm import SCHEDULES
 from girsanov.runs import (
     BridgeConfig,
+    BridgeRun,
+    DensityRun,
     EndSource,
     EvaluationConfig,
     Source,
-    fit_bridge_run,
     fit_run,
     read_ends,
     select,
@@ -147,9 +148,10 @@ def test_a_whole_run_elsewhere_writes_what_a_run_here_writes(tmp_path):
         EvaluationConfig(samples=4, ode_rows=0, peers=False, sampler_steps=2),
     )
     chosen = select(Source("iris", limit=40))
-    fit_run(chosen, tmp_path / "here", config, evaluation)
+    run = DensityRun(chosen, config, evaluation)
+    fit_run(run, tmp_path / "here")
     with accelerator():
-        fit_run(chosen, tmp_path / "there", config, evaluation, device=DEVICE)
+        fit_run(run, tmp_path / "there", device=DEVICE)
     assert (tmp_path / "there" / "test.csv").read_text() == (tmp_path / "here" / "test.csv").read_text()
     assert (tmp_path / "there" / "report.html").exists()
 
@@ -161,10 +163,10 @@ def test_a_whole_bridge_elsewhere_writes_what_a_bridge_here_writes(tmp_path, tar
     ends = read_ends(*sources, limit=80)
     settings = {"steps": 2, "width": 8, "blocks": 1, "network": "mlp", "chain_steps": 3}
     settings |= {} if target == "normal" else {"paths": 60, "rounds": 1}
-    config = BridgeConfig(**settings)
-    here = fit_bridge_run(ends, tmp_path / "here", config)
+    run = BridgeRun(ends, BridgeConfig(**settings))
+    here = fit_run(run, tmp_path / "here")
     with accelerator():
-        there = fit_bridge_run(ends, tmp_path / "there", config, device=DEVICE)
+        there = fit_run(run, tmp_path / "there", device=DEVICE)
     assert there["test"] == here["test"]
     assert (tmp_path / "there" / "forward.npy").read_bytes() == (tmp_path / "here" / "forward.npy").read_bytes()
     again = BridgeModel.load(tmp_path / "there")

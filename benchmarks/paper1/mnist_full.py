@@ -43,7 +43,7 @@ def settings(options, small, decoder):
     """All settings of one fit."""
     chosen = (SMALL if small else PAPER | FULL) | {
         "dequantise": decoder,
-        "lattice": False,
+        "lattice_head": False,
         "members": 1,
         "dropout": 0.0,
     }

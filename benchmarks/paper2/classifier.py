@@ -58,7 +58,7 @@ def fit_band(data, splits, seed, seconds, kept=None):
 
     The trained weights are written to the file ``kept``, or read where it exists.
     """
-    config = Config(conditional=True, lattice=False, members=1, seed=seed)
+    config = Config(conditional=True, lattice_head=False, members=1, seed=seed)
     model = prepare(data, splits, config)
     model.score.log_snr_range = BAND
     if kept is not None and kept.exists():

@@ -1,6 +1,7 @@
 """A fitted bridge with the encoding of its rows: rows of two sources, moved from one end to the other."""
 
 __all__ = [
+    "DATA_FILE",
     "BridgeModel",
     "describe_units",
     "is_bridge_run",
@@ -31,7 +32,7 @@ from girsanov.randomness import KeyedStreams, keyed_generators, keyed_normal, mi
 from girsanov.transforms import Dequantise, Standardise
 from girsanov.types import InputError, State
 
-FORMAT = 1
+FORMAT = 2
 DATA_FILE = "data.json"
 
 

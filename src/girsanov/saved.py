@@ -106,12 +106,16 @@ class ModelFolder:
             raise InputError(f"{folder}: holds no {self.kind}; give the folder of a saved one")
         files = read_verified(folder)
         description = parse_json(files[CONFIG], f"{folder}/{CONFIG}")
-        if (description.get("kind"), description.get("format")) != (self.kind, self.format):
+        if not self.is_described(description):
             raise InputError(
                 f"{folder}: does not hold a {self.kind} of format {self.format}, which this version of girsanov reads: "
                 "give another folder, or make it again with this version"
             )
         return description, parse_tensors(files[TENSORS], f"{folder}/{TENSORS}")
+
+    def is_described(self, description: Mapping[str, Any]) -> bool:
+        """Whether a description is of this kind and version."""
+        return (description.get("kind"), description.get("format")) == (self.kind, self.format)
 
     @contextlib.contextmanager
     def described(self, folder: Path) -> Iterator[None]:

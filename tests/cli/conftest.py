@@ -85,7 +85,7 @@ def complete(tmp_path_factory):
     """Data and a complete run with peers and the ODE; read only."""
     folder = tmp_path_factory.mktemp("complete")
     data = _write_table(folder / "data.csv")
-    options = [*TINY, "--ode-rows", "2", "--peer-budget", "0.2", "--quiet"]
+    options = [*TINY, "--ode-rows", "2", "--peer-seconds", "0.2", "--quiet"]
     assert main(["fit", str(data), "--out", str(folder / "run"), *options]) == 0
     return data, folder / "run", options
 

@@ -8,7 +8,7 @@ import pytest
 
 import girsanov as gv
 from girsanov.reports import report as sections
-from girsanov.runs import experiment
+from girsanov.runs import density
 from tests import awkward
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*draws had a category")
@@ -24,7 +24,7 @@ def files(tmp_path_factory):
 def small(monkeypatch):
     """A report of few rows and draws."""
     for name, value in (("DRAWN", 24), ("SCORE_TEST_ROWS", 24), ("CERTIFIED_ROWS", 2), ("CURVE_ROWS", 8)):
-        monkeypatch.setattr(experiment, name, value)
+        monkeypatch.setattr(density, name, value)
 
 
 @pytest.mark.parametrize("name", ["copies", "everything"])
@@ -54,9 +54,10 @@ def broken(monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("no   such\nthing")
 
-    for name in ("denoising_curve", "certify", "_drawn", "_score_tests"):
-        monkeypatch.setattr(experiment, name, fail)
-    monkeypatch.setattr(gv.DensityModel, "log_prob", fail)
+    for name in ("denoising_curve", "certify"):
+        monkeypatch.setattr(density, name, fail)
+    for name in ("log_prob", "sample", "score_test"):
+        monkeypatch.setattr(gv.DensityModel, name, fail)
     monkeypatch.setattr(sections, "extremes", fail)
 
 

@@ -13,7 +13,7 @@ import torch
 from girsanov.bridge_model import BridgeModel
 from girsanov.cli import main
 from girsanov.datasets import read
-from girsanov.runs import BridgeConfig, EndSource, read_ends
+from girsanov.runs import BridgeConfig, BridgeRun, EndSource, fit_run, read_ends
 from girsanov.training import Interrupted
 from tests.seeds import rng, seeded
 
@@ -262,14 +262,12 @@ def test_the_settings_of_a_bridge_to_a_normal_law_are_complete(to_normal):
 
 def test_the_bound_is_in_the_units_of_the_data(tmp_path):
     """Normal data, whose bridge is the closed form that training starts from: minus the entropy, but for the chain."""
-    from girsanov.runs.bridge import fit_bridge_run
-
     generator = seeded(0)
     x = torch.randn(4000, 2, generator=generator, dtype=torch.float64) * torch.tensor([2.0, 0.1]) + 5.0
     np.save(tmp_path / "x.npy", x.numpy())
     ends = read_ends(EndSource(str(tmp_path / "x.npy")), EndSource("normal"))
     config = BridgeConfig(steps=1, width=8, blocks=1, chain_steps=40, batch_size=64)
-    entry = fit_bridge_run(ends, tmp_path / "run", config)["test"]["elbo"]
+    entry = fit_run(BridgeRun(ends, config), tmp_path / "run")["test"]["elbo"]
     # the entropy of the law; the held-out mean of 600 rows has standard error 1/sqrt(600), and the chain's gap is below
     # 0.1 at 40 steps: 4 standard errors are passed by chance once in 16,000
     expected = -(1.0 + np.log(2.0 * np.pi) + np.log(2.0 * 0.1))
@@ -338,13 +336,13 @@ def test_ends_that_do_not_fit(ends, message, tables, girsanov, tmp_path, monkeyp
 
 def test_folders_of_other_runs_are_refused(run, tables, complete, girsanov, tmp_path):
     other = girsanov("bridge", tables[1], tables[0], "--out", run, *TINY, "--quiet")
-    assert "other rows" in other.err
+    assert "other data" in other.err
     settings = girsanov("bridge", *tables, "--out", run, *TINY, "--sigma", "0.7", "--quiet")
     assert "sigma=0.5, not 0.7" in settings.err
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear")
     full = girsanov("bridge", *tables, "--out", tmp_path / "full", *TINY, "--quiet")
-    assert "not of a bridge" in full.err
+    assert "not of such a run" in full.err
     density = girsanov("translate", complete[1], tables[0])
     assert "no bridge" in density.err
     assert {other.code, settings.code, full.code, density.code} == {2}

@@ -154,7 +154,7 @@ BAD = {
     "unknown name": (["fit", "digitz"], "Did you mean digits?"),
     "missing value": (["fit", "gaps.csv"], "gaps.csv"),
     "text column": (["fit", "text.csv"], "text.csv"),
-    "discrete column refused": (["fit", "data.csv", "--no-dequantise"], "count"),
+    "discrete column refused": (["fit", "data.csv", "--no-discrete"], "count"),
     "unknown column to drop": (["fit", "data.csv", "--drop", "depth"], "no column 'depth'"),
     "every column dropped": (["fit", "text.csv", "--drop", "a", "--drop", "b"], "every column"),
     "too few rows": (["fit", "short.csv"], "rows"),
@@ -166,7 +166,7 @@ BAD = {
     "a word for a number": (["fit", "data.csv", "--steps", "many"], "--steps"),
     "negative budget": (["fit", "data.csv", "--time-budget", "-1", "--no-flow"], "time_budget"),
     "no budget at all": (["fit", "data.csv", "--time-budget", "nan", "--no-flow"], "time_budget"),
-    "negative peer budget": (["fit", "data.csv", "--peer-budget", "-1"], "peer_seconds"),
+    "negative peer budget": (["fit", "data.csv", "--peer-seconds", "-1"], "peer_seconds"),
     "nothing to condition on": (["fit", "data.csv", "--conditional"], "no labels"),
     "no threads": (["fit", "data.csv", "--threads", "0"], "--threads"),
     "negative seed": (["fit", "data.csv", "--seed", "-1"], "--seed"),
@@ -294,7 +294,7 @@ def test_names_of_run_folders(data, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [("--model", "cnf"), ("--noise", "categorical", "--network", "mlp")])
+@pytest.mark.parametrize("options", [("--model", "cnf"), ("--dequantise", "categorical", "--network", "mlp")])
 def test_other_models_and_noises_end_with_a_report(options, girsanov, tmp_path):
     rows = torch.randint(0, 4, (120, 1, 2, 2), generator=seeded(0))
     np.save(tmp_path / "x.npy", rows.numpy().astype(np.uint8))

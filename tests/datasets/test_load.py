@@ -30,7 +30,7 @@ def test_options_reach_the_schema(tmp_path):
     data = load(tmp_path / "t.csv", categorical=True, drop=["c"])
     assert data.schema.columns == ("a", "b=u0", "b=u1")
     with pytest.raises(InputError, match="no density: c"):
-        load(tmp_path / "t.csv", dequantise=False, drop=["b"])
+        load(tmp_path / "t.csv", discrete=False, drop=["b"])
 
 
 def test_later_files_go_through_the_saved_schema(tmp_path):

@@ -163,7 +163,7 @@ def test_refused_by_infer(options, sentence):
 
 
 def test_dequantise_false_accepts_continuous_columns():
-    schema = Schema.infer(table(a=rng().normal(size=N)), dequantise=False)
+    schema = Schema.infer(table(a=rng().normal(size=N)), discrete=False)
     assert not schema.discrete
     assert schema.notes == ()
 
@@ -439,7 +439,7 @@ def test_images_refused_later():
 def test_images_refused_at_once():
     values = rng().integers(0, 9, (20, 1, 4, 4))
     with pytest.raises(InputError, match=r"pixels are discrete \(step 1\)"):
-        from_array(values, dequantise=False)
+        from_array(values, discrete=False)
     with pytest.raises(InputError, match="no columns to drop or state; leave x1 out"):
         from_array(values, drop=["x1"])
 

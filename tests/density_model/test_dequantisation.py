@@ -16,7 +16,7 @@ from girsanov.transforms import OnLattice, TruncatedNormalDequantise, Variationa
 from girsanov.types import InputError
 from tests.seeds import seeded
 
-TINY = Config(network="mlp", width=16, blocks=1, steps=30, members=1, gaussianise=False, lattice=False)
+TINY = Config(network="mlp", width=16, blocks=1, steps=30, members=1, gaussianise=False, lattice_head=False)
 KINDS = {
     "truncated-normal": TruncatedNormalDequantise,
     "variational": VariationalDequantise,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import girsanov as gv
-from girsanov.density_model.networks import choose_network
+from girsanov.density_model.networks import Architecture
 from tests.seeds import seeded
 
 
@@ -24,8 +24,8 @@ def test_the_unet_of_the_settings_is_built_saved_and_read(tmp_path):
 
 
 def test_settings_of_the_unet_are_checked():
-    record = choose_network(gv.Config(network="unet"), (1, 28, 28), 100, 0)
-    assert record["config"] == {"width": 32, "layers": 1, "dropout": 0.0}
+    built = Architecture.chosen(gv.Config(network="unet"), (1, 28, 28), 100)
+    assert built.network["config"] == {"width": 32, "layers": 1, "dropout": 0.0}
     for bad in ((), (1, 0), (1.5,)):
         with pytest.raises(gv.InputError, match="multipliers must be positive whole numbers"):
             gv.Config(network="unet", multipliers=bad)

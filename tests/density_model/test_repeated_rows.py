@@ -25,7 +25,7 @@ KINDS = {
     "flow and mixture": {"flow": True},
     "columns": {},
     "lattice": {"gaussianise": False},
-    "residual": {"gaussianise": False, "lattice": False},
+    "residual": {"gaussianise": False, "lattice_head": False},
     "truncated normal": {"gaussianise": False, "dequantise": "truncated-normal"},
     "variational": {"gaussianise": False, "dequantise": "variational"},
     "categorical": {"gaussianise": False, "dequantise": "categorical"},

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import girsanov as gv
-from girsanov.runs import EvaluationConfig, Source, fit_run, select
+from girsanov.runs import DensityRun, EvaluationConfig, Source, fit_run, select
 from tests.seeds import rng
 
 NAMES = ("a<script>document.title='x'</script>", "cost in $ & $\\frac", '"quoted" > it', "plain", "épaisseur", "six")
@@ -28,7 +28,7 @@ class Run:
 
 def make_run(folder, data, evaluation):
     config = gv.Config(steps=8, network="mlp", width=8, blocks=1, batch_size=32, flow=False)
-    metrics = fit_run(select(Source(str(data))), folder / "run", config, evaluation)
+    metrics = fit_run(DensityRun(select(Source(str(data))), config, evaluation), folder / "run")
     return Run(folder / "run", metrics)
 
 

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from girsanov.runs import RunFolder
+from girsanov.runs import DensityRun, RunFolder
 from girsanov.types import InputError
 
 
@@ -32,12 +32,18 @@ def test_what_is_not_there_yet(tmp_path):
     assert (folder.record(), folder.metrics(), folder.values(), folder.history()) == (None, None, None, [])
 
 
-@pytest.mark.parametrize("content", [{}, {"record": 3}, {"record": {"data": {}}}])
-def test_a_config_of_something_else(content, tmp_path):
+MODEL = {"kind": "density model", "format": 1}
+RECORD = {"data": {}, "config": {}, "splits": {}}
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"record": 3}, MODEL | {"record": {"data": {}}}, {"format": 1, "record": RECORD}], ids=str
+)
+def test_a_config_of_something_else_or_of_an_earlier_version(content, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(content))
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(InputError, match=r"not the config\.json of a fitted model"):
-        RunFolder(tmp_path).check("", "", {})
+        DensityRun.begun(RunFolder(tmp_path))
 
 
 def test_only_traces_of_a_refused_fit_are_removed(tmp_path):

@@ -68,7 +68,7 @@ def density_regulariser(
 
     Densities of dequantised data vanish outside the range of their cells: with a lattice head, -log p then grows with
     the squared distance over the finest noise, and its gradient, though finite, drowns a generator's own. Take a band
-    below the levels that resolve the cells, or fit with ``lattice=False``, and keep the generator within the range.
+    below the levels that resolve the cells, or fit with ``lattice_head=False``; keep the generator within the range.
 
     Args:
         model: a fitted density model, or anything with a ``score`` and its Gaussian ``reference``. Its parameters get

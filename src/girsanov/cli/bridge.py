@@ -2,26 +2,14 @@
 
 __all__ = ["register"]
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 
-from girsanov.cli.options import (
-    DeviceOption,
-    Devices,
-    JsonOption,
-    LimitOption,
-    OnError,
-    OnErrorOption,
-    QuietOption,
-    SeedOption,
-    ThreadsOption,
-    choose_device,
-    prepare_threads,
-    spread,
-)
+from girsanov.cli.options import Common, Computing, OnError, OnErrorOption, out_option, spread
 from girsanov.cli.output import UsageError, as_json, emit, note_refused, stderr_note
 
 EXAMPLE = (
@@ -33,9 +21,10 @@ LINE = "{:<9} {:>6} {:>9} {:>10} {:>10} {:>9} {:>10} {:>10}"
 
 
 @dataclass(frozen=True)
-class Training:
-    """How a bridge is fitted."""
+class Model:
+    """What is fitted."""
 
+    panel: ClassVar[str] = "Model"
     sigma: Annotated[
         float | None,
         typer.Option(
@@ -44,6 +33,22 @@ class Training:
             show_default="0.5; 1 to normal",
         ),
     ] = None
+    chain_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of a path.", show_default="40; 20 to normal")
+    ] = None
+    network: Annotated[
+        str | None,
+        typer.Option(help="mlp or conv.", show_default="conv for images with even sides of 4 or more, mlp otherwise"),
+    ] = None
+    width: Annotated[int | None, typer.Option(min=1, help="Units or channels of the networks.")] = None
+    blocks: Annotated[int, typer.Option(min=1, help="Residual blocks of the networks.")] = 2
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a bridge is fitted."""
+
+    panel: ClassVar[str] = "Training"
     start: Annotated[
         str | None,
         typer.Option(help="Where training starts: gaussian, mixture or reference.", show_default="gaussian"),
@@ -65,7 +70,6 @@ class Training:
         int | None,
         typer.Option(min=1, help="Training steps of each half in each round.", show_default="1500; 2000 to normal"),
     ] = None
-    time_budget: Annotated[float | None, typer.Option(metavar="S", help="Seconds of training.")] = None
     paths: Annotated[
         int | None,
         typer.Option(
@@ -74,23 +78,25 @@ class Training:
             show_default="one from each row, 10,000 at most; 4,000 with convolutions",
         ),
     ] = None
-    chain_steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of a path.", show_default="40; 20 to normal")
-    ] = None
-    network: Annotated[
-        str | None,
-        typer.Option(help="mlp or conv.", show_default="conv for images with even sides of 4 or more, mlp otherwise"),
-    ] = None
-    width: Annotated[int | None, typer.Option(min=1, help="Units or channels of the networks.")] = None
-    blocks: Annotated[int, typer.Option(min=1, help="Residual blocks of the networks.")] = 2
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per training step.")] = 256
-    seed: SeedOption = 0
+
+
+@dataclass(frozen=True)
+class Computed(Computing):
+    """How the command computes, and how long."""
+
+    panel: ClassVar[str] = "Training"
+    time_budget: Annotated[
+        float | None,
+        typer.Option(metavar="S", help="Seconds of the whole command: data, training, moving rows, report."),
+    ] = None
 
 
 @dataclass(frozen=True)
 class Reading:
     """Which rows, and how they are read."""
 
+    panel: ClassVar[str] = "Data"
     source_classes: Annotated[
         str | None, typer.Option(metavar="A,B", help="Of SOURCE, only rows of these classes.")
     ] = None
@@ -104,10 +110,24 @@ class Reading:
     ] = None
 
 
+@dataclass(frozen=True)
+class Moving:
+    """Which rows are moved, and which way."""
+
+    panel: ClassVar[str] = "Data"
+    direction: Annotated[
+        str | None, typer.Option(help="forward, from source to target, or backward.", show_default="forward")
+    ] = None
+    classes: Annotated[str | None, typer.Option(metavar="A,B", help="Of DATA, only rows of these classes.")] = None
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="Rows to draw where the end is normal.")] = 64
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("bridge", epilog=EXAMPLE)(spread(bridge))
-    app.command("translate", epilog="Example: girsanov translate runs/change new.csv --out moved.csv")(translate)
+    app.command("translate", epilog="Example: girsanov translate runs/change new.csv --out moved.csv")(
+        spread(translate)
+    )
 
 
 def bridge(
@@ -115,14 +135,12 @@ def bridge(
     target: Annotated[
         str, typer.Argument(metavar="TARGET", help="Rows to lead to; or the word normal, for a standard normal law.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    out: Annotated[Path, out_option("Folder of the run.")],
     *,
     reading: Reading,
+    model: Model,
     training: Training,
-    threads: ThreadsOption = None,
-    device: DeviceOption = Devices.auto,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    computed: Computed,
 ) -> int:
     """Learn the way from the rows of SOURCE to those of TARGET and back, without pairs of rows.
 
@@ -133,22 +151,25 @@ def bridge(
 
     The same command goes on where an earlier one was stopped.
     """
-    prepare_threads(threads)
-    from girsanov.runs import BridgeConfig, EndSource, fit_bridge_run, read_ends
+    begun = time.monotonic()
+    device = computed.prepare()
+    from girsanov.runs import BridgeConfig, BridgeRun, Budget, EndSource, fit_run, read_ends
     from girsanov.training import Interrupted, default_progress
 
-    note, place = stderr_note(quiet), choose_device(device)
-    config = BridgeConfig(**vars(training))
+    note, progress = stderr_note(computed.quiet), default_progress(quiet=computed.quiet)
+    budget = Budget(computed.time_budget, begun=begun)
+    config = BridgeConfig(**vars(model), **vars(training), seed=computed.seed)
     sources = EndSource(source, _classes(reading.source_classes)), EndSource(target, _classes(reading.target_classes))
     ends = read_ends(
-        *sources, categorical=reading.categorical, drop=reading.drop or (), limit=reading.limit, seed=training.seed
+        *sources, categorical=reading.categorical, drop=reading.drop or (), limit=reading.limit, seed=computed.seed
     )
+    run = BridgeRun(ends, config)
     try:
-        metrics = fit_bridge_run(ends, out, config, progress=default_progress(quiet=quiet), note=note, device=place)
+        metrics = fit_run(run, out, budget=budget, progress=progress, note=note, device=device)
     except Interrupted as interrupted:
         stderr_note(False)("girsanov: saved; run the same command again to go on")
         return interrupted.exit_code
-    if json:
+    if computed.json:
         emit(as_json(metrics))
     else:
         emit(_text(metrics))
@@ -161,19 +182,11 @@ def translate(
     data: Annotated[
         str | None, typer.Argument(metavar="DATA", help="Rows to move; of a bridge from a normal law, left out.")
     ] = None,
-    direction: Annotated[
-        str | None, typer.Option(help="forward, from source to target, or backward.", show_default="forward")
-    ] = None,
     on_error: OnErrorOption = OnError.nan,
-    classes: Annotated[str | None, typer.Option(metavar="A,B", help="Of DATA, only rows of these classes.")] = None,
-    out: Annotated[Path | None, typer.Option(help="A .csv, .npy or .png file; CSV is printed if left out.")] = None,
-    number: Annotated[int, typer.Option("-n", "--number", min=1, help="Rows to draw where the end is normal.")] = 64,
-    limit: LimitOption = None,
-    seed: SeedOption = 0,
-    threads: ThreadsOption = None,
-    device: DeviceOption = Devices.auto,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    out: Annotated[Path | None, out_option("A .csv, .npy or .png file; CSV is printed if left out.")] = None,
+    *,
+    moving: Moving,
+    common: Common,
 ) -> None:
     """Move rows along a bridge: each row of DATA becomes one of the other end, in its units and columns.
 
@@ -183,23 +196,22 @@ def translate(
     from girsanov.cli.tables import check_suffix, write_rows
 
     check_suffix(out)
-    chosen = _classes(classes)
-    if direction not in (None, "forward", "backward"):
-        raise UsageError(f"--direction must be forward or backward, not {direction!r}")
-    prepare_threads(threads)
+    chosen = _classes(moving.classes)
+    if moving.direction not in (None, "forward", "backward"):
+        raise UsageError(f"--direction must be forward or backward, not {moving.direction!r}")
+    device = common.prepare()
     from girsanov.bridge_model import BridgeModel
 
-    place = choose_device(device)
     model = BridgeModel.load(run)
-    model.bridge.to(place)
-    note, refused = stderr_note(quiet), {}
+    model.bridge.to(device)
+    note, refused = stderr_note(common.quiet), {}
     if model.known_end:
-        rows = _drawn(model, data, direction, chosen, number, seed)
+        rows = _drawn(model, data, moving, chosen, common.seed)
     else:
-        x, refused = _given(model, data, chosen, limit, each=on_error is OnError.nan)
+        x, refused = _given(model, data, chosen, common.limit, each=on_error is OnError.nan)
         note_refused(refused, note, "")
-        rows = model.translate(x, direction or "forward", seed=seed)
-    write_rows(out, rows, model.schema, json=json, note=note, refused=refused)
+        rows = model.translate(x, moving.direction or "forward", seed=common.seed)
+    write_rows(out, rows, model.schema, json=common.json, note=note, refused=refused)
 
 
 def _given(
@@ -222,14 +234,12 @@ def _given(
     return x, refused
 
 
-def _drawn(
-    model: Any, data: str | None, direction: str | None, classes: tuple[str, ...] | None, number: int, seed: int
-) -> Any:
-    if data is not None or direction == "forward" or classes is not None:
+def _drawn(model: Any, data: str | None, moving: Moving, classes: tuple[str, ...] | None, seed: int) -> Any:
+    if data is not None or moving.direction == "forward" or classes is not None:
         raise UsageError(
             "this bridge leads to a normal law, so it draws rows from that: leave DATA, --direction and --classes out"
         )
-    return model.draw(number, seed=seed)
+    return model.draw(moving.number, seed=seed)
 
 
 def _classes(text: str | None) -> tuple[str, ...] | None:

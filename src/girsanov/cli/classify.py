@@ -2,28 +2,18 @@
 
 __all__ = ["register"]
 
-import csv
-import io
-from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 
-from girsanov.cli.options import (
-    Common,
-    Devices,
-    OnError,
-    OnErrorOption,
-    RunArgument,
-    choose_device,
-    prepare_threads,
-    spread,
-)
-from girsanov.cli.output import UsageError, as_json, emit, note_refused, stderr_note
+from girsanov.cli.lines import Cells, RowLines
+from girsanov.cli.options import Common, OnError, OnErrorOption, RunArgument, out_option, spread
+from girsanov.cli.output import UsageError, note_refused, stderr_note
 
-COLUMNS = ("row", "class", "probability", "evaluations", "decided")
+COLUMNS = ("class", "probability", "evaluations", "decided", "probabilities")
 BLOCK = 1024  # rows that are classified before they are printed
 
 
@@ -33,6 +23,49 @@ class Weightings(StrEnum):
     likelihood = "likelihood"
     uniform = "uniform"
     fitted = "fitted"
+
+
+@dataclass(frozen=True)
+class Classifying:
+    """How rows are classified."""
+
+    panel: ClassVar[str] = "Evaluation"
+    confidence: Annotated[
+        float | None, typer.Option(metavar="P", help="Eliminate classes with this confidence; all classes if left out.")
+    ] = None
+    weights: Annotated[
+        Weightings | None, typer.Option(help="Which levels count.", show_default="fitted; likelihood if uncalibrated")
+    ] = None
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate/--no-calibrate", help="Learn from the run's own validation rows first.")
+    ] = True
+    samples: Annotated[int, typer.Option(min=2, help="Network evaluations per class without elimination.")] = 32
+    max_samples: Annotated[int, typer.Option(min=2, help="The same at most with elimination.")] = 128
+    screen: Annotated[
+        bool, typer.Option("--screen", help="Let one Gaussian per class leave out classes before the network is asked.")
+    ] = False
+
+    def check(self) -> None:
+        """Refuse options that cannot work together."""
+        if self.weights is Weightings.fitted and not self.calibrate:
+            raise UsageError("fitted weights are learned by calibration: leave --no-calibrate out")
+        if self.screen and (self.confidence is None or not self.calibrate):
+            raise UsageError("a screen serves elimination and needs calibration: give --confidence, not --no-calibrate")
+
+    def classifier(self, model: Any, generator: Any, note: Any) -> Any:
+        """The classifier, calibrated where that is asked for."""
+        from girsanov.applications import DiffusionClassifier
+
+        weights = self.weights or (Weightings.fitted if self.calibrate else Weightings.likelihood)
+        options = {"samples": self.samples, "max_samples": self.max_samples, "generator": generator}
+        found = DiffusionClassifier(model, weights=weights.value, **options)
+        if self.screen:
+            found.screen = _screen(model)
+        if self.calibrate:
+            held_out = _part(model, "validation")
+            note(f"calibrating on {len(held_out[0]):,} validation rows")
+            found.calibrate(*held_out)
+        return found
 
 
 def register(app: typer.Typer) -> None:
@@ -45,23 +78,10 @@ def register(app: typer.Typer) -> None:
 def classify(
     run: RunArgument,
     data: Annotated[str, typer.Argument(metavar="DATA", help="Rows to classify: a name, file or folder.")],
-    out: Annotated[Path | None, typer.Option(help="CSV file to write instead of standard output.")] = None,
+    out: Annotated[Path | None, out_option("CSV file to write instead of standard output.")] = None,
     on_error: OnErrorOption = OnError.nan,
-    confidence: Annotated[
-        float | None, typer.Option(metavar="P", help="Eliminate classes with this confidence; all classes if left out.")
-    ] = None,
-    weights: Annotated[
-        Weightings | None, typer.Option(help="Which levels count.", show_default="fitted; likelihood if uncalibrated")
-    ] = None,
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate/--no-calibrate", help="Learn from the run's own validation rows first.")
-    ] = True,
-    samples: Annotated[int, typer.Option(min=2, help="Network evaluations per class without elimination.")] = 32,
-    max_samples: Annotated[int, typer.Option(min=2, help="The same at most with elimination.")] = 128,
-    screen: Annotated[
-        bool, typer.Option("--screen", help="Let one Gaussian per class leave out classes before the network is asked.")
-    ] = False,
     *,
+    how: Classifying,
     common: Common,
 ) -> None:
     """Class of every row of DATA by a --conditional model: row, class, probability, evaluations, decided, error.
@@ -69,63 +89,35 @@ def classify(
     Rows count from 1. Probabilities are calibrated on the run's validation rows. A row that the model cannot have gets
     nan and a sentence, unless --on-error fail.
     """
-    if weights is Weightings.fitted and not calibrate:
-        raise UsageError("fitted weights are learned by calibration: leave --no-calibrate out")
-    if screen and (confidence is None or not calibrate):
-        raise UsageError("a screen serves elimination and needs calibration: give --confidence, not --no-calibrate")
-    chosen = weights or (Weightings.fitted if calibrate else Weightings.likelihood)
+    how.check()
     from girsanov.cli.files import check_place
 
     check_place(out)
-    prepare_threads(common.threads)
+    device = common.prepare()
     from girsanov.runs import all_rows
 
-    model = _model(run, common.device)
+    model = _model(run, device)
     each, note = on_error is OnError.nan, stderr_note(common.quiet)
     rows = all_rows(model, data, each=each).first(common.limit)
-    classifier = _classifier(model, chosen.value, samples, max_samples, common.seed)
-    if screen:
-        classifier.screen = _screen(model)
-    if calibrate:
-        held_out = _part(model, "validation")
-        note(f"calibrating on {len(held_out[0]):,} validation rows")
-        classifier.calibrate(*held_out)
+    classifier = how.classifier(model, common.generator(), note)
     note(f"classifying {rows.described}: {len(rows):,}")
     note_refused(rows.refused, note)
-    header = (*COLUMNS, *(["error"] if each else []))
-    parts = [] if common.json else [",".join(header) + "\n"]
-    if out is None and parts:
-        emit(parts[0], end="")
-    for block, span in rows.blocks(BLOCK):
-        found = classifier.classify(rows.data[block], confidence=confidence) if len(rows) else None
-        position = {row: i for i, row in enumerate(rows.index[block].tolist())}
-        lines = [_line(found, position.get(row), classifier.classes_.tolist()) for row in span]
-        parts.append(_text(header, span, lines, rows.refused, common.json))
-        if out is None:
-            emit(parts[-1], end="")
-    if out is not None:
-        from girsanov.cli.files import write_file
 
-        write_file(out, "".join(parts).encode())
+    def compute(block: slice) -> dict[int, Cells]:
+        found = classifier.classify(rows.data[block], confidence=how.confidence)
+        return _cells(found, rows.index[block].tolist(), classifier.classes_.tolist())
+
+    lines = RowLines(COLUMNS, "probability", errors=each, only_json=("probabilities",), shown=_shown)
+    lines.write(rows, compute, size=BLOCK, out=out, json=common.json)
 
 
-def _model(run: str, device: Devices) -> Any:
+def _model(run: str, device: Any) -> Any:
     from girsanov.density_model import DensityModel
 
-    place = choose_device(device)
-    model = DensityModel.from_pretrained(run).to(place)
+    model = DensityModel.from_pretrained(run).to(device)
     if len(model.classes) < 2:
         raise UsageError(f"{run} was fitted without --conditional: it knows no classes")
     return model
-
-
-def _classifier(model: Any, weights: str, samples: int, max_samples: int, seed: int) -> Any:
-    import torch
-
-    from girsanov.applications import DiffusionClassifier
-
-    generator = torch.Generator().manual_seed(seed)
-    return DiffusionClassifier(model, weights=weights, samples=samples, max_samples=max_samples, generator=generator)
 
 
 def _screen(model: Any) -> Any:
@@ -133,51 +125,30 @@ def _screen(model: Any) -> Any:
 
     from girsanov.applications import GaussianScreen
 
-    part, names = _part(model, "train")
-    return GaussianScreen.fit(part.x, torch.tensor([model.classes.index(name) for name in names]))
+    rows, names = _part(model, "train")
+    return GaussianScreen.fit(rows.x, torch.tensor([model.classes.index(name) for name in names]))
 
 
-def _part(model: Any, part: str) -> tuple[Any, Any]:
+def _part(model: Any, part: str) -> tuple[Any, list[str]]:
     """Rows of a part of the run's data, and the names of their classes."""
-    from girsanov.datasets import Splits, fingerprint
-    from girsanov.runs import Source, all_rows, select
+    from girsanov.runs import part_rows
 
-    source = Source(**(model.record.get("source") or {"name": model.record["data"]["name"]}))
-    found = all_rows(model, source.name)
-    index = select(source).index
-    if found.data.codes is None or fingerprint(found.x[index]) != model.record["data"]["fingerprint"]:
-        raise UsageError(f"{source.name} has changed since the fit: give --no-calibrate, or bring it back")
-    chosen = index[getattr(Splits.from_json(model.record["splits"]), part)]
-    names = found.data.classes or ()
-    return found.data[chosen], [names[k] for k in found.data.codes[chosen].tolist()]
+    found = part_rows(model, part, "give --no-calibrate, or bring it back").data
+    if found.codes is None or found.classes is None:
+        raise UsageError(f"{found.name} has lost its classes since the fit: give --no-calibrate, or bring them back")
+    return found, [found.classes[k] for k in found.codes.tolist()]
 
 
-def _line(found: Any, i: int | None, classes: list[Any]) -> dict[str, Any]:
-    """What was found of the row at position ``i``, with the probabilities of all classes; nothing of a refused one."""
-    if i is None:
-        return {"class": None, "probability": None, "evaluations": None, "decided": None, "probabilities": None}
-    index, probabilities = int(found.index[i]), found.probabilities[i].tolist()
-    return {
-        "class": classes[index],
-        "probability": probabilities[index],
-        "evaluations": int(found.nfe[i]),
-        "decided": bool(found.decided[i]),
-        "probabilities": dict(zip(map(str, classes), probabilities, strict=True)),
-    }
+def _cells(found: Any, numbers: list[int], classes: list[Any]) -> dict[int, Cells]:
+    """What was found of each row, by its number, with the probabilities of all classes."""
+    cells = {}
+    for i, number in enumerate(numbers):
+        index, probabilities = int(found.index[i]), found.probabilities[i].tolist()
+        values = (classes[index], probabilities[index], int(found.nfe[i]), bool(found.decided[i]))
+        named = dict(zip(map(str, classes), probabilities, strict=True))
+        cells[number] = dict(zip(COLUMNS, (*values, named), strict=True))
+    return cells
 
 
-def _text(header: Sequence[str], span: range, lines: list[dict[str, Any]], refused: Any, json: bool) -> str:
-    """CSV lines or JSON lines of a span of rows; with JSON the probabilities of all classes too."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for row, line in zip(span, lines, strict=True):
-        cells = {"row": row + 1, **line} | ({"error": refused.get(row)} if "error" in header else {})
-        if json:
-            text.write(as_json(cells) + "\n")
-            continue
-        if row not in refused:
-            cells |= {"probability": f"{line['probability']:.6g}", "decided": str(line["decided"]).lower()}
-        else:
-            cells["probability"] = "nan"
-        writer.writerow([cells[name] for name in header])
-    return text.getvalue()
+def _shown(cells: Cells) -> Cells:
+    return cells | {"probability": f"{cells['probability']:.6g}", "decided": str(cells["decided"]).lower()}

@@ -5,66 +5,57 @@ The model is a run of ours, or a folder of diffusers with the scale of the data 
 
 __all__ = ["register"]
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 
 from girsanov.cli.given import Given, conditioned
+from girsanov.cli.lines import Cells, RowLines
 from girsanov.cli.options import (
     Common,
-    Devices,
     LikelihoodOption,
     Likelihoods,
     OnError,
     OnErrorOption,
     RunArgument,
     SamplesOption,
-    choose_device,
-    prepare_threads,
+    out_option,
     spread,
 )
 from girsanov.cli.output import UsageError, as_json, emit, note_refused, print_result, stderr_note
 
+COLUMNS = ("value", "stderr", "kind", "model")
 BLOCK = 4096  # rows that are evaluated before they are printed
-
-TargetOption = Annotated[
-    float | None,
-    typer.Option(metavar="NATS", help="With --likelihood density: draw until every row's standard error is below."),
-]
-DataRangeOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="LOW,HIGH",
-        help="For a diffusers folder: where its network saw black and white, such as --data-range=-1,1.",
-    ),
-]
-LevelsOption = Annotated[
-    int,
-    typer.Option(
-        min=0, metavar="N", help="Grey levels 0 to N - 1 of the images; 0: continuous values inside --data-range."
-    ),
-]
-SchedulerOption = Annotated[
-    str | None, typer.Option(metavar="FOLDER", help="Scheduler of a diffusers network that is saved without one.")
-]
-CheckOption = Annotated[
-    bool, typer.Option("--check/--no-check", help="Test a diffusers network on 16 rows: is it what it claims?")
-]
 
 
 @dataclass(frozen=True)
 class Pretrained:
     """What must be said of a folder of diffusers."""
 
-    data_range: DataRangeOption = None
-    levels: LevelsOption = 256
-    scheduler: SchedulerOption = None
-    check: CheckOption = True
+    panel: ClassVar[str] = "Model"
+    data_range: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW,HIGH",
+            help="For a diffusers folder: where its network saw black and white, such as --data-range=-1,1.",
+        ),
+    ] = None
+    levels: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Grey levels 0 to N - 1 of the images; 0: continuous values inside --data-range."
+        ),
+    ] = 256
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Scheduler of a diffusers network that is saved without one."),
+    ] = None
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Test a diffusers network on 16 rows: is it what it claims?")
+    ] = True
 
     def limits(self) -> tuple[float, float]:
         """The data's range as numbers."""
@@ -80,9 +71,13 @@ class Pretrained:
 class Method:
     """Which likelihood, and how much is spent on it."""
 
+    panel: ClassVar[str] = "Evaluation"
     likelihood: LikelihoodOption = Likelihoods.elbo
     samples: SamplesOption = 32
-    target_stderr: TargetOption = None
+    target_stderr: Annotated[
+        float | None,
+        typer.Option(metavar="NATS", help="With --likelihood density: draw until every row's standard error is below."),
+    ] = None
 
 
 def register(app: typer.Typer) -> None:
@@ -110,10 +105,10 @@ def evaluate(
 
     Where DATA are what the model was fitted to, only their held-out rows count.
     """
-    prepare_threads(common.threads)
+    device = common.prepare()
     from girsanov.runs import rows_of, tested_rows
 
-    model = _model(run, common.device, pretrained)
+    model = _model(run, device, pretrained)
     found = tested_rows(model) if data is None else rows_of(model, data)
     rows, condition = conditioned(model, found, given, common)
     _check(model, rows, _tested_with(model, rows, condition, given), pretrained, common.quiet)
@@ -131,7 +126,7 @@ def evaluate(
 def score(
     run: RunArgument,
     data: Annotated[str, typer.Argument(metavar="DATA", help="Rows to score: a name, file or folder.")],
-    out: Annotated[Path | None, typer.Option(help="CSV file to write instead of standard output.")] = None,
+    out: Annotated[Path | None, out_option("CSV file to write instead of standard output.")] = None,
     on_error: OnErrorOption = OnError.nan,
     *,
     method: Method,
@@ -147,11 +142,11 @@ def score(
     from girsanov.cli.files import check_place
 
     check_place(out)
-    prepare_threads(common.threads)
+    device = common.prepare()
     from girsanov.rows import condition_at
     from girsanov.runs import all_rows
 
-    model = _model(run, common.device, pretrained)
+    model = _model(run, device, pretrained)
     each, note = on_error is OnError.nan, stderr_note(common.quiet)
     rows, condition = conditioned(model, all_rows(model, data, each=each), given, common)
     _check(model, rows, _tested_with(model, rows, condition, given), pretrained, common.quiet)
@@ -159,33 +154,17 @@ def score(
         note(sentence)
     note(f"scoring {rows.described}: {len(rows):,}")
     note_refused(rows.refused, note)
-    header = (
-        "row",
-        *(["file"] if rows.files else []),
-        "value",
-        "stderr",
-        "kind",
-        "model",
-        *(["error"] if each else []),
-    )
-    parts = [] if common.json else [",".join(header) + "\n"]
-    if out is None and parts:
-        emit(parts[0], end="")
-    for block, span in rows.blocks(BLOCK):
-        part = condition_at(condition, block)
-        estimate = _estimate(model, rows.data[block], part, method, common) if len(rows) else None
-        text = _lines(header, _cells(estimate, rows.index[block].tolist()), span, rows, common.json)
-        parts.append(text)
-        if out is None:
-            emit(text, end="")
-    if out is not None:
-        _write(out, "".join(parts))
+
+    def compute(block: slice) -> dict[int, Cells]:
+        estimate = _estimate(model, rows.data[block], condition_at(condition, block), method, common)
+        return _cells(estimate, rows.index[block].tolist())
+
+    RowLines(COLUMNS, "value", errors=each).write(rows, compute, size=BLOCK, out=out, json=common.json)
 
 
-def _model(run: str, device: Devices, pretrained: Pretrained) -> Any:
+def _model(run: str, device: Any, pretrained: Pretrained) -> Any:
     from girsanov.models.diffusers import is_diffusers_folder
 
-    place = choose_device(device)
     # what is no folder here may be an id of Hugging Face: with a data range, of a model of diffusers
     if is_diffusers_folder(run) or (pretrained.data_range is not None and not Path(run).exists()):
         from girsanov.density_model.diffusers import density_from_diffusers
@@ -193,12 +172,12 @@ def _model(run: str, device: Devices, pretrained: Pretrained) -> Any:
         model = density_from_diffusers(
             run, pretrained.scheduler, data_range=pretrained.limits(), levels=pretrained.levels or None
         )
-        return model.to(place)
+        return model.to(device)
     if pretrained.data_range is not None or pretrained.scheduler is not None:
         raise UsageError("--data-range and --scheduler are for folders of diffusers: a run knows its own data")
     from girsanov.density_model import DensityModel
 
-    return DensityModel.from_pretrained(run).to(place)
+    return DensityModel.from_pretrained(run).to(device)
 
 
 def _tested_with(model: Any, rows: Any, condition: Any, given: Given) -> Any:
@@ -226,12 +205,9 @@ def _check(model: Any, rows: Any, condition: Any, pretrained: Pretrained, quiet:
 
 
 def _estimate(model: Any, x: Any, condition: Any, method: Method, common: Common) -> Any:
-    import torch
-
     from girsanov.evaluation import evaluate as evaluate_rows
 
-    generator = torch.Generator().manual_seed(common.seed)
-    options = {"samples": method.samples, "target_stderr": method.target_stderr, "generator": generator}
+    options = {"samples": method.samples, "target_stderr": method.target_stderr, "generator": common.generator()}
     estimate = evaluate_rows(model, x, method.likelihood.value, condition=condition, **options)
     if estimate.met is not None and not bool(estimate.met.all()):
         missed = int((~estimate.met).sum())
@@ -250,31 +226,9 @@ def _measure(model: Any, x: Any, condition: Any, method: Method, common: Common)
     return entry | {"seconds": round(time.monotonic() - begun, 2)}
 
 
-def _cells(estimate: Any, numbers: Sequence[int]) -> dict[int, tuple[Any, ...]]:
+def _cells(estimate: Any, numbers: Sequence[int]) -> dict[int, Cells]:
     """Value, standard error (``None`` where unknown), kind and model of each row, by its number."""
-    if estimate is None:
-        return {}
     pairs = zip(estimate.value.tolist(), estimate.stderr.tolist(), strict=True)
     # NaN is the only number that is not itself
     lines = [(value, error if error == error else None, estimate.kind, estimate.model) for value, error in pairs]
-    return dict(zip(numbers, lines, strict=True))
-
-
-def _lines(header: Sequence[str], cells: dict[int, tuple[Any, ...]], span: range, rows: Any, json: bool) -> str:
-    """CSV lines or JSON lines of a span of rows, refused ones among them."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for row in span:
-        found = cells.get(row, (None if json else "nan", None, None, None))
-        line = (row + 1, *([rows.files[row]] if rows.files else []), *found, rows.refused.get(row))
-        if json:
-            text.write(as_json(dict(zip(header, line, strict=False))) + "\n")
-        else:
-            writer.writerow(line[: len(header)])
-    return text.getvalue()
-
-
-def _write(out: Path, text: str) -> None:
-    from girsanov.cli.files import write_file
-
-    write_file(out, text.encode())
+    return {row: dict(zip(COLUMNS, line, strict=True)) for row, line in zip(numbers, lines, strict=True)}

@@ -4,23 +4,15 @@ __all__ = ["register"]
 
 import csv
 import re
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from girsanov.cli.options import (
-    DeviceOption,
-    Devices,
-    JsonOption,
-    QuietOption,
-    SamplesOption,
-    SeedOption,
-    ThreadsOption,
-    choose_device,
-    prepare_threads,
-)
+from girsanov.cli.options import Computing, SamplesOption, out_option, spread
 from girsanov.cli.output import UsageError, as_json, emit, print_result, stderr_note
 
 if TYPE_CHECKING:
@@ -29,118 +21,130 @@ if TYPE_CHECKING:
 EXAMPLE = "Example: girsanov fit data.csv --out runs/data --time-budget 600"
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Which rows, and how they are read."""
+
+    panel: ClassVar[str] = "Data"
+    limit: Annotated[int | None, typer.Option(min=5, metavar="N", help="Use N rows of the data, chosen at random.")] = (
+        None
+    )
+    drop: Annotated[list[str] | None, typer.Option(metavar="COL", help="Leave a column out; repeatable.")] = None
+    categorical: Annotated[bool, typer.Option("--categorical", help="One-hot encode text columns.")] = False
+    discrete: Annotated[
+        bool, typer.Option("--discrete/--no-discrete", help="Read values on a lattice as cells; else refuse them.")
+    ] = True
+    continuous: Annotated[
+        list[str] | None, typer.Option(metavar="COL,...", help="Read columns as densities, whatever they look like.")
+    ] = None
+    lattice: Annotated[
+        list[str] | None, typer.Option(metavar="COL=STEP,...", help="Read columns as multiples of a step.")
+    ] = None
+
+    def select(self, data: str, seed: int) -> Any:
+        """The rows that were asked for."""
+        from girsanov.runs import Source, select
+
+        return select(
+            Source(data, self.limit, seed),
+            categorical=self.categorical,
+            discrete=self.discrete,
+            drop=self.drop or (),
+            continuous=_listed(self.continuous),
+            lattice=dict(map(_step, _listed(self.lattice))),
+        )
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is fitted."""
+
+    panel: ClassVar[str] = "Model"
+    model: Annotated[str, typer.Option(help="diffusion, or cnf: a continuous flow by maximum likelihood.")] = (
+        "diffusion"
+    )
+    network: Annotated[str | None, typer.Option(help="conv, mlp, two-layer or unet; chosen by the data.")] = None
+    width: Annotated[int | None, typer.Option(min=1, help="Channels or units of the network.")] = None
+    blocks: Annotated[int | None, typer.Option(min=1, help="Residual blocks of the network.")] = None
+    process: Annotated[str, typer.Option(help="Forward process.")] = "vp"
+    schedule: Annotated[str, typer.Option(help="Noise schedule: fixed, or learned with the network.")] = "fixed"
+    dequantise: Annotated[
+        str,
+        typer.Option(help="Noise of discrete columns: uniform, truncated-normal, variational; or none: categorical."),
+    ] = "uniform"
+    lattice_head: Annotated[
+        bool, typer.Option("--lattice-head/--no-lattice-head", help="Head for few discrete levels.")
+    ] = True
+    flow: Annotated[bool, typer.Option("--flow/--no-flow", help="Let tables start from a spline flow.")] = True
+    conditional: Annotated[bool, typer.Option("--conditional", help="Learn each class too.")] = False
+
+
+@dataclass(frozen=True)
+class Training(Computing):
+    """How long it is trained, and with what."""
+
+    panel: ClassVar[str] = "Training"
+    time_budget: Annotated[
+        float | None,
+        typer.Option(metavar="S", help="Seconds of the whole command: data, training, evaluation, peers, report."),
+    ] = None
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps at most.")] = None
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per training step.")] = 256
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How it is evaluated, and beside what."""
+
+    panel: ClassVar[str] = "Evaluation"
+    samples: SamplesOption = 32
+    ode_rows: Annotated[int, typer.Option(min=0, help="Held-out rows for the ODE's likelihood.")] = 32
+    peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Fit other models to the same rows.")] = True
+    peer_seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="Seconds for each peer.", show_default="as the training")
+    ] = None
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("fit", epilog=EXAMPLE)(fit)
+    app.command("fit", epilog=EXAMPLE)(spread(fit))
 
 
 def fit(
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="A name (girsanov datasets), file, folder or Hugging Face id.")
     ] = "digits",
-    out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/<name>")] = None,
-    time_budget: Annotated[float | None, typer.Option(metavar="S", help="Seconds of training.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps at most.")] = None,
-    model: Annotated[
-        str, typer.Option(help="diffusion, or cnf: a continuous flow by maximum likelihood.")
-    ] = "diffusion",
-    network: Annotated[str | None, typer.Option(help="conv, mlp, two-layer or unet; chosen by the data.")] = None,
-    width: Annotated[int | None, typer.Option(min=1, help="Channels or units of the network.")] = None,
-    blocks: Annotated[int | None, typer.Option(min=1, help="Residual blocks of the network.")] = None,
-    process: Annotated[str, typer.Option(help="Forward process.")] = "vp",
-    schedule: Annotated[str, typer.Option(help="Noise schedule: fixed, or learned with the network.")] = "fixed",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per training step.")] = None,
-    conditional: Annotated[bool, typer.Option("--conditional", help="Learn each class too.")] = False,
-    categorical: Annotated[bool, typer.Option("--categorical", help="One-hot encode text columns.")] = False,
-    dequantise: Annotated[
-        bool, typer.Option("--dequantise/--no-dequantise", help="Read lattice values as bins; else refuse them.")
-    ] = True,
-    noise: Annotated[
-        str, typer.Option(help="Of discrete columns: uniform, truncated-normal, variational or categorical.")
-    ] = "uniform",
-    lattice_head: Annotated[
-        bool, typer.Option("--lattice-head/--no-lattice-head", help="Head for few discrete levels.")
-    ] = True,
-    flow: Annotated[bool, typer.Option("--flow/--no-flow", help="Let tables start from a spline flow.")] = True,
-    drop: Annotated[list[str] | None, typer.Option(metavar="COL", help="Leave a column out; repeatable.")] = None,
-    continuous: Annotated[
-        list[str] | None, typer.Option(metavar="COL,...", help="Read columns as densities, whatever they look like.")
-    ] = None,
-    lattice: Annotated[
-        list[str] | None, typer.Option(metavar="COL=STEP,...", help="Read columns as multiples of a step.")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=5, metavar="N", help="Use N rows of the data, chosen at random.")
-    ] = None,
-    samples: SamplesOption = 32,
-    ode_rows: Annotated[int, typer.Option(min=0, help="Held-out rows for the ODE's likelihood.")] = 32,
-    peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Fit other models to the same rows.")] = True,
-    peer_budget: Annotated[
-        float | None, typer.Option(metavar="S", help="Seconds for each peer.", show_default="as the training")
-    ] = None,
-    seed: SeedOption = 0,
-    threads: ThreadsOption = None,
-    device: DeviceOption = Devices.auto,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    out: Annotated[Path | None, out_option("Folder of the run.", show_default="runs/<name>")] = None,
+    *,
+    reading: Reading,
+    kind: Model,
+    training: Training,
+    evaluation: Evaluation,
 ) -> int:
     """Fit a density model, evaluate it on held-out rows, and write a report.
 
     The same command goes on where an earlier one was stopped.
     """
-    settings = {
-        "model": model,
-        "dequantise": noise,
-        "network": network,
-        "width": width,
-        "blocks": blocks,
-        "process": process,
-        "schedule": schedule,
-        "conditional": conditional,
-        "lattice": lattice_head,
-        "flow": flow,
-        "steps": steps,
-        "time_budget": time_budget,
-        "seed": seed,
-    }
-    if batch_size is not None:
-        settings["batch_size"] = batch_size
-    prepare_threads(threads)
-    place = choose_device(device)
-    reading = {"categorical": categorical, "dequantise": dequantise, "drop": drop or ()}
-    reading |= {"continuous": _listed(continuous), "lattice": dict(map(_step, _listed(lattice)))}
-    evaluation = {"samples": samples, "ode_rows": ode_rows, "peers": peers, "peer_seconds": peer_budget}
-    return _run(
-        data, out or Path("runs") / _folder_name(data), limit, settings, reading, evaluation, place, json, quiet
-    )
-
-
-def _run(
-    data: str,
-    out: Path,
-    limit: int | None,
-    settings: dict[str, Any],
-    reading: dict[str, Any],
-    evaluation: dict[str, Any],
-    place: Any,
-    json: bool,
-    quiet: bool,
-) -> int:
+    begun = time.monotonic()
+    device = training.prepare()
     from girsanov.density_model import Config
-    from girsanov.runs import EvaluationConfig, Source, fit_run, select
+    from girsanov.runs import Budget, DensityRun, EvaluationConfig, fit_run
     from girsanov.training import Interrupted, default_progress
 
-    note = stderr_note(quiet)
-    config, how = Config(**settings), EvaluationConfig(**evaluation)
-    chosen = select(Source(data, limit, settings["seed"]), **reading)
+    note, out = stderr_note(training.quiet), out or Path("runs") / _folder_name(data)
+    budget = Budget(training.time_budget, begun=begun)
+    config = Config(**vars(kind), steps=training.steps, batch_size=training.batch_size, seed=training.seed)
+    how = EvaluationConfig(**vars(evaluation))
+    chosen = reading.select(data, training.seed)
+    run = DensityRun(chosen, config, how)
     read = (f"{data}: {len(chosen.data.x):,} rows of shape {tuple(chosen.data.schema.event_shape)}",)
-    progress = _Announcing(default_progress(quiet=quiet), [*read, *chosen.data.schema.notes], note)
+    progress = _Announcing(default_progress(quiet=training.quiet), [*read, *chosen.data.schema.notes], note)
     try:
-        metrics = fit_run(chosen, out, config, how, progress=progress, note=note, device=place)
+        metrics = fit_run(run, out, budget=budget, progress=progress, note=note, device=device)
     except Interrupted as interrupted:
         stderr_note(False)(f"girsanov: saved at step {progress.step:,}; run the same command again to go on")
         return interrupted.exit_code
-    if json:
+    if training.json:
         emit(as_json(metrics))
     else:
         print_result(metrics)

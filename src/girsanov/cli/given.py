@@ -4,7 +4,7 @@ __all__ = ["Given", "conditioned"]
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 
@@ -25,6 +25,7 @@ ConditionOption = Annotated[
 class Given:
     """What likelihoods are conditioned on."""
 
+    panel: ClassVar[str] = "Evaluation"
     label: ClassOption = None
     own_class: OwnClassOption = False
     condition: ConditionOption = None

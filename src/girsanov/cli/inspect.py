@@ -18,11 +18,9 @@ def register(app: typer.Typer) -> None:
 def report(run: RunArgument, threads: ThreadsOption = None, json: JsonOption = False) -> None:
     """Write report.html (and samples.png of a density model) of a run again."""
     prepare_threads(threads)
-    from girsanov.bridge_model import is_bridge_run
-    from girsanov.runs import write_bridge_report, write_report
+    from girsanov.runs import write_report
 
-    write = write_bridge_report if is_bridge_run(run) else write_report
-    path = write(run, note=stderr_note(False))
+    path = write_report(run, note=stderr_note(False))
     emit(as_json({"report": str(path)}) if json else f"report: {path}")
 
 

@@ -1,31 +1,33 @@
-"""Options that several commands share, declared once, and the set-up that they ask for."""
+"""Options that several commands share, declared once, and the set-up that they ask for.
+
+They stand in dataclasses by the panels of ``--help``: Data, Model, Training, Evaluation, Output. Their words are those
+of the library.
+"""
 
 __all__ = [
     "Common",
-    "DeviceOption",
-    "Devices",
+    "Computing",
     "JsonOption",
     "LikelihoodOption",
-    "LimitOption",
+    "Likelihoods",
     "OnError",
     "OnErrorOption",
-    "QuietOption",
     "RunArgument",
     "SamplesOption",
-    "SeedOption",
     "ThreadsOption",
-    "choose_device",
+    "out_option",
     "prepare_threads",
     "spread",
 ]
 
+import copy
 import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from functools import wraps
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, get_args
 
 import typer
 
@@ -64,27 +66,58 @@ OnErrorOption = Annotated[
     OnError,
     typer.Option(
         help="A row that the model cannot have (a missing value, an unknown level, off the lattice): nan and a "
-        "sentence, or the end of the command."
+        "sentence, or the end of the command.",
+        rich_help_panel="Data",
     ),
 ]
-LimitOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N rows.")]
+LimitOption = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Only the first N rows.", rich_help_panel="Data")
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processor threads.")]
-SeedOption = Annotated[int, typer.Option(min=0, max=2**63 - 1, metavar="N", help="Decides every random choice.")]
-DeviceOption = Annotated[Devices, typer.Option(help="Where to compute.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Results as JSON on standard output, all else elsewhere.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="Results as JSON on standard output, all else elsewhere.", rich_help_panel="Output"),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.", rich_help_panel="Output")]
+
+
+def out_option(text: str, **options: Any) -> Any:
+    """``--out``, in its panel."""
+    return typer.Option(help=text, rich_help_panel="Output", **options)
 
 
 @dataclass(frozen=True)
-class Common:
-    """What every command that evaluates a model can be told."""
+class Computing:
+    """What every command that computes can be told."""
 
-    limit: LimitOption = None
-    seed: SeedOption = 0
+    panel: ClassVar[str] = "Evaluation"
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, metavar="N", help="Decides every random choice.")] = 0
     threads: ThreadsOption = None
-    device: DeviceOption = Devices.auto
+    device: Annotated[Devices, typer.Option(help="Where to compute.")] = Devices.auto
     json: JsonOption = False
     quiet: QuietOption = False
+
+    def prepare(self) -> Any:
+        """Set the number of threads, and return the ``torch.device`` that was asked for.
+
+        Raises:
+            UsageError: if CUDA is asked for and missing.
+        """
+        prepare_threads(self.threads)
+        return _device(self.device)
+
+    def generator(self) -> Any:
+        """A new generator of the seed."""
+        import torch
+
+        return torch.Generator().manual_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class Common(Computing):
+    """What every command that evaluates rows can be told."""
+
+    limit: LimitOption = None
 
 
 def spread(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,17 +126,20 @@ def spread(command: Callable[..., Any]) -> Callable[..., Any]:
     Example:
         >>> def command(run: RunArgument, common: Common) -> None: ...
         >>> list(inspect.signature(spread(command)).parameters)
-        ['run', 'limit', 'seed', 'threads', 'device', 'json', 'quiet']
+        ['run', 'seed', 'threads', 'device', 'json', 'quiet', 'limit']
     """
     parameters, groups = [], {}
     for parameter in inspect.signature(command).parameters.values():
         if not is_dataclass(parameter.annotation):
             parameters.append(parameter)
             continue
-        groups[parameter.name] = parameter.annotation
+        group: Any = parameter.annotation
+        groups[parameter.name] = group
         parameters += [
-            inspect.Parameter(f.name, parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
-            for f in fields(parameter.annotation)
+            inspect.Parameter(
+                f.name, parameter.KEYWORD_ONLY, default=f.default, annotation=_placed(f.type, group.panel)
+            )
+            for f in fields(group)
         ]
 
     @wraps(command)
@@ -115,6 +151,14 @@ def spread(command: Callable[..., Any]) -> Callable[..., Any]:
     gathered.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     gathered.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return gathered
+
+
+def _placed(option: Any, panel: str) -> Any:
+    """An option in the panel of its group, unless it names one of its own."""
+    kind, info = get_args(option)
+    placed = copy.copy(info)
+    placed.rich_help_panel = info.rich_help_panel or panel
+    return Annotated[kind, placed]
 
 
 def prepare_threads(threads: int | None) -> None:
@@ -132,12 +176,8 @@ def prepare_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def choose_device(device: Devices) -> Any:
-    """The ``torch.device`` of an option.
-
-    Raises:
-        UsageError: if CUDA is asked for and missing.
-    """
+def _device(device: Devices) -> Any:
+    """The ``torch.device`` of an option."""
     import torch
 
     present = torch.cuda.is_available()

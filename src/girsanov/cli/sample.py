@@ -2,63 +2,55 @@
 
 __all__ = ["register"]
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 
-from girsanov.cli.options import (
-    DeviceOption,
-    Devices,
-    JsonOption,
-    QuietOption,
-    RunArgument,
-    SeedOption,
-    ThreadsOption,
-    choose_device,
-    prepare_threads,
-)
+from girsanov.cli.options import Computing, RunArgument, out_option, spread
 from girsanov.cli.output import UsageError, stderr_note
 from girsanov.cli.tables import check_suffix, write_rows
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("sample", epilog="Example: girsanov sample runs/digits -n 36 --out samples.png")(sample)
+@dataclass(frozen=True)
+class Drawing(Computing):
+    """How rows are drawn."""
 
-
-def sample(
-    run: RunArgument,
-    n: Annotated[int, typer.Option("-n", "--number", min=1, help="Number of rows.")] = 64,
-    out: Annotated[Path | None, typer.Option(help="A .csv, .npy or .png file; CSV is printed if left out.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 128,
+    panel: ClassVar[str] = "Evaluation"
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 128
     lmbd: Annotated[
         float | None,
         typer.Option(
             max=1.0, help="0 is the reverse SDE, 1 the ODE, below 0 more noise.", show_default="0; 1 of a flow"
         ),
-    ] = None,
-    label: Annotated[str | None, typer.Option("--class", help="Draw one class of a conditional model.")] = None,
-    seed: SeedOption = 0,
-    threads: ThreadsOption = None,
-    device: DeviceOption = Devices.auto,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    ] = None
+    label: Annotated[str | None, typer.Option("--class", help="Draw one class of a conditional model.")] = None
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("sample", epilog="Example: girsanov sample runs/digits -n 36 --out samples.png")(spread(sample))
+
+
+def sample(
+    run: RunArgument,
+    n: Annotated[int, typer.Option("-n", "--number", min=1, help="Number of rows.", rich_help_panel="Output")] = 64,
+    out: Annotated[Path | None, out_option("A .csv, .npy or .png file; CSV is printed if left out.")] = None,
+    *,
+    how: Drawing,
 ) -> None:
     """Draw rows from a model, in the units and columns of its data."""
-    _check(out, lmbd)
-    prepare_threads(threads)
-    import torch
-
+    _check(out, how.lmbd)
+    device = how.prepare()
     from girsanov.density_model import DensityModel
 
-    place = choose_device(device)
-    model = DensityModel.from_pretrained(run).to(place)
-    if model.schema.kind == "images" and out is None and not json:
+    model = DensityModel.from_pretrained(run).to(device)
+    if model.schema.kind == "images" and out is None and not how.json:
         raise UsageError("these rows are images: give --out samples.png or --out samples.npy")
-    generator = torch.Generator().manual_seed(seed)
-    rows = model.sample(n, steps=steps, lmbd=lmbd, condition=_condition(model, label), generator=generator)
-    write_rows(out, model.encode(rows).rows, model.schema, json=json, note=stderr_note(quiet))
+    condition = _condition(model, how.label)
+    rows = model.sample(n, steps=how.steps, lmbd=how.lmbd, condition=condition, generator=how.generator())
+    write_rows(out, model.encode(rows).rows, model.schema, json=how.json, note=stderr_note(how.quiet))
 
 
 def _check(out: Path | None, lmbd: float | None) -> None:

@@ -3,16 +3,33 @@
 __all__ = ["register"]
 
 import math
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import typer
 
 from girsanov.cli.given import Given, conditioned
-from girsanov.cli.options import Common, RunArgument, choose_device, prepare_threads, spread
+from girsanov.cli.options import Common, RunArgument, spread
 from girsanov.cli.output import as_json, emit, stderr_note
 
 ROW = "{:>9}  {:>9}  {:>11}  {:>11}  {:>10}  {:>10}"
 HEADER = ("log-SNR", "noise", "discrepancy", "effect", "p", "corrected")
+
+
+@dataclass(frozen=True)
+class Testing:
+    """Which tests."""
+
+    panel: ClassVar[str] = "Evaluation"
+    level: Annotated[
+        list[float] | None,
+        typer.Option(metavar="L", help="Log-SNR of a test, repeatable.", show_default="0, 2, 4 and 6"),
+    ] = None
+    diffusion: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Diffusion matrix: robust, heavy_tailed, moments or gaussianise."),
+    ] = None
+    resamples: Annotated[int, typer.Option(min=19, metavar="B", help="Replicates of the null distribution.")] = 999
 
 
 def register(app: typer.Typer) -> None:
@@ -23,16 +40,8 @@ def register(app: typer.Typer) -> None:
 def run_test(
     samples: Annotated[str, typer.Argument(metavar="SAMPLES", help="Rows in data units: a name, file or folder.")],
     run: RunArgument,
-    level: Annotated[
-        list[float] | None,
-        typer.Option(metavar="L", help="Log-SNR of a test, repeatable.", show_default="0, 2, 4 and 6"),
-    ] = None,
-    diffusion: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Diffusion matrix: robust, heavy_tailed, moments or gaussianise."),
-    ] = None,
-    resamples: Annotated[int, typer.Option(min=19, metavar="B", help="Replicates of the null distribution.")] = 999,
     *,
+    tests: Testing,
     given: Given,
     common: Common,
 ) -> None:
@@ -44,25 +53,22 @@ def run_test(
     The effect is 0 for the model's own samples and 1 at most; an effect e shows in some 5/e rows. The p-value holds for
     rows that the model was not fitted to; of the run's own data, only held-out rows are used.
     """
-    prepare_threads(common.threads)
-    import torch
-
+    device = common.prepare()
     from girsanov.density_model import DensityModel
     from girsanov.likelihoods.score_test import LEVELS
     from girsanov.runs import rows_of
     from girsanov.stein import WildBootstrap
 
-    place = choose_device(common.device)
-    model = DensityModel.from_pretrained(run).to(place)
+    model = DensityModel.from_pretrained(run).to(device)
     rows, condition = conditioned(model, rows_of(model, samples), given, common)
     stderr_note(common.quiet)(f"testing {rows.described}: {len(rows):,}")
     found = model.score_test(
         rows.data,
-        level or LEVELS,
+        tests.level or LEVELS,
         condition=condition,
-        diffusion=diffusion,
-        method=WildBootstrap(resamples),
-        generator=torch.Generator().manual_seed(common.seed),
+        diffusion=tests.diffusion,
+        method=WildBootstrap(tests.resamples),
+        generator=common.generator(),
     )
     named = given.described()
     content = _content(found) | ({} if named is None else {"given": named})

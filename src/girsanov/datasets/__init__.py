@@ -124,7 +124,7 @@ def load(source: str | os.PathLike[str], **reading: Unpack[Reading]) -> Data:
 
     Args:
         source: see :func:`read`.
-        **reading: what becomes of columns, see :meth:`Schema.infer`: ``categorical``, ``dequantise``, ``drop``,
+        **reading: what becomes of columns, see :meth:`Schema.infer`: ``categorical``, ``discrete``, ``drop``,
             ``continuous``, ``lattice``.
 
     Raises:

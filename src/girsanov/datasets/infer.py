@@ -49,7 +49,7 @@ def table_rules(
     raw: Raw,
     *,
     categorical: bool,
-    dequantise: bool,
+    discrete: bool,
     drop: Sequence[str],
     continuous: Sequence[str] = (),
     lattice: Mapping[str, float] | None = None,
@@ -73,7 +73,7 @@ def table_rules(
     dimensions = sum(len(rule.dimensions()) for rule in ordered)
     if not dimensions:
         raise InputError(f"{raw.name}: every column is constant, so there is nothing to model.")
-    if not dequantise:
+    if not discrete:
         _refuse_discrete(ordered, raw.name)
     notes = (*table_notes(ordered, varying, asked), *said, *swallowed_notes(varying))
     return ordered, (*notes, *few_rows(len(raw), dimensions))
@@ -315,19 +315,19 @@ def _refuse_discrete(rules: Sequence[Rule], source: str) -> None:
     names += [rule.name for rule in rules if isinstance(rule, Numeric) and rule.lattice.step]
     if names:
         raise InputError(
-            f"{source}: discrete columns have no density: {', '.join(names)}; allow dequantisation, or "
+            f"{source}: discrete columns have no density: {', '.join(names)}; allow them, or "
             "leave them out with --drop."
         )
 
 
-def image_lattice(raw: Raw, *, dequantise: bool) -> tuple[Lattice, tuple[str, ...]]:
+def image_lattice(raw: Raw, *, discrete: bool) -> tuple[Lattice, tuple[str, ...]]:
     """The one lattice of all pixels, and the sentences that say so.
 
     Whole numbers have step 1 in the units of the data (0..255, or 0..16), also when few of them
     occur. Floats in steps of 1/255 or, from -1 to 1, of 2/255 have that step; other floats are judged like a column.
 
     Raises:
-        InputError: NaN or infinite pixels, all pixels equal, or discrete ones and no dequantisation.
+        InputError: NaN or infinite pixels, all pixels equal, or discrete ones that are not allowed.
     """
     values = raw.stack
     refuse_bad_pixels(values, raw.name)
@@ -339,10 +339,9 @@ def image_lattice(raw: Raw, *, dequantise: bool) -> tuple[Lattice, tuple[str, ..
     few = few_rows(len(values), values[0].size)
     if not lattice.step:
         return lattice, few
-    if not dequantise:
+    if not discrete:
         raise InputError(
-            f"{raw.name}: its pixels are discrete (step {spoken(lattice.step)}) and have no density; "
-            "allow dequantisation."
+            f"{raw.name}: its pixels are discrete (step {spoken(lattice.step)}) and have no density; allow that."
         )
     kind = "rounded to bins of width" if lattice.binned else "dequantised with step"
     return lattice, (f"Discrete pixels, {kind} {spoken(lattice.step)}.", *few)

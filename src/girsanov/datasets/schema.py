@@ -42,7 +42,7 @@ class Reading(TypedDict, total=False):
     """What an owner says of the columns: the options of :meth:`Schema.infer`."""
 
     categorical: bool
-    dequantise: bool
+    discrete: bool
     drop: Sequence[str]
     continuous: Sequence[str]
     lattice: Mapping[str, float] | None
@@ -81,7 +81,7 @@ class Schema:
         raw: Raw,
         *,
         categorical: bool = False,
-        dequantise: bool = True,
+        discrete: bool = True,
         drop: Sequence[str] = (),
         continuous: Sequence[str] = (),
         lattice: Mapping[str, float] | None = None,
@@ -91,7 +91,7 @@ class Schema:
         Args:
             raw: at least two rows.
             categorical: one-hot encode text columns; otherwise they are an error.
-            dequantise: declare discrete columns; otherwise they are an error.
+            discrete: declare discrete columns; otherwise they are an error.
             drop: names of columns to leave out.
             continuous: names of columns that are densities, whatever their values look like.
             lattice: steps of columns, by name, whose values are rounded to their multiples (shifted to the most
@@ -99,23 +99,23 @@ class Schema:
 
         Raises:
             InputError: missing or infinite values, text columns, discrete columns under
-                ``dequantise=False``, unknown names in ``drop``, nothing left to model.
+                ``discrete=False``, unknown names in ``drop``, nothing left to model.
         """
         if len(raw) < 2:
             raise InputError(f"{raw.name}: holds one row, but a model is fitted to many; give more rows.")
         if raw.kind == "images":
-            return cls._infer_images(raw, dequantise, (*drop, *continuous, *(lattice or ())))
+            return cls._infer_images(raw, discrete, (*drop, *continuous, *(lattice or ())))
         rules, notes = table_rules(
-            raw, categorical=categorical, dequantise=dequantise, drop=drop, continuous=continuous, lattice=lattice
+            raw, categorical=categorical, discrete=discrete, drop=drop, continuous=continuous, lattice=lattice
         )
         count = sum(len(rule.dimensions()) for rule in rules)
         return cls("table", (count,), rules, raw.named, raw.notes + notes)
 
     @classmethod
-    def _infer_images(cls, raw: Raw, dequantise: bool, named: Sequence[str]) -> "Schema":
+    def _infer_images(cls, raw: Raw, discrete: bool, named: Sequence[str]) -> "Schema":
         if named:
             raise InputError(f"{raw.name}: holds images, which have no columns to drop or state; leave {named[0]} out.")
-        lattice, notes = image_lattice(raw, dequantise=dequantise)
+        lattice, notes = image_lattice(raw, discrete=discrete)
         rules = (Numeric.fit("pixel", raw.stack, lattice),)
         return cls("images", raw.stack.shape[1:], rules, False, raw.notes + notes)
 

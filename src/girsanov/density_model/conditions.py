@@ -1,6 +1,6 @@
 """What rows are conditioned on, as a user has it: classes by name or finite numbers, one per row or one for all."""
 
-__all__ = ["Conditioning", "require_trained_classes", "unknown_class"]
+__all__ = ["Conditioning", "class_names", "continuous_conditions", "training_labels", "unknown_class"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,18 +23,17 @@ def unknown_class(label: Any, classes: Sequence[Any]) -> InputError:
     return InputError(f"Unknown class {label!r}: the classes are {_listed(classes)}")
 
 
-def require_trained_classes(data: Data, splits: Splits) -> None:
-    """Refuse classes of which every row is held out: the network would draw them from what it was before training.
-
-    Args:
-        data: numbered by the classes that occur, or with continuous conditions, which always pass.
-        splits: of its rows.
+def training_labels(data: Data, splits: Splits) -> Tensor:
+    """What the rows of data are conditioned on in training: their classes' numbers, or continuous conditions.
 
     Raises:
-        InputError: naming these classes.
+        InputError: without labels, or naming the classes of which every row is held out: the network would draw them
+            from what it was before training.
     """
-    if data.codes is None or data.codes.is_floating_point():
-        return
+    if data.codes is None:
+        raise InputError(f"{data.name}: has no labels to condition on; leave conditional out")
+    if data.codes.is_floating_point():
+        return data.codes
     trained = set(data.codes[splits.train].tolist())
     missing = [name for k, name in enumerate(data.classes or ()) if k not in trained]
     if missing:
@@ -42,6 +41,29 @@ def require_trained_classes(data: Data, splits: Splits) -> None:
             f"{data.name}: the training split has no row of {'class' if len(missing) == 1 else 'classes'} "
             f"{_listed(missing)}: leave their rows out, give more of them, or split with another seed"
         )
+    return data.codes
+
+
+def class_names(data: Data) -> tuple[str, ...]:
+    """Names of the classes that data have."""
+    if data.codes is None or data.codes.is_floating_point():
+        return ()
+    return data.of_present_classes().classes or ()
+
+
+def continuous_conditions(labels: Any | None) -> Tensor | None:
+    """Labels as continuous conditions, float64 ``n c``; ``None`` where they are classes, or missing."""
+    if labels is None:
+        return None
+    values = np.asarray(
+        labels.detach().cpu().double() if isinstance(labels, Tensor) and labels.is_floating_point() else labels
+    )
+    if values.dtype.kind not in "iuf" or (values.dtype.kind != "f" and values.shape[1:] in ((), (1,))):
+        return None
+    if values.ndim == 2:
+        return torch.from_numpy(values.astype(np.float64))
+    fractional = values.ndim == 1 and bool((np.isfinite(values) & (values != np.rint(values))).any())
+    return torch.from_numpy(values.astype(np.float64))[:, None] if fractional else None
 
 
 def _listed(classes: Sequence[Any]) -> str:
@@ -64,6 +86,14 @@ class Conditioning:
     values: tuple[Any, ...] = ()
     numbers: bool = False
     width: int | None = None
+
+    @classmethod
+    def of(cls, data: Data) -> "Conditioning":
+        """Classes by name, and as the labels gave them where the names say no more; or numbers."""
+        if data.codes is not None and data.codes.is_floating_point():
+            return cls(numbers=True, width=data.codes.shape[1])
+        names, values = class_names(data), tuple(data.values or ())
+        return cls(names, values if tuple(map(label_name, values)) == names else ())
 
     def encode(self, condition: Any, rows: int | None, device: torch.device) -> Tensor | None:
         """The condition as a network takes it, leading dimension ``rows`` or 1.

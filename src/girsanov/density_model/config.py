@@ -1,11 +1,14 @@
 r"""What a fit is made of: one frozen record, saved with the model; a setting that is not used is not a field."""
 
-__all__ = ["DEQUANTISERS", "PROCESSES", "SCHEDULES", "Config", "make_process"]
+__all__ = ["DEQUANTISERS", "PROCESSES", "SCHEDULES", "Config", "type_name"]
 
+import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
+
+from torch import nn
 
 from girsanov.processes import (
     Cosine,
@@ -38,19 +41,27 @@ DEQUANTISERS = ("uniform", "truncated-normal", "variational", "categorical")
 #: whether the forward process keeps its schedule or learns one
 SCHEDULES = ("fixed", "learned")
 
-NETWORKS = ("conv", "mlp", "two-layer", "unet")
+#: what may be given in place of a name
+OBJECTS: dict[str, tuple[type, ...]] = {"process": (LinearProcess,), "network": (nn.Module, Callable, type(None))}  # type: ignore[dict-item]
+#: settings of a network that those of each name take, beside ``width`` and ``members``
+SIZES = {
+    "conv": ("blocks", "dropout"),
+    "mlp": ("blocks", "dropout"),
+    "two-layer": (),
+    "unet": ("blocks", "dropout", "multipliers"),
+}
 CHOICES = {
     "process": PROCESSES,
     "schedule": SCHEDULES,
-    "network": NETWORKS,
+    "network": SIZES,
     "model": ("diffusion", "cnf"),
     "dequantise": DEQUANTISERS,
 }
 
 
-def make_process(name: str, schedule: str, log_snr_range: tuple[float, float]) -> LinearProcess:
-    """The forward process of a model; a learned schedule has exact ends, so it must know its range."""
-    return PROCESSES[name]() if schedule == "fixed" else LearnedSchedule(log_snr_range).float()
+def type_name(value: Any) -> str:
+    """What a value of a user's own is called, in records and sentences."""
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 @dataclass(frozen=True)
@@ -60,20 +71,24 @@ class Config:
     Attributes:
         model: ``diffusion``, trained through its bound; or ``cnf``, the same network's ODE trained by maximum
             likelihood: an ordinary continuous flow.
-        network: ``conv`` (small images), ``mlp``, ``two-layer`` (closed-form divergence) or ``unet`` (diffusers).
+        network: ``conv`` (small images), ``mlp``, ``two-layer`` (closed-form divergence) or ``unet`` (diffusers); or
+            a network of one's own, a module ``network(log_snr, features, condition)`` that maps ``b 1 *d`` to
+            ``b 1 *d`` at levels ``b``, of which a copy is trained; or what makes one,
+            ``make(event_shape, signature)`` with the number of maps in a :class:`girsanov.models.Signature`, for which
+            more heads are there: a class of :mod:`girsanov.models`, or ``functools.partial`` of one.
         width: channels or units of the network.
         blocks: number of residual blocks, of ``unet`` at each resolution.
         multipliers: channels of ``unet`` at each resolution, in units of ``width``.
         members: networks whose predictions are averaged; each sees its own share of a batch in training.
         dropout: rate inside the blocks.
-        process: name of the forward process.
+        process: the forward process, or its name.
         schedule: ``fixed``, or ``learned``: a variance-preserving one with the ends of ``vp``, trained with the network
             so that the bound's estimate at uniform times has the least variance; the bound does not change by it.
         predicts: what the network predicts.
         rank: principal components of the Gaussian reference; all by default.
         gaussianise: whether the columns of tables are mapped to normal marginals first.
         flow: whether a spline flow may become the last transform of a table, where it pays on held-out rows.
-        lattice: whether discrete data with few cells get the lattice head.
+        lattice_head: whether discrete data with few cells get the lattice head.
         dequantise: how discrete dimensions enter a continuous model: ``uniform`` noise, ``truncated-normal`` noise,
             ``variational`` (learned) noise, or ``categorical``: no noise, the model's last step decodes cells.
         logit: whether dequantised pixels or columns are modelled in logit space (where their range is known: all
@@ -95,19 +110,19 @@ class Config:
     """
 
     model: str = "diffusion"
-    network: str | None = None
+    network: str | nn.Module | Callable[..., nn.Module] | None = None
     width: int | None = None
     blocks: int | None = None
     multipliers: Sequence[int] | None = None
     members: int | None = None
     dropout: float | None = None
-    process: str = "vp"
+    process: str | LinearProcess = "vp"
     schedule: str = "fixed"
     predicts: str = "v"
     rank: int | None = None
     gaussianise: bool = True
     flow: bool = True
-    lattice: bool = True
+    lattice_head: bool = True
     dequantise: str = "uniform"
     logit: bool = False
     conditional: bool = False
@@ -127,8 +142,9 @@ class Config:
         require_counts(self, "seed", least=0)
         for name, known in CHOICES.items():
             value = getattr(self, name)
-            if value not in known and not (name == "network" and value is None):
+            if not (value in known if isinstance(value, str) else isinstance(value, OBJECTS.get(name, ()))):
                 raise InputError(f"Unknown {name} {value!r}: choose one of {', '.join(known)}")
+        self._require_effect()
         if self.schedule == "learned" and (self.process != "vp" or self.model == "cnf"):
             raise InputError("A learned schedule is a variance-preserving diffusion's: leave process and model out")
         if self.model == "cnf" and self.dequantise == "categorical":
@@ -142,9 +158,37 @@ class Config:
         if self.multipliers is not None:
             object.__setattr__(self, "multipliers", _whole_numbers(self.multipliers))
 
+    def _require_effect(self) -> None:
+        """Refuse what the chosen network or model would ignore."""
+        if isinstance(self.process, LearnedSchedule):
+            raise InputError("A schedule that is to be learned is asked for by schedule='learned': leave process out")
+        sizes = {"width", "members", "blocks", "dropout", "multipliers"}
+        if isinstance(self.network, str):
+            unused, who = sizes - {"width", "members", *SIZES[self.network]}, f"the {self.network} network"
+        elif self.network is None:
+            return
+        else:
+            unused, who = sizes - {"members"}, "a network that is given"
+        for name in sorted(unused):
+            if getattr(self, name) is not None:
+                raise InputError(f"{name} has no effect on {who}: leave it out")
+
+    @property
+    def takes_one_map(self) -> bool:
+        """Whether the network reads one map of a row and returns one, which heads with experts do not content."""
+        return self.network == "two-layer" or isinstance(self.network, nn.Module)
+
+    def forward_process(self) -> LinearProcess:
+        """The process, a copy of one that was given."""
+        return PROCESSES[self.process]() if isinstance(self.process, str) else copy.deepcopy(self.process)
+
     def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
+        """All fields; what is no plain value by the name of its class."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in OBJECTS:
+            if not isinstance(values[name], str | None):
+                values[name] = type_name(values[name])
+        return values
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Config":

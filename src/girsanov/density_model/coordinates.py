@@ -30,7 +30,9 @@ COMPONENTS = (5, 20, 60)
 RIDGES = (1e-5, 1e-2)
 MIXTURE_ROWS = 20_000
 ROWS_PER_COMPONENT = 15
-FLOW_SHARE = 0.55  # of the time budget
+FLOW_SHARE, MIXTURE_SHARE = 0.55, 0.15  # of the time budget
+ITERATIONS = 60
+SPEED = 1e9  # multiplications of a mixture's fit per second, at least: a clock would choose another one after a stop
 FLOW_COLUMNS = 64  # wider tables do without a flow
 LARGE = 20_000  # rows from which on a wider flow pays
 HELD_OUT_ROWS = 2000
@@ -71,7 +73,7 @@ def fit_coordinates(
     if config.flow and rows.shape[1] <= FLOW_COLUMNS:
         flow, found["flow"] = _fit_flow(columns, rows, held, config, out, progress)
         columns = columns.then(flow)
-    mixture, value = _fit_mixture(columns, rows, held, config.seed)
+    mixture, value = _fit_mixture(columns, rows, held, config)
     if math.isfinite(value):  # a handful of rows bears none
         found["mixture"] = value
     if "flow" in found and value <= found["flow"]:
@@ -113,19 +115,21 @@ def _logit(data: Data) -> Logit:
     return Logit(float((data.x - 0.5 * step).min()), float((data.x + 0.5 * step).max()))
 
 
-def _fit_mixture(columns: Encoding, rows: State, held: State, seed: int) -> tuple[GaussianMixture | None, float]:
+def _fit_mixture(columns: Encoding, rows: State, held: State, config: Config) -> tuple[GaussianMixture | None, float]:
     """The best mixture on held-out rows, more components as long as they pay; ``None`` if one is best."""
     from sklearn.mixture import GaussianMixture as Mixture
 
+    seed, affordable = config.seed, math.inf if config.time_budget is None else MIXTURE_SHARE * config.time_budget
     y = columns.spread(rows[:MIXTURE_ROWS], stream(seed, "mixture"), copies=1)[0].numpy()
     other, log_det = columns.spread(held, stream(seed, "held-out mixture"), copies_for(len(held), HELD_OUT_ROWS))
     best, score = None, -float("inf")
     for count in (1, *COMPONENTS):
-        if count * ROWS_PER_COMPONENT > len(y):
+        seconds = len(RIDGES) * ITERATIONS * count * len(y) * (y.shape[1] ** 2 + 20) / SPEED
+        if count * ROWS_PER_COMPONENT > len(y) or (count > 1 and seconds > affordable):
             break
         before = score
         for ridge in RIDGES:
-            fitted = Mixture(count, reg_covar=ridge, max_iter=60, random_state=seed % 2**31)
+            fitted = Mixture(count, reg_covar=ridge, max_iter=ITERATIONS, random_state=seed % 2**31)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # unconverged fits are scored all the same
                 fitted.fit(y)
@@ -151,21 +155,10 @@ def _fit_flow(
 ) -> tuple[SplineFlow, float]:
     """A spline flow by maximum likelihood, stopped early on held-out rows."""
     small = len(rows) < LARGE
-    steps = 2000 if small else 6000
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(config.seed, 4))
         flow = SplineFlow(rows.shape[1], width=64 if small else 128)
-    settings = TrainingConfig(
-        steps=steps if config.steps is None else min(steps, config.steps),
-        batch_size=min(256, len(rows)),
-        learning_rate=4e-3 if small else 3e-3,
-        weight_decay=0.1 if small else 0.01,
-        clip_norm=5.0,
-        ema_decay=0.995,
-        patience=8,
-        time_budget=None if config.time_budget is None else FLOW_SHARE * config.time_budget,
-        seed=config.seed,
-    )
+    settings = _flow_settings(config, len(rows))
     shuffled = ShuffledBatches(len(rows), settings.batch_size, mix(config.seed, 5))
     other, log_det = columns.spread(held, stream(config.seed, "held-out flow"), copies_for(len(held), HELD_OUT_ROWS))
 
@@ -181,16 +174,25 @@ def _fit_flow(
         with torch.no_grad():
             return float(module.log_prob(other).double().mean() + log_det.mean())
 
-    result = train(
-        flow,
-        loss,
-        lambda step: rows[shuffled(step)],
-        config=settings,
-        validate=validate,
-        run=None if out is None else out / "flow",
-        progress=progress,
-        identity=f"flow {fingerprint(rows)} {columns.schema.cells}",
-    )
+    run, identity = None if out is None else out / "flow", f"flow {fingerprint(rows)} {columns.schema.cells}"
+    options = {"validate": validate, "run": run, "progress": progress, "identity": identity}
+    result = train(flow, loss, lambda step: rows[shuffled(step)], config=settings, **options)
     assert isinstance(result.module, SplineFlow)
     assert result.best_value is not None
     return result.module, result.best_value
+
+
+def _flow_settings(config: Config, rows: int) -> TrainingConfig:
+    small = rows < LARGE
+    steps = 2000 if small else 6000
+    return TrainingConfig(
+        steps=steps if config.steps is None else min(steps, config.steps),
+        batch_size=min(256, rows),
+        learning_rate=4e-3 if small else 3e-3,
+        weight_decay=0.1 if small else 0.01,
+        clip_norm=5.0,
+        ema_decay=0.995,
+        patience=8,
+        time_budget=None if config.time_budget is None else FLOW_SHARE * config.time_budget,
+        seed=config.seed,
+    )

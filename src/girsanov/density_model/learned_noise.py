@@ -5,15 +5,17 @@ maximises :math:`E[\log|\det| + \log\mathcal{N}(y; m, S) + \mathrm{gain}(y)]`, w
 kept where held-out rows gain by it. It starts as the uniform noise.
 """
 
-__all__ = ["fit_dequantiser"]
+__all__ = ["fit_dequantiser", "network_share"]
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from girsanov.calculus import noised, sum_event
-from girsanov.datasets import Data
+from girsanov.datasets import Data, Splits
+from girsanov.density_model.config import Config
 from girsanov.density_model.fresh import fresh_elbo
 from girsanov.density_model.model import DensityModel
 from girsanov.encoding import Encoding
@@ -25,15 +27,21 @@ from girsanov.transforms import VariationalDequantise
 from girsanov.types import MeanEstimate, State
 
 STEPS, BATCH, SAMPLES = 400, 256, 16
+HELD_ROWS = 512
+SHARE = 0.15  # of a time budget
+
+
+def network_share(config: Config) -> float:
+    """Share of a time budget that is the network's."""
+    return 1.0 - SHARE if config.dequantise == "variational" else 1.0
 
 
 def fit_dequantiser(
     model: DensityModel,
-    rows: State,
-    held: Data,
+    data: Data,
+    splits: Splits,
+    config: Config,
     *,
-    steps: int | None,
-    seed: int,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> None:
@@ -41,24 +49,41 @@ def fit_dequantiser(
 
     Args:
         model: a fitted model.
-        rows: encoded training rows ``n *event_shape``.
-        held: rows that decide when to stop, and whether the start was best.
-        steps: of the fit, which this one does not exceed; ``None`` for the default.
-        seed: of the fit.
+        data: all rows, where the model is.
+        splits: training rows are learned from; validation rows decide when to stop, and whether the start was best.
+        config: of the fit, whose steps this one does not exceed.
         out: folder for checkpoints.
         progress: what shows the progress.
     """
     start = model.encoding.dequantiser
     if not isinstance(start, VariationalDequantise):
         return
+    rows, held = data.x[splits.train], data[splits.validation[:HELD_ROWS]]
     settings = TrainingConfig(
-        steps=min(STEPS, steps or STEPS),
+        steps=min(STEPS, config.steps or STEPS),
         batch_size=min(BATCH, len(rows)),
         learning_rate=3e-3,
         ema_decay=0.99,
-        seed=seed,
+        time_budget=None if config.time_budget is None else SHARE * config.time_budget,
+        seed=config.seed,
     )
-    shuffled = ShuffledBatches(len(rows), settings.batch_size, mix(seed, 7))
+    shuffled = ShuffledBatches(len(rows), settings.batch_size, mix(config.seed, 7))
+    model.score.requires_grad_(False)
+    result = train(
+        start,
+        _loss(model),
+        lambda step: rows[shuffled(step)],
+        config=settings,
+        validate=_validation(model, held, config.seed),
+        run=None if out is None else out / "dequantiser",
+        progress=progress,
+    )
+    model.score.requires_grad_(True)
+    assert isinstance(result.module, VariationalDequantise)
+    model.encoding = model.encoding.with_dequantiser(result.module)
+
+
+def _loss(model: DensityModel) -> Callable[[nn.Module, State, torch.Generator, int], Tensor]:
     low, high = model.score.log_snr_range
     levels = LogSNRDensity.from_spectrum(low, high, model.reference.spectrum())
 
@@ -67,25 +92,17 @@ def fit_dequantiser(
         del step
         return -_value(model, model.encoding.with_dequantiser(module), batch, levels, generator) / batch[0].numel()
 
+    return loss
+
+
+def _validation(model: DensityModel, held: Data, seed: int) -> Callable[[nn.Module, int], MeanEstimate]:
     def validate(module: nn.Module, step: int) -> MeanEstimate:
         assert isinstance(module, VariationalDequantise)
         del step
         candidate = model.replace(encoding=model.encoding.with_dequantiser(module), proposal=None)
         return fresh_elbo(candidate, held, stream(seed, "dequantiser"), samples=SAMPLES).mean()
 
-    model.score.requires_grad_(False)
-    result = train(
-        start,
-        loss,
-        lambda step: rows[shuffled(step)],
-        config=settings,
-        validate=validate,
-        run=None if out is None else out / "dequantiser",
-        progress=progress,
-    )
-    model.score.requires_grad_(True)
-    assert isinstance(result.module, VariationalDequantise)
-    model.encoding = model.encoding.with_dequantiser(result.module)
+    return validate
 
 
 def _value(

@@ -44,6 +44,7 @@ from girsanov.likelihoods.integral import keeps_graph
 from girsanov.likelihoods.score_test import LEVELS
 from girsanov.models import ScoreModel
 from girsanov.pairs import ScorePair
+from girsanov.processes import LinearProcess
 from girsanov.randomness import seed_of
 from girsanov.samplers import sample
 from girsanov.saved import fill
@@ -333,16 +334,23 @@ class DensityModel(nn.Module):
         write(place, storage.describe(**self._parts()), storage.own_tensors(self))
 
     @classmethod
-    def from_pretrained(cls, folder_or_hub_id: str | Path) -> "DensityModel":
+    def from_pretrained(
+        cls, folder_or_hub_id: str | Path, *, network: Any = None, process: LinearProcess | None = None
+    ) -> "DensityModel":
         """Read what :meth:`save_pretrained` wrote, or a Hugging Face repository that holds it.
 
+        Args:
+            folder_or_hub_id: where.
+            network: of a model that was fitted with a network of one's own, that again, or what makes it.
+            process: likewise its process.
+
         Raises:
-            InputError: if the folder is missing, damaged, or written by a later format.
+            InputError: if the folder is missing, damaged, or written by a later format, or something is to be given.
         """
         folder = storage.model_folder(folder_or_hub_id)
         description, tensors = storage.MODEL.read(folder)
         with storage.MODEL.described(folder):
-            model = cls(**storage.build(description))
+            model = cls(**storage.build(description, network, process))
             fill(storage.own_tensors(model), tensors)
         return model.eval()
 

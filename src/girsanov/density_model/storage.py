@@ -16,11 +16,11 @@ from torch import nn
 from girsanov.datasets import Schema
 from girsanov.densities import Gaussian, GaussianMixture
 from girsanov.density_model.conditions import Conditioning
-from girsanov.density_model.config import make_process
-from girsanov.density_model.networks import Architecture, build_network
+from girsanov.density_model.networks import Architecture, build_network, build_process
 from girsanov.encoding import Encoding
 from girsanov.files import MANIFEST
 from girsanov.models import Head, Lattice, LatticeHead, MixtureHead, ResidualHead, ScoreModel
+from girsanov.processes import LinearProcess
 from girsanov.saved import FILES, ModelFolder
 from girsanov.solvers import LogSNRDensity
 from girsanov.transforms import TRANSFORMS
@@ -51,7 +51,7 @@ def describe(
         "reference": {"event_shape": list(reference.event_shape), "rank": len(reference.eigenvalues)},
         "score": {
             "model": built.model,
-            "process": built.process,
+            "process": dict(built.process),
             "schedule": built.schedule,
             "predicts": score.predicts,
             "log_snr_range": list(score.log_snr_range),
@@ -65,8 +65,14 @@ def describe(
     }
 
 
-def build(description: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a density model, before their tensors are filled in."""
+def build(description: dict[str, Any], network: Any = None, process: LinearProcess | None = None) -> dict[str, Any]:
+    """The arguments of a density model, before their tensors are filled in.
+
+    Args:
+        description: as :func:`describe` returns it.
+        network: where it has one of a user's own, that or what makes it.
+        process: where it has one of a user's own, that.
+    """
     transforms = [TRANSFORMS[entry["name"]](**entry["config"]) for entry in description["transforms"]]
     shape, rank = description["reference"]["event_shape"], description["reference"]["rank"]
     d = math.prod(shape)
@@ -76,8 +82,8 @@ def build(description: dict[str, Any]) -> dict[str, Any]:
     low, high = spec["log_snr_range"]
     head = _build_head(spec["head"], reference, spec["predicts"])
     score = ScoreModel(
-        build_network(built.network, shape, head),
-        make_process(built.process, built.schedule, (low, high)),
+        build_network(built.network, shape, head, given=network),
+        build_process(built, (low, high), process),
         spec["predicts"],
         reference=reference,
         head=head,

@@ -23,7 +23,7 @@ def fit_mixture(data: PeerData, seconds: float) -> Peer:
 
     Args:
         data: the rows.
-        seconds: the search stops to try more once so many have passed.
+        seconds: the search stops to try more once so many have passed, or would with the next one.
 
     Raises:
         InputError: if not a single mixture can be fitted.
@@ -31,15 +31,17 @@ def fit_mixture(data: PeerData, seconds: float) -> Peer:
     begun = time.monotonic()
     rows = data.training()
     best: tuple[float, int, int, LogProb] | None = None
-    stale = 0
+    stale, each = 0, 0.0  # seconds of a component
     for components in COMPONENTS:
         if components > len(data.splits.train) // 2 or stale >= PATIENCE:
             break
         found = None
         for index in _neighbours(None if best is None else best[2]):
-            if best is not None and time.monotonic() - begun > seconds:
+            tried = time.monotonic()
+            if (best is not None or found is not None) and tried - begun + each * components > seconds:
                 break
             fitted = _fit(rows, components, REGULARISERS[index], data.seed)
+            each = (time.monotonic() - tried) / components
             if fitted is None:
                 continue
             value = data.validation(fitted)

@@ -169,6 +169,7 @@ def _facts(contents: BridgeContents) -> str:
     tables = {
         "Rows": {**dict(zip(("from", "to"), contents.names, strict=False)), **rows},
         "Seconds": metrics["timing"],
+        **({"Shortened to the time budget": metrics["shortened"]} if metrics.get("shortened") else {}),
         "Settings": {**metrics["settings"], "steps of a projection": metrics["steps"]},
         "Versions": metrics["versions"],
     }

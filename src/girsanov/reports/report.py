@@ -179,6 +179,7 @@ def _facts(contents: Contents) -> str:
     tables = {
         "Splits": {name: f"{count:,} rows" for name, count in metrics["rows"].items()},
         "Could not be computed": metrics.get("failed", {}),
+        "Shortened to the time budget": metrics.get("shortened", {}),
         "Training": metrics.get("training", {}),
         "Starting points (validation rows, nats)": metrics.get("starting_points", {}),
         "Seconds": metrics.get("timing", {}),

@@ -2,6 +2,9 @@
 
 __all__ = [
     "BridgeConfig",
+    "BridgeRun",
+    "Budget",
+    "DensityRun",
     "EndSource",
     "Ends",
     "EvaluationConfig",
@@ -11,20 +14,23 @@ __all__ = [
     "Source",
     "all_rows",
     "condition_of",
-    "fit_bridge_run",
     "fit_run",
+    "part_rows",
     "read_ends",
     "rows_of",
     "select",
     "tested_rows",
-    "write_bridge_report",
     "write_report",
 ]
 
-from girsanov.runs.bridge import fit_bridge_run, write_bridge_report
+from girsanov.runs.bridge import BridgeRun
 from girsanov.runs.bridge_config import BridgeConfig
+from girsanov.runs.budget import Budget
 from girsanov.runs.conditions import condition_of
+from girsanov.runs.density import DensityRun
+from girsanov.runs.density_measures import EvaluationConfig
 from girsanov.runs.ends import Ends, EndSource, read_ends
-from girsanov.runs.experiment import EvaluationConfig, fit_run, write_report
 from girsanov.runs.folder import RunFolder, Source
-from girsanov.runs.rows import Rows, Selection, all_rows, rows_of, select, tested_rows
+from girsanov.runs.report import write_report
+from girsanov.runs.rows import Rows, Selection, all_rows, part_rows, rows_of, select, tested_rows
+from girsanov.runs.run import fit_run

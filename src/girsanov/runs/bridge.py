@@ -1,26 +1,23 @@
-"""A whole bridge, from two sources to a report: fit, move the held-out rows of both ends, write everything down."""
+"""The run of a bridge between two sources: fit, move the held-out rows of both ends, report."""
 
-__all__ = ["fit_bridge_run", "write_bridge_report"]
+__all__ = ["BridgeRun"]
 
-import contextlib
-import csv
 import dataclasses
 import io
-import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from girsanov.bridge_model import (
+    DATA_FILE,
     BridgeModel,
     describe_units,
-    is_bridge_run,
     read_record,
     read_units,
     spread_units,
@@ -28,10 +25,9 @@ from girsanov.bridge_model import (
 )
 from girsanov.bridges import AlternatingConfig, JointConfig, NetworkConfig, SchrodingerBridge
 from girsanov.bridges.halves import DIRECTIONS
+from girsanov.datasets.frames import csv_text
 from girsanov.densities import StandardNormal
 from girsanov.encoding import Encoding
-from girsanov.environment import versions
-from girsanov.files import write_bytes_atomic, write_text_atomic
 from girsanov.processes import BrownianMotion
 from girsanov.randomness import mix
 from girsanov.reports import Attempts
@@ -40,255 +36,206 @@ from girsanov.runs.bridge_config import BridgeConfig
 from girsanov.runs.bridge_measures import errors, measured, views
 from girsanov.runs.bridge_plan import planned_steps
 from girsanov.runs.ends import Ends, EndSource, read_ends
-from girsanov.training import Progress
+from girsanov.runs.folder import Identity, RunFolder
+from girsanov.runs.run import Kind, Work
 from girsanov.types import InputError, State
 
-FORMAT = 1
+TRAINING, MEASURES, REPORT = 0.7, 0.2, 0.1  # shares of a time budget
 ROUND_ROWS = 300  # held-out rows of each end that are moved after each alternation
 
-Note = Callable[[str], None]
 
+@dataclass(frozen=True)
+class BridgeRun(Kind):
+    """A bridge between the rows of two ends.
 
-def fit_bridge_run(
-    ends: Ends,
-    out: str | Path,
-    config: BridgeConfig,
-    *,
-    progress: Progress | None = None,
-    note: Note | None = None,
-    device: str | torch.device = "cpu",
-) -> dict[str, Any]:
-    """Fit a bridge, move the held-out rows both ways, and write the folder of the run; goes on where it was stopped.
-
-    Args:
+    Attributes:
         ends: the data, as :func:`girsanov.runs.read_ends` returns them.
-        out: folder of the run.
         config: settings.
-        progress: what shows the training.
-        note: receives a sentence at each stage.
-        device: where the networks are trained and the held-out rows are moved.
-
-    Returns:
-        The content of ``metrics.json``.
-
-    Raises:
-        InputError: for settings or a folder that cannot work.
-        Interrupted: on SIGINT or SIGTERM during training, after a checkpoint was saved.
     """
-    note = note or (lambda _: None)
-    folder, begun = Path(out), time.monotonic()
-    given, config = config, config.completed(ends)
-    with _writable(folder):
-        known = _begun(folder, ends, config)
-    if known is not None and (folder / "metrics.json").is_file():
-        note(f"{folder} is complete: nothing to fit again")
-        if not (folder / "report.html").exists():
-            write_bridge_report(folder, note=note)
-        return json.loads((folder / "metrics.json").read_text())
-    for sentence in (*ends.described, *ends.schema.notes, *given.notes(ends)):
-        note(sentence)
-    place = torch.device(device)
-    record = known or _record(ends, config, place, note)
-    with _writable(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_record(folder, record)
-    model, rounds = _fitted(ends, folder, record, place, progress, note)
-    trained = time.monotonic()
-    model.save(folder)
-    note("moving the held-out rows of both ends")
-    metrics = {
-        "format": FORMAT,
-        "kind": "bridge",
-        **{name: record[name] for name in ("source", "target", "sigma", "steps", "settings")},
-        "rows": {
-            name: {part: len(getattr(split, part)) for part in ("train", "test")}
-            for name, split in zip(("source", "target"), ends.splits, strict=False)
-        },
-        "test": measured(model, ends),
-        "rounds": rounds,
-        "history": model.bridge.history,
-        "timing": {"training": round(trained - begun, 1), "evaluation": round(time.monotonic() - trained, 1)},
-        "seconds": round(time.monotonic() - begun, 1),
-        "versions": versions(),
-    }
-    _write_translated(folder, model, ends)
-    write_text_atomic(folder / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
-    _report(folder, model, metrics, ends, "", note)
-    return metrics
 
+    command: ClassVar[str] = "bridge"
+    ends: Ends
+    config: BridgeConfig
 
-def write_bridge_report(run: str | Path, *, note: Note | None = None) -> Path:
-    """Make ``report.html`` of a complete run again.
+    def within(self, seconds: float | None) -> "BridgeRun":
+        """The same, its training limited."""
+        if seconds is None:
+            return self
+        return BridgeRun(self.ends, dataclasses.replace(self.config, time_budget=TRAINING * seconds))
 
-    Args:
-        run: folder of the run.
-        note: receives a sentence for each part that could not be made.
+    @cached_property
+    def settings(self) -> BridgeConfig:
+        """The configuration with what the data decide."""
+        return self.config.completed(self.ends)
 
-    Raises:
-        InputError: if the run is not complete.
-    """
-    folder = Path(run)
-    model = BridgeModel.load(folder)
-    if not (folder / "metrics.json").is_file():
-        raise InputError(f"{folder} has no metrics.json: run its girsanov bridge command again to complete it")
-    metrics = json.loads((folder / "metrics.json").read_text())
-    try:
-        ends, missing = _read_again(model.record), ""
-    except InputError as error:
-        ends, missing = None, f"This section needs the data, which could not be read again: {error}"
-    return _report(folder, model, metrics, ends, missing, note or (lambda _: None))
+    def identity(self) -> Identity:
+        """By the rows of both ends and the settings."""
+        names = " and ".join(end.name for end in self.ends.sources)
+        return Identity(names, tuple(self.ends.fingerprints), self.ends.schema.cells, asdict(self.settings))
 
-
-def _read_again(record: dict[str, Any]) -> Ends:
-    """The rows that a bridge was fitted to.
-
-    Raises:
-        InputError: if they are gone or have changed.
-    """
-    ends = read_ends(*(EndSource.from_json(record[end]) for end in ("source", "target")), **record["reading"])
-    if ends.fingerprints != record["fingerprints"]:
-        raise InputError("the rows have changed since the fit, so the held-out ones are unknown.")
-    return ends
-
-
-@contextlib.contextmanager
-def _writable(folder: Path) -> Iterator[None]:
-    """What the file system refuses, as a sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"cannot write in {folder} ({error.strerror}): choose another --out") from error
-
-
-def _begun(folder: Path, ends: Ends, config: BridgeConfig) -> dict[str, Any] | None:
-    """The record of a run that goes on; ``None`` for a new folder.
-
-    Raises:
-        InputError: if the folder is something else, or of other data or settings.
-    """
-    if not folder.exists():
-        return None
-    if not folder.is_dir():
-        raise InputError(f"{folder} is a file: choose another --out")
-    if not is_bridge_run(folder):
-        if any(folder.iterdir()):
-            raise InputError(f"{folder} holds files that are not of a bridge: choose another --out")
-        return None
-    record = read_record(folder)
-    if record["fingerprints"] != ends.fingerprints:
+    @classmethod
+    def begun(cls, folder: RunFolder) -> Identity | None:
+        """The same of ``data.json``."""
+        if folder.is_new((DATA_FILE,)):
+            return None
+        record = read_record(folder.path)
         names = " and ".join(record[end]["name"] for end in ("source", "target"))
-        raise InputError(f"{folder} is a bridge of other rows ({names}): choose another --out")
-    for name, value in asdict(config).items():
-        if record["settings"].get(name) != value:
-            raise InputError(
-                f"{folder} was fitted with {name}={record['settings'].get(name)}, not {value}: "
-                "choose another --out, or give the same settings"
-            )
-    return record
+        return Identity(names, tuple(record["fingerprints"]), record["cells"], record["settings"])
 
+    def is_complete(self, metrics: Mapping[str, Any]) -> bool:
+        """Whatever the results are: the settings are those of the folder."""
+        return True
 
-def _record(ends: Ends, config: BridgeConfig, place: torch.device, note: Note) -> dict[str, Any]:
-    encoding = spread_units(ends.schema, [ends.part(i, "train") for i in range(len(ends.x))])
-    record = {
-        "source": ends.sources[0].to_json(),
-        "target": ends.sources[1].to_json(),
-        "reading": dict(ends.reading),
-        "fingerprints": ends.fingerprints,
-        **describe_units(encoding),
-        "sigma": config.sigma,
-        "settings": asdict(config),
-    }
-    blank, rows = _blank(ends, record, 1), _encoded(ends, encoding, config, place)
-    if config.time_budget is not None:
-        note(f"planning the steps of {config.time_budget:g} s")
-    return record | {"steps": planned_steps(blank, rows, config)}
+    def fit(self, work: Work) -> BridgeModel:
+        """Fit and save, the steps as they were planned when the run began."""
+        folder, begun = work.folder, time.monotonic()
+        for sentence in (*self.ends.described, *self.ends.schema.notes, *self.config.notes(self.ends)):
+            work.note(sentence)
+        record = self._record(work) if folder.is_new((DATA_FILE,)) else read_record(folder.path)
+        with folder.writable():
+            folder.path.mkdir(parents=True, exist_ok=True)
+            write_record(folder.path, record)
+        model, rounds = self._fitted(record, work)
+        model.save(folder.path)
+        training = {"rounds": rounds, "seconds": round(time.monotonic() - begun, 1)}
+        return dataclasses.replace(model, record=record | {"training": training})
 
+    def _record(self, work: Work) -> dict[str, Any]:
+        """What the run is of, and how many steps fit into its time."""
+        ends, config = self.ends, self.settings
+        encoding = spread_units(ends.schema, [ends.part(i, "train") for i in range(len(ends.x))])
+        record = {
+            "source": ends.sources[0].to_json(),
+            "target": ends.sources[1].to_json(),
+            "reading": dict(ends.reading),
+            "fingerprints": ends.fingerprints,
+            "cells": ends.schema.cells,
+            **describe_units(encoding),
+            "sigma": config.sigma,
+            "settings": asdict(config),
+        }
+        if config.time_budget is not None:
+            config = dataclasses.replace(config, time_budget=work.training(config.time_budget))
+            work.note(f"planning the steps of {config.time_budget:g} s")
+        return record | {"steps": planned_steps(self._blank(1), self._encoded(encoding, work.device), config)}
 
-def _blank(ends: Ends, record: dict[str, Any], steps: int, rounds: int | None = None) -> SchrodingerBridge:
-    """The bridge before it is fitted."""
-    config = BridgeConfig(**record["settings"])
-    shape = ends.schema.event_shape
-    assert config.rounds is not None
-    assert config.paths is not None
-    assert config.width is not None
-    assert config.chain_steps is not None
-    warm = config.warm_start == "minibatch" and rounds is None
-    return SchrodingerBridge(
-        BrownianMotion(sigma=record["sigma"]),
-        event_shape=(math.prod(shape),) if config.network == "mlp" else shape,
-        start=config.start,  # type: ignore[arg-type]
-        steps=config.chain_steps,
-        network=NetworkConfig(width=config.width, blocks=config.blocks),
-        alternating=AlternatingConfig(
-            rounds=config.rounds if rounds is None else rounds, steps=steps, paths=config.paths,
-            batch_size=config.batch_size, warm_start="minibatch" if warm else None, warm_steps=steps,
-        ),
-        joint=JointConfig(steps=steps, warm_steps=max(1, steps // 2), batch_size=config.batch_size),
-    )  # fmt: skip
+    def _blank(self, steps: int, rounds: int | None = None) -> SchrodingerBridge:
+        """The bridge before it is fitted."""
+        config, shape = self.settings, self.ends.schema.event_shape
+        assert config.rounds is not None
+        assert config.paths is not None
+        assert config.width is not None
+        assert config.chain_steps is not None
+        assert config.sigma is not None
+        warm = config.warm_start == "minibatch" and rounds is None
+        return SchrodingerBridge(
+            BrownianMotion(sigma=config.sigma),
+            event_shape=(math.prod(shape),) if config.network == "mlp" else shape,
+            start=config.start,  # type: ignore[arg-type]
+            steps=config.chain_steps,
+            network=NetworkConfig(width=config.width, blocks=config.blocks),
+            alternating=AlternatingConfig(
+                rounds=config.rounds if rounds is None else rounds, steps=steps, paths=config.paths,
+                batch_size=config.batch_size, warm_start="minibatch" if warm else None, warm_steps=steps,
+            ),
+            joint=JointConfig(steps=steps, warm_steps=max(1, steps // 2), batch_size=config.batch_size),
+        )  # fmt: skip
 
+    def _encoded(self, encoding: Encoding, place: str | torch.device) -> list[State]:
+        """Training rows of each end in the units and shape of the bridge."""
+        rows, ends = [], self.ends
+        for i in range(len(ends.x)):
+            generator = torch.Generator().manual_seed(mix(self.settings.seed, 400, i) % 2**31)
+            x = encoding.spread(ends.part(i, "train"), generator, copies=1)[0].to(torch.get_default_dtype())
+            rows.append((x.flatten(1) if self.settings.network == "mlp" else x).to(place))
+        return rows
 
-def _encoded(ends: Ends, encoding: Encoding, config: BridgeConfig, place: torch.device) -> list[State]:
-    """Training rows of each end in the units and shape of the bridge."""
-    rows = []
-    for i in range(len(ends.x)):
-        generator = torch.Generator().manual_seed(mix(config.seed, 400, i) % 2**31)
-        x = encoding.spread(ends.part(i, "train"), generator, copies=1)[0].to(torch.get_default_dtype())
-        rows.append((x.flatten(1) if config.network == "mlp" else x).to(place))
-    return rows
+    def _fitted(self, record: dict[str, Any], work: Work) -> tuple[BridgeModel, list[dict[str, Any]]]:
+        """The model, and the errors of both directions after each alternation, the closed-form start being number 0."""
+        ends, config, encoding = self.ends, self.settings, read_units(record)
+        bridge, rows = self._blank(record["steps"]), self._encoded(encoding, work.device)
+        model = BridgeModel(bridge, encoding, record)
+        options = {"run": work.folder.path / "checkpoints", "progress": work.progress}
+        options["generator"] = torch.Generator().manual_seed(config.seed)
+        if len(rows) == 1:
+            bridge.fit(rows[0], prior=StandardNormal(), **options)
+            return model, []
+        rounds: list[dict[str, Any]] = []
 
+        def look(fitted: SchrodingerBridge, number: int) -> None:
+            entry = errors(dataclasses.replace(model, bridge=fitted), ends, rows=ROUND_ROWS)
+            rounds.append({"round": number, **entry})
+            distances = ", ".join(f"{way} {entry[way]['energy']:.4f}" for way in DIRECTIONS)
+            name = "start" if number == 0 else f"round {number} of {config.rounds}"
+            work.note(f"{name}: energy distance {distances}")
 
-def _fitted(
-    ends: Ends, folder: Path, record: dict[str, Any], place: torch.device, progress: Progress | None, note: Note
-) -> tuple[BridgeModel, list[dict[str, Any]]]:
-    """The model, and the errors of both directions after each alternation, the closed-form start being number 0."""
-    config = BridgeConfig(**record["settings"])
-    bridge, encoding = _blank(ends, record, record["steps"]), read_units(record)
-    rows, model = _encoded(ends, encoding, config, place), BridgeModel(bridge, encoding, record)
-    generator = torch.Generator().manual_seed(config.seed)
-    checkpoints = folder / "checkpoints"
-    if len(rows) == 1:
-        prior = StandardNormal()
-        bridge.fit(rows[0], prior=prior, generator=generator, run=checkpoints, progress=progress)
-        return model, []
-    rounds: list[dict[str, Any]] = []
+        if config.start != "mixture":  # whose potentials would be fitted twice
+            look(self._blank(1, rounds=0).fit(*rows), 0)
+        bridge.fit(*rows, after_round=look, **options)
+        return model, rounds
 
-    def look(fitted: SchrodingerBridge, number: int) -> None:
-        entry = errors(dataclasses.replace(model, bridge=fitted), ends, rows=ROUND_ROWS)
-        rounds.append({"round": number, **entry})
-        distances = ", ".join(f"{way} {entry[way]['energy']:.4f}" for way in DIRECTIONS)
-        note(f"{'start' if number == 0 else f'round {number} of {config.rounds}'}: energy distance {distances}")
+    def measure(self, model: BridgeModel, work: Work) -> dict[str, Any]:
+        """Distances of the moved held-out rows, and these rows as files."""
+        begun, record = time.monotonic(), model.record
+        work.note("moving the held-out rows of both ends")
+        test = measured(model, self.ends, work.budget.part(MEASURES / (MEASURES + REPORT)))
+        for i in range(len(self.ends.x)):
+            self._write_translated(model, i, work)
+        sizes = {
+            name: {part: len(getattr(split, part)) for part in ("train", "test")}
+            for name, split in zip(("source", "target"), self.ends.splits, strict=False)
+        }
+        return {
+            "kind": "bridge",
+            **{name: record[name] for name in ("source", "target", "sigma", "steps", "settings")},
+            "rows": sizes,
+            "test": test,
+            "rounds": record["training"]["rounds"],
+            "history": model.bridge.history,
+            "timing": {"training": record["training"]["seconds"], "evaluation": round(time.monotonic() - begun, 1)},
+        }
 
-    if config.start != "mixture":  # whose potentials would be fitted twice
-        look(_blank(ends, record, 1, rounds=0).fit(*rows), 0)
-    bridge.fit(*rows, generator=generator, run=checkpoints, progress=progress, after_round=look)
-    return model, rounds
-
-
-def _write_translated(folder: Path, model: BridgeModel, ends: Ends) -> None:
-    """The held-out rows of each end that has some, moved to the other end: a table of numbered rows, or an array."""
-    for i, direction in enumerate(DIRECTIONS[: len(ends.x)]):
-        moved = model.translate(ends.part(i, "test"), direction)
+    def _write_translated(self, model: BridgeModel, end: int, work: Work) -> None:
+        """The held-out rows of an end, moved to the other: a table of numbered rows, or an array."""
+        direction, folder, held = DIRECTIONS[end], work.folder, self.ends.part(end, "test")
+        translate = work.budget.part(0.3).most
+        moved = translate(f"rows of {direction}", len(held), lambda n: model.translate(held[:n], direction), least=256)
         raw = model.schema.decode(moved)
         if raw.kind == "images":
             buffer = io.BytesIO()
             np.save(buffer, raw.stack, allow_pickle=False)
-            write_bytes_atomic(folder / f"{direction}.npy", buffer.getvalue())
-            continue
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["row", *(raw.names or ())])
-        for row, *cells in zip(ends.splits[i].test.tolist(), *(c.tolist() for c in raw.columns), strict=True):
-            writer.writerow([row + 1, *(f"{cell:.12g}" if isinstance(cell, float) else cell for cell in cells)])
-        write_text_atomic(folder / f"{direction}.csv", text.getvalue())
+            folder.write(f"{direction}.npy", buffer.getvalue())
+            return
+        numbers = 1 + self.ends.splits[end].test[: len(moved)].numpy()  # as people count
+        numbered = raw.frame.set_axis(numbers).rename_axis("row").reset_index(allow_duplicates=True)
+        folder.write(f"{direction}.csv", csv_text(numbered))
 
+    @classmethod
+    def load(cls, folder: RunFolder) -> BridgeModel:
+        """The bridge."""
+        return BridgeModel.load(folder.path)
 
-def _report(
-    folder: Path, model: BridgeModel, metrics: dict[str, Any], ends: Ends | None, missing: str, note: Note
-) -> Path:
-    sources = tuple(EndSource.from_json(model.record[end]).described for end in ("source", "target"))
-    contents = BridgeContents(sources, metrics, model.schema, missing=missing)
-    attempts = Attempts(note)
-    shown = None if ends is None else attempts("Both ends", lambda: views(model, ends))
-    contents = contents if shown is None else dataclasses.replace(contents, views=shown)
-    write_text_atomic(folder / "report.html", render_bridge(contents, attempts))
-    return folder / "report.html"
+    def shown(self, model: BridgeModel) -> Ends:
+        """Both ends."""
+        return self.ends
+
+    @classmethod
+    def read_again(cls, model: BridgeModel) -> Ends:
+        """Both ends, read again."""
+        record = model.record
+        ends = read_ends(*(EndSource.from_json(record[end]) for end in ("source", "target")), **record["reading"])
+        if ends.fingerprints != record["fingerprints"]:
+            raise InputError("the rows have changed since the fit, so the held-out ones are unknown.")
+        return ends
+
+    @classmethod
+    def report(
+        cls, model: BridgeModel, metrics: Mapping[str, Any], shown: Ends | None, missing: str, work: Work
+    ) -> None:
+        """Write ``report.html``."""
+        sources = tuple(EndSource.from_json(model.record[end]).described for end in ("source", "target"))
+        contents = BridgeContents(sources, metrics, model.schema, missing=missing)
+        attempts = Attempts(work.note)
+        found = None if shown is None else attempts("Both ends", lambda: views(model, shown, work.budget))
+        contents = contents if found is None else dataclasses.replace(contents, views=found)
+        work.folder.write("report.html", render_bridge(contents, attempts))

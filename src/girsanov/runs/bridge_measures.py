@@ -14,19 +14,25 @@ from girsanov.evaluation import summary
 from girsanov.pairs import Direction
 from girsanov.randomness import mix, normal_blocks
 from girsanov.reports.bridge import BridgeView
+from girsanov.runs.budget import Budget
 from girsanov.runs.ends import Ends
 from girsanov.types import Estimate, State
 
+LEAST = 100  # rows that are timed first, where there is a time budget
 ROWS = 1000  # of each sample that is compared: exact transport grows with the square of it
 SHOWN_PATHS = 60
 BOUND_PATHS = 16
 
 
-def measured(model: BridgeModel, ends: Ends) -> dict[str, Any]:
+def measured(model: BridgeModel, ends: Ends, budget: Budget) -> dict[str, Any]:
     """The held-out numbers of both directions, and the bound where the end's density is known."""
-    found: dict[str, Any] = errors(model, ends, rows=ROWS, full=True)
+    found = budget.part(0.5).most(
+        "rows that are compared", ROWS, lambda n: errors(model, ends, rows=n, full=True), least=LEAST, power=2.0
+    )
     if model.known_end:
-        found["elbo"] = summary(_bound(model, ends.part(0, "test")[:ROWS]))
+        held = ends.part(0, "test")[:ROWS]
+        bound = budget.most("rows of the bound", len(held), lambda n: _bound(model, held[:n]), least=LEAST)
+        found["elbo"] = summary(bound)
     return found
 
 
@@ -54,11 +60,15 @@ def errors(model: BridgeModel, ends: Ends, *, rows: int, full: bool = False) -> 
     return entries
 
 
-def views(model: BridgeModel, ends: Ends) -> tuple[BridgeView, ...]:
+def views(model: BridgeModel, ends: Ends, budget: Budget) -> tuple[BridgeView, ...]:
     """What the report draws of each direction: rows of both ends in data units, moved rows, a few paths."""
+    return budget.part(0.7).most("rows that are drawn", ROWS, lambda n: _views(model, ends, n), least=LEAST)
+
+
+def _views(model: BridgeModel, ends: Ends, rows: int) -> tuple[BridgeView, ...]:
     found = []
     for i, direction in enumerate(DIRECTIONS):
-        start, truth, _ = _samples(model, ends, i, ROWS)
+        start, truth, _ = _samples(model, ends, i, rows)
         if start is None:
             found.append(BridgeView(direction, None, truth, model.draw(len(truth)), None))
             continue

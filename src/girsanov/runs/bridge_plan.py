@@ -3,6 +3,7 @@
 __all__ = ["planned_steps"]
 
 import dataclasses
+import time
 
 import torch
 
@@ -31,16 +32,18 @@ def planned_steps(blank: SchrodingerBridge, rows: list[State], config: BridgeCon
     """
     if config.time_budget is None:
         return config.steps or (STEPS if len(rows) == 2 else JOINT_STEPS)
+    end = time.monotonic() + config.time_budget
     if len(rows) == 1:
+        step = _joint_step(blank, rows[0], config)
         # half of as many steps of the decoder alone come before the joint ones, and cost little beside them
-        return max(LEAST, int(0.9 * config.time_budget / _joint_step(blank, rows[0], config)))
+        return max(LEAST, int(0.9 * (end - time.monotonic()) / step))
     step, evaluation = _projection_costs(blank, rows, config)
     assert config.paths is not None
     assert config.chain_steps is not None
     assert config.rounds is not None
     fixed = config.paths * (config.chain_steps + VALIDATION) * evaluation
     projections = 2 * (config.rounds + (config.warm_start == "minibatch"))
-    return max(LEAST, int((config.time_budget / projections - fixed) / step))
+    return max(LEAST, int(((end - time.monotonic()) / projections - fixed) / step))
 
 
 def _projection_costs(blank: SchrodingerBridge, rows: list[State], config: BridgeConfig) -> tuple[float, float]:

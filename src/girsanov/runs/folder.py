@@ -5,13 +5,14 @@ training; ``test.csv`` the held-out rows' values; ``metrics.json`` the results, 
 ``samples.png`` and ``report.html`` are made from these.
 """
 
-__all__ = ["RunFolder", "Source"]
+__all__ = ["Identity", "RunFolder", "Source"]
 
+import contextlib
 import csv
 import io
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from girsanov.density_model.storage import MODEL
 from girsanov.files import parse_json, write_bytes_atomic, write_text_atomic
 from girsanov.types import InputError
 
-OURS = ("checkpoints", "flow", "config.json", "metrics.json", "train.jsonl")
-TRACES = (".lock", "train.jsonl", "flow")  # what a training that failed before its first checkpoint leaves
+TRACES = (
+    ".lock",
+    "train.jsonl",
+    "flow",
+    "allowance.json",
+)  # what a training that failed before its first checkpoint leaves
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,23 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Identity:
+    """What two calls must have in common for the second to go on with the run of the first.
+
+    Attributes:
+        names: of the data, for people.
+        fingerprints: of the encoded data.
+        cells: :attr:`girsanov.datasets.Schema.cells` of their schema.
+        settings: all of them but ``time_budget``, which may differ.
+    """
+
+    names: str
+    fingerprints: tuple[str, ...]
+    cells: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """Reads and writes the files of one run; every file appears whole.
 
@@ -55,47 +78,69 @@ class RunFolder:
 
     path: Path
 
-    def check(self, fingerprint: str, cells: str, config: Mapping[str, Any]) -> None:
-        """Refuse a folder that is not a run, or is the run of other data or settings.
+    def check(self, begun: Identity | None, wanted: Identity) -> None:
+        """Refuse to go on with the run of other data or settings.
 
         Args:
-            fingerprint: of the encoded data.
-            cells: :attr:`girsanov.datasets.Schema.cells` of their schema.
-            config: settings; ``time_budget`` may differ.
+            begun: what the folder holds, if it is a run already.
+            wanted: what it is to hold.
 
         Raises:
             InputError: saying why and what to do.
         """
-        if not self.path.exists():
+        if begun is None:
             return
-        if not self.path.is_dir():
-            raise InputError(f"{self.path} is a file: choose another --out")
-        if not any((self.path / name).exists() for name in OURS):
-            if any(path.name != ".lock" for path in self.path.iterdir()):
-                raise InputError(f"{self.path} holds files that are not of a run: choose another --out")
-            return
-        record = self.record()
-        if record is None:
-            return
-        if record["data"]["fingerprint"] != fingerprint:
-            raise InputError(f"{self.path} is a run of other data ({record['data']['name']}): choose another --out")
-        if record["data"].get("cells", cells) != cells:
+        if begun.fingerprints != wanted.fingerprints:
+            raise InputError(f"{self.path} is a run of other data ({begun.names}): choose another --out")
+        if begun.cells != wanted.cells:
             raise InputError(f"{self.path} read columns as other lattices or densities: choose another --out")
-        for name, value in config.items():
-            if name != "time_budget" and record["config"].get(name) != value:
+        for name, value in wanted.settings.items():
+            if name != "time_budget" and begun.settings.get(name) != value:
                 raise InputError(
-                    f"{self.path} was fitted with {name}={record['config'].get(name)}, not {value}: "
+                    f"{self.path} was fitted with {name}={begun.settings.get(name)}, not {value}: "
                     "choose another --out, or give the same settings"
                 )
+
+    def is_new(self, ours: Sequence[str]) -> bool:
+        """Whether the folder is missing or empty, traces of a lock aside.
+
+        Args:
+            ours: files and folders of which a run has at least one.
+
+        Raises:
+            InputError: if it is a file, or holds what is not of such a run.
+        """
+        with self.writable():
+            if not self.path.exists():
+                return True
+            if not self.path.is_dir():
+                raise InputError(f"{self.path} is a file: choose another --out")
+            if any((self.path / name).exists() for name in ours):
+                return False
+            if any(path.name != ".lock" for path in self.path.iterdir()):
+                raise InputError(f"{self.path} holds files that are not of such a run: choose another --out")
+        return True
+
+    @contextlib.contextmanager
+    def writable(self) -> Iterator[None]:
+        """What the file system refuses, as a sentence."""
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f"cannot write in {self.path} ({error.strerror}): choose another --out") from error
 
     def record(self) -> dict[str, Any] | None:
         """The model's record, ``None`` before there is a model."""
         path = self.path / "config.json"
         if not path.is_file() or not (self.path / "manifest.json").is_file():
             return None
-        record = parse_json(_read(path), str(path)).get("record")
-        if not isinstance(record, dict) or not {"data", "config", "splits"} <= set(record):
-            raise InputError(f"{path} is not the config.json of a fitted model: choose another folder")
+        description = parse_json(_read(path), str(path))
+        record, ours = description.get("record"), MODEL.is_described(description)
+        if not ours or not isinstance(record, dict) or not {"data", "config", "splits"} <= set(record):
+            raise InputError(
+                f"{path} is not the config.json of a fitted model of this version of girsanov: choose another folder, "
+                "or use the version that wrote it"
+            )
         return record
 
     def metrics(self) -> dict[str, Any] | None:
@@ -130,7 +175,7 @@ class RunFolder:
         writer.writerow(["row", *values])
         for row, *cells in zip(rows.tolist(), *(value.tolist() for value in values.values()), strict=True):
             writer.writerow([row + 1, *map(repr, cells)])
-        write_text_atomic(self.path / "test.csv", text.getvalue())
+        self.write("test.csv", text.getvalue())
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write ``metrics.json``."""

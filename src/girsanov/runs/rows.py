@@ -1,10 +1,11 @@
 """The rows of a run, found again: data are read by name, encoded by the model's schema and recognised by their hash."""
 
-__all__ = ["Rows", "Selection", "all_rows", "rows_of", "select", "tested_rows"]
+__all__ = ["Rows", "Selection", "all_rows", "part_rows", "rows_of", "select", "tested_rows"]
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from girsanov.datasets import Data, Splits, fingerprint, labelled, load, read
 from girsanov.datasets.notes import few_rows
+from girsanov.datasets.schema import Reading
 from girsanov.density_model import DensityModel
 from girsanov.runs.folder import Source
 from girsanov.types import InputError, State
@@ -86,24 +88,12 @@ class Selection:
     index: Tensor
 
 
-def select(
-    source: Source,
-    *,
-    categorical: bool = False,
-    dequantise: bool = True,
-    drop: Sequence[str] = (),
-    continuous: Sequence[str] = (),
-    lattice: Mapping[str, float] | None = None,
-) -> Selection:
+def select(source: Source, **reading: Unpack[Reading]) -> Selection:
     """Read and check data for a fit; with a limit, keep a random choice of rows, in their order.
 
     Args:
         source: which rows.
-        categorical: see :func:`girsanov.datasets.load`.
-        dequantise: see :func:`girsanov.datasets.load`.
-        drop: see :func:`girsanov.datasets.load`.
-        continuous: see :func:`girsanov.datasets.load`.
-        lattice: see :func:`girsanov.datasets.load`.
+        **reading: what becomes of columns, see :func:`girsanov.datasets.load`.
 
     Raises:
         InputError: one sentence, for everything that can be wrong with the data.
@@ -113,14 +103,7 @@ def select(
         >>> chosen.data.x.shape, chosen.index[:3].tolist() == sorted(chosen.index[:3].tolist())
         (torch.Size([50, 4]), True)
     """
-    data = load(
-        source.name,
-        categorical=categorical,
-        dequantise=dequantise,
-        drop=drop,
-        continuous=continuous,
-        lattice=lattice,
-    )
+    data = load(source.name, **reading)
     index = _chosen(len(data.x), source)
     border = None if data.n_train is None else int((index < data.n_train).sum())
     codes = None if data.codes is None else data.codes[index]
@@ -139,18 +122,25 @@ def _chosen(n: int, source: Source) -> Tensor:
     return torch.randperm(n, generator=generator)[: source.limit].sort().values
 
 
+def part_rows(model: DensityModel, part: str, advice: str) -> Rows:
+    """The ``train``, ``validation`` or ``test`` rows of the data that a model was fitted to.
+
+    Raises:
+        InputError: if the data are gone or have changed, with the advice.
+    """
+    found, index, same = _of_fit(model, _source(model).name)
+    if not same:
+        raise InputError(f"{_source(model).name} has changed since the fit, so its {part} rows are unknown: {advice}")
+    return found[index[getattr(Splits.from_json(model.record["splits"]), part)]]
+
+
 def tested_rows(model: DensityModel) -> Rows:
     """The held-out rows of the data that a model was fitted to.
 
     Raises:
         InputError: if the data are gone or have changed.
     """
-    source = _source(model)
-    found = _encoded(model, source.name)
-    index = _chosen(len(found), source)
-    if fingerprint(found.data.x[index]) != model.record["data"]["fingerprint"]:
-        raise InputError(f"{source.name} has changed since the fit, so its held-out rows are unknown: give DATA")
-    return _test_part(model, found, index)
+    return _held_out(part_rows(model, "test", "give DATA"))
 
 
 def rows_of(model: DensityModel, name: str) -> Rows:
@@ -159,13 +149,10 @@ def rows_of(model: DensityModel, name: str) -> Rows:
     Raises:
         InputError: one sentence, for everything that can be wrong with the data.
     """
-    found = _encoded(model, name)
     if "data" not in model.record:
-        return found
-    source = _source(model)
-    index = _chosen(len(found), source)
-    same = fingerprint(found.data.x[index]) == model.record["data"]["fingerprint"]
-    return _test_part(model, found, index) if same else found
+        return _encoded(model, name)
+    found, index, same = _of_fit(model, name)
+    return _held_out(found[index[Splits.from_json(model.record["splits"]).test]]) if same else found
 
 
 def all_rows(model: DensityModel, name: str, *, each: bool = False) -> Rows:
@@ -194,7 +181,12 @@ def _source(model: DensityModel) -> Source:
     return Source(**record)
 
 
-def _test_part(model: DensityModel, found: Rows, index: Tensor) -> Rows:
-    test = index[Splits.from_json(model.record["splits"]).test]
-    described = f"the held-out {found.described.removeprefix('the ')}"
-    return dataclasses.replace(found[test], described=described)
+def _of_fit(model: DensityModel, name: str) -> tuple[Rows, Tensor, bool]:
+    """All rows of a source, which of them a fit to it would have chosen, and whether the model's fit had the same."""
+    found = _encoded(model, name)
+    index = _chosen(len(found), _source(model))
+    return found, index, fingerprint(found.data.x[index]) == model.record["data"]["fingerprint"]
+
+
+def _held_out(rows: Rows) -> Rows:
+    return dataclasses.replace(rows, described=f"the held-out {rows.described.removeprefix('the ')}")

@@ -1,0 +1,141 @@
+"""What a fitted density model is worth on held-out rows, beside peers that are fitted to the same rows."""
+
+__all__ = ["EvaluationConfig", "evaluated", "peers_of"]
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from girsanov.datasets import Splits
+from girsanov.density_model import DensityModel
+from girsanov.evaluation import difference, evaluate, summary
+from girsanov.peers import PEERS, Peer, PeerData
+from girsanov.randomness import seed_of
+from girsanov.reports import Attempts
+from girsanov.runs.budget import Budget
+from girsanov.runs.conditions import condition_of
+from girsanov.runs.rows import Rows
+from girsanov.types import FEWEST, Estimate, InputError, State, require_counts
+
+PEER_SECONDS = 10.0  # peers get at least so long
+PILOT = 64  # rows of the bound that are timed first, where there is a time budget
+FITTING = 0.8  # of a peer's time; the rest evaluates it
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How a fitted model is evaluated.
+
+    Attributes:
+        samples: network evaluations per row of the bound.
+        ode_rows: held-out rows on which the ODE's likelihood is computed; 0 leaves it out.
+        peers: whether other models are fitted to the same rows.
+        peer_seconds: time for each peer; by default what our own training took.
+        sampler_steps: steps of the sampler for the figures.
+
+    Raises:
+        InputError: for a value that cannot work.
+    """
+
+    samples: int = 32
+    ode_rows: int = 32
+    peers: bool = True
+    peer_seconds: float | None = None
+    sampler_steps: int = 128
+
+    def __post_init__(self) -> None:
+        require_counts(self, "samples", "sampler_steps")
+        require_counts(self, "ode_rows", least=0)
+        if self.peer_seconds is not None and not 0.0 < self.peer_seconds < math.inf:
+            raise InputError(f"peer_seconds must be positive; got {self.peer_seconds}")
+
+
+def evaluated(
+    model: DensityModel, rows: Rows, evaluation: EvaluationConfig, seed: int, attempts: Attempts, budget: Budget
+) -> tuple[Estimate, dict[str, Any]]:
+    """Our bound of each row, of the first rows where time is short, and the entries of every likelihood of ours."""
+
+    def measure(part: Rows, likelihood: str, condition: Any = None) -> tuple[Estimate, dict[str, Any]]:
+        begun = time.monotonic()
+        generator = torch.Generator().manual_seed(seed)
+        options = {"samples": evaluation.samples, "condition": condition, "generator": generator}
+        estimate = evaluate(model, part.data, likelihood, **options)
+        seconds = {"fit_seconds": model.record["training"]["fit_seconds"], "seconds": _since(begun)}
+        return estimate, summary(estimate) | seconds
+
+    given = bool(model.classes) and rows.data.codes is not None
+    part = budget.part(0.4 if given else 0.6)
+    bound, entry = part.most("rows of the bound", len(rows), lambda n: measure(rows[:n], "elbo"), least=PILOT)
+    rows, test = rows[: len(bound.value)], {"elbo": entry}
+    if given:
+        test["elbo_given_class"] = measure(rows, "elbo", condition_of(model, rows, own_class=True))[1]
+    # a flow's own likelihood: of every row
+    count = len(rows) if model.is_flow else min(evaluation.ode_rows, len(rows))
+
+    def ode() -> dict[str, Any]:
+        budget.require()
+        return budget.most("rows of the ODE", count, lambda n: measure(rows[:n], "ode")[1], least=2)
+
+    if count and model.lattice is None:
+        found = attempts("likelihood of the ODE", ode)
+        test |= {} if found is None else {"ode": found}
+    return bound, test
+
+
+def peers_of(
+    model: DensityModel,
+    x: State,
+    rows: Rows,
+    ours: Tensor,
+    evaluation: EvaluationConfig,
+    attempts: Attempts,
+    budget: Budget,
+) -> dict[str, tuple[dict[str, Any], Tensor]]:
+    """Entry and values per row of each peer.
+
+    Args:
+        model: with which they are compared.
+        x: all encoded rows, of which the peers get the same as the model.
+        rows: held-out rows.
+        ours: the model's bound of each.
+        evaluation: how long a peer may take.
+        attempts: keeps why one could not be fitted.
+        budget: of all peers.
+    """
+    seed = seed_of(torch.Generator().manual_seed(model.record["config"]["seed"]))  # that of the bound's draws
+    data = PeerData(model, x, Splits.from_json(model.record["splits"]), seed)
+    wanted = evaluation.peer_seconds or max(PEER_SECONDS, model.record["training"]["fit_seconds"])
+
+    def compare(fit_peer: Callable[[PeerData, float], Peer], seconds: float) -> tuple[dict[str, Any], Tensor]:
+        budget.require()
+        peer, begun = fit_peer(data, seconds), time.monotonic()
+        estimate = data.estimate(peer, rows.x)
+        gap = asdict(difference(ours, estimate.value)) if len(rows) >= FEWEST else None
+        entry = summary(estimate) | {
+            "fit_seconds": round(peer.seconds, 1),
+            "seconds": _since(begun),
+            "validation": peer.validation,
+            "settings": peer.settings,
+            "difference": gap,
+        }
+        return entry, estimate.value
+
+    entries = {}
+    for left, (name, fit_peer) in zip(range(len(PEERS), 0, -1), PEERS.items(), strict=True):
+        seconds, what = min(wanted, FITTING * budget.left / left), name.replace("_", " ")
+        shown = 1.0 if name == "gaussian" else seconds  # its fit is closed form
+        attempts.note(f"fitting for comparison: {what} (at most about {shown:.0f} s)")
+        found = attempts(what, partial(compare, fit_peer, seconds))
+        if found is not None:
+            entries[name] = found
+    return entries
+
+
+def _since(begun: float) -> float:
+    return round(time.monotonic() - begun, 2)
