@@ -14,7 +14,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from girsanov.calculus import expand_as_rows
 from girsanov.models.diffusers.loading import import_diffusers
@@ -56,51 +56,52 @@ def score_pipeline(
         num_train_timesteps=steps, trained_betas=betas.tolist(), prediction_type="epsilon", clip_sample=False
     )
     shift = torch.zeros(event_shape) if mean is None else mean
-    return diffusers.DDPMPipeline(unet=_network_class(diffusers)(model, levels, shift, scale), scheduler=scheduler)
+    kind = type("ScoreNetwork", (_Exported, diffusers.ModelMixin), {})
+    return diffusers.DDPMPipeline(unet=kind(model, levels, shift, scale), scheduler=scheduler)
 
 
-def _network_class(diffusers: Any) -> Any:
-    """The class of exported networks, made when diffusers is there to inherit from."""
-    from diffusers.configuration_utils import FrozenDict  # pyright: ignore[reportMissingImports]  # an extra
-    from diffusers.models.unets.unet_2d import UNet2DOutput  # pyright: ignore[reportMissingImports]
+class _Exported(nn.Module):
+    """A score model with the face of a ``UNet2DModel``; diffusers' own base is added where diffusers is there."""
 
-    class ScoreNetwork(diffusers.ModelMixin):
-        """A score model with the face of a ``UNet2DModel``."""
+    levels: Tensor
+    shift: Tensor
 
-        def __init__(self, model: ScoreModel, levels: Tensor, shift: Tensor, scale: float) -> None:
-            super().__init__()
-            channels, *size = shift.shape
-            settings = {"sample_size": tuple(size), "in_channels": channels, "out_channels": channels}
-            self._internal_dict = FrozenDict(settings)
-            self.model, self.scale = model, scale
-            self.register_buffer("levels", levels)
-            self.register_buffer("shift", shift.double())
+    def __init__(self, model: ScoreModel, levels: Tensor, shift: Tensor, scale: float) -> None:
+        super().__init__()
+        from diffusers.configuration_utils import FrozenDict  # pyright: ignore[reportMissingImports]  # an extra
 
-        @property
-        def config(self) -> Any:
-            """Sizes, as a pipeline asks for them."""
-            return self._internal_dict
+        channels, *size = shift.shape
+        settings = {"sample_size": tuple(size), "in_channels": channels, "out_channels": channels}
+        self._internal_dict = FrozenDict(settings)
+        self.model, self.scale = model, scale
+        self.register_buffer("levels", levels)
+        self.register_buffer("shift", shift.double())
 
-        @property
-        def dtype(self) -> torch.dtype:
-            """Dtype of images: the network's, else single precision."""
-            return next((p.dtype for p in self.model.parameters()), torch.float32)
+    @property
+    def config(self) -> Any:
+        """Sizes, as a pipeline asks for them."""
+        return self._internal_dict
 
-        def forward(
-            self, sample: Tensor, timestep: Any, class_labels: Tensor | None = None, return_dict: bool = True
-        ) -> Any:
-            """Noise prediction at scaled images ``b c h w`` and the scheduler's timesteps."""
-            index = torch.as_tensor(timestep, device=sample.device).long().reshape(-1).expand(len(sample))
-            levels = self.levels[index]
-            alpha, sigma = signal_and_noise(levels)
-            y = (sample - expand_as_rows(alpha, sample) * self.shift.to(sample.dtype)) / self.scale
-            unit = expand_as_rows((alpha.square() + (sigma / self.scale).square()).sqrt(), y)
-            inner = levels + 2.0 * math.log(self.scale)
-            noise = self.model.noise(inner, y / unit, class_labels).to(sample.dtype)
-            return UNet2DOutput(sample=noise) if return_dict else (noise,)
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of images: the network's, else single precision."""
+        return next((p.dtype for p in self.model.parameters()), torch.float32)
 
-        def save_pretrained(self, *args: Any, **options: Any) -> None:
-            """Refused: diffusers could not build this network again."""
-            raise InputError("This network is none of diffusers': save the model itself, and export it after loading")
+    def forward(
+        self, sample: Tensor, timestep: Any, class_labels: Tensor | None = None, return_dict: bool = True
+    ) -> Any:
+        """Noise prediction at scaled images ``b c h w`` and the scheduler's timesteps."""
+        from diffusers.models.unets.unet_2d import UNet2DOutput  # pyright: ignore[reportMissingImports]
 
-    return ScoreNetwork
+        index = torch.as_tensor(timestep, device=sample.device).long().reshape(-1).expand(len(sample))
+        levels = self.levels[index]
+        alpha, sigma = signal_and_noise(levels)
+        y = (sample - expand_as_rows(alpha, sample) * self.shift.to(sample.dtype)) / self.scale
+        unit = expand_as_rows((alpha.square() + (sigma / self.scale).square()).sqrt(), y)
+        inner = levels + 2.0 * math.log(self.scale)
+        noise = self.model.noise(inner, y / unit, class_labels).to(sample.dtype)
+        return UNet2DOutput(sample=noise) if return_dict else (noise,)
+
+    def save_pretrained(self, *args: Any, **options: Any) -> None:
+        """Refused: diffusers could not build this network again."""
+        raise InputError("This network is none of diffusers': save the model itself, and export it after loading")
