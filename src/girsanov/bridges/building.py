@@ -14,11 +14,9 @@ __all__ = [
     "shaped",
     "start_from_json",
     "start_of",
-    "start_to_json",
     "starting_potentials",
 ]
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -60,13 +58,8 @@ def start_of(start: Start | None) -> Start | None:
     return MixtureStart() if start == "mixture" else start
 
 
-def start_to_json(start: Start | None) -> Any:
-    """Where training starts, as plain values."""
-    return dataclasses.asdict(start) if isinstance(start, MixtureStart) else start
-
-
 def start_from_json(plain: Any) -> Start | None:
-    """The inverse of :func:`start_to_json`."""
+    """Where training starts, of its plain values."""
     return MixtureStart(**plain) if isinstance(plain, dict) else plain
 
 

@@ -43,7 +43,7 @@ class ForwardProcess(Process):
 
     def drift(self, t: Time, x: State, condition: Tensor | None = None) -> State:
         """The bridge's own, forwards."""
-        return self.bridge.forward_drift(t, x, condition)
+        return self.bridge.drift(t, x, condition)
 
     def diffusion(self, t: Time, x: State) -> Tensor:
         """That of its reference."""

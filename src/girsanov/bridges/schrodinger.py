@@ -2,8 +2,8 @@ r"""Schroedinger bridges learned from rows: between two or more sets of rows, or
 
 Between rows at two times the bridge is fitted by alternating projections (:mod:`girsanov.bridges.alternating`) and has
 no bound, since the density of neither end is known. To a prior whose density is known both halves are fitted by one
-objective (:mod:`girsanov.bridges.joint`), and the bridge is a density model. Rows at several times are joined by one
-bridge for each pair of neighbouring times: for a Markov reference that *is* the bridge through all of them.
+objective (:mod:`girsanov.bridges.joint`), and the bridge is a density model. Rows at several times are joined section
+by section (:mod:`girsanov.bridges.sections`).
 """
 
 __all__ = ["SchrodingerBridge"]
@@ -32,7 +32,6 @@ from girsanov.bridges.building import (
     shaped,
     start_from_json,
     start_of,
-    start_to_json,
     starting_potentials,
 )
 from girsanov.bridges.chain import BridgeChain, StepVariances, cosine_times, joined, uniform_times
@@ -40,7 +39,7 @@ from girsanov.bridges.couplings import EndRows
 from girsanov.bridges.flow import ForwardProcess, flow_log_prob
 from girsanov.bridges.halves import Ends, NetworkConfig, bridge_condition
 from girsanov.bridges.joint import JointConfig, fit_joint
-from girsanov.bridges.potentials import Potentials
+from girsanov.bridges.potentials import MixtureStart, Potentials
 from girsanov.bridges.reference import Clock
 from girsanov.bridges.sections import Sections
 from girsanov.bridges.storage import BRIDGE, blank_reference, blank_sections, bridge_tensors, describe
@@ -280,11 +279,11 @@ class SchrodingerBridge(nn.Module):
             x: rows ``b *d``.
             condition: of the rows.
         """
-        return self.sections.forward_drift(t, x, condition)
+        return self.sections.drift(t, x, condition)
 
     def backward_drift(self, t: float | Time, x: State, condition: Any = None) -> State:
         """Drift v of the process run from the last time to the first, written forward in t, shape ``b *d``."""
-        return self.sections.backward_drift(t, x, condition)
+        return self.sections.drift(t, x, condition, "backward")
 
     def pair(self) -> Pair:
         """Both processes with the prior: the pair whose bounds are those of this bridge.
@@ -294,7 +293,7 @@ class SchrodingerBridge(nn.Module):
         """
         fitted, prior = self.sections, self.sections.bounded().prior
         assert prior is not None
-        return Pair(ForwardProcess(fitted), fitted.backward_drift, prior, event_shape=self.event_shape)
+        return Pair(ForwardProcess(fitted), self.backward_drift, prior, event_shape=self.event_shape)
 
     def elbo(
         self, x: State, *, paths: int = 8, condition: Any = None, generator: torch.Generator | None = None
@@ -357,7 +356,8 @@ class SchrodingerBridge(nn.Module):
     def description(self) -> dict[str, Any]:
         """Everything but the tensors, as JSON."""
         own = {name: dataclasses.asdict(getattr(self, name)) for name in ("network", "alternating", "joint")}
-        own |= {"start": start_to_json(self.start), "steps": self.steps, "history": self.history}
+        start = dataclasses.asdict(self.start) if isinstance(self.start, MixtureStart) else self.start
+        own |= {"start": start, "steps": self.steps, "history": self.history}
         return describe(self.sections) | own
 
     @classmethod

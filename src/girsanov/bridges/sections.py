@@ -128,15 +128,8 @@ class Sections(nn.Module):
             x = walked[-1][-1 if direction == "forward" else 0]
         return walked[::order]
 
-    def forward_drift(self, t: float | Time, x: State, condition: Any = None) -> State:
-        """Drift u of the process from the first time to the last, per unit of time, shape ``b *d``."""
-        return self._drift(t, x, condition, "forward")
-
-    def backward_drift(self, t: float | Time, x: State, condition: Any = None) -> State:
-        """Drift v of the process run from the last time to the first, written forward in t, shape ``b *d``."""
-        return self._drift(t, x, condition, "backward")
-
-    def _drift(self, t: float | Time, x: State, condition: Any, direction: Direction) -> State:
+    def drift(self, t: float | Time, x: State, condition: Any = None, direction: Direction = "forward") -> State:
+        """Drift u, or v of the process run backwards, written forward in t, per unit of time, shape ``b *d``."""
         x, condition = self.rows(x, condition)
         times = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x)).contiguous()
         edges = torch.tensor(self.times[1:-1], dtype=torch.float64, device=x.device)

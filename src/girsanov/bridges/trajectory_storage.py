@@ -9,7 +9,7 @@ import torch
 
 from girsanov.bridges.alternating import AlternatingConfig
 from girsanov.bridges.annotated import AnnotatedCells, Snapshots
-from girsanov.bridges.building import start_from_json, start_to_json
+from girsanov.bridges.building import start_from_json
 from girsanov.bridges.halves import NetworkConfig
 from girsanov.bridges.recipe import Recipe
 from girsanov.bridges.reference_size import ReferenceSize
@@ -20,20 +20,9 @@ TRAJECTORIES = ModelFolder("set of trajectories")
 
 def describe(times: list[float], size: ReferenceSize, recipe: Recipe, keys: AnnotatedCells) -> dict[str, Any]:
     """Everything but the cells and the bridge, as JSON."""
-    return {
-        "times": times,
-        "size": size.to_json(),
-        "keys": dataclasses.asdict(keys),
-        "recipe": {
-            "size": None if recipe.size is None else recipe.size.to_json(),
-            "start": start_to_json(recipe.start),
-            "steps": recipe.steps,
-            "network": None if recipe.network is None else dataclasses.asdict(recipe.network),
-            "alternating": dataclasses.asdict(recipe.alternating),
-            "seed": recipe.seed,
-            "time_budget": recipe.time_budget,
-        },
-    }
+    settings = {name: value for name, value in dataclasses.asdict(recipe).items() if name not in ("device", "run")}
+    settings["size"] = None if recipe.size is None else recipe.size.to_json()
+    return {"times": times, "size": size.to_json(), "keys": dataclasses.asdict(keys), "recipe": settings}
 
 
 def cells_of(snapshots: Snapshots) -> dict[str, torch.Tensor]:
@@ -49,17 +38,13 @@ def parts(
 ) -> tuple[ReferenceSize, Snapshots, Recipe, AnnotatedCells]:
     """What trajectories are made of beside their bridge."""
     settings, times = description["recipe"], [float(t) for t in description["times"]]
-    recipe = Recipe(
-        **settings
-        | {
-            "size": None if settings["size"] is None else ReferenceSize.from_json(settings["size"]),
-            "start": start_from_json(settings["start"]),
-            "network": None if settings["network"] is None else NetworkConfig(**settings["network"]),
-            "alternating": AlternatingConfig(**settings["alternating"]),
-            "device": device,
-            "run": None,
-        }
-    )
+    built = {
+        "size": None if settings["size"] is None else ReferenceSize.from_json(settings["size"]),
+        "start": start_from_json(settings["start"]),
+        "network": None if settings["network"] is None else NetworkConfig(**settings["network"]),
+        "alternating": AlternatingConfig(**settings["alternating"]),
+    }
+    recipe = Recipe(**settings | built, device=device, run=None)
     rows = {t: tensors[f"rows{i}"] for i, t in enumerate(times)}
     weights = {t: tensors[f"weights{i}"] for i, t in enumerate(times) if f"weights{i}" in tensors}
     keys = AnnotatedCells(**description["keys"])
