@@ -151,7 +151,7 @@ def test_dropped_columns_may_be_absent_later():
     ("options", "sentence"),
     [
         ({}, r"row 1, column 'city' is text \('\w+'\), not a number; use --categorical .* or --drop city"),
-        ({"categorical": True, "dequantise": False}, "discrete columns have no density: city, age; allow"),
+        ({"categorical": True, "discrete": False}, "discrete columns have no density: city, age; allow"),
         ({"categorical": True, "drop": ["town"]}, "no column 'town' to drop; its columns are height"),
         ({"drop": ["height", "age", "planet", "feet", "city", "age again"]}, "every column was dropped"),
         ({"drop": ["height", "age", "feet", "city", "age again"]}, "every column is constant"),
@@ -162,7 +162,7 @@ def test_refused_by_infer(options, sentence):
         Schema.infer(example(), **options)
 
 
-def test_dequantise_false_accepts_continuous_columns():
+def test_refusing_discrete_columns_accepts_continuous_ones():
     schema = Schema.infer(table(a=rng().normal(size=N)), discrete=False)
     assert not schema.discrete
     assert schema.notes == ()
