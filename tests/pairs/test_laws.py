@@ -73,13 +73,15 @@ def test_the_log_weight_is_the_ratio_of_the_densities_of_the_steps(make):
 
 
 @each_chain
-def test_a_kernel_whitens_what_it_spreads(make):
+def test_a_kernel_whitens_what_it_spreads_and_has_its_density(make):
     chain, shape = make()
     x = rows(4, shape)
     for kernel in (chain.encode(0, x), chain.decode(chain.length - 1, x)):
         eps = rows(4, shape, seed=5)
         torch.testing.assert_close(kernel.whiten(kernel.spread(eps)), eps)
         torch.testing.assert_close(kernel.log_det(x), torch.linalg.slogdet(matrices(kernel, x)).logabsdet)
+        change = kernel.shift + kernel.spread(eps)
+        torch.testing.assert_close(kernel.log_prob(change), log_density(kernel, change))
 
 
 @each_chain
