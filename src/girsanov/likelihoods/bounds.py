@@ -30,7 +30,7 @@ from girsanov.densities import Gaussian
 from girsanov.inputs import checked
 from girsanov.likelihoods.baselines import Baseline, GaussianBaseline, baseline_of
 from girsanov.likelihoods.integral import Grid, RandomisedRows, Replicates, keeps_graph, replicate
-from girsanov.likelihoods.parts import default_proposal, estimate_of, grid_for, proposal_for, sampled_prior
+from girsanov.likelihoods.parts import estimate_of, grid_for, proposal_for
 from girsanov.likelihoods.resolution import EVALUATIONS, confirmed, missing_at_ends, needed_range
 from girsanov.pairs import ScorePair
 from girsanov.randomness import seed_of
@@ -89,7 +89,7 @@ def elbo(
     """
     rows, method = RandomisedRows.of(x), method or Replicates()
     grid = grid_for(proposal_for(pair, atom=True), samples, method)
-    baseline, drawn = baseline_of(pair, pair.decoder), sampled_prior(pair)
+    baseline = baseline_of(pair, pair.decoder)
     with torch.set_grad_enabled(keeps_graph(rows.rows, method.differentiable)):
         terms = replicate(
             baseline,
@@ -98,7 +98,6 @@ def elbo(
             partial(_elbo_terms, baseline),
             seed=seed_of(generator),
             condition=condition,
-            sampled_prior=drawn,
         )
     return estimate_of(terms, rows, grid.samples, pair.log_snr_range, kind="lower_bound")
 
@@ -197,8 +196,8 @@ class _Formula:
             law = Gaussian(torch.zeros(rows.rows.shape[1:], dtype=torch.float64), 1.0).to(rows.rows.device)
         # an exact score is known beyond the process's horizon too, and the formula is about the whole line
         span = pair.known_range if exact else pair.log_snr_range
-        own = pair.proposal if span == pair.log_snr_range else None
-        return cls(GaussianBaseline(pair, None, law), own or default_proposal(*span, law, atom=False), span)
+        proposal = proposal_for(pair, atom=False, reference=law, log_snr_range=span)
+        return cls(GaussianBaseline(pair, None, law), proposal, span)
 
     def terms(self, rows: State, near: State | None) -> dict[str, Nats]:
         """What is known exactly."""
@@ -254,16 +253,15 @@ def _elbo_terms(baseline: Baseline, x: State, near: State | None) -> dict[str, N
     rows, d = x.double(), x[0].numel()
     about = rows if near is None else near
     ends = torch.tensor([high, low], dtype=torch.float64, device=x.device)
-    (alpha_e, alpha_end), (sigma_e, sigma_end) = pair.process.marginal_at(ends)
+    (alpha_e, alpha_end), (sigma_e, _) = pair.process.marginal_at(ends)
     diffusion = d * (alpha_end / alpha_e).log() + 0.5 * d * (high - low)
     residual = 0.5 * d + d * sigma_e.log()
     if baseline.decoder is None:
         residual = residual - d * (sigma_e / alpha_e).log()
     else:
         residual = residual - 0.5 * baseline.decoder.posterior_log_det(high)
-    expected = getattr(pair.prior, "expected_log_prob", None)
     return {
-        "prior": expected(alpha_end * rows, sigma_end.square()) if expected else rows.new_zeros(len(rows)),
+        "prior": pair.expected_log_prior(rows) if pair.prior_is_closed else rows.new_zeros(len(rows)),
         "diffusion": diffusion - 0.5 * baseline.integral(about, low, high),
         "residual": residual - 0.5 * baseline.end(about, high),
     }

@@ -35,9 +35,11 @@ import torch
 from torch import Tensor
 
 from girsanov.calculus import expand_as_rows, noised, sum_event
+from girsanov.densities import Gaussian
 from girsanov.inputs import as_condition, checked
 from girsanov.likelihoods.integral import RandomisedRows, Replicates
 from girsanov.likelihoods.paired import Draws, deviations, draw, gain
+from girsanov.likelihoods.parts import proposal_for
 from girsanov.likelihoods.resolution import EVALUATIONS, confirmed, needed_range
 from girsanov.pairs import ScorePair
 from girsanov.randomness import keyed_generators, keyed_normal, keyed_rademacher, seed_of
@@ -300,13 +302,12 @@ class _Setup:
         if method is not None and method.differentiable:
             raise InputError("A difference keeps no graph: leave differentiable out, or subtract two bounds")
         span = pair.known_range if exact else pair.log_snr_range
-        spectrum = torch.ones(1) if pair.reference is None else pair.reference.spectrum()
-        own = pair.proposal if span == pair.log_snr_range else None
+        law = pair.reference or Gaussian(torch.zeros(1, dtype=torch.float64), 1.0)
         replicates = min((method and method.count) or REPLICATES, samples // 2)
         return cls(
             pair,
             RandomisedRows.of(x),
-            own or LogSNRDensity.from_spectrum(*span, spectrum),
+            proposal_for(pair, atom=False, reference=law, log_snr_range=span),
             span,
             points=2 * (samples // (2 * replicates)),
             replicates=replicates,

@@ -48,7 +48,6 @@ from girsanov.likelihoods.parts import (
     estimate_of,
     grid_for,
     proposal_for,
-    sampled_prior,
 )
 from girsanov.pairs import ScorePair
 from girsanov.randomness import seed_of
@@ -226,19 +225,18 @@ def categorical_elbo(
     Raises:
         InputError: for rows off the lattice.
     """
-    (low, high), law, rows = pair.log_snr_range, pair.prior, RandomisedRows(x, identity_view, "mass")
+    (low, high), rows = pair.log_snr_range, RandomisedRows(x, identity_view, "mass")
     method = method or Replicates(REPLICATES)
     grid = grid_for(_without_atom(proposal_for(pair, atom=False)), samples, method)
     baseline = baseline_of(pair)
-    alpha, sigma = pair.process.marginal_at(torch.tensor(low, dtype=torch.float64, device=x.device))
+    _, sigma = pair.process.marginal_at(torch.tensor(low, dtype=torch.float64, device=x.device))
     entropy = 0.5 * x[0].numel() * (1.0 + math.log(2.0 * math.pi)) + x[0].numel() * float(sigma.log())
-    drawn = sampled_prior(pair)
 
     def closed_form(rows: State, near: State | None) -> dict[str, Nats]:
         rows = rows.double()
-        ends = law.expected_log_prob(alpha * rows, sigma.square()) if drawn is None else 0.0  # type: ignore[operator]
+        prior = rows.new_full((len(rows),), entropy)
         return {
-            "prior": torch.zeros(len(rows), dtype=torch.float64, device=rows.device) + ends + entropy,
+            "prior": prior + pair.expected_log_prior(rows) if pair.prior_is_closed else prior,
             "diffusion": -0.5 * baseline.integral(rows if near is None else near, low, high),
         }
 
@@ -250,7 +248,6 @@ def categorical_elbo(
             closed_form,
             seed=seed_of(generator),
             condition=condition,
-            sampled_prior=None if drawn is None else lambda rows, eps: drawn(rows, eps) + entropy,
         )
     terms["residual"] = lattice.reconstruction(x.detach(), high).expand_as(terms["prior"])
     return estimate_of(terms, rows, grid.samples, (low, high), kind="lower_bound")

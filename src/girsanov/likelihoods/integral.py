@@ -187,7 +187,6 @@ def replicate(
     *,
     seed: int,
     condition: Tensor | None,
-    sampled_prior: Callable[[State, State], Nats] | None = None,
     round_: int = 0,
 ) -> dict[str, Tensor]:
     """Independent replicates of every term, each of shape ``r n``, float64.
@@ -197,10 +196,10 @@ def replicate(
         x: rows ``n *e`` and how they are seen.
         grid: where they are evaluated.
         closed_form: the terms known exactly given model-space rows, and where the baseline is about others, these;
-            sampled parts are added to its ``diffusion`` and ``residual``.
+            sampled parts are added to its ``diffusion`` and ``residual``, and to its ``prior`` where the pair's is not
+            closed form.
         seed: keys the noise together with each row.
         condition: leading dimension ``n`` or 1.
-        sampled_prior: the ``prior`` term from rows ``b *d`` and noise ``b m *d``, where it is not closed form.
         round_: successive rounds are independent.
     """
     elements = max(x.rows[0].numel(), 1)
@@ -211,7 +210,7 @@ def replicate(
     def evaluate(index: Tensor, count: int) -> dict[str, Tensor]:
         given = condition_at(condition, index)
         block = _Block(baseline, grid, x.rows[index], count, given, call, seed, round_)
-        return block.evaluate(x.views, closed_form, sampled_prior)
+        return block.evaluate(x.views, closed_form)
 
     return by_blocks(evaluate, len(x), rows, x.rows.device)
 
@@ -262,12 +261,7 @@ class _Block:
     seed: int
     round_: int
 
-    def evaluate(
-        self,
-        views: Views,
-        closed_form: ClosedForm,
-        sampled_prior: Callable[[State, State], Nats] | None,
-    ) -> dict[str, Tensor]:
+    def evaluate(self, views: Views, closed_form: ClosedForm) -> dict[str, Tensor]:
         view = views(self.rows, self.grid.replicates, self.seed, self.round_)
         count = len(self.rows) * self.grid.replicates
         x = view.x.reshape(count, *view.x.shape[2:])
@@ -284,8 +278,9 @@ class _Block:
         wide["diffusion"] = wide["diffusion"] + diffusion.reshape(shape)
         if "residual" in wide:
             wide["residual"] = wide["residual"] + residual.reshape(shape)
-        if sampled_prior is not None:
-            wide["prior"] = sampled_prior(x.double(), self._prior_noise(x)).reshape(shape)
+        if "prior" in wide and not self.baseline.pair.prior_is_closed:
+            sampled = self.baseline.pair.expected_log_prior(x.double(), self._prior_noise(x))
+            wide["prior"] = wide["prior"] + sampled.reshape(shape)
         wide["log_det"] = view.log_det
         return {name: value.T for name, value in wide.items()}
 

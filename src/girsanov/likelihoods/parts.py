@@ -1,15 +1,11 @@
-"""What the bounds of diffusion models have in common: default grids, a sampled prior, and the way to an estimate."""
+"""What the bounds of diffusion models have in common: default grids and the way to an estimate."""
 
 __all__ = [
     "REPLICATES",
-    "default_proposal",
     "estimate_of",
     "grid_for",
     "proposal_for",
-    "sampled_prior",
 ]
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -18,44 +14,40 @@ from girsanov.densities import Gaussian
 from girsanov.likelihoods.integral import Grid, RandomisedRows, Replicates
 from girsanov.pairs import ScorePair
 from girsanov.solvers import LogSNRDensity
-from girsanov.types import Estimate, InputError, Nats, State
+from girsanov.types import Estimate, InputError
 
 REPLICATES = 8  # at least, where there are as many samples
 POINTS = 16  # grid points of a replicate, beyond which more samples are more replicates
 
 
-def default_proposal(low: float, high: float, reference: Gaussian | None, *, atom: bool) -> LogSNRDensity:
-    """From the reference's spectrum; without one the spectrum is taken as 1, with more weight on the uniform floor."""
-    if reference is None:
-        return LogSNRDensity.from_spectrum(low, high, torch.ones(1), atom=atom, floor=0.3)
-    return LogSNRDensity.from_spectrum(low, high, reference.spectrum(), atom=atom)
+def proposal_for(
+    pair: ScorePair,
+    *,
+    atom: bool,
+    reference: Gaussian | None = None,
+    log_snr_range: tuple[float, float] | None = None,
+) -> LogSNRDensity:
+    """The pair's own proposal where it is over that range, else that of the reference's spectrum.
 
+    Without a reference the spectrum is taken as 1, with more weight on the uniform floor.
 
-def proposal_for(pair: ScorePair, *, atom: bool) -> LogSNRDensity:
-    """The pair's own proposal, else that of its reference's spectrum, over its range.
+    Args:
+        pair: the model.
+        atom: whether the residual is to be drawn.
+        reference: default the pair's.
+        log_snr_range: default the pair's.
 
     Raises:
         InputError: for a proposal without an atom where the residual is to be drawn.
     """
-    if pair.proposal is None:
-        return default_proposal(*pair.log_snr_range, pair.reference, atom=atom)
+    span, law = log_snr_range or pair.log_snr_range, reference or pair.reference
+    if pair.proposal is None or span != pair.log_snr_range:
+        if law is None:
+            return LogSNRDensity.from_spectrum(*span, torch.ones(1), atom=atom, floor=0.3)
+        return LogSNRDensity.from_spectrum(*span, law.spectrum(), atom=atom)
     if atom and not pair.proposal.atom > 0.0:
         raise InputError("The proposal must have an atom for the residual: fit it with fit_proposal to this pair")
     return pair.proposal
-
-
-def sampled_prior(pair: ScorePair) -> Callable[[State, State], Nats] | None:
-    """The prior term from draws, for priors whose expected log-density is not closed form."""
-    prior = pair.prior
-    if hasattr(prior, "expected_log_prob"):
-        return None
-    alpha, sigma = pair.process.marginal_at(torch.tensor(pair.log_snr_range[0], dtype=torch.float64))
-
-    def term(x: State, eps: State) -> Nats:
-        ends = alpha * x[:, None] + sigma * eps
-        return prior.log_prob(ends.flatten(0, 1)).reshape(eps.shape[:2]).mean(1)
-
-    return term
 
 
 def grid_for(proposal: LogSNRDensity, samples: int, method: Replicates) -> Grid:

@@ -206,13 +206,8 @@ def _closed_form(pair: ScorePair, x: State, eps: State) -> Nats:
     ``eps`` serves only priors whose expected log-density is not closed form.
     """
     low = torch.tensor(pair.log_snr_range[0], dtype=torch.float64, device=x.device)
-    alpha, sigma = pair.process.marginal_at(low)
-    expected = getattr(pair.prior, "expected_log_prob", None)
-    if expected is not None:
-        prior = expected(alpha * x.double(), sigma.square())
-    else:
-        prior = pair.prior.log_prob(alpha * x.double() + sigma * eps.double())
-    return prior + x[0].numel() * alpha.log()
+    alpha, _ = pair.process.marginal_at(low)
+    return pair.expected_log_prior(x, eps[:, None]) + x[0].numel() * alpha.log()
 
 
 def _require_cover(times: TimeLaw, span: tuple[float, float]) -> None:

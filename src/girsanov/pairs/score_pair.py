@@ -12,14 +12,9 @@ end of the range by the exact kernel, and leave through the residual decoder
 .. math::
     R = \log p(x \mid x_e) - \log q(x_e \mid x) = d \log \alpha_e + \tfrac12 (\|\varepsilon\|^2
         - \|\varepsilon - \hat\varepsilon\|^2).
-
-With the generative drift :math:`v_\lambda = f - (1 - \lambda/2) g^2 s`, the inference drift
-:math:`u_\lambda = f - (\lambda/2) g^2 \hat s` and the diffusion :math:`\sqrt{1 - \lambda}\, g`, every
-:math:`\lambda < 1` has the marginals of the process where s and :math:`\hat s` are exact, and a valid bound where
-they are not (note of paper 1, section 2.8). The pair itself is the member 0, the reverse SDE.
 """
 
-__all__ = ["FamilyPair", "ScorePair"]
+__all__ = ["ScorePair"]
 
 import math
 from collections.abc import Callable, Sequence
@@ -33,18 +28,11 @@ from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import BroadGaussian, Density, DensityScore, Gaussian, StandardNormal
 from girsanov.inputs import ask, checked, like_rows
 from girsanov.models import HALF, ScoreModel, called
+from girsanov.pairs.family import FamilyPair, PlugIn
 from girsanov.pairs.pair import Pair
-from girsanov.processes import ROUNDING, LinearProcess, Process
+from girsanov.processes import ROUNDING, LinearProcess
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError, Nats, Score, State, Time
-
-
-def _plug_in(
-    process: LinearProcess, score: Score, lmbd: float, t: Time, x: State, condition: Tensor | None = None
-) -> State:
-    """Generative drift v_lambda."""
-    share = (1.0 - 0.5 * lmbd) * process.rates(t)[1]
-    return process.drift(t, x) - expand_as_rows(share, x) * ask(score, t, x, condition)
 
 
 @final
@@ -98,7 +86,7 @@ class ScorePair(Pair):
         process = process if process is not None else getattr(score, "process", None)
         if process is None:
             raise InputError("A plain score does not say its forward process: ScorePair(score, process)")
-        super().__init__(process, partial(_plug_in, process, score, 0.0), None, event_shape=event_shape)
+        super().__init__(process, PlugIn(process, score), None, event_shape=event_shape)
         self.score = score
         # laws are no submodules: a score's own reference is one of the score's already
         self._given = {"prior": prior, "reference": reference, "decoder": decoder, "proposal": proposal}
@@ -140,7 +128,7 @@ class ScorePair(Pair):
         Raises:
             InputError: for ``lmbd`` of 1 or more.
         """
-        return FamilyPair(self, lmbd, inference_score)
+        return FamilyPair(self, PlugIn(self.process, self.score, lmbd), inference_score)
 
     @property
     def process(self) -> LinearProcess:
@@ -270,6 +258,27 @@ class ScorePair(Pair):
         low, _ = self.log_snr_range
         return law.diffused(*self.process.marginal_at(torch.tensor(low, dtype=torch.float64)))
 
+    @property
+    def prior_is_closed(self) -> bool:
+        """Whether the expected log-density of the prior at noised rows is known in closed form."""
+        return hasattr(self.prior, "expected_log_prob")
+
+    def expected_log_prior(self, x: State, eps: State | None = None) -> Nats:
+        r"""Expected log-density :math:`E[\log \pi(\alpha x + \sigma \varepsilon)]` of the prior at noised rows, ``b``.
+
+        Args:
+            x: rows ``b *d``.
+            eps: draws of the noise, ``b m *d``, over which the mean is taken where the prior has no closed form.
+        """
+        low = torch.tensor(self.log_snr_range[0], dtype=torch.float64, device=x.device)
+        alpha, sigma = self.process.marginal_at(low)
+        expected = getattr(self.prior, "expected_log_prob", None)
+        if expected is not None:
+            return expected(alpha * x.double(), sigma.square())
+        assert eps is not None
+        ends = alpha * x.double()[:, None] + sigma * eps.double()
+        return self.prior.log_prob(ends.flatten(0, 1)).reshape(eps.shape[:2]).mean(1)
+
     def times(self, steps: int) -> Tensor:
         """Times at ``steps + 1`` equally spaced log-SNRs of the range, float64."""
         low, high = self.log_snr_range
@@ -347,79 +356,3 @@ class ScorePair(Pair):
                 raise InputError(
                     f"The proposal must span the log-SNR range [{low}, {high}]: fit it with fit_proposal to this pair"
                 )
-
-
-class _Tempered(Process):
-    """Inference process u_lambda with diffusion sqrt(1 - lambda) g."""
-
-    def __init__(self, process: LinearProcess, score: Score | None, lmbd: float) -> None:
-        super().__init__()
-        self.process, self.score, self.lmbd = process, score, lmbd
-        self.horizon = process.horizon
-
-    def drift(self, t: Time, x: State, condition: Tensor | None = None) -> State:
-        drift = self.process.drift(t, x)
-        if self.score is None:
-            return drift
-        value = ask(self.score, t, x, condition)
-        return drift - 0.5 * self.lmbd * expand_as_rows(self.process.rates(t)[1], x) * value
-
-    def diffusion(self, t: Time, x: State) -> Tensor:
-        return (1.0 - self.lmbd) ** 0.5 * self.process.diffusion(t, x)
-
-
-@final
-class FamilyPair(Pair):
-    """A member of a score pair's family; made by :meth:`ScorePair.family`.
-
-    Args:
-        base: the pair of the reverse SDE.
-        lmbd: below 1.
-        inference_score: the score of the inference drift where ``lmbd`` is not 0; default the pair's.
-    """
-
-    def __init__(self, base: ScorePair, lmbd: float, inference_score: Score | None = None) -> None:
-        if not lmbd < 1.0:
-            raise InputError(f"lmbd must be below 1; got {lmbd}: at 1 the model is the ODE, use ode_log_prob")
-        inner = None if lmbd == 0.0 else (inference_score or base.score)
-        plug_in = partial(_plug_in, base.process, base.score, lmbd)
-        super().__init__(_Tempered(base.process, inner, lmbd), plug_in, None)
-        self.base, self.lmbd = base, lmbd
-        self._shared = inference_score is None or lmbd == 0.0
-
-    @property
-    def prior(self) -> Density:
-        """See :class:`ScorePair`."""
-        return self.base.prior
-
-    @property
-    def event_shape(self) -> torch.Size:
-        """See :class:`ScorePair`."""
-        return self.base.event_shape
-
-    def times(self, steps: int) -> Tensor:
-        """See :class:`ScorePair`."""
-        return self.base.times(steps)
-
-    def begin(self, x: State, eps: State, condition: Tensor | None = None) -> tuple[State, Nats]:
-        """See :class:`ScorePair`."""
-        return self.base.begin(x, eps, condition)
-
-    def finish(self, x: State, eps: State, condition: Tensor | None = None) -> tuple[State, Nats]:
-        """See :class:`ScorePair`."""
-        return self.base.finish(x, eps, condition)
-
-    def inference_drift(self, t: Time, x: State, condition: Tensor | None = None) -> State:
-        """Drift u_lambda, shape ``b *d``; times stay in float64, where both ends of a schedule are resolved."""
-        drift: _Tempered = self.inference  # type: ignore[assignment]
-        return drift.drift(t, x, condition)
-
-    def generative_drift(self, t: Time, x: State, condition: Tensor | None = None) -> State:
-        """Drift v_lambda, shape ``b *d``."""
-        return self.generative(t, x, condition)  # type: ignore[operator]
-
-    def _inference_beside(self, t: Time, x: State, v: State, condition: Tensor | None) -> State:
-        if not self._shared:
-            return self.inference_drift(t, x, condition)
-        drift = self.base.process.drift(t, x)
-        return drift - 0.5 * self.lmbd / (1.0 - 0.5 * self.lmbd) * (drift - v)
