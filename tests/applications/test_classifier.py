@@ -164,12 +164,10 @@ def test_fitted_weights_raise_the_log_probability_of_a_distorted_score():
 
 def test_conditions_may_be_vectors_and_names_anything():
     laws = class_laws((4,))
-    vectors = torch.eye(3)
     x, _ = laws.sample(12, seeded(10))
     named = DiffusionClassifier(
         ScorePair(lambda t, x, c: laws(t, x, c.argmax(1)), laws.process, reference=laws.reference()),
-        classes=["a", "b", "c"],
-        conditions=vectors,
+        classes=dict(zip("abc", torch.eye(3), strict=True)),
     )
     plain = classifier_of(laws).predict(x)
     assert [["a", "b", "c"][k] for k in plain] == named.predict(x).tolist()

@@ -9,7 +9,7 @@ leaves most classes out before the network is asked at all.
 
 __all__ = ["Classification", "DiffusionClassifier", "class_names"]
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -63,8 +63,8 @@ class DiffusionClassifier:
     Args:
         model: a fitted conditional :class:`girsanov.DensityModel`, or the :class:`girsanov.ScorePair` of any score
             ``(t, x, condition)``, whose reference lowers rounding errors and cancels in the evidence.
-        classes: names of the classes, in the order of the model's labels; default the model's own.
-        conditions: classes as the score knows them, shape ``C *c``; default the labels 0, 1, ...
+        classes: names of the classes, in the order of the model's labels 0, 1, ..., default the model's own; or a dict
+            from names to conditions as the score knows them, each ``*c``.
         prior: probabilities of the classes, shape ``C``; default uniform.
         weights: which levels count: ``likelihood`` (Bayes' rule for an exact score), ``uniform`` (in the process's
             time), ``fitted`` (by :meth:`calibrate`) or a function of log-SNR ``k -> k``.
@@ -95,8 +95,7 @@ class DiffusionClassifier:
         self,
         model: Any,
         *,
-        classes: Sequence[Any] | None = None,
-        conditions: Tensor | None = None,
+        classes: Sequence[Any] | Mapping[Any, Tensor] | None = None,
         prior: Tensor | None = None,
         weights: str | Callable[[Tensor], Tensor] = "likelihood",
         samples: int = 32,
@@ -108,9 +107,11 @@ class DiffusionClassifier:
         names = getattr(model, "classes", ()) if classes is None else classes
         self.classes_ = np.array(own) if len(own) > 1 else class_names(names)
         count = len(self.classes_)
-        conditions = torch.arange(count) if conditions is None else conditions
-        if len(conditions) != count or (prior is not None and len(prior) != count):
-            raise InputError(f"There are {count} classes: conditions and prior need as many rows")
+        conditions = torch.arange(count)
+        if isinstance(classes, Mapping):
+            conditions = torch.stack([torch.as_tensor(condition) for condition in classes.values()])
+        if prior is not None and len(prior) != count:
+            raise InputError(f"There are {count} classes: the prior needs as many entries")
         self.model = ClassConditional.of(model, conditions)
         self.weights = weights
         # two are one antithetic pair
