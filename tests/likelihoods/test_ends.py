@@ -240,3 +240,40 @@ def test_half_precision_promises_no_more_than_an_estimate(dtype):
     wide = gv.ode_log_prob(gv.ScorePair(smooth, process), x, solver=gv.solvers.FixedGrid(4))
     assert wide.kind == "exact"
     torch.testing.assert_close(found.value, wide.value, rtol=0.0, atol=0.05)
+
+
+@pytest.mark.parametrize("offset", [10.0, 300.0])
+def test_data_far_off_are_remembered_at_the_horizon_too(offset):
+    """N(0, I) at the horizon would be off by alpha times the offset: the reference's law stands there."""
+    means = torch.tensor([[offset - 1.0, offset], [offset + 1.0, offset]], dtype=torch.float64)
+    law = gv.GaussianMixture(torch.tensor([0.4, 0.6]), means, torch.full((2, 2), 0.5, dtype=torch.float64))
+    x = law.sample(4, generator=seeded(0))
+    pair = gv.ScorePair(law.score(gv.VariancePreserving()), reference=law.moment_match())
+    found = gv.ode_log_prob(pair, x)
+    assert found.kind == "exact"
+    torch.testing.assert_close(found.value, law.log_prob(x), rtol=0.0, atol=1e-4)
+    near = gv.ScorePair(law.score(gv.VariancePreserving()), prior=StandardNormal())
+    assert float((gv.ode_log_prob(near, x).value - law.log_prob(x)).abs().max()) > 0.02
+
+
+RANGES = [(9.0, -9.0), (3.0, 3.0), (-math.inf, math.inf), (math.nan, 2.0), (-1.0, 2.0, 3.0), "ab", 4.0]
+
+
+@pytest.mark.parametrize("given", RANGES, ids=str)
+def test_a_range_that_is_none_is_refused_whoever_declares_it(given):
+    class Declared:
+        process, log_snr_range = gv.VariancePreserving(), given
+
+        def __call__(self, t, x):
+            return -x
+
+    for make in (lambda: gv.ScorePair(Declared()), lambda: gv.ScorePair(lambda t, x: -x, Declared.process, **limits)):
+        limits = {"log_snr_range": given}
+        with pytest.raises(gv.InputError, match=r"log_snr_range must be \(low, high\)"):
+            make()
+
+
+def test_ranges_of_score_and_process_that_do_not_meet_are_refused():
+    process = gv.VariancePreserving(log_snr_range=(-10.0, 0.0))
+    with pytest.raises(gv.InputError, match="share no range"):
+        gv.ScorePair(lambda t, x: -x, process, log_snr_range=(2.0, 9.0))

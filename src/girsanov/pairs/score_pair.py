@@ -31,6 +31,7 @@ from girsanov.models import HALF, ScoreModel, called
 from girsanov.pairs.family import FamilyPair, PlugIn
 from girsanov.pairs.pair import Pair
 from girsanov.processes import ROUNDING, LinearProcess
+from girsanov.processes.base import require_range
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError, Nats, Score, State, Time
 
@@ -44,8 +45,8 @@ class ScorePair(Pair):
             density's own.
         process: the forward process; default the score's ``process``.
         prior: law of the generative process at the noise end of the range. Default, made when it is first needed:
-            N(0, I) at the horizon of a process that forgets the data or where they are forgotten, else the
-            reference's law there.
+            N(0, I) at the horizon of a process that forgets the data, as far as the reference says that these are
+            forgotten there, else the reference's law there.
         reference: Gaussian that the score is compared with: control variate of the bounds, whitening of the ODE, exact
             part of the sampler's steps. It changes no expectation of a bound. Default the decoder, else the score's
             own ``reference``.
@@ -57,8 +58,8 @@ class ScorePair(Pair):
         event_shape: shape of one row, for sampling where no law here has one.
 
     Raises:
-        InputError: for a score without its process, laws of rows of different shapes, a decoder beside another
-            reference, or a proposal over another range.
+        InputError: for a score without its process, a range that is none or that the process does not share, laws of
+            rows of different shapes, a decoder beside another reference, or a proposal over another range.
 
     Example:
         >>> from girsanov.processes import VariancePreserving
@@ -339,7 +340,17 @@ class ScorePair(Pair):
         return self.noise(self._level(x), z, condition)
 
     def _require_fit(self) -> None:
-        """One reference, and all laws of rows of one shape."""
+        """A range, one reference, and all laws of rows of one shape."""
+        for given in (self._given["log_snr_range"], getattr(self.score, "log_snr_range", None)):
+            if given is not None:
+                require_range(given)
+        low, high = self.log_snr_range
+        if not low < high:
+            known, (first, last) = self.known_range, self.process.log_snr_range
+            raise InputError(
+                f"The score is known for log-SNR from {known[0]:.3g} to {known[1]:.3g}, the process goes from "
+                f"{first:.3g} to {last:.3g}: they share no range, so give them one that both cover"
+            )
         reference, decoder = self._given["reference"], self.decoder
         if None not in (reference, decoder) and reference is not decoder:
             raise InputError("decoder and reference must be the same Gaussian")

@@ -10,6 +10,7 @@ float64 inside, in forms that do not cancel at either end; results take the dtyp
 
 __all__ = ["LinearProcess", "Process", "is_number", "require_range"]
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from numbers import Real
@@ -25,6 +26,7 @@ from girsanov.types import InputError, State, Time
 
 LIMIT = 15.0  # |log-SNR| beyond which float32 noise and signal no longer see each other
 FORGOTTEN = 2e-3  # share of the data in a state that N(0, I) may stand for
+MISSTATED, MISSTATED_PER_DIMENSION = 0.02, 1e-4  # nats that N(0, I) may be off about a row of a known law
 ROUNDING = 1e-9  # of a log-SNR
 
 
@@ -42,8 +44,22 @@ def require_range(log_snr_range: Any) -> None:
         InputError: for anything else.
     """
     pair = tuple(log_snr_range) if isinstance(log_snr_range, Sequence | np.ndarray | Tensor) else ()
-    if len(pair) != 2 or not all(map(is_number, pair)) or not log_snr_range[0] < log_snr_range[1]:
-        raise InputError(f"log_snr_range must be (low, high), two numbers with low < high; got {log_snr_range!r}")
+    if len(pair) != 2 or not all(is_number(end) and math.isfinite(end) for end in pair) or not pair[0] < pair[1]:
+        raise InputError(
+            f"log_snr_range must be (low, high), two finite numbers with low < high; got {log_snr_range!r}"
+        )
+
+
+def _misstated(law: Density) -> float:
+    """Nats by which N(0, I) misstates a row of a law on average, in absolute terms, less what each dimension may be."""
+    match = getattr(law, "moment_match", None)
+    if match is None:
+        return 0.0
+    matched = match()
+    spectrum, mean = matched.spectrum().double(), matched.mean.double()
+    # twice the divergence is, where it is small, the variance of the log-ratio
+    twice = spectrum.sum() - spectrum.log().sum() - spectrum.numel() + mean.square().sum()
+    return float(twice.clamp_min(0.0).sqrt()) - MISSTATED_PER_DIMENSION * spectrum.numel()
 
 
 class Process(nn.Module, ABC):
@@ -157,9 +173,11 @@ class LinearProcess(Process):
     def prior(self, reference: Density | None = None, *, log_snr: float | None = None) -> Density:
         r"""The law that a generative model starts from at a log-SNR.
 
-        At the horizon of a process that tends to N(0, I), that law. Before it, the law of ``reference`` there; without
-        one N(0, I), where the kernel forgets the data: where :math:`\alpha^2` and :math:`|1 - \sigma^2|` are at most
-        0.002, so that N(0, I) misstates data of unit scale by at most 0.001 nats per dimension.
+        At the horizon of a process that tends to N(0, I), that law, unless ``reference`` says that the data are so far
+        off or so wide that it misstates a row by more than 0.02 nats and 0.0001 per dimension. Else the law of
+        ``reference`` there; without one N(0, I), where the kernel forgets the data: where :math:`\alpha^2` and
+        :math:`|1 - \sigma^2|` are at most 0.002, so that N(0, I) misstates data of unit scale by at most 0.001 nats per
+        dimension.
 
         Args:
             reference: a law of the data, such as a Gaussian fitted to them.
@@ -169,11 +187,13 @@ class LinearProcess(Process):
             InputError: without a reference where the kernel remembers the data.
         """
         level = self.log_snr_range[0] if log_snr is None else log_snr
-        if self.stationary and level <= max(self.end_log_snr, -LIMIT) + ROUNDING:
-            return StandardNormal()
         alpha, sigma = self.marginal_at(torch.tensor(level, dtype=torch.float64))
+        at_horizon = self.stationary and level <= max(self.end_log_snr, -LIMIT) + ROUNDING
         if reference is not None:
-            return reference.diffused(alpha, sigma)
+            law = reference.diffused(alpha, sigma)
+            return StandardNormal() if at_horizon and _misstated(law) <= MISSTATED else law
+        if at_horizon:
+            return StandardNormal()
         if max(float(alpha.square()), abs(1.0 - float(sigma.square()))) <= FORGOTTEN:
             return StandardNormal()
         raise InputError(
