@@ -9,6 +9,7 @@ evaluating rows: equal rows get equal noise, so that whatever is fitted to rows 
 
 __all__ = [
     "KeyedStreams",
+    "apart",
     "keyed_generators",
     "keyed_normal",
     "keyed_rademacher",
@@ -195,6 +196,31 @@ def keyed_generators(seed: int, purpose: str, rows: State, round_: int = 0) -> K
         digest.update(row)
         digests.append(digest.digest())
     return KeyedStreams(np.frombuffer(b"".join(digests), dtype="<u4").reshape(-1, 4).astype(np.uint64))
+
+
+def apart(rows: State) -> State:
+    """Keys of rows under which copies have noise of their own: the content, and how many equal rows stand before.
+
+    What is tested or averaged over rows takes them for independent, which copies with one noise are not.
+
+    Args:
+        rows: shape ``n *d``.
+
+    Returns:
+        Shape ``n d+1``, float64.
+
+    Example:
+        >>> apart(torch.tensor([[5.0], [7.0], [5.0]])).tolist()
+        [[5.0, 0.0], [7.0, 0.0], [5.0, 1.0]]
+    """
+    flat = rows.detach().double().flatten(1)
+    seen: dict[bytes, int] = {}
+    counts = []
+    for row in flat.cpu().numpy() + 0.0:  # without the sign of zeros
+        key = row.tobytes()
+        counts.append(seen.get(key, 0))
+        seen[key] = counts[-1] + 1
+    return torch.cat([flat, torch.tensor(counts, dtype=torch.float64, device=flat.device)[:, None]], 1)
 
 
 def _drawn(values: np.ndarray, shape: Sequence[int], like: Tensor) -> Tensor:

@@ -4,12 +4,14 @@ The truth is a mixture in two dimensions whose score is known on a range that is
 ends. With its law at the noise end as the prior, what claims the density must have it, and a bound lacks its known gap.
 """
 
+import math
 from functools import lru_cache
 
 import pytest
 import torch
 
 import girsanov as gv
+from girsanov.densities import StandardNormal
 from girsanov.likelihoods.discrete import LatticePoints, categorical_elbo
 from girsanov.pairs import AncestralChain, EulerChain, ScorePair
 from tests.laws import Known, assert_student, each_process, hermite, note_mixture_2d, quadrature_elbo
@@ -267,10 +269,10 @@ def test_a_range_that_is_none_is_refused_whoever_declares_it(given):
         def __call__(self, t, x):
             return -x
 
-    for make in (lambda: gv.ScorePair(Declared()), lambda: gv.ScorePair(lambda t, x: -x, Declared.process, **limits)):
-        limits = {"log_snr_range": given}
-        with pytest.raises(gv.InputError, match=r"log_snr_range must be \(low, high\)"):
-            make()
+    with pytest.raises(gv.InputError, match=r"log_snr_range must be \(low, high\)"):
+        gv.ScorePair(Declared())
+    with pytest.raises(gv.InputError, match=r"log_snr_range must be \(low, high\)"):
+        gv.ScorePair(lambda t, x: -x, gv.VariancePreserving(), log_snr_range=given)
 
 
 def test_ranges_of_score_and_process_that_do_not_meet_are_refused():

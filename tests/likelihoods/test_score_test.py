@@ -10,6 +10,7 @@ from girsanov.likelihoods import score_test
 from girsanov.likelihoods.score_test import _holm, _noised, _rows_for
 from girsanov.pairs import ScorePair
 from girsanov.processes import BrownianMotion, VarianceExploding, VariancePreserving
+from girsanov.randomness import apart
 from girsanov.stein import WildBootstrap
 from girsanov.types import InputError
 from tests.seeds import seeded
@@ -94,6 +95,19 @@ def test_the_noise_of_a_row_depends_on_that_row_alone():
     assert torch.equal(whole[2:4], _noised(process, x[2:4], 2.0, 7, 1)[1])
     assert not torch.equal(whole, _noised(process, x, 2.0, 7, 2)[1])
     assert not torch.equal(whole, _noised(process, x, 2.0, 8, 1)[1])
+
+
+def test_rows_that_repeat_are_tested_at_the_level_promised():
+    """Rows of seven points, and the exact score of their noised law: each copy has noise of its own."""
+    process, points = VariancePreserving(), torch.linspace(-2.0, 2.0, 7, dtype=torch.float64)[:, None]
+    law = GaussianMixture(torch.ones(7) / 7, points, torch.full((7, 1), 1e-8, dtype=torch.float64))
+    rejected = 0
+    for k in range(20):
+        x = points[torch.randint(7, (200,), generator=seeded(k))]
+        found = score_test(ScorePair(law.score(process)), x, [0.0, 2.0], method=QUICK, generator=seeded(100 + k))
+        rejected += found.pvalue <= 0.05
+    assert rejected <= 5  # of 20 at 5 %: more in one of 3,000 runs
+    assert torch.equal(apart(torch.tensor([[5.0], [7.0], [5.0], [-0.0], [0.0]]))[:, 1], torch.tensor([0.0, 0, 1, 0, 1]))
 
 
 def test_scores_are_evaluated_in_the_dtype_of_their_parameters():

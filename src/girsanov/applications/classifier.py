@@ -9,7 +9,7 @@ leaves most classes out before the network is asked at all.
 
 __all__ = ["Classification", "DiffusionClassifier", "class_names"]
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -327,7 +327,7 @@ def _columns(evidence: Evidence) -> tuple[Tensor, ...]:
     return tuple(getattr(evidence, field.name) for field in fields(evidence))
 
 
-def class_names(classes: Sequence[Any]) -> np.ndarray:
+def class_names(classes: Iterable[Any]) -> np.ndarray:
     """Classes as an array, names that are whole numbers as numbers.
 
     Raises:

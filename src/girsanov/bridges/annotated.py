@@ -20,6 +20,8 @@ from girsanov.types import InputError, State
 FEWEST = 10  # cells at a time: some are held out
 MOST_COLUMNS = 5000  # whose covariances fit into memory
 SHOWN = 5  # times that a sentence lists
+RESOLVED = 1e-4  # of a column's range, that rounding may be
+LARGEST = 1e15  # whose squares and products stay far from the largest number
 
 
 @final
@@ -223,7 +225,23 @@ def matrix(values: Any, name: str, columns: int | None = None) -> Tensor:
             f"{name} has missing entries, or some that are not finite, in {len(odd)} of {len(found)} cells, first in "
             f"{name}[{odd[0]}]: drop those cells"
         )
+    _require_resolved(found, name)
     return torch.as_tensor(found).to(torch.get_default_dtype())
+
+
+def _require_resolved(values: np.ndarray, name: str) -> None:
+    """Networks compute in single precision, which tells no cells apart that are far off beside their spread."""
+    flat = values.reshape(len(values), -1)
+    largest, width = np.abs(flat).max(0), np.ptp(flat, 0)
+    lost = np.flatnonzero(((width > 0) & (largest * np.finfo(np.float32).eps > RESOLVED * width)) | (largest > LARGEST))
+    if len(lost):
+        column = int(lost[0])
+        others = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise InputError(
+            f"{name} has values as large as {largest[column]:.3g} over a range of {width[column]:.3g} in column "
+            f"{column}{others}, which single precision does not resolve: subtract the mean of such columns, or rescale "
+            "them"
+        )
 
 
 def listed(times: Any) -> str:

@@ -12,8 +12,10 @@ __all__ = ["ReferenceSize", "choose_size", "fixed_size"]
 
 import math
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +32,7 @@ SIZES = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0)  # tried, in spreads
 INNER = 5  # times left out at most
 DRAWS = 5  # of cells, for each time
 CELLS = 300  # on each side
+LEAST = 1e-3  # spreads of a column at one time, which a Gaussian there must have
 
 
 @final
@@ -83,10 +86,10 @@ def fixed_size(snapshots: Snapshots, sigma: float) -> ReferenceSize:
     Raises:
         InputError: if it is not positive, or the cells of each time are all alike.
     """
-    if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0.0 < sigma < math.inf:
+    if isinstance(sigma, bool | np.bool_) or not isinstance(sigma, Real) or not 0.0 < sigma < math.inf:
         raise InputError(f"sigma must be positive, in spreads of the representation; got {sigma!r}")
     spread = _spread(snapshots)
-    return ReferenceSize(sigma * spread, spread, "given")
+    return ReferenceSize(float(sigma) * spread, spread, "given")
 
 
 def choose_size(snapshots: Snapshots, seed: int) -> ReferenceSize:
@@ -115,8 +118,9 @@ def _left_out(snapshots: Snapshots, time: float, spread: float, seed: int) -> tu
     whole = snapshots.times[-1] - snapshots.times[0]
     generator = torch.Generator().manual_seed(mix(seed, 7, snapshots.times.index(time)) % 2**31)
     many = len(snapshots.rows[before])
-    start = Gaussian.fit(snapshots.starts(before, many, generator).double())
-    end = Gaussian.fit(snapshots.rows[after].double())
+    floor = LEAST * spread  # a column may be constant at one time
+    start = Gaussian.fit(snapshots.starts(before, many, generator).double(), floor=floor)
+    end = Gaussian.fit(snapshots.rows[after].double(), floor=floor)
     laws = []
     for size in SIZES:
         reference = BrownianMotion(sigma=size * spread * math.sqrt((after - before) / whole))

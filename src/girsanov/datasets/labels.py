@@ -49,6 +49,12 @@ def label_array(labels: Any, rows: int | None, name: str) -> np.ndarray:
     if values.dtype.kind == "f":
         if (values != np.rint(values)).any():
             raise InputError(f"{name}: labels that are numbers must be whole; give names or whole numbers.")
+        if (np.abs(values) >= 2.0**53).any():
+            row = int((np.abs(values) >= 2.0**53).argmax())
+            raise InputError(
+                f"{name}: the label of {row_name(name, row)} is {values[row]:g}, and decimal numbers from 2^53 on "
+                "are not told apart; give such labels as whole numbers or text."
+            )
         return values.astype(np.int64)
     return values if values.dtype.kind == "b" else values.astype(str).astype(object)
 

@@ -84,12 +84,13 @@ class Gaussian(Density):
 
     @classmethod
     @checked
-    def fit(cls, x: State, *, rank: int | None = None) -> "Gaussian":
+    def fit(cls, x: State, *, rank: int | None = None, floor: float = 0.0) -> "Gaussian":
         """Fit mean and Ledoit-Wolf shrunk covariance to rows ``n *d``.
 
         Args:
             x: at least two rows.
             rank: number of principal components kept; the others share their mean variance. Default all.
+            floor: least standard deviation of a column, for columns that may be constant in these rows.
         """
         if len(x) < 2:
             raise InputError(f"A Gaussian needs at least 2 rows to be fitted; got {len(x)}")
@@ -99,11 +100,13 @@ class Gaussian(Density):
         mean = flat.mean(0)
         centred = flat - mean
         # Columns of very different scales must not be shrunk towards one common variance: shrink correlations.
-        scale = centred.square().mean(0).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+        scale = centred.square().mean(0).sqrt().clamp_min(max(floor, torch.finfo(torch.float64).tiny))
         unit = centred / scale
         shrinkage = float(ledoit_wolf_shrinkage(unit.cpu().numpy(), assume_centered=True))
         correlation = (1.0 - shrinkage) * unit.T @ unit / len(x)
         correlation.diagonal().add_(shrinkage)
+        if floor:
+            correlation.diagonal().clamp_(min=1.0)
         values, vectors = torch.linalg.eigh(scale[:, None] * correlation * scale)
         keep = len(values) if rank is None else min(rank, len(values))
         rest = values[: len(values) - keep]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from girsanov.inputs import ask, checked
 from girsanov.pairs import ScorePair
 from girsanov.processes import LinearProcess
-from girsanov.randomness import keyed_generators, keyed_normal, seed_of
+from girsanov.randomness import apart, keyed_generators, keyed_normal, seed_of
 from girsanov.rows import condition_at, conditions_for
 from girsanov.stein.goodness import GoodnessOfFitResult, goodness_of_fit
 from girsanov.stein.kernels import RadialKernel
@@ -119,7 +119,8 @@ def score_test(
         diffusion: see there; a name is fitted to the noised rows of each level.
         method: see there; default the wild bootstrap, for independent rows.
         condition: labels or other conditions of the rows, leading dimension ``n`` or 1.
-        generator: read once for a seed; each row's noise depends on its content alone; ``None`` means seed 0.
+        generator: read once for a seed; each row's noise depends on its content and, among copies, its number;
+            ``None`` means seed 0.
 
     Raises:
         InputError: for no levels, levels at which the score is not known, and rows or scores that cannot be used.
@@ -163,7 +164,8 @@ def _noised(process: LinearProcess, x: State, level: float, seed: int, round_: i
     """Time of a level, and rows with their own noise there."""
     at = torch.tensor(float(level), dtype=torch.float64)
     alpha, sigma = process.marginal_at(at)
-    eps = keyed_normal(keyed_generators(seed, "score test", x, round_), x.shape[1:], x)
+    # copies are rows of their own, which one noise would make identical points
+    eps = keyed_normal(keyed_generators(seed, "score test", apart(x), round_), x.shape[1:], x)
     return process.time(at), alpha.to(x) * x + sigma.to(x) * eps
 
 
