@@ -371,6 +371,8 @@ def test_times_that_are_not_there(fitted, cells):
         (lambda: fitted.push(snapshots(20, shift=1.0)), "Time 8 is outside"),
         (lambda: fitted.trajectories(np.zeros((5, 2)), end=3.0), "rows of shape"),
         (lambda: fitted.trajectories(np.full((5, 3), np.nan), end=3.0), "not finite, in 5 of 5 cells"),
+        (lambda: fitted.trajectories(np.random.default_rng(0).normal(1e7, 1.0, (5, 3)), end=3.0), "does not resolve"),
+        (lambda: fitted.trajectories(np.full((5, 3), 1e39), end=3.0), "subtract the mean of such columns, or rescale"),
         (lambda: fitted.held_out_error(2.0), "between two others"),
         (lambda: fitted.held_out_error(3.5), "between two others"),
         (lambda: fitted.held_out_error(3.0, seeds=0), "at least 1"),

@@ -10,14 +10,15 @@ from girsanov.bridges import reference_size
 from girsanov.bridges.annotated import Snapshots
 from girsanov.bridges.recipe import Recipe
 from girsanov.bridges.reference_size import ReferenceSize, choose_size, fixed_size
+from girsanov.densities import Gaussian
 from girsanov.types import InputError
 from tests.seeds import seed, seeded
 
 
-def brownian(sigma, times=(0.0, 0.5, 1.0), rows=600, dim=2, number=0, unit=1.0):
+def brownian(sigma, times=(0.0, 0.5, 1.0), rows=600, dim=2, number=0, unit=1.0, drift=0.0):
     """Independent snapshots of a Brownian motion that starts as a standard normal law."""
     generator = seeded(number)
-    law = {t: math.sqrt(1.0 + sigma**2 * t) * torch.randn(rows, dim, generator=generator) for t in times}
+    law = {t: math.sqrt(1.0 + sigma**2 * t) * torch.randn(rows, dim, generator=generator) + drift * t for t in times}
     return Snapshots({t: unit * x for t, x in law.items()}, {})
 
 
@@ -38,6 +39,27 @@ def test_the_size_of_a_brownian_motion_is_found():
     assert list(size.errors) == pytest.approx([s * size.spread for s in reference_size.SIZES])
     assert size.errors[size.sigma] < 0.6 * max(size.errors.values())
     assert size.untouched > min(size.errors.values())
+
+
+def test_the_size_is_one_of_the_whole_time_however_short_the_steps():
+    """Eleven times: between neighbours of a left-out one the size counts by the root of a fifth, 0.45."""
+    size = choose_size(brownian(5.0, times=tuple(np.linspace(0.0, 1.0, 11).tolist())), seed(0))
+    assert 1.0 <= size.sigma / size.spread <= 2.0
+
+
+def test_a_left_out_time_stands_where_it_stood():
+    """Cells that drift: half-way they would be 6 to the side of those at a fifth of the time."""
+    size = choose_size(brownian(5.0, times=(0.0, 0.2, 1.0), drift=20.0), seed(0))
+    assert min(size.errors.values()) < 2.0 < size.untouched
+
+
+def test_of_sizes_that_are_as_good_the_largest_is_chosen(monkeypatch):
+    """Means 0.97 and 0.975 are within one error of 0.01 of each other, 1.0 is not."""
+    means = torch.tensor([1.2, 1.1, 1.0, 0.97, 0.975, 1.0, 2.0], dtype=torch.float64)
+    spread = 0.02 * torch.tensor([-1.5, -0.5, 0.5, 1.5], dtype=torch.float64) / 1.29  # a standard deviation of 0.02
+    monkeypatch.setattr(reference_size, "_left_out", lambda *_: (means[:, None] + spread, torch.ones(4)))
+    size = choose_size(brownian(1.0, rows=20), 0)
+    assert size.sigma == pytest.approx(reference_size.SIZES[4] * size.spread)
 
 
 def test_cells_that_stay_where_they_are_have_no_large_size():
@@ -103,8 +125,8 @@ def test_a_left_out_time_takes_no_part_in_the_choice():
 
     times = (0.0, 1.0, 2.0, 3.0)
     recipe = Recipe(
-        None, "gaussian", 1, 2, NetworkConfig(width=4, blocks=1), AlternatingConfig(rounds=0), 0, torch.device("cpu"),
-        None, None,
+        size=None, start="gaussian", steps=2, network=NetworkConfig(width=4, blocks=1),
+        alternating=AlternatingConfig(rounds=0), seed=0, device=torch.device("cpu"), run=None, time_budget=None,
     )  # fmt: skip
     cells = brownian(1.0, times, rows=50)
     spoiled = Snapshots(cells.rows | {1.0: 50.0 * cells.rows[1.0]}, {})
@@ -116,6 +138,24 @@ def test_a_left_out_time_takes_no_part_in_the_choice():
 def test_sizes_survive_json():
     for size in (choose_size(brownian(1.0, rows=20), 0), fixed_size(brownian(1.0), 0.3)):
         assert ReferenceSize.from_json(size.to_json()) == size
+
+
+@pytest.mark.parametrize("sigma", [np.float32(0.5), np.int64(1), 2])
+def test_sizes_may_be_numbers_of_any_kind(sigma):
+    size = fixed_size(brownian(1.0), sigma)
+    assert size.sigma == pytest.approx(float(sigma) * size.spread)
+
+
+def test_a_column_that_is_constant_at_one_time_is_moved_like_the_others():
+    """A silent gene: its Gaussian has a least deviation, and what it says of the others stays."""
+    cells = brownian(1.0)
+    silent = Snapshots({t: torch.cat([x, (t > 0.0) * x[:, :1]], 1) for t, x in cells.rows.items()}, {})
+    found = choose_size(silent, 0)
+    assert all(math.isfinite(error) for error in found.errors.values())
+    law = Gaussian.fit(silent.rows[0.0], floor=0.01)
+    plain = Gaussian.fit(cells.rows[0.0])
+    torch.testing.assert_close(law.marginal_variance()[2], torch.tensor(1e-4, dtype=torch.float64))
+    torch.testing.assert_close(law.marginal_variance()[:2], plain.marginal_variance(), rtol=0.01, atol=0.0)
 
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, math.nan, math.inf, "large", True])

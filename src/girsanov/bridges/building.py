@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from girsanov.bridges.couplings import EndRows
-from girsanov.bridges.gaussian import GaussianBridge
+from girsanov.bridges.gaussian import GaussianBridge, least_deviation
 from girsanov.bridges.halves import BridgeNetwork, Ends, Half, NetworkConfig, moment_match
 from girsanov.bridges.potentials import (
     FlatPotentials,
@@ -86,7 +86,9 @@ def starting_potentials(
         return FlatPotentials()
     if start == "gaussian":
         if isinstance(second, Density):
-            return QuadraticPotentials(GaussianBridge(process, Gaussian.fit(first), moment_match(second)))
+            return QuadraticPotentials(
+                GaussianBridge(process, Gaussian.fit(first, floor=least_deviation(first)), moment_match(second))
+            )
         return moment_potentials(process, first, second)
     if isinstance(second, Density):
         second = second.sample(DRAWS, generator=torch.Generator().manual_seed(seed)).to(first.dtype)

@@ -24,7 +24,7 @@ One convention differs between codes: the bridge of a reference of total varianc
 :math:`\|x - y\|^2/2` with regularisation b, that is of cost :math:`\|x - y\|^2` with regularisation **2b**.
 """
 
-__all__ = ["GaussianBridge", "GaussianBridgeChain", "Transition", "gaussian_bridge"]
+__all__ = ["GaussianBridge", "GaussianBridgeChain", "Transition", "gaussian_bridge", "least_deviation"]
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,6 +42,18 @@ from girsanov.pairs import Chain, Kernel
 from girsanov.processes import LinearProcess
 from girsanov.randomness import source_of
 from girsanov.types import InputError, Nats, State, Time
+
+LEAST = 1e-3  # of the spread, that a column at one end has at least
+
+
+def least_deviation(*rows: State) -> float:
+    """The least deviation of a column in the Gaussian of an end, for one that is constant there: 0.001 spreads.
+
+    Example:
+        >>> round(least_deviation(torch.tensor([[-1.0, 0.0], [1.0, 0.0]])), 6)
+        0.001
+    """
+    return LEAST * float(torch.stack([x.double().var(0).mean() for x in rows]).mean().sqrt())
 
 
 def gaussian_bridge(

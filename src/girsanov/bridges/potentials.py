@@ -42,7 +42,7 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, nn
 
-from girsanov.bridges.gaussian import GaussianBridge
+from girsanov.bridges.gaussian import GaussianBridge, least_deviation
 from girsanov.bridges.reference import Clock
 from girsanov.calculus import expand_as_rows
 from girsanov.densities import Gaussian, GaussianMixture
@@ -387,4 +387,5 @@ def _initial_mixture(rows: Tensor, mixture: MixtureStart, seed: int) -> _Learned
 
 def moment_potentials(reference: LinearProcess, x0: State, x1: State) -> QuadraticPotentials:
     """Those of the bridge between the Gaussians of the rows' moments."""
-    return QuadraticPotentials(GaussianBridge(reference, Gaussian.fit(x0), Gaussian.fit(x1)))
+    floor = least_deviation(x0, x1)
+    return QuadraticPotentials(GaussianBridge(reference, Gaussian.fit(x0, floor=floor), Gaussian.fit(x1, floor=floor)))

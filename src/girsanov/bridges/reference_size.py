@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from girsanov.bridges.annotated import Snapshots
-from girsanov.bridges.gaussian import GaussianBridge
+from girsanov.bridges.gaussian import GaussianBridge, least_deviation
 from girsanov.bridges.metrics import wasserstein
 from girsanov.densities import Gaussian
 from girsanov.processes import BrownianMotion
@@ -32,7 +32,6 @@ SIZES = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0)  # tried, in spreads
 INNER = 5  # times left out at most
 DRAWS = 5  # of cells, for each time
 CELLS = 300  # on each side
-LEAST = 1e-3  # spreads of a column at one time, which a Gaussian there must have
 
 
 @final
@@ -118,9 +117,9 @@ def _left_out(snapshots: Snapshots, time: float, spread: float, seed: int) -> tu
     whole = snapshots.times[-1] - snapshots.times[0]
     generator = torch.Generator().manual_seed(mix(seed, 7, snapshots.times.index(time)) % 2**31)
     many = len(snapshots.rows[before])
-    floor = LEAST * spread  # a column may be constant at one time
-    start = Gaussian.fit(snapshots.starts(before, many, generator).double(), floor=floor)
-    end = Gaussian.fit(snapshots.rows[after].double(), floor=floor)
+    first, last = snapshots.starts(before, many, generator).double(), snapshots.rows[after].double()
+    floor = least_deviation(first, last)
+    start, end = Gaussian.fit(first, floor=floor), Gaussian.fit(last, floor=floor)
     laws = []
     for size in SIZES:
         reference = BrownianMotion(sigma=size * spread * math.sqrt((after - before) / whole))

@@ -178,7 +178,6 @@ def _short(cell: str) -> str:
 def _refuse_huge(name: str, column: np.ndarray, source: str) -> None:
     if column.dtype.kind != "f":
         return
-    _refuse_alone(name, column.astype(np.float64), source)
     sizes = np.abs(column)
     if float(sizes.max()) > LARGEST:
         row = int(sizes.argmax())
@@ -186,6 +185,7 @@ def _refuse_huge(name: str, column: np.ndarray, source: str) -> None:
             f"{source}: {row_name(source, row)}, column {name!r}: {column[row]} is too large to square; rescale "
             f"the column, or leave it out with --drop {name}."
         )
+    _refuse_alone(name, column.astype(np.float64), source)
     if column.max() != column.min() and float(sizes.max()) < 1.0 / LARGEST:
         raise InputError(f"{source}: column {name!r} is too small to square; rescale it, or use --drop {name}.")
 

@@ -100,13 +100,13 @@ class Gaussian(Density):
         mean = flat.mean(0)
         centred = flat - mean
         # Columns of very different scales must not be shrunk towards one common variance: shrink correlations.
-        scale = centred.square().mean(0).sqrt().clamp_min(max(floor, torch.finfo(torch.float64).tiny))
+        own = centred.square().mean(0).sqrt()
+        scale = own.clamp_min(max(floor, torch.finfo(torch.float64).tiny))
         unit = centred / scale
         shrinkage = float(ledoit_wolf_shrinkage(unit.cpu().numpy(), assume_centered=True))
         correlation = (1.0 - shrinkage) * unit.T @ unit / len(x)
         correlation.diagonal().add_(shrinkage)
-        if floor:
-            correlation.diagonal().clamp_(min=1.0)
+        correlation.diagonal()[own < floor] = 1.0
         values, vectors = torch.linalg.eigh(scale[:, None] * correlation * scale)
         keep = len(values) if rank is None else min(rank, len(values))
         rest = values[: len(values) - keep]
