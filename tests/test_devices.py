@@ -219,7 +219,7 @@ JOINT = JointConfig(steps=2, warm_steps=2, decoder_steps=2, batch_size=16, valid
 BRIDGES = {
     "gaussian start": ({"dim": 2}, {}),
     "mixture start, weights": (
-        {"dim": 2, "start": "mixture", "components": 2},
+        {"dim": 2, "start": MixtureStart(2, steps=2)},
         {"weights": (torch.rand(40, generator=seeded(0)), None)},
     ),
     "full covariances": (
