@@ -121,6 +121,6 @@ def _bound(model: BridgeModel, x: State) -> Estimate:
     """The chain's bound in data units: of a log-density, or of a log-probability where columns are discrete."""
     generator = torch.Generator().manual_seed(mix(model.seed, 700) % 2**31)
     estimate = model.bridge.elbo(model.encode(x), paths=BOUND_PATHS, generator=generator)
-    shift, measure = model.view(x).log_det[:, 0], model.encoding.measure
+    shift, measure = model.view(x).log_det[:, 0].to(estimate.value.device), model.encoding.measure
     replicates = None if estimate.replicates is None else estimate.replicates + shift
     return dataclasses.replace(estimate, value=estimate.value + shift, terms={}, replicates=replicates, measure=measure)
