@@ -46,7 +46,7 @@ def run(data, seed, seconds):
     for name, fit_peer in PEERS.items():
         peer = fit_peer(peers, seconds)
         estimate = peers.estimate(peer, test)
-        gap = difference(ours.value, estimate.value)
+        gap = difference(ours, estimate)
         row[name] = {
             "bits_per_dim": float(estimate.bits_per_dim().mean()),
             "seconds": peer.seconds,

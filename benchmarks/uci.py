@@ -69,7 +69,7 @@ def run(folder, name, seed, seconds):
             "seconds": peer.seconds,
             "worst": float(estimate.value.min()),
         }
-        gap = difference(ours.value, estimate.value)
+        gap = difference(ours, estimate)
         result["differences"][peer_name] = {"mean": gap.nats, "interval": [gap.low, gap.high]}
     return result
 

@@ -122,3 +122,31 @@ def test_bits_per_dimension_only_of_masses(measure):
     bits = record["bits_per_dim"]
     assert bits == (pytest.approx(3.0 / (2 * math.log(2))) if measure == "mass" else None)
     assert record["stderr"] is None  # unknown, and NaN is not JSON
+
+
+def test_intervals_of_differences_know_that_equal_rows_share_their_noise():
+    """Rows of seven levels: their estimates have one error each, which 500 rows do not average away."""
+    means, deviation, covered = torch.linspace(-1.0, 1.0, 7, dtype=torch.float64), 0.3, 0
+    theirs = torch.zeros(500, dtype=torch.float64)
+    for k in range(400):
+        generator = seeded(k)
+        level = torch.randint(7, (500,), generator=generator)
+        ours = means + deviation * torch.randn(7, generator=generator, dtype=torch.float64)
+        stderr = torch.full((500,), deviation, dtype=torch.float64)
+        found = difference(Estimate(ours[level], stderr, "lower_bound", "sde", 8, 1), theirs)
+        covered += found.low <= 0.0 <= found.high
+    assert covered >= 400 * 0.95 - 5 * (400 * 0.95 * 0.05) ** 0.5
+    assert covered <= 400 * 0.95 + 5 * (400 * 0.95 * 0.05) ** 0.5
+
+
+def test_rows_that_repeat_have_a_spread_of_their_own_in_the_curve():
+    """One row a hundred times: the error of the mean is what the mean varies by from seed to seed."""
+    rows = torch.tensor([[0.5, 1.0]], dtype=torch.float64).repeat(100, 1)
+    config = gv.Config(steps=2, network="mlp", width=8, blocks=1)
+    model, level = gv.fit(torch.randn(100, 2, generator=seeded(0)), config=config), torch.tensor([0.0])
+    for parameter in model.score.network.parameters():  # a network that says something
+        parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=seeded(1)))
+    curves = [denoising_curve(model, rows, levels=level, generator=seeded(k)) for k in range(30)]
+    spread = float(torch.stack([curve.gain for curve in curves]).std())
+    expected = float(torch.stack([curve.gain_stderr for curve in curves]).square().mean().sqrt())
+    assert abs(spread / expected - 1.0) < 5.0 / (2 * 29) ** 0.5

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from girsanov.calculus import Exact, Hutchinson, noised, sum_event
 from girsanov.density_model import DensityModel
-from girsanov.randomness import keyed_generators, keyed_normal, seed_of
+from girsanov.randomness import apart, keyed_generators, keyed_normal, seed_of
 from girsanov.rows import condition_at, conditions_for
 from girsanov.solvers import Adaptive
-from girsanov.types import Estimate, InputError, Nats, State, interval_of_mean
+from girsanov.types import Estimate, InputError, Nats, State, interval_of_mean, student_quantile
 
 #: the likelihoods that a model can be asked for, and of which model each is
 LIKELIHOODS = {"elbo": "sde", "density": "sde", "ode": "ode"}
@@ -30,6 +30,7 @@ PROBES = 4
 ODE_DRAWS = 4  # dequantisation draws, for a standard error of the mean on three degrees of freedom
 COARSE = Adaptive(rtol=1e-3, atol=1e-3)  # beside the probes' noise the solver's error stays small
 CHUNK = 512
+MANY = 1_000_000  # degrees of freedom of a variance that many rows tell
 
 
 def evaluate(
@@ -114,8 +115,11 @@ class Difference:
     rows: int
 
 
-def difference(ours: Nats, theirs: Nats) -> Difference:
+def difference(ours: Estimate | Nats, theirs: Estimate | Nats) -> Difference:
     """Paired difference ours - theirs, shape ``n`` each; rows are what is random, noise of estimators included.
+
+    Equal rows have one value with one error, which more of them do not average away: of estimates, what that adds to
+    the error of the mean is in the interval.
 
     Raises:
         InputError: for fewer than ten rows, of whose mean no interval keeps its promise.
@@ -125,8 +129,17 @@ def difference(ours: Nats, theirs: Nats) -> Difference:
         >>> round(result.nats, 2), result.low < 0 < result.high
         (0.33, True)
     """
-    gap = ours.double() - theirs.double()
-    return Difference(float(gap.mean()), *interval_of_mean(gap), rows=len(gap))
+    gap, noise = torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    for sign, one in ((1.0, ours), (-1.0, theirs)):
+        known = isinstance(one, Estimate)
+        gap = gap + sign * (one.value if known else one).double()
+        noise = noise + (one.stderr.double().square().nan_to_num(0.0) if known else 0.0)
+    mean, (low, high) = float(gap.mean()), interval_of_mean(gap)
+    _, copy, count = gap.unique(return_inverse=True, return_counts=True)
+    # a row's noise counts as often as it has copies, and is in the spread of the rows once
+    shared = ((count[copy] - 1.0) * noise).sum().sqrt() / len(gap)
+    more = student_quantile(0.95, MANY) * float(shared)
+    return Difference(mean, mean - math.hypot(mean - low, more), mean + math.hypot(high - mean, more), rows=len(gap))
 
 
 @dataclass(frozen=True)
@@ -186,9 +199,10 @@ def denoising_curve(
     levels = levels.double().cpu()
     x, seed = model.encode(x).rows, seed_of(generator)
     condition = model.encode_condition(condition, len(x))
-    y = model.encoding.view(x, 1, seed, purpose="curve dequantise").x[:, 0]
+    keys = apart(x)  # copies are rows of their own: their spread is the error of the mean
+    y = model.encoding.view(x, 1, seed, purpose="curve dequantise", keys=keys).x[:, 0]
     d = y[0].numel()
-    eps = keyed_normal(keyed_generators(seed, "curve", x), y.shape[1:], y.new_empty(0, dtype=torch.float32))
+    eps = keyed_normal(keyed_generators(seed, "curve", keys), y.shape[1:], y.new_empty(0, dtype=torch.float32))
     gains = torch.stack([_gain(model, y, eps, level, condition) for level in levels]) / d
     gaussian = torch.stack([model.reference.squared_error(y, float(level)) for level in levels]).cpu() / d
     errors = gaussian - gains

@@ -102,6 +102,17 @@ def test_rows_that_miss_two_columns_make_them_no_copies():
     assert "nearly" not in " ".join(schema.notes)
 
 
+@pytest.mark.parametrize("name", ["a coin", "one off"])
+def test_whole_numbers_that_others_leave_open_are_kept(name):
+    """A dropped column counts for nothing in a log-mass, which would then be above minus the entropy."""
+    a, b = 4 * rng(0).integers(500, size=N), rng(1).integers(3000, size=N)
+    coin = a + rng(2).integers(2, size=N)
+    table = np.c_[a, coin] if name == "a coin" else np.c_[a, b, a + b + rng(3).integers(-1, 2, size=N)]
+    schema = from_array(table).schema
+    assert schema.event_shape == (table.shape[1],)
+    assert "is nearly" in " ".join(schema.notes)
+
+
 def test_many_near_sums_are_counted():
     table = x @ rng(1).normal(size=(3, 20)) + 1e-4 * rng(2).normal(size=(N, 20))
     notes = from_array(table).schema.notes

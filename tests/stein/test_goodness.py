@@ -347,13 +347,14 @@ def test_stein_features_have_mean_zero_under_the_model():
 
 def test_finite_set_statistic_is_the_u_statistic_of_its_features():
     x = draws(60, 2) + 0.3
-    result = goodness_of_fit(x, normal, kernel=InverseMultiquadric(1.0), method=FiniteSet(3, resamples=9))
+    result = goodness_of_fit(x, normal, kernel=InverseMultiquadric(1.0), method=FiniteSet(3, resamples=9999))
     points = SteinPoints.at(x, normal)
     source = torch.Generator().manual_seed(seed_of(None))
     tau = stein_features(points, InverseMultiquadric(1.0), _gaussian_draws(points.x, 3, source)).flatten(1)
     gram = (tau @ tau.T).fill_diagonal_(0.0)
     assert result.discrepancy == pytest.approx(float(gram.sum()) / (60 * 59), rel=1e-9)
-    assert result.effect_size == pytest.approx(float(gram.mean() / gram.square().mean().sqrt()), rel=0.9)
+    # the null's spread is that of 9,999 draws of heavy tails: a root of two would show
+    assert result.effect_size == pytest.approx(float(gram.mean() / gram.square().mean().sqrt()), rel=0.1)
 
 
 def test_learning_places_raises_power():

@@ -11,6 +11,7 @@ import typer
 
 from girsanov.cli.options import Common, Computing, OnError, OnErrorOption, out_option, spread
 from girsanov.cli.output import UsageError, as_json, emit, note_refused, stderr_note
+from girsanov.runs.bridge_config import SIGMA
 
 EXAMPLE = (
     "Example: girsanov bridge before.csv after.csv --out runs/change, or "
@@ -267,7 +268,10 @@ def _text(metrics: Any) -> str:
         number = f"{entry['nats']:.3f}".replace("-", "−")
         lines.append(f"bound on held-out rows: {number} nats per row")
     else:
-        lines.append(f"sigma {metrics['sigma']:g}: a smaller --sigma keeps rows closer to what they were")
+        lines.append(
+            f"sigma {metrics['sigma']:g} spreads of the columns over the whole time ({SIGMA:g} unless --sigma is "
+            "given, whatever the data): a smaller one keeps rows closer to what they were"
+        )
     return "\n".join(
         ["Distances of moved held-out rows from those of the other end, in spreads of the columns", *lines]
     )

@@ -164,6 +164,9 @@ class _Sum:
         if high - low > 2 * noise and not (rounded and bool((np.abs(rest - 0.5 * (low + high)) <= 1.05 * bound).all())):
             return None
         lattice = lattice_of(self.column.values) or Lattice()
+        step = lattice.step or float((self.column.values == np.rint(self.column.values)).all())
+        if step and high - low >= (1.0 - 1e-9) * step:
+            return None  # the others leave open which cell it is: what is dropped would be missed in its log-mass
         intercept = shortest(0.5 * (low + high), noise if high - low <= 2 * noise else 0.1 * float(np.min(bound)))
         return Combination(
             self.column.name,

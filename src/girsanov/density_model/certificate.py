@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from girsanov.density_model.model import DensityModel
+from girsanov.inputs import checked
 from girsanov.likelihoods import ddpm_bound
 from girsanov.likelihoods.certificate import Certificate, certificate
 from girsanov.likelihoods.denoising import Draws
@@ -15,6 +16,7 @@ from girsanov.randomness import seed_of
 DRAWS = Draws(2)  # two evaluations per row and step: the fewest that know their error
 
 
+@checked
 def certify(
     model: DensityModel,
     data: Any,

@@ -30,6 +30,11 @@ def compare(
     Raises:
         InputError: if the models are of different data.
     """
+    for model in (a, b):
+        if not isinstance(model, DensityModel):
+            raise InputError(
+                f"Density models are compared; got {type(model).__name__}: fit one, or load it from its folder"
+            )
     if a.schema.event_shape != b.schema.event_shape or not torch.equal(a.schema.bin_width, b.schema.bin_width):
         raise InputError("The two models were fitted to different columns: fit both to the same data")
     source = source_of(generator)

@@ -21,6 +21,7 @@ from girsanov.processes import (
     VarianceExploding,
     VariancePreserving,
 )
+from girsanov.processes.base import is_number
 from girsanov.types import InputError, require_counts
 
 #: processes that a fitted model can have, by name
@@ -62,6 +63,18 @@ CHOICES = {
 def type_name(value: Any) -> str:
     """What a value of a user's own is called, in records and sentences."""
     return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+#: numbers that a setting may be: from the first, and below the second
+LIMITS = {
+    "dropout": (0.0, 1.0),
+    "learning_rate": (1e-12, math.inf),
+    "weight_decay": (0.0, math.inf),
+    "ema_decay": (0.0, 1.0),
+    "time_budget": (-math.inf, math.inf),  # whose own sentence is below, as that of the shares
+    "test": (-math.inf, math.inf),
+    "validation": (-math.inf, math.inf),
+}
 
 
 @dataclass(frozen=True)
@@ -140,6 +153,7 @@ class Config:
     def __post_init__(self) -> None:
         require_counts(self, "steps", "batch_size", "width", "blocks", "members", "rank", "patience")
         require_counts(self, "seed", least=0)
+        self._require_values()
         for name, known in CHOICES.items():
             value = getattr(self, name)
             if not (value in known if isinstance(value, str) else isinstance(value, OBJECTS.get(name, ()))):
@@ -157,6 +171,17 @@ class Config:
             raise InputError(f"test and validation must be shares below 1; got {self.test} and {self.validation}")
         if self.multipliers is not None:
             object.__setattr__(self, "multipliers", _whole_numbers(self.multipliers))
+
+    def _require_values(self) -> None:
+        """Refuse what is no truth value, or no number that a setting may be."""
+        for name in ("gaussianise", "flow", "lattice_head", "logit", "conditional"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} must be True or False; got {getattr(self, name)!r}")
+        for name, (least, most) in LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not (is_number(value) and least <= value < most):
+                span = "" if least == -math.inf else f" from {least:g} to below {most:g}"
+                raise InputError(f"{name} must be a number{span}; got {value!r}")
 
     def _require_effect(self) -> None:
         """Refuse what the chosen network or model would ignore."""

@@ -26,6 +26,7 @@ from girsanov.density_model.learning import allowance, settle, train_score
 from girsanov.density_model.model import DensityModel
 from girsanov.density_model.networks import Architecture, build_network, learned_schedule, require_network
 from girsanov.encoding import COPIES
+from girsanov.inputs import checked
 from girsanov.likelihoods import fit_proposal
 from girsanov.models import ConditionMap, ScoreModel
 from girsanov.randomness import mix, seed_of, stream
@@ -37,6 +38,7 @@ PROPOSAL_ROWS = 512
 MOST_NUMBERS = 2**26  # in the dequantised copies of the rows that the reference is fitted to
 
 
+@checked
 def fit(
     data: Any,
     *,
@@ -74,6 +76,8 @@ def fit(
         >>> model.elbo(torch.zeros(3, 2)).value.shape
         torch.Size([3])
     """
+    if labels is not None and not (config or Config()).conditional:
+        raise InputError("labels= is what a conditional model is about: give Config(conditional=True), or leave it out")
     config, place, folder = config or Config(), _place(device), None if out is None else Path(out)
     if generator is not None:
         config = dataclasses.replace(config, seed=seed_of(generator))
@@ -121,8 +125,12 @@ def _place(device: str | torch.device) -> torch.device:
         place = torch.device(device)
     except RuntimeError as error:
         raise InputError(f"Unknown device {device!r}: give cpu or cuda") from error
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("PyTorch finds no CUDA device here: leave device out, or give device='cpu'")
+    try:
+        torch.zeros(1, dtype=torch.float64, device=place)  # references and levels are double
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise InputError(
+            f"PyTorch has no device {device!s} here that computes in float64: give device='cpu'"
+        ) from error
     return place
 
 
@@ -177,9 +185,11 @@ def _standardise_conditions(network: nn.Module, conditions: Tensor) -> None:
 
 
 def _as_data(data: Any, labels: Any | None) -> Data:
+    if labels is not None and isinstance(data, Data | str | Path):
+        raise InputError("labels= goes with an array or a frame; these data bring their own: leave it out")
     if isinstance(data, Data):
         return data
-    if isinstance(data, (str, Path)):
+    if isinstance(data, str | Path):
         return load(data)
     conditions = continuous_conditions(labels)
     if conditions is None:

@@ -96,7 +96,7 @@ def _settings(config: Config, rows: int, members: int, seconds: float | None) ->
     return TrainingConfig(
         steps=steps,
         batch_size=min(members * config.batch_size, rows),
-        learning_rate=config.learning_rate or 1.5e-3,
+        learning_rate=1.5e-3 if config.learning_rate is None else config.learning_rate,
         warmup=min(100, max(1, steps // 10)),
         weight_decay=config.weight_decay if config.weight_decay is not None else 0.1,
         ema_decay=config.ema_decay,

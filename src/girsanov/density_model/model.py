@@ -45,7 +45,7 @@ from girsanov.likelihoods.score_test import LEVELS
 from girsanov.models import ScoreModel
 from girsanov.pairs import ScorePair
 from girsanov.processes import LinearProcess
-from girsanov.randomness import seed_of
+from girsanov.randomness import apart, seed_of
 from girsanov.samplers import sample
 from girsanov.saved import fill
 from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
@@ -324,7 +324,8 @@ class DensityModel(nn.Module):
             raise InputError("A continuous flow has no score at noise levels to test: fit a diffusion model")
         rows, seed = self.encode(x), seed_of(generator)
         options["condition"] = self.encode_condition(condition, len(rows))
-        y = rows.views(rows.rows, 1, seed, 0).x[:, 0].detach()
+        # copies of a row are rows of their own, which one dequantisation would make identical points
+        y = self.encoding.view(rows.rows, 1, seed, keys=apart(rows.rows)).x[:, 0].detach()
         return score_test(self.pair, y, levels, generator=torch.Generator().manual_seed(seed), **options)
 
     def save_pretrained(self, folder: str | Path) -> None:

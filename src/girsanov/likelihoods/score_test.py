@@ -119,8 +119,8 @@ def score_test(
         diffusion: see there; a name is fitted to the noised rows of each level.
         method: see there; default the wild bootstrap, for independent rows.
         condition: labels or other conditions of the rows, leading dimension ``n`` or 1.
-        generator: read once for a seed; each row's noise depends on its content and, among copies, its number;
-            ``None`` means seed 0.
+        generator: read once for a seed (``None`` means seed 0); a row's noise depends on its content and, among copies,
+            on its number.
 
     Raises:
         InputError: for no levels, levels at which the score is not known, and rows or scores that cannot be used.

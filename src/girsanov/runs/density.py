@@ -111,7 +111,7 @@ class DensityRun(Kind):
         values, peers = {"elbo": bound.value.cpu(), "stderr": bound.stderr.cpu()}, {}
         if self.evaluation.peers:
             budget = work.budget.part(PEERS / last)
-            found = peers_of(model, self.chosen.data.x, rows, values["elbo"], self.evaluation, attempts, budget)
+            found = peers_of(model, self.chosen.data.x, rows, bound, self.evaluation, attempts, budget)
             peers = {name: entry for name, (entry, _) in found.items()}
             values |= {name: value for name, (_, value) in found.items()}
         work.folder.write_values(rows.index, values)

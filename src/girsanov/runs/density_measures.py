@@ -92,7 +92,7 @@ def peers_of(
     model: DensityModel,
     x: State,
     rows: Rows,
-    ours: Tensor,
+    ours: Estimate,
     evaluation: EvaluationConfig,
     attempts: Attempts,
     budget: Budget,
@@ -116,7 +116,7 @@ def peers_of(
         budget.require()
         peer, begun = fit_peer(data, seconds), time.monotonic()
         estimate = data.estimate(peer, rows.x)
-        gap = asdict(difference(ours, estimate.value)) if len(rows) >= FEWEST else None
+        gap = asdict(difference(ours, estimate)) if len(rows) >= FEWEST else None
         entry = summary(estimate) | {
             "fit_seconds": round(peer.seconds, 1),
             "seconds": _since(begun),

@@ -198,6 +198,7 @@ def _candidates(x: Tensor, step: float, lower: float) -> Iterator[_Spline]:
 
 def _affine(x: Tensor, mean: Tensor, scale: Tensor) -> _Spline:
     knots = torch.stack([x.min(), x.max()])
+    scale = torch.where(scale > 0.0, scale, 1.0)  # a column may be constant in the rows that it is fitted to
     slope = (1.0 / scale).reshape(1)
     return _Spline(knots, (knots - mean) / scale, slope, slope)
 

@@ -1,0 +1,54 @@
+"""Settings and arguments of a fit that cannot be: one sentence each, before anything is trained."""
+
+import numpy as np
+import pytest
+
+import girsanov as gv
+from girsanov.datasets import from_array
+from tests.seeds import rng
+
+TINY = {"steps": 3, "network": "mlp", "width": 8, "blocks": 1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dropout": 1.5}, "dropout must be a number from 0 to below 1"),
+        ({"learning_rate": 0}, "learning_rate must be a number"),
+        ({"test": "a"}, "test must be a number"),
+        ({"time_budget": "a"}, "time_budget must be a number"),
+        ({"flow": "no"}, "flow must be True or False"),
+        ({"ema_decay": 1.0}, "ema_decay must be a number"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_cannot_be_is_refused(settings, message):
+    with pytest.raises(gv.InputError, match=message):
+        gv.Config(**settings)
+
+
+def test_arguments_of_a_fit_that_cannot_be_are_refused():
+    x, labels = rng(0).normal(size=(60, 2)), np.arange(60) % 2
+    conditional = gv.Config(**TINY, conditional=True)
+    for call, message in (
+        (lambda: gv.fit(x, config={}), "config must be Config"),
+        (lambda: gv.fit(x, labels=labels, config=gv.Config(**TINY)), "conditional=True"),
+        (lambda: gv.fit(from_array(x), labels=labels, config=conditional), "bring their own"),
+        (lambda: gv.fit("digits", labels=labels, config=conditional), "bring their own"),
+        (lambda: gv.fit(x, device="nowhere", config=gv.Config(**TINY)), "device"),
+        (lambda: gv.fit(x, device="mps", config=gv.Config(**TINY)), "device"),
+        (lambda: gv.certify(None, x), "model must be DensityModel"),
+        (lambda: gv.compare(None, None, x), "Density models are compared"),
+    ):
+        with pytest.raises(gv.InputError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("odd", range(4))
+def test_a_column_that_varies_in_one_row_only_is_no_obstacle(odd):
+    """Wherever the row falls: in a split whose training rows have it constant, too."""
+    x = np.zeros((60, 3))
+    x[:, :2] = rng(0).normal(size=(60, 2))
+    x[odd * 15, 2] = 1.0
+    model = gv.fit(x, config=gv.Config(**TINY))
+    assert bool(model.elbo(x, samples=8).value.isfinite().all())
