@@ -9,6 +9,11 @@ from statistics import mean
 from benchmarks._page import ROOT, Page, load
 
 
+def counted(number, noun):
+    """A number with its noun."""
+    return f"one {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def digits(document):
     """Mean over splits of the digits benchmark."""
     rows = document["rows"]
@@ -24,7 +29,7 @@ def digits(document):
         "",
         f"Standard errors per split: estimator {mean(row['stderr_estimator'] for row in rows):.3f}, rows "
         f"{mean(row['stderr_rows'] for row in rows):.3f}. A fit took "
-        f"{mean(row['fit_seconds'] for row in rows):.0f} s on {document['machine']['threads']} threads.",
+        f"{mean(row['fit_seconds'] for row in rows):.0f} s on {counted(document['machine']['threads'], 'thread')}.",
     ]
 
 
