@@ -5,7 +5,7 @@ what has one meaning (arrays, lists and data frames for rows, one label for a co
 sentence. A score is asked in one place, :func:`ask`, which looks at every answer.
 """
 
-__all__ = ["as_condition", "as_rows", "ask", "ask_at", "checked", "like_rows"]
+__all__ = ["as_condition", "as_device", "as_rows", "ask", "ask_at", "checked", "like_rows"]
 
 import inspect
 import math
@@ -162,6 +162,27 @@ def as_condition(condition: Any, rows: State | int, name: str = "condition") -> 
     if found.is_complex() or not bool(found.isfinite().all()):
         raise InputError(f"{name} has missing, infinite or complex values: give a finite number for every row")
     return found if isinstance(rows, int) else found.to(rows.device)
+
+
+def as_device(device: str | torch.device) -> torch.device:
+    """The device of that name, one that PyTorch finds here and that has float64, as references and levels are.
+
+    Raises:
+        InputError: for any other.
+
+    Example:
+        >>> as_device("cpu")
+        device(type='cpu')
+    """
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"Unknown device {device!r}: give cpu or cuda") from error
+    try:
+        torch.zeros(1, dtype=torch.float64, device=place)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise InputError(f"PyTorch has no device {place} here with numbers in float64: give device='cpu'") from error
+    return place
 
 
 def ask(score: Score, t: Time, x: State, condition: Tensor | None = None, name: str = "score") -> State:

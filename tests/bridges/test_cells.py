@@ -375,7 +375,14 @@ def test_times_that_are_not_there(fitted, cells):
         (lambda: fitted.trajectories(np.full((5, 3), 1e39), end=3.0), "subtract the mean of such columns, or rescale"),
         (lambda: fitted.held_out_error(2.0), "between two others"),
         (lambda: fitted.held_out_error(3.5), "between two others"),
-        (lambda: fitted.held_out_error(3.0, seeds=0), "at least 1"),
+        (lambda: fitted.held_out_error(3.0, seeds=0), "seeds must be a whole number of 1 or more"),
+        (lambda: fitted.held_out_error(3.0, seeds=1.5), "seeds must be a whole number of 1 or more"),
+        (lambda: fitted.trajectories(np.zeros((0, 3)), end=3.0), "no rows or no columns"),
+        (lambda: gv.fit_trajectories(cells, time_key="day", alternating={}), "alternating must be AlternatingConfig"),
+        (lambda: gv.fit_trajectories(cells, time_key="day", network=8), "network must be NetworkConfig"),
+        (lambda: gv.fit_trajectories(cells, time_key="day", seed=None), "seed must be a whole number"),
+        (lambda: gv.fit_trajectories(cells, time_key="day", time_budget="5"), "time_budget must be a number"),
+        (lambda: gv.fit_trajectories(cells, time_key="day", device="nowhere"), "device"),
     ):
         with pytest.raises(gv.InputError, match=message):
             call()

@@ -52,3 +52,16 @@ def test_a_column_that_varies_in_one_row_only_is_no_obstacle(odd):
     x[odd * 15, 2] = 1.0
     model = gv.fit(x, config=gv.Config(**TINY))
     assert bool(model.elbo(x, samples=8).value.isfinite().all())
+
+
+def test_other_arguments_that_cannot_be_are_refused():
+    dice = torch.randint(6, (60, 2), generator=seeded(0))
+    model = gv.fit(dice, config=gv.Config(**TINY))
+    for call, message in (
+        (lambda: model.log_prob(dice[:2], draws=0), "draws must be a whole number"),
+        (lambda: model.log_prob(dice[:2], draws=1.5), "draws must be a whole number"),
+        (lambda: from_array(dice, lattice={"x1": "a"}), "step of column 'x1' must be a positive number"),
+    ):
+        with pytest.raises(gv.InputError, match=message):
+            call()
+    assert len(model.score_test(dice, 2.0).levels) == 1

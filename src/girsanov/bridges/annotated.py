@@ -219,6 +219,8 @@ def matrix(values: Any, name: str, columns: int | None = None) -> Tensor:
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} must hold numbers ({error})") from error
     found = found if columns is None else found[:, :columns]
+    if not found.size:
+        raise InputError(f"{name} has no rows or no columns: give one or more cells")
     odd = np.flatnonzero(~np.isfinite(found).reshape(len(found), -1).all(1))
     if len(odd):
         raise InputError(

@@ -15,10 +15,12 @@ from girsanov.bridges.halves import NetworkConfig
 from girsanov.bridges.recipe import Recipe
 from girsanov.bridges.reference_size import fixed_size
 from girsanov.bridges.trajectories import Trajectories
+from girsanov.inputs import as_device, checked
 from girsanov.training import Progress
 from girsanov.types import InputError
 
 
+@checked
 def fit_trajectories(
     adata: Any,
     *,
@@ -91,7 +93,7 @@ def fit_trajectories(
     snapshots = keys.snapshots(adata)
     recipe = Recipe(
         None if sigma is None else fixed_size(snapshots, sigma), start_of(start), steps, network,
-        alternating or AlternatingConfig(), seed, torch.device(device), None if run is None else Path(run), time_budget,
+        alternating or AlternatingConfig(), seed, as_device(device), None if run is None else Path(run), time_budget,
     )  # fmt: skip
     bridge, size = recipe.fit(snapshots, progress=progress)
     return Trajectories(bridge, size, snapshots, recipe, keys)

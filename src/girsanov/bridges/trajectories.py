@@ -37,7 +37,7 @@ from girsanov.bridges.schrodinger import SchrodingerBridge
 from girsanov.bridges.trajectory_storage import TRAJECTORIES, cells_of, describe, parts
 from girsanov.randomness import mix
 from girsanov.training import Progress
-from girsanov.types import InputError, State
+from girsanov.types import InputError, State, require_count
 
 COMPARED = 2000  # cells on each side of an exact distance
 PATHS = 64  # that an expected place is the average of
@@ -216,8 +216,7 @@ class Trajectories:
         if time not in self.times[1:-1]:
             inner = ", ".join(f"{t:g}" for t in self.times[1:-1]) or "none here"
             raise InputError(f"Only a time between two others can be left out ({inner}); got {time:g}")
-        if seeds < 1 or cells < 1:
-            raise InputError(f"seeds and cells must be at least 1; got {seeds} and {cells}")
+        seeds, cells = require_count("seeds", seeds), require_count("cells", cells)
         found, bridge, size = [], None, self.size
         for seed in range(seeds):
             if bridge is None or refit:

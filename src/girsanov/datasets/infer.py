@@ -3,6 +3,7 @@
 __all__ = ["image_lattice", "require_density", "table_rules"]
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 
 import numpy as np
 
@@ -125,7 +126,7 @@ def _asked(
             raise InputError(f"{source}: column {name!r} is text, which is no number; leave it out of {option}.")
         if name in continuous and name in lattice:
             raise InputError(f"{source}: column {name!r} cannot be both continuous and on a lattice; ask for one.")
-        if name in lattice and not 0.0 < lattice[name] < LARGEST:
+        if name in lattice and not (isinstance(lattice[name], Real) and 0.0 < lattice[name] < LARGEST):
             raise InputError(f"{source}: the step of column {name!r} must be a positive number; got {lattice[name]}.")
     found = {name: Numeric(name) for name in continuous}
     return found | {

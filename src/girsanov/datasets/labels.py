@@ -42,21 +42,24 @@ def label_array(labels: Any, rows: int | None, name: str) -> np.ndarray:
         raise InputError(f"{name}: the label of {row_name(name, row)} is missing or infinite; remove such rows.")
     if values.dtype.kind == "O":  # nullable columns and categories hold numbers as objects
         values = _unboxed(values)
-    if values.dtype.kind in "iu":
-        if values.dtype.kind == "u" and values.max(initial=0) >= 2**63:
-            raise InputError(f"{name}: a label is {values.max()}, more than 2^63 - 1; give such labels as text.")
-        return values.astype(np.int64)
-    if values.dtype.kind == "f":
-        if (values != np.rint(values)).any():
-            raise InputError(f"{name}: labels that are numbers must be whole; give names or whole numbers.")
-        if (np.abs(values) >= 2.0**53).any():
-            row = int((np.abs(values) >= 2.0**53).argmax())
-            raise InputError(
-                f"{name}: the label of {row_name(name, row)} is {values[row]:g}, and decimal numbers from 2^53 on "
-                "are not told apart; give such labels as whole numbers or text."
-            )
-        return values.astype(np.int64)
+    if values.dtype.kind in "iuf":
+        return _whole(values, name)
     return values if values.dtype.kind == "b" else values.astype(str).astype(object)
+
+
+def _whole(values: np.ndarray, name: str) -> np.ndarray:
+    """Numbers as int64, where these tell them apart."""
+    if values.dtype.kind == "u" and values.max(initial=0) >= 2**63:
+        raise InputError(f"{name}: a label is {values.max()}, more than 2^63 - 1; give such labels as text.")
+    if (values != np.rint(values)).any():
+        raise InputError(f"{name}: labels that are numbers must be whole; give names or whole numbers.")
+    if values.dtype.kind == "f" and (large := np.abs(values) >= 2.0**53).any():
+        row = int(large.argmax())
+        raise InputError(
+            f"{name}: the label of {row_name(name, row)} is {values[row]:g}, and decimal numbers from 2^53 on are not "
+            "told apart; give such labels as whole numbers or text."
+        )
+    return values.astype(np.int64)
 
 
 def _unboxed(values: np.ndarray) -> np.ndarray:

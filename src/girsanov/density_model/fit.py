@@ -26,7 +26,7 @@ from girsanov.density_model.learning import allowance, settle, train_score
 from girsanov.density_model.model import DensityModel
 from girsanov.density_model.networks import Architecture, build_network, learned_schedule, require_network
 from girsanov.encoding import COPIES
-from girsanov.inputs import checked
+from girsanov.inputs import as_device, checked
 from girsanov.likelihoods import fit_proposal
 from girsanov.models import ConditionMap, ScoreModel
 from girsanov.randomness import mix, seed_of, stream
@@ -78,7 +78,7 @@ def fit(
     """
     if labels is not None and not (config or Config()).conditional:
         raise InputError("labels= is what a conditional model is about: give Config(conditional=True), or leave it out")
-    config, place, folder = config or Config(), _place(device), None if out is None else Path(out)
+    config, place, folder = config or Config(), as_device(device), None if out is None else Path(out)
     if generator is not None:
         config = dataclasses.replace(config, seed=seed_of(generator))
     if model is not None:
@@ -118,20 +118,6 @@ def _told(result: TrainingResult) -> dict[str, Any]:
         "validation_stderr": result.best_stderr,
         "best_step": result.best_step,
     }
-
-
-def _place(device: str | torch.device) -> torch.device:
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"Unknown device {device!r}: give cpu or cuda") from error
-    try:
-        torch.zeros(1, dtype=torch.float64, device=place)  # references and levels are double
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        raise InputError(
-            f"PyTorch has no device {device!s} here that computes in float64: give device='cpu'"
-        ) from error
-    return place
 
 
 def prepare(data: Data, splits: Splits, config: Config, coordinates: Coordinates | None = None) -> DensityModel:

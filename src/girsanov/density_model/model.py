@@ -49,7 +49,7 @@ from girsanov.randomness import apart, seed_of
 from girsanov.samplers import sample
 from girsanov.saved import fill
 from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
-from girsanov.types import Estimate, InputError, State
+from girsanov.types import Estimate, InputError, State, require_count
 
 
 class DensityModel(nn.Module):
@@ -221,7 +221,7 @@ class DensityModel(nn.Module):
         rows, seed = self.encode(x), seed_of(generator)
         options = {"divergence": divergence, "solver": solver}
         options["condition"] = self.encode_condition(condition, len(rows))
-        draws = draws if rows.measure != "density" else 1
+        draws = require_count("draws", draws) if rows.measure != "density" else 1
         with torch.set_grad_enabled(keeps_graph(rows.rows)):
             view = rows.view(draws, seed)
         estimates = [

@@ -64,17 +64,9 @@ def loss_bound(
 
     def evaluate(index: Tensor, count: int) -> dict[str, Tensor]:
         del count
-        rows = x[index]
-        generators, like = keyed_generators(seed, "loss", rows), rows.new_empty(0, dtype=loss.dtype(model, rows))
-        offset = keyed_uniform(generators, (replicates, 1), rows)
-        positions = ((torch.arange(points, device=rows.device) + offset) / points).flatten()
-        shape = (each, loss.blocks, *rows.shape[1:])
-        noise, signs = keyed_normal(generators, shape, like).flatten(0, 1).transpose(0, 1), None
-        if loss.probes:
-            shape = (each, loss.probes, *rows.shape[1:])
-            signs = keyed_rademacher(generators, shape, like).flatten(0, 1).transpose(0, 1)
-        given = conditions_for(condition_at(condition, index), len(rows), each)
-        terms = loss.terms(model, rows.repeat_interleave(each, 0), positions, noise, signs, given)
+        rows, given = x[index], conditions_for(condition_at(condition, index), len(index), each)
+        draws = _draws(loss, rows, loss.dtype(model, rows), (replicates, points), seed)
+        terms = loss.terms(model, rows.repeat_interleave(each, 0), *draws, given)
         return {name: value.reshape(len(rows), replicates, points).mean(2).T for name, value in terms.items()}
 
     with torch.set_grad_enabled(torch.is_grad_enabled() and method.differentiable):
@@ -88,3 +80,19 @@ def loss_bound(
         log_snr_range=loss.log_snr_range(model),
         terms={name: value.mean(0) for name, value in terms.items()},
     )
+
+
+def _draws(
+    loss: BoundLoss, rows: State, dtype: torch.dtype, grid: tuple[int, int], seed: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Positions, noise and random signs of all evaluations, for replicates and points of a grid, keyed by the rows."""
+    generators, like = keyed_generators(seed, "loss", rows), rows.new_empty(0, dtype=dtype)
+    replicates, points = grid
+    offset = keyed_uniform(generators, (replicates, 1), rows)
+    positions = ((torch.arange(points, device=rows.device) + offset) / points).flatten()
+    shape = (replicates * points, loss.blocks, *rows.shape[1:])
+    noise = keyed_normal(generators, shape, like).flatten(0, 1).transpose(0, 1)
+    if not loss.probes:
+        return positions, noise, None
+    shape = (replicates * points, loss.probes, *rows.shape[1:])
+    return positions, noise, keyed_rademacher(generators, shape, like).flatten(0, 1).transpose(0, 1)

@@ -11,6 +11,7 @@ __all__ = ["LevelTest", "ScoreTest", "score_test"]
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -134,6 +135,7 @@ def score_test(
         >>> test.pvalue < 0.01, [level.log_snr for level in test.levels]
         (True, [0.0, 4.0])
     """
+    levels = [float(levels)] if isinstance(levels, Real) else levels
     if not len(levels):
         raise InputError("A score is tested at one noise level or more: give levels")
     low, high = pair.known_range
