@@ -31,7 +31,7 @@ from girsanov.applications import DiffusionClassifier, GaussianScreen
 from girsanov.calculus import expand_as_rows
 from girsanov.datasets import load, split
 from girsanov.density_model import Config, prepare
-from girsanov.likelihoods.paired import gain
+from girsanov.likelihoods.common_noise import gain
 from girsanov.objectives import Batch, DenoisingObjective
 from girsanov.training import ShuffledBatches, TrainingConfig, train
 

@@ -26,7 +26,7 @@ from girsanov.bridges.storage import BRIDGE, bridge_tensors
 from girsanov.datasets import Schema
 from girsanov.encoding import Encoding
 from girsanov.files import parse_json, write_text_atomic
-from girsanov.likelihoods.integral import View
+from girsanov.likelihoods.estimator import View
 from girsanov.pairs import Direction, Noise
 from girsanov.randomness import KeyedStreams, keyed_generators, keyed_normal, mix
 from girsanov.transforms import Dequantise, Standardise

@@ -12,7 +12,7 @@ from girsanov.applications.novelty import RULES, Novelty, band_errors
 from girsanov.densities import Gaussian, GaussianMixture
 from girsanov.inputs import as_rows
 from girsanov.likelihoods import RandomisedRows
-from girsanov.likelihoods.integral import keyed_view
+from girsanov.likelihoods.estimator import keyed_view
 from girsanov.models import ScoreModel, TwoLayerNetwork
 from girsanov.processes import VariancePreserving
 from girsanov.transforms import Compose, Standardise

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 import girsanov as gv
 from girsanov.datasets import from_array
-from tests.seeds import rng
+from tests.seeds import rng, seeded
 
 TINY = {"steps": 3, "network": "mlp", "width": 8, "blocks": 1}
 

@@ -11,7 +11,7 @@ import torch
 from girsanov.densities import Gaussian, GaussianMixture
 from girsanov.likelihoods import RandomisedRows, density
 from girsanov.likelihoods.differences import difference, difference_curve, pointwise_information
-from girsanov.likelihoods.integral import View
+from girsanov.likelihoods.estimator import View
 from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.solvers import LogSNRDensity

@@ -14,7 +14,7 @@ from girsanov.likelihoods.discrete import (
     importance_weighted,
     log_mean_exp,
 )
-from girsanov.likelihoods.integral import keyed_view
+from girsanov.likelihoods.estimator import keyed_view
 from girsanov.pairs import ScorePair
 from girsanov.processes import OrnsteinUhlenbeck, VarianceExploding, VariancePreserving
 from girsanov.solvers import LogSNRDensity

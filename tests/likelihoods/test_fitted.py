@@ -9,7 +9,7 @@ import torch
 from girsanov.densities import Gaussian
 from girsanov.density_model import Config, fit
 from girsanov.likelihoods import density, fit_proposal
-from girsanov.likelihoods.integral import Replicates
+from girsanov.likelihoods.estimator import Replicates
 from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.solvers import LogSNRDensity

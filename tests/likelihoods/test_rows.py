@@ -6,7 +6,7 @@ import torch
 from girsanov.calculus import Hutchinson
 from girsanov.densities import Gaussian
 from girsanov.likelihoods import Target, density, elbo, fit_proposal, integral, ode, ode_log_prob
-from girsanov.likelihoods.integral import Replicates
+from girsanov.likelihoods.estimator import Replicates
 from girsanov.models import ConvNetwork, ScoreModel, Signature, TwoLayerNetwork
 from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving

@@ -1,8 +1,8 @@
 r"""Evidence for classes: gains of a class-conditional score under levels and noise that all classes share.
 
-The unit is the antithetic pair of :mod:`girsanov.likelihoods.paired`. The pairs of one look are a systematic grid in
-log-SNR, each with a dequantisation draw of its own; all is keyed by the row's content, so that a row's evidence does
-not depend on the other rows.
+The unit is the antithetic pair of :mod:`girsanov.likelihoods.common_noise`. The pairs of one look are a systematic
+grid in log-SNR, each with a dequantisation draw of its own; all is keyed by the row's content, so that a row's
+evidence does not depend on the other rows.
 """
 
 __all__ = ["ClassConditional", "Evidence", "Levels"]
@@ -17,7 +17,7 @@ from girsanov.applications.level_weights import LevelWeights
 from girsanov.calculus import sum_event
 from girsanov.encoding import Encoding
 from girsanov.inputs import as_rows
-from girsanov.likelihoods.paired import Draws, deviations, draw, gain
+from girsanov.likelihoods.common_noise import Draws, deviations, draw, gain
 from girsanov.pairs import ScorePair
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError, State

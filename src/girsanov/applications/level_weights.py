@@ -1,9 +1,9 @@
 r"""Which log-SNR levels count in a comparison of classes, and where to evaluate for it.
 
 A class's evidence is :math:`D_c = \int w(l)\, E[g_c(l, \varepsilon)]\, dl` with the gain g of
-:mod:`girsanov.likelihoods.paired`. With :math:`w = 1`, differences of D are log-likelihood ratios: for the exact score
-the softmax of D is Bayes' rule. For the argmax of a learned score other weights do better: high levels carry most of
-the likelihood and hardly any class signal (note of paper 2, sections 2.7 and 6.2).
+:mod:`girsanov.likelihoods.common_noise`. With :math:`w = 1`, differences of D are log-likelihood ratios: for the
+exact score the softmax of D is Bayes' rule. For the argmax of a learned score other weights do better: high levels
+carry most of the likelihood and hardly any class signal (note of paper 2, sections 2.7 and 6.2).
 
 Levels are drawn from :math:`q \propto w(l)\, s(l)`, s the size of the differences between classes at l: then every
 evaluation contributes equally. Fitted weights are piecewise constant and non-negative, and maximise the penalised

@@ -25,7 +25,7 @@ from girsanov.calculus import noised
 from girsanov.densities import Gaussian
 from girsanov.likelihoods import RandomisedRows
 from girsanov.likelihoods.baselines import GaussianBaseline
-from girsanov.likelihoods.integral import View
+from girsanov.likelihoods.estimator import View
 from girsanov.models import ScoreModel
 from girsanov.pairs import ScorePair
 from girsanov.randomness import keyed_generators, keyed_normal, keyed_uniform, seed_of

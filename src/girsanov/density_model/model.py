@@ -40,7 +40,7 @@ from girsanov.likelihoods import (
 )
 from girsanov.likelihoods.differences import Condition, DifferenceCurve, PointwiseInformation
 from girsanov.likelihoods.discrete import LatticePoints
-from girsanov.likelihoods.integral import keeps_graph
+from girsanov.likelihoods.estimator import keeps_graph
 from girsanov.likelihoods.score_test import LEVELS
 from girsanov.models import ScoreModel
 from girsanov.pairs import ScorePair

@@ -32,7 +32,7 @@ from girsanov.likelihoods.ddpm import ddpm_bound
 from girsanov.likelihoods.denoising import squared_errors
 from girsanov.likelihoods.differences import difference, difference_curve, pointwise_information
 from girsanov.likelihoods.discrete import categorical_elbo, importance_weighted
-from girsanov.likelihoods.integral import RandomisedRows, Replicates
+from girsanov.likelihoods.estimator import RandomisedRows, Replicates
 from girsanov.likelihoods.losses import loss_bound
 from girsanov.likelihoods.ode import ode_log_prob
 from girsanov.likelihoods.proposals import fit_proposal

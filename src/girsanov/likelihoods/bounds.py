@@ -29,8 +29,8 @@ from torch import Tensor
 from girsanov.densities import Gaussian
 from girsanov.inputs import checked
 from girsanov.likelihoods.baselines import Baseline, GaussianBaseline, baseline_of
-from girsanov.likelihoods.integral import Grid, RandomisedRows, Replicates, keeps_graph, replicate
-from girsanov.likelihoods.parts import estimate_of, grid_for, proposal_for
+from girsanov.likelihoods.defaults import estimate_of, grid_for, proposal_for
+from girsanov.likelihoods.estimator import Grid, RandomisedRows, Replicates, keeps_graph, replicate
 from girsanov.likelihoods.resolution import EVALUATIONS, confirmed, missing_at_ends, needed_range
 from girsanov.pairs import ScorePair
 from girsanov.randomness import seed_of

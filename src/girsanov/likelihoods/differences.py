@@ -37,9 +37,9 @@ from torch import Tensor
 from girsanov.calculus import expand_as_rows, noised, sum_event
 from girsanov.densities import Gaussian
 from girsanov.inputs import as_condition, checked
-from girsanov.likelihoods.integral import RandomisedRows, Replicates
-from girsanov.likelihoods.paired import Draws, deviations, draw, gain
-from girsanov.likelihoods.parts import proposal_for
+from girsanov.likelihoods.common_noise import Draws, deviations, draw, gain
+from girsanov.likelihoods.defaults import proposal_for
+from girsanov.likelihoods.estimator import RandomisedRows, Replicates
 from girsanov.likelihoods.resolution import EVALUATIONS, confirmed, needed_range
 from girsanov.pairs import ScorePair
 from girsanov.randomness import keyed_generators, keyed_normal, keyed_rademacher, seed_of

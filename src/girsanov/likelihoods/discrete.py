@@ -34,7 +34,13 @@ from torch import Tensor
 from girsanov.calculus import sum_event
 from girsanov.inputs import checked
 from girsanov.likelihoods.baselines import baseline_of
-from girsanov.likelihoods.integral import (
+from girsanov.likelihoods.defaults import (
+    REPLICATES,
+    estimate_of,
+    grid_for,
+    proposal_for,
+)
+from girsanov.likelihoods.estimator import (
     RandomisedRows,
     Replicates,
     View,
@@ -42,12 +48,6 @@ from girsanov.likelihoods.integral import (
     identity_view,
     keeps_graph,
     replicate,
-)
-from girsanov.likelihoods.parts import (
-    REPLICATES,
-    estimate_of,
-    grid_for,
-    proposal_for,
 )
 from girsanov.pairs import ScorePair
 from girsanov.randomness import seed_of

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from girsanov.inputs import checked
-from girsanov.likelihoods.integral import Replicates
-from girsanov.likelihoods.parts import REPLICATES
+from girsanov.likelihoods.defaults import REPLICATES
+from girsanov.likelihoods.estimator import Replicates
 from girsanov.objectives import BoundLoss
 from girsanov.randomness import keyed_generators, keyed_normal, keyed_rademacher, keyed_uniform, seed_of
 from girsanov.rows import by_blocks, condition_at, conditions_for

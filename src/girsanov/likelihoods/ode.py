@@ -26,7 +26,7 @@ from torch import Tensor
 from girsanov.calculus import Divergence, Exact, Hutchinson
 from girsanov.densities import Gaussian
 from girsanov.inputs import checked, like_rows
-from girsanov.likelihoods.integral import keeps_graph
+from girsanov.likelihoods.estimator import keeps_graph
 from girsanov.likelihoods.resolution import confirmed, needed_range
 from girsanov.models import ResidualHead, ScoreModel
 from girsanov.models.score_model import given_way

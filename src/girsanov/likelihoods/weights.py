@@ -28,7 +28,7 @@ from torch import Tensor
 
 from girsanov.calculus import Divergence, Exact
 from girsanov.inputs import checked
-from girsanov.likelihoods.integral import keeps_graph
+from girsanov.likelihoods.estimator import keeps_graph
 from girsanov.pairs import Chain, EulerChain, Noise, Pair, feynman_kac_log_weights, girsanov_log_weights
 from girsanov.randomness import keyed_generators, keyed_normal, seed_of, source_of
 from girsanov.rows import by_blocks, condition_at, conditions_for

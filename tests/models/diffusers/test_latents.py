@@ -12,7 +12,7 @@ from girsanov.pairs import ScorePair
 pytest.importorskip("diffusers")
 
 from girsanov.likelihoods import elbo
-from girsanov.likelihoods.integral import View
+from girsanov.likelihoods.estimator import View
 from girsanov.models.diffusers import encode_latents, from_diffusers, latent_scaling
 from girsanov.types import InputError
 from tests.models.diffusers.exact import SHAPE, ExactNetwork, diffusers, law, rows

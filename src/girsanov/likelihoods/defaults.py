@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from girsanov.densities import Gaussian
-from girsanov.likelihoods.integral import Grid, RandomisedRows, Replicates
+from girsanov.likelihoods.estimator import Grid, RandomisedRows, Replicates
 from girsanov.pairs import ScorePair
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import Estimate, InputError
