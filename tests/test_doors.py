@@ -32,7 +32,7 @@ TAILED = (
 )
 OF_USERS = (*TAILED, "Novelty.score")
 #: a model's tails hold any finite row, and what takes a user's rows reads sparse ones
-MEANT = {"1e200": TAILED, "sparse": OF_USERS}
+MEANT = {"1e200": OF_USERS, "sparse": OF_USERS}
 
 
 def oddities(table: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:

@@ -178,6 +178,8 @@ def as_device(device: str | torch.device) -> torch.device:
         place = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise InputError(f"Unknown device {device!r}: give cpu or cuda") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("PyTorch finds no CUDA device here: leave device out, or give device='cpu'")
     try:
         torch.zeros(1, dtype=torch.float64, device=place)
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:

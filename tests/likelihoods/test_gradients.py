@@ -13,7 +13,7 @@ from torch import nn
 from girsanov.densities import Gaussian
 from girsanov.likelihoods import density, elbo, ode_log_prob
 from girsanov.likelihoods.discrete import LatticePoints, categorical_elbo
-from girsanov.models import ResidualMLP, ScoreModel, TwoLayerNetwork
+from girsanov.models import ResidualMLP, ScoreModel, Signature, TwoLayerNetwork
 from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.solvers import FixedGrid
@@ -124,7 +124,7 @@ def test_the_ode_s_row_gradient_is_the_score():
 @each_likelihood
 def test_a_conditional_model_has_gradients_in_its_condition(value_of):
     """By finite differences: the noise is keyed by the rows, which do not move."""
-    model, x = network_model(ResidualMLP, condition_dim=2), torch.randn(3, 2, 2)
+    model, x = network_model(ResidualMLP, signature=Signature(condition_dim=2)), torch.randn(3, 2, 2)
     condition, step = torch.randn(3, 2, requires_grad=True), 1e-5
     total = value_of(ScorePair(model), x.requires_grad_(), condition=condition).value.sum()
     (gradient,) = torch.autograd.grad(total, condition)

@@ -11,7 +11,6 @@ import typer
 
 from girsanov.cli.options import Common, Computing, OnError, OnErrorOption, out_option, spread
 from girsanov.cli.output import UsageError, as_json, emit, note_refused, stderr_note
-from girsanov.runs.bridge_config import SIGMA
 
 EXAMPLE = (
     "Example: girsanov bridge before.csv after.csv --out runs/change, or "
@@ -255,6 +254,8 @@ def _classes(text: str | None) -> tuple[str, ...] | None:
 
 def _text(metrics: Any) -> str:
     """The errors of both directions as a table."""
+    from girsanov.runs.bridge_config import SIGMA
+
     lines = [LINE.format(*HEADER)]
     for direction in ("forward", "backward"):
         entry = metrics["test"][direction]

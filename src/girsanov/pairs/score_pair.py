@@ -48,8 +48,8 @@ class ScorePair(Pair):
             N(0, I) at the horizon of a process that forgets the data, as far as the reference says that these are
             forgotten there, else the reference's law there.
         reference: Gaussian that the score is compared with: control variate of the bounds, whitening of the ODE, exact
-            part of the sampler's steps. It changes no expectation of a bound. Default the decoder, else the score's
-            own ``reference``.
+            part of the sampler's steps. It changes no expectation of a bound, other than by being the prior where none
+            is given and N(0, I) would not do. Default the decoder, else the score's own ``reference``.
         decoder: Gaussian whose posterior covariance the last decoder has; default isotropic. Where there is a
             reference too, both are the same.
         proposal: density in log-SNR from which evaluations are drawn, over the range; default from the reference's
