@@ -5,7 +5,7 @@ import torch
 
 from girsanov.calculus import Hutchinson
 from girsanov.densities import Gaussian
-from girsanov.likelihoods import Target, density, elbo, fit_proposal, integral, ode, ode_log_prob
+from girsanov.likelihoods import Target, density, elbo, estimator, fit_proposal, ode, ode_log_prob
 from girsanov.likelihoods.estimator import Replicates
 from girsanov.models import ConvNetwork, ScoreModel, Signature, TwoLayerNetwork
 from girsanov.pairs import ScorePair
@@ -84,7 +84,7 @@ def test_the_size_of_chunks_does_not_matter(method, monkeypatch):
     model, x = double_model(), torch.randn(7, 2, 2)
     base = method(ScorePair(model), x).value
     for size in (1, 3, 64):
-        monkeypatch.setattr(integral, "CHUNK", 24 * size)
+        monkeypatch.setattr(estimator, "CHUNK", 24 * size)
         monkeypatch.setattr(ode, "CHUNK", size)
         torch.testing.assert_close(method(ScorePair(model), x).value, base, rtol=1e-10, atol=1e-10)
 
@@ -116,7 +116,7 @@ def test_gradients_are_those_of_finite_differences(method, referred, monkeypatch
     score = oracle if referred else lambda t, x: oracle(t, x)
     # draws are keyed by the row: hold them, so that a shifted row meets the same ones
     monkeypatch.setattr(
-        integral, "keyed_generators", lambda seed, use, rows, r: keyed_generators(seed, use, 0.0 * rows, r)
+        estimator, "keyed_generators", lambda seed, use, rows, r: keyed_generators(seed, use, 0.0 * rows, r)
     )
     x = case.rows(3).requires_grad_()
     (gradient,) = torch.autograd.grad(method(ScorePair(score, process), x).value.sum(), x)
