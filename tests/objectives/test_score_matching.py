@@ -9,7 +9,7 @@ from torch import nn
 
 from girsanov.calculus import Hutchinson, noised
 from girsanov.densities import Gaussian, StandardNormal
-from girsanov.likelihoods import elbo, loss_bound
+from girsanov.likelihoods import Replicates, elbo, loss_bound
 from girsanov.models import ResidualMLP, ScoreModel
 from girsanov.objectives import (
     Batch,
@@ -190,7 +190,8 @@ def test_times_that_are_fitted_span_where_the_score_is_known():
     times = fit_times(loss, pair, x, levels=16)
     assert (float(times.edges[0]), float(times.edges[-1])) == INNER
     fitted = ScoreMatchingObjective(loss, times=times)
-    assert_same_number(loss_bound(fitted, pair, x, samples=128), elbo(pair, x, samples=128))
+    # replicates of 16 draws are skewed: of so many the mean is normal
+    assert_same_number(loss_bound(fitted, pair, x, samples=1024, method=Replicates(64)), elbo(pair, x, samples=128))
     weighted = ScoreMatchingObjective(loss, weighting=uniform_weight)
     assert bool(weighted(pair, Batch(x)).isfinite().all())  # asserts by itself that it stays within
 
