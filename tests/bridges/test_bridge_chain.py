@@ -235,6 +235,20 @@ def test_a_walk_in_blocks_of_few_rows_is_the_same(monkeypatch):
     assert torch.allclose(found[0], found[2])
 
 
+def test_a_long_walk_of_many_rows_is_not_kept_whole(monkeypatch):
+    monkeypatch.setattr("girsanov.bridges.chain.ROWS_AT_ONCE", 4)
+    chain = make_chain(BrownianMotion(), FlatPotentials(), Gaussian(torch.zeros(D), 1.0))
+    walked = []
+
+    def moves():
+        for move in chain.walk(draws(4, D), lambda count: torch.zeros(count, 4, D)):
+            walked.append(move.k)
+            yield move
+
+    for k, (move, _) in enumerate(chain.returns(moves())):
+        assert (move.k, walked) == (k, list(range(k + 1)))
+
+
 def test_a_network_that_stays_untrained_is_not_evaluated():
     half = random_half("forward", (D,), NetworkConfig(width=8, blocks=1))
     calls, x, t = [], draws(5, D), torch.tensor([0.3])

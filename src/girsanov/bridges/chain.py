@@ -16,19 +16,18 @@ __all__ = ["BridgeChain", "Weighed", "cosine_times", "joined", "rows_at_once", "
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils.checkpoint import checkpoint as recompute
 
 from girsanov.bridges.halves import Half
 from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Density
 from girsanov.linear import Isotropic, LinearMap, Triangular
 from girsanov.pairs import Chain, Direction, Kernel, Move, Noise
+from girsanov.pairs.chain import recomputing
 from girsanov.randomness import normal_blocks, source_of
 from girsanov.types import InputError, Nats, State
 
@@ -160,12 +159,13 @@ class BridgeChain(Chain):
         checkpoint: bool = False,
     ) -> Iterator[tuple[Move, Kernel]]:
         """See :class:`~girsanov.pairs.Chain`; the network sees the states of many moves at once."""
-        taken, up = list(moves), direction == "forward"
-        half = _kept(self.backward_half if up else self.forward_half, checkpoint)
-        times = torch.cat([self._times(move.k + up) for move in taken])
-        pulls = _pulls(half, times, [move.after for move in taken], condition)
-        for move, pull in zip(taken, pulls, strict=True):
-            yield move, (self._backward if up else self._forward)(move.k, move.after, pull)
+        up = direction == "forward"
+        half = recomputing(self.backward_half if up else self.forward_half, checkpoint)
+        for taken in _blocks(moves):
+            times = torch.cat([self._times(move.k + up) for move in taken])
+            pulls = _pulls(half, times, [move.after for move in taken], condition)
+            for move, pull in zip(taken, pulls, strict=True):
+                yield move, (self._backward if up else self._forward)(move.k, move.after, pull)
 
     def log_prior(self, x: State) -> Nats:
         """Log-density of the end.
@@ -239,7 +239,7 @@ class BridgeChain(Chain):
     def _by_constants(self, moves: list[Move], condition: Tensor | None, checkpoint: bool) -> list[Move]:
         """Moves of the encoder, their kernels and noise as the encoder with constant parameters sees them."""
         constants = {name: parameter.detach() for name, parameter in self.forward_half.named_parameters()}
-        half = _kept(lambda *inputs: functional_call(self.forward_half, constants, inputs), checkpoint)
+        half = recomputing(lambda *inputs: functional_call(self.forward_half, constants, inputs), checkpoint)
         pulls = _pulls(half, self.get_buffer("times")[:-1], [move.before for move in moves], condition)
         held = []
         for move, pull in zip(moves, pulls, strict=True):
@@ -299,11 +299,21 @@ def rows_at_once(x: State) -> int:
     return max(1, min(ROWS_AT_ONCE, ENTRIES_AT_ONCE // max(1, math.prod(x.shape[1:]))))
 
 
-def _kept(function: Callable[..., State], checkpoint: bool) -> Callable[..., State]:
-    """The same function, or one that is evaluated again in the backward pass: what it computes is then not kept."""
-    if not (checkpoint and torch.is_grad_enabled()):
-        return function
-    return partial(recompute, function, use_reentrant=False)  # type: ignore[return-value]
+def _blocks(moves: Iterable[Move]) -> Iterator[list[Move]]:
+    """So many moves at a time as a network should see the states of: a long walk is not kept whole."""
+    taken: list[Move] = []
+    for move in moves:
+        taken.append(move)
+        if len(taken) >= _at_once(move.after):
+            yield taken
+            taken = []
+    if taken:
+        yield taken
+
+
+def _at_once(x: State) -> int:
+    """How many states like this one a network should see at once."""
+    return max(1, rows_at_once(x) // len(x))
 
 
 def _wide(factor: float | Tensor, x: State) -> float | Tensor:
@@ -320,7 +330,7 @@ def _offset(values: Tensor, k: int | Tensor, x: State) -> Tensor:
 def _pulls(half: Callable[..., State], times: Tensor, states: list[State], condition: Tensor | None) -> Iterator[State]:
     """A half's pull at the states of several times: its network sees many times at once."""
     rows = len(states[0])
-    at_once, given = max(1, rows_at_once(states[0]) // rows), condition
+    at_once, given = _at_once(states[0]), condition
     for begin in range(0, len(states), at_once):
         block = states[begin : begin + at_once]
         if condition is not None and len(condition) > 1:

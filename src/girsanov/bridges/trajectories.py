@@ -35,6 +35,7 @@ from girsanov.bridges.recipe import Recipe
 from girsanov.bridges.reference_size import ReferenceSize
 from girsanov.bridges.schrodinger import SchrodingerBridge
 from girsanov.bridges.trajectory_storage import TRAJECTORIES, cells_of, describe, parts
+from girsanov.inputs import as_device
 from girsanov.randomness import mix
 from girsanov.training import Progress
 from girsanov.types import InputError, State, require_count
@@ -252,7 +253,7 @@ class Trajectories:
         Raises:
             InputError: if the folder is damaged or of another version.
         """
-        place, where = Path(folder), torch.device(device)
+        place, where = Path(folder), as_device(device)
         description, tensors = TRAJECTORIES.read(place)
         bridge = SchrodingerBridge.from_pretrained(place / "bridge").to(where)
         with TRAJECTORIES.described(place):

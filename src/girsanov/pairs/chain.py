@@ -12,14 +12,14 @@ the form that does not cancel (note of paper 3, section 2.6). Its mean over enco
 of its mean weight tends to, the log-density of the chain; on paths of the decoder it errs to the other side.
 """
 
-__all__ = ["Chain", "Direction", "EulerChain", "Kernel", "Move"]
+__all__ = ["Chain", "Direction", "EulerChain", "Kernel", "Move", "recomputing"]
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, final
+from typing import Literal, TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from girsanov.pairs.paths import Noise
 from girsanov.randomness import normal_blocks, source_of
 from girsanov.types import Nats, State, require_count
 
+T = TypeVar("T")
 LOG_2PI = math.log(2.0 * math.pi)
 
 Direction = Literal[
@@ -183,7 +184,7 @@ class Chain(nn.Module, ABC):
             checkpoint: do not keep what a kernel computes, but compute it again in the backward pass.
             still: numbers of the moves that end in their means, without noise.
         """
-        step = _kept(self.encode if direction == "forward" else self.decode, checkpoint)
+        step = recomputing(self.encode if direction == "forward" else self.decode, checkpoint)
         for k in range(self.length) if direction == "forward" else reversed(range(self.length)):
             kernel = step(k, x, condition)
             eps = torch.zeros_like(x) if k in still else noise(1)[0]
@@ -200,7 +201,7 @@ class Chain(nn.Module, ABC):
         checkpoint: bool = False,
     ) -> Iterator[tuple[Move, Kernel]]:
         """Every move of a walk in ``direction`` with the kernel of the other one that leads back from its end."""
-        back = _kept(self.decode if direction == "forward" else self.encode, checkpoint)
+        back = recomputing(self.decode if direction == "forward" else self.encode, checkpoint)
         for move in moves:
             yield move, back(move.k, move.after, condition)
 
@@ -256,11 +257,11 @@ class Chain(nn.Module, ABC):
             self.decoder_log_variance[move.k] = own + found
 
 
-def _kept(step: Callable[..., Kernel], checkpoint: bool) -> Callable[..., Kernel]:
-    """The same function, or one whose inner values are computed again in the backward pass."""
+def recomputing(function: Callable[..., T], checkpoint: bool) -> Callable[..., T]:
+    """The same function, or with ``checkpoint`` one whose inner values are computed again in the backward pass."""
     if not (checkpoint and torch.is_grad_enabled()):
-        return step
-    return partial(recompute, step, use_reentrant=False)  # type: ignore[return-value]
+        return function
+    return partial(recompute, function, use_reentrant=False)  # type: ignore[return-value]
 
 
 def _shrunk_log_mean(squares: Tensor) -> Tensor:
