@@ -268,13 +268,15 @@ def loss_chain():
 @cache
 def table():
     """A fit of fifty steps to a table with two columns."""
-    return gv.fit(continuous_table(rows(200).exp()), config=gv.Config(steps=50, width=16, blocks=1))
+    return gv.fit(
+        continuous_table(rows(200).exp()), config=gv.Config(steps=50, network=gv.models.MLPConfig(width=16, blocks=1))
+    )
 
 
 @cache
 def digits(conditional=True):
     """A fit of fifty steps to digits."""
-    settings = gv.Config(steps=50, network="mlp", width=32, blocks=1, conditional=conditional, rank=16)
+    settings = gv.Config(steps=50, network=gv.models.MLPConfig(width=32, blocks=1), conditional=conditional, rank=16)
     return gv.fit(load("digits"), config=settings)
 
 

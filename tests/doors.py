@@ -52,7 +52,7 @@ def pair() -> gv.ScorePair:
 
 @cache
 def model() -> gv.DensityModel:
-    config = gv.Config(steps=1, network="mlp", width=8, blocks=1, flow=False, gaussianise=False)
+    config = gv.Config(steps=1, network=gv.models.MLPConfig(width=8, blocks=1), flow=False, gaussianise=False)
     return gv.fit(torch.randn(60, 2, generator=seeded(2)), config=config)
 
 

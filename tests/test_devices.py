@@ -18,6 +18,7 @@ from girsanov.runs import (
     DensityRun,
     EndSource,
     EvaluationConfig,
+    LawBridgeConfig,
     Source,
     fit_run,
     read_ends,
@@ -26,7 +27,8 @@ from girsanov.runs import (
 from tests.elsewhere import DEVICE, Remote, accelerator
 from tests.seeds import seeded
 
-TINY = {"steps": 2, "width": 8, "blocks": 1, "members": 1, "batch_size": 16}
+MLP = gv.models.MLPConfig(width=8, blocks=1)
+TINY = {"steps": 2, "members": 1, "batch_size": 16}
 
 
 def images(n=40):
@@ -38,19 +40,23 @@ def table(n=60):
     return torch.cat([x[:20] + 4.0, x[20:]])
 
 
-PLAIN = {"network": "mlp", "gaussianise": False}
+PLAIN = {"network": MLP, "gaussianise": False}
 #: name -> settings, rows, labels
 FITS = {
-    "spline flow and mixture": ({"network": "mlp"}, table(), None),
+    "spline flow and mixture": ({"network": MLP}, table(), None),
     "learned schedule, conditions": (
-        PLAIN | {"schedule": "learned", "conditional": True},
+        PLAIN | {"process": "learned", "conditional": True},
         table(),
         torch.linspace(0.0, 1.0, 60),
     ),
-    "continuous flow": (PLAIN | {"model": "cnf"}, table(), None),
+    "continuous flow": (PLAIN, table(), None),
     "lattice and classes": (PLAIN | {"conditional": True}, images(), torch.arange(40) % 3),
     "variational noise": (PLAIN | {"dequantise": "variational"}, images(), None),
-    "cells, convolutions": (PLAIN | {"network": "conv", "dequantise": "categorical"}, images(), None),
+    "cells, convolutions": (
+        PLAIN | {"network": gv.models.ConvConfig(width=8, blocks=1), "dequantise": "categorical"},
+        images(),
+        None,
+    ),
 }
 
 
@@ -73,7 +79,8 @@ def likelihoods(model, rows):
 @pytest.mark.parametrize("name", FITS)
 def test_a_fit_elsewhere_has_the_bits_of_a_fit_here(name):
     settings, x, labels = FITS[name]
-    config = gv.Config(**TINY | settings)
+    kind = gv.density_model.ContinuousFlowConfig if name == "continuous flow" else gv.Config
+    config = kind(**TINY | settings)
     expected = likelihoods(gv.fit(x, config=config, labels=labels), x[:2])
     with accelerator():
         found = likelihoods(gv.fit(x, config=config, labels=labels, device=DEVICE), x[:2])
@@ -163,7 +170,7 @@ def test_a_whole_bridge_elsewhere_writes_what_a_bridge_here_writes(tmp_path, tar
     ends = read_ends(*sources, limit=80)
     settings = {"steps": 2, "width": 8, "blocks": 1, "network": "mlp", "chain_steps": 3}
     settings |= {} if target == "normal" else {"paths": 60, "rounds": 1}
-    run = BridgeRun(ends, BridgeConfig(**settings))
+    run = BridgeRun(ends, (LawBridgeConfig if target == "normal" else BridgeConfig)(**settings))
     here = fit_run(run, tmp_path / "here")
     with accelerator():
         there = fit_run(run, tmp_path / "there", device=DEVICE)

@@ -16,7 +16,7 @@ from girsanov.density_model import Config
 from girsanov.density_model.fit import prepare
 
 #: no head that knows the lattice and one network: what differs is the time sampling alone
-SETTINGS = {"lattice_head": False, "members": 1, "dropout": 0.0}
+SETTINGS = {"lattice_head": False, "members": 1}
 
 
 def mnist(folder, *, side=28, rows=None, seed=0):

@@ -28,6 +28,7 @@ import torch
 from benchmarks._page import FIGURES
 from benchmarks._record import Command, record, settings
 from benchmarks.paper1._pixels import mnist, untrained
+from girsanov.models import ConvConfig
 from girsanov.objectives import (
     Batch,
     DebiasedTime,
@@ -99,7 +100,9 @@ def evaluated(model, score, rows, samples):
 
 def arm(data, law, options):
     """Train by one law; one row per probe, and the end."""
-    model, config, splits = untrained(data, network="conv", width=options.width, blocks=1, batch_size=options.batch)
+    model, config, splits = untrained(
+        data, network=ConvConfig(options.width, blocks=1, dropout=0.0), batch_size=options.batch
+    )
     train_rows, held = data.x[splits.train], data.x[splits.test]
     shuffled, rows = ShuffledBatches(len(train_rows), options.batch, config.seed), []
     losses = {name: loss_of(model, name) for name in LAWS}

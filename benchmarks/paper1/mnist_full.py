@@ -28,14 +28,15 @@ import torch
 import girsanov as gv
 from benchmarks._record import Command, record
 from benchmarks.paper1._pixels import mnist
+from girsanov.models import ConvConfig, UNetConfig
 from girsanov.training import Interrupted
 
 DECODERS = {"uniform": 1.00, "categorical": 0.45}  # and their goals in bits per dimension
 STANDARD_ERROR = 0.005
 BLOCK = 500  # test images evaluated between two notes on disk
-PAPER = {"network": "unet", "width": 32, "multipliers": [1, 2, 2], "blocks": 2}
+PAPER = {"network": UNetConfig(width=32, blocks=2, dropout=0.0, multipliers=[1, 2, 2])}
 FULL = {"steps": 80_000, "batch_size": 128, "learning_rate": 5e-4, "ema_decay": 0.9995, "patience": None}
-SMALL = {"network": "conv", "width": 16, "blocks": 1, "steps": 5000, "time_budget": 60.0, "batch_size": 64}
+SMALL = {"network": ConvConfig(width=16, blocks=1, dropout=0.0), "steps": 5000, "time_budget": 60.0, "batch_size": 64}
 ROWS = {True: (10_000, 300), False: (None, 10_000)}  # training and test images, small or not
 
 
@@ -45,7 +46,6 @@ def settings(options, small, decoder):
         "dequantise": decoder,
         "lattice_head": False,
         "members": 1,
-        "dropout": 0.0,
     }
     if options.steps is not None:
         chosen |= {"steps": options.steps, "time_budget": None}

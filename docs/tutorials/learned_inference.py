@@ -116,5 +116,5 @@ print(f"{'density of the data':28s}       {float(law.log_prob(held).mean()):6.3f
 
 # %% [markdown]
 # Each line is a lower bound on the log-likelihood of its own generative process, comparable with the others and with
-# the data's own density. `Config(schedule="learned")` of `gv.fit` is the scalar case: there only the ends count for
+# the data's own density. `Config(process="learned")` of `gv.fit` is the scalar case: there only the ends count for
 # the bound, and what is learned lowers its variance.

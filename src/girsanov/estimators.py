@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from girsanov.datasets import continuous_table
 from girsanov.datasets.infer import require_density
 from girsanov.density_model import Config, DensityModel, fit
+from girsanov.models import MLPConfig
 from girsanov.randomness import seed_of
 
 SEEDS = 2**31 - 1
@@ -81,8 +82,7 @@ class DensityEstimator(DensityMixin, BaseEstimator):
             seed=_seed(self.random_state),
             time_budget=self.max_time,
             steps=self.max_steps,
-            width=self.width,
-            blocks=self.blocks,
+            network=MLPConfig(self.width, self.blocks),
             learning_rate=self.learning_rate,
             test=0.0,
         )

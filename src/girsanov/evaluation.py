@@ -59,7 +59,7 @@ def evaluate(
 
     Example:
         >>> import girsanov as gv
-        >>> model = gv.fit(torch.randn(100, 2), config=gv.Config(steps=2, network="mlp", width=8, blocks=1))
+        >>> model = gv.fit(torch.randn(100, 2), config=gv.Config(steps=2))
         >>> evaluate(model, torch.zeros(3, 2), samples=8).kind
         'lower_bound'
     """
@@ -189,7 +189,7 @@ def denoising_curve(
 
     Example:
         >>> import girsanov as gv
-        >>> model = gv.fit(torch.randn(100, 2), config=gv.Config(steps=2, network="mlp", width=8, blocks=1))
+        >>> model = gv.fit(torch.randn(100, 2), config=gv.Config(steps=2))
         >>> curve = denoising_curve(model, torch.randn(16, 2), levels=torch.tensor([-2.0, 2.0]))
         >>> curve.standard
         tensor([0.1192, 0.8808], dtype=torch.float64)

@@ -172,6 +172,16 @@ BAD = {
     "negative seed": (["fit", "data.csv", "--seed", "-1"], "--seed"),
     "tiny limit": (["fit", "data.csv", "--limit", "1"], "--limit"),
     "unknown option": (["fit", "data.csv", "--learn"], "--learn"),
+    "an option of another network": (
+        ["fit", "no such file", "--network", "two-layer", "--blocks", "2"],
+        "--blocks has no effect on the two-layer network",
+    ),
+    "an option of another model": (
+        ["fit", "no such file", "--model", "cnf", "--no-flow"],
+        "--flow has no effect on the cnf",
+    ),
+    "an unknown network": (["fit", "no such file", "--network", "big"], "choose one of conv, mlp, two-layer, unet"),
+    "an unknown model": (["fit", "no such file", "--model", "big"], "choose one of diffusion, cnf"),
     "unknown device": (["fit", "data.csv", "--device", "tpu"], "--device"),
     "too many arguments": (["fit", "data.csv", "more.csv"], "more.csv"),
 }

@@ -12,6 +12,8 @@ from girsanov.cli.app import app
 from girsanov.runs import BridgeConfig, EvaluationConfig, read_ends
 
 PANELS = {"Data", "Model", "Training", "Evaluation", "Output"}
+#: words for what is a kind of settings in the library, see CONFIGS
+KINDS = {"model": gv.Config.model}
 #: of the command itself
 OWN = {"data", "source", "target", "out", "limit", "seed", "threads", "device", "json", "quiet", "time_budget"}
 
@@ -42,7 +44,10 @@ def test_every_option_is_in_a_panel(command):
 @pytest.mark.parametrize(
     ("command", "known"),
     [
-        ("fit", fields(gv.Config, EvaluationConfig) | parameters(gv.datasets.Schema.infer)),
+        (
+            "fit",
+            KINDS | fields(gv.Config, gv.models.ConvConfig, EvaluationConfig) | parameters(gv.datasets.Schema.infer),
+        ),
         ("bridge", fields(BridgeConfig) | parameters(read_ends)),
     ],
 )

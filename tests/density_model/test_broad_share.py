@@ -20,11 +20,11 @@ from girsanov.processes import VariancePreserving
 from girsanov.transforms import Standardise
 from tests.seeds import rng, seed, seeded
 
-TINY = {"network": "mlp", "width": 16, "blocks": 1, "members": 1, "steps": 40, "flow": False, "test": 0.0}
+TINY = {"network": gv.models.MLPConfig(width=16, blocks=1), "members": 1, "steps": 40, "flow": False, "test": 0.0}
 KINDS = {
     "lattice": {"gaussianise": False},
     "columns": {},
-    "two-layer": {"gaussianise": False, "network": "two-layer", "blocks": None},
+    "two-layer": {"gaussianise": False, "network": "two-layer"},
     "variational": {"gaussianise": False, "dequantise": "variational"},
     "categorical": {"gaussianise": False, "dequantise": "categorical"},
 }
@@ -101,7 +101,8 @@ def test_the_density_formula_of_a_far_row_is_the_bound_but_for_its_ends(distance
 def test_a_continuous_flow_has_a_broad_prior():
     data = from_array(counts())
     splits = split(len(data.x), seed=seed(1), test=0.0)
-    model = gv.density_model.prepare(data, splits, gv.Config(**TINY, gaussianise=False, model="cnf")).eval()
+    config = gv.density_model.ContinuousFlowConfig(network=TINY["network"], members=1, test=0.0, gaussianise=False)
+    model = gv.density_model.prepare(data, splits, config).eval()
     far = torch.tensor([[1002, -998], [10**12, -(10**12)]], dtype=torch.float64)
     assert bool((model.log_prob(far).value > -PER_DIMENSION).all())
     y, log_det = model.encoding.transforms(far, torch.full_like(far, 0.5))

@@ -16,7 +16,9 @@ from girsanov.transforms import Compose
 from girsanov.types import InputError
 from tests.seeds import seeded
 
-TINY = Config(network="mlp", width=64, blocks=2, steps=600, members=1, gaussianise=False, conditional=True)
+TINY = Config(
+    network=gv.models.MLPConfig(width=64, blocks=2), steps=600, members=1, gaussianise=False, conditional=True
+)
 
 
 def regression(n: int = 1500, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,15 +73,15 @@ def test_it_samples_given_a_condition_and_is_saved(fitted, tmp_path):
 def test_a_single_number_per_row_is_a_condition_unless_all_are_whole(kind):
     x, c = regression(60)
     labels = c[:, 0] / 7.0 if kind == "numbers" else (c[:, :1] / 7.0).numpy()
-    model = gv.fit(x, labels=labels, config=dataclasses.replace(TINY, steps=2, width=8))
+    model = gv.fit(x, labels=labels, config=dataclasses.replace(TINY, steps=2))
     assert model.record["network"]["config"]["condition_dim"] == 1
-    whole = gv.fit(x, labels=(c[:, 0] > 5000.0).double(), config=dataclasses.replace(TINY, steps=2, width=8))
+    whole = gv.fit(x, labels=(c[:, 0] > 5000.0).double(), config=dataclasses.replace(TINY, steps=2))
     assert whole.record["network"]["config"]["classes"] == 2
 
 
 def test_bad_conditions_are_refused():
     x, c = regression(60)
-    config = dataclasses.replace(TINY, steps=2, width=8)
+    config = dataclasses.replace(TINY, steps=2)
     with pytest.raises(InputError, match="labels must be 60 rows of finite numbers"):
         gv.fit(x, labels=c[:50], config=config)
     with pytest.raises(InputError, match="rows of finite numbers"):

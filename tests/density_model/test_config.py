@@ -1,5 +1,7 @@
 """Settings and arguments of a fit that cannot be: one sentence each, before anything is trained."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,16 +10,16 @@ import girsanov as gv
 from girsanov.datasets import from_array
 from tests.seeds import rng, seeded
 
-TINY = {"steps": 3, "network": "mlp", "width": 8, "blocks": 1}
+TINY = {"steps": 3, "network": gv.models.MLPConfig(width=8, blocks=1)}
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dropout": 1.5}, "dropout must be a number from 0 to below 1"),
-        ({"learning_rate": 0}, "learning_rate must be a number"),
-        ({"test": "a"}, "test must be a number"),
-        ({"time_budget": "a"}, "time_budget must be a number"),
+        ({"learning_rate": 0}, "learning_rate must be a positive number"),
+        ({"test": "a"}, "test must be a share from 0 to below 1"),
+        ({"test": 1.0}, "test must be a share from 0 to below 1"),
+        ({"time_budget": "a"}, "time_budget must be a positive number of seconds"),
         ({"flow": "no"}, "flow must be True or False"),
         ({"ema_decay": 1.0}, "ema_decay must be a number"),
     ],
@@ -28,11 +30,37 @@ def test_a_setting_that_cannot_be_is_refused(settings, message):
         gv.Config(**settings)
 
 
+@pytest.mark.parametrize("kind", gv.models.NETWORKS)
+def test_sizes_of_a_network_that_cannot_be_are_refused(kind):
+    config = gv.models.NETWORKS[kind]
+    for name, bad in (("width", 0), ("blocks", 1.5), ("dropout", 1.5), ("dropout", "a")):
+        if name in {field.name for field in dataclasses.fields(config)}:
+            with pytest.raises(gv.InputError, match=f"{name} must be"):
+                config(**{name: bad})
+
+
+def test_a_setting_that_a_kind_does_not_use_is_no_field():
+    flow = gv.density_model.ContinuousFlowConfig
+    for kind, other in (
+        (gv.Config, {"width": 8}),
+        (gv.models.TwoLayerConfig, {"blocks": 2}),
+        (gv.models.MLPConfig, {"multipliers": [1, 2]}),
+        (flow, {"flow": False}),
+        (flow, {"lattice_head": False}),
+    ):
+        with pytest.raises(TypeError, match=next(iter(other))):
+            kind(**other)
+    with pytest.raises(gv.InputError, match="Unknown process 'learned'"):
+        flow(process="learned")
+    with pytest.raises(gv.InputError, match="Unknown dequantise 'categorical'"):
+        flow(dequantise="categorical")
+
+
 def test_arguments_of_a_fit_that_cannot_be_are_refused():
     x, labels = rng(0).normal(size=(60, 2)), np.arange(60) % 2
     conditional = gv.Config(**TINY, conditional=True)
     for call, message in (
-        (lambda: gv.fit(x, config={}), "config must be Config"),
+        (lambda: gv.fit(x, config={}), "config must be FitConfig"),
         (lambda: gv.fit(x, labels=labels, config=gv.Config(**TINY)), "conditional=True"),
         (lambda: gv.fit(from_array(x), labels=labels, config=conditional), "bring their own"),
         (lambda: gv.fit("digits", labels=labels, config=conditional), "bring their own"),

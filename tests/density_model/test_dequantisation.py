@@ -10,13 +10,14 @@ import girsanov as gv
 from girsanov.calculus import Hutchinson
 from girsanov.datasets import from_array, load, split
 from girsanov.density_model import Config, prepare
-from girsanov.density_model.config import DEQUANTISERS
 from girsanov.density_model.weighted import weighted_elbo, weighted_log_prob
 from girsanov.transforms import OnLattice, TruncatedNormalDequantise, VariationalDequantise
 from girsanov.types import InputError
 from tests.seeds import seeded
 
-TINY = Config(network="mlp", width=16, blocks=1, steps=30, members=1, gaussianise=False, lattice_head=False)
+TINY = Config(
+    network=gv.models.MLPConfig(width=16, blocks=1), steps=30, members=1, gaussianise=False, lattice_head=False
+)
 KINDS = {
     "truncated-normal": TruncatedNormalDequantise,
     "variational": VariationalDequantise,
@@ -31,7 +32,7 @@ def counts(n: int = 400, seed: int = 0) -> torch.Tensor:
     return torch.poisson(rate.expand(-1, 2), generator=generator).clamp_max(8.0)
 
 
-@pytest.fixture(scope="module", params=DEQUANTISERS)
+@pytest.fixture(scope="module", params=Config.choices["dequantise"])
 def fitted(request):
     return gv.fit(counts(), config=dataclasses.replace(TINY, dequantise=request.param))
 
@@ -84,7 +85,7 @@ def test_an_untrained_categorical_model_has_a_bound_by_its_reference_without_err
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_digits_have_constant_pixels_and_are_modelled_all_the_same(kind):
     data = load("digits")
-    config = Config(network="conv", width=8, members=1, dequantise=kind)
+    config = Config(network=gv.models.ConvConfig(width=8), members=1, dequantise=kind)
     model = prepare(data, split(len(data.x), seed=0), config).eval()
     assert type(model.encoding.transforms.members[0]) is KINDS[kind]
     estimate = model.elbo(data.x[:16])

@@ -162,7 +162,7 @@ def test_an_exported_network_is_the_model_in_other_coordinates(ours):
 def test_a_fitted_model_is_shown_in_its_own_grey_levels():
     """The untrained model is a Gaussian in its coordinates, so what pipelines draw has its mean and spread."""
     data = load("digits")
-    model = prepare(data, split(len(data.x), seed=0), gv.Config(width=8))
+    model = prepare(data, split(len(data.x), seed=0), gv.Config(network=gv.models.MLPConfig(width=8)))
     pipeline = to_diffusers(model, data_range=(0.0, 16.0), steps=50)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler.set_timesteps(50)
@@ -184,7 +184,7 @@ def test_what_cannot_be_exported_says_so(ours, tmp_path):
         to_diffusers(ours, event_shape=(4,))
     with pytest.raises(InputError, match="save the model itself"):
         to_diffusers(ours, event_shape=SHAPE).save_pretrained(tmp_path)
-    table = gv.fit(torch.randn(60, 3), config=gv.Config(steps=2, network="mlp", width=8, blocks=1))
+    table = gv.fit(torch.randn(60, 3), config=gv.Config(steps=2, network=gv.models.MLPConfig(width=8, blocks=1)))
     with pytest.raises(InputError, match=r"no scaled images|Pipelines sample images"):
         to_diffusers(table)
 

@@ -5,6 +5,7 @@ import torch
 from zuko.transforms import FreeFormJacobianTransform
 
 import girsanov as gv
+from girsanov.density_model import ContinuousFlowConfig
 from girsanov.density_model.flow import FlowObjective
 from girsanov.likelihoods.ode import WhitenedFlow
 from girsanov.models import ResidualMLP, ScoreModel
@@ -84,10 +85,15 @@ def test_fitted_flows_reach_the_truth_of_a_mixture(tmp_path):
     torch.set_default_dtype(torch.float32)
     law = gv.GaussianMixture(torch.ones(2), torch.tensor([[-1.5, 0.0], [1.5, 0.5]]), 0.3 * torch.ones(2, 2))
     x = law.sample(2000, generator=seeded(0))
-    config = gv.Config(
-        steps=80, batch_size=64, network="mlp", width=32, blocks=1, members=1, gaussianise=False, learning_rate=1e-2
+    config = ContinuousFlowConfig(
+        steps=80,
+        batch_size=64,
+        network=gv.models.MLPConfig(width=32, blocks=1),
+        members=1,
+        gaussianise=False,
+        learning_rate=1e-2,
     )
-    model = gv.fit(x, config=config, model="cnf")
+    model = gv.fit(x, config=config)
     held = law.sample(64, generator=seeded(1))
     estimate = model.log_prob(held)
     assert (estimate.model, estimate.kind) == ("ode", "exact")
@@ -101,15 +107,11 @@ def test_fitted_flows_reach_the_truth_of_a_mixture(tmp_path):
 
 def test_a_flow_draws_by_its_ode_and_a_diffusion_by_its_sde():
     x = torch.randn(60, 2, generator=seeded(0), dtype=torch.float64)
-    for kind, own in (("cnf", 1.0), ("diffusion", 0.0)):
-        model = gv.fit(x, model=kind, config=gv.Config(steps=2, network="mlp", width=8, blocks=1, gaussianise=False))
+    network = gv.models.MLPConfig(width=8, blocks=1)
+    for kind, own in ((ContinuousFlowConfig, 1.0), (gv.Config, 0.0)):
+        model = gv.fit(x, config=kind(steps=2, network=network, gaussianise=False))
         with torch.no_grad():  # a network with something to say
             model.score.network.members[0].leave.weight.add_(0.3)
         drawn, by_hand, other = (model.sample(4, steps=8, lmbd=lmbd) for lmbd in (None, own, 1.0 - own))
         assert torch.equal(drawn, by_hand)
         assert not torch.allclose(drawn, other)
-
-
-def test_an_unknown_model_is_refused():
-    with pytest.raises(gv.InputError, match="choose one of diffusion, cnf"):
-        gv.fit(torch.randn(50, 2), model="flow")

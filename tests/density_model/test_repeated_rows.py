@@ -11,6 +11,7 @@ import torch
 
 import girsanov as gv
 from girsanov.datasets import Data, from_array, split
+from girsanov.density_model import ContinuousFlowConfig
 from girsanov.density_model.fresh import fresh_elbo
 from girsanov.encoding import Encoding
 from girsanov.evaluation import evaluate
@@ -20,7 +21,7 @@ from girsanov.transforms import Dequantise
 from tests.seeds import seed, seeded
 
 MASSES = torch.tensor([0.05, 0.1, 0.3, 0.25, 0.15, 0.1, 0.05], dtype=torch.float64)
-TINY = {"network": "mlp", "width": 16, "blocks": 1, "members": 1, "steps": 30, "flow": False}
+TINY = {"network": gv.models.MLPConfig(width=16, blocks=1), "members": 1, "steps": 30, "flow": False}
 KINDS = {
     "flow and mixture": {"flow": True},
     "columns": {},
@@ -29,8 +30,17 @@ KINDS = {
     "truncated normal": {"gaussianise": False, "dequantise": "truncated-normal"},
     "variational": {"gaussianise": False, "dequantise": "variational"},
     "categorical": {"gaussianise": False, "dequantise": "categorical"},
-    "continuous flow": {"model": "cnf", "steps": 2},
+    "continuous flow": {"steps": 2},
 }
+
+
+def settings(kind, **others):
+    """The settings of one kind of fit."""
+    given = {**TINY, **KINDS[kind], "seed": seed(1), **others}
+    if kind != "continuous flow":
+        return gv.Config(**given)
+    del given["flow"]
+    return ContinuousFlowConfig(**given)
 
 
 def draw(n, d, number):
@@ -68,7 +78,7 @@ CASES = [
 def fitted(request):
     kind, d = request.param
     x, _ = draw(1200, d, 0)
-    config = gv.Config(**{**TINY, **KINDS[kind]}, seed=seed(1), validation=0.25, test=0.0)
+    config = settings(kind, validation=0.25, test=0.0)
     return gv.fit(x, config=config), d
 
 
@@ -113,7 +123,7 @@ def test_a_fit_evaluates_no_row_under_noise_of_its_content(kind, monkeypatch):
 
     monkeypatch.setattr("girsanov.encoding.keyed_view", refuse)
     x, _ = draw(200, 2, 0)
-    gv.fit(x, config=gv.Config(**{**TINY, **KINDS[kind], "steps": 2}, seed=seed(1)))
+    gv.fit(x, config=settings(kind, steps=2))
 
 
 def test_every_copy_has_its_own_draw_and_purposes_are_independent():

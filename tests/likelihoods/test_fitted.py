@@ -10,6 +10,7 @@ from girsanov.densities import Gaussian
 from girsanov.density_model import Config, fit
 from girsanov.likelihoods import density, fit_proposal
 from girsanov.likelihoods.estimator import Replicates
+from girsanov.models import MLPConfig
 from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.solvers import LogSNRDensity
@@ -36,7 +37,7 @@ def bent(n, d):
 def test_intervals_of_a_fitted_model_cover_at_the_default(d):
     """3200 repeats: the observed share has standard error 0.4 %."""
     rows = bent(800, d)
-    config = Config(steps=120, network="mlp", width=32, blocks=1, flow=False, gaussianise=False)
+    config = Config(steps=120, network=MLPConfig(width=32, blocks=1), flow=False, gaussianise=False)
     model = fit(rows[:700] if d > 1 else rows[:700].exp(), config=config)
     assert model.proposal.atom > 0
     x = rows[700:740] if d > 1 else rows[700:740].exp()

@@ -5,7 +5,7 @@ import pytest
 
 from girsanov.bridges import BridgeNetwork, NetworkConfig
 from girsanov.models import ConvNetwork, takes_convolutions
-from girsanov.runs import BridgeConfig, EndSource, read_ends
+from girsanov.runs import BridgeConfig, EndSource, LawBridgeConfig, read_ends
 from girsanov.types import InputError
 from tests.seeds import rng
 
@@ -62,10 +62,12 @@ def test_warm_starts_are_for_convolutions(ends):
 
 def test_rounds_and_paths_belong_to_bridges_between_rows(ends):
     between, to_law = ends((1, 7, 7)), ends((1, 7, 7), "normal")
-    for made in (between, to_law):
-        completed = BridgeConfig().completed(made)
-        assert (completed.warm_start, completed.rounds, completed.paths) == ("none", 3, 34)
+    completed = BridgeConfig().completed(between)
+    assert (completed.warm_start, completed.rounds, completed.paths) == ("none", 3, 34)
     assert BridgeConfig(rounds=2, paths=60).completed(between).rounds == 2
+    assert LawBridgeConfig().completed(to_law).width == 128
+    with pytest.raises(InputError, match="to a normal law is fitted jointly, without alternations"):
+        BridgeConfig().completed(to_law)
     for settings in ({"rounds": 3}, {"paths": 60}, {"warm_start": "minibatch"}):
-        with pytest.raises(InputError, match="no effect on a bridge to a normal law"):
-            BridgeConfig(**settings).completed(to_law)
+        with pytest.raises(TypeError, match=next(iter(settings))):
+            LawBridgeConfig(**settings)

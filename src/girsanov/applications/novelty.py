@@ -90,7 +90,7 @@ def band_errors(
 
     Example:
         >>> import girsanov as gv
-        >>> model = gv.fit(torch.randn(100, 2), config=gv.Config(steps=2, network="mlp", width=8, blocks=1))
+        >>> model = gv.fit(torch.randn(100, 2), config=gv.Config(steps=2))
         >>> band_errors(model, torch.zeros(3, 2), bands=4, samples=8).errors.shape
         torch.Size([3, 4])
     """
@@ -210,7 +210,7 @@ class Novelty:
     Example:
         >>> import girsanov as gv
         >>> x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
-        >>> model = gv.fit(x[:100], config=gv.Config(steps=2, network="mlp", width=8, blocks=1))
+        >>> model = gv.fit(x[:100], config=gv.Config(steps=2))
         >>> novelty = Novelty(samples=16).fit(model, x[100:])
         >>> near, far = novelty.pvalue(torch.tensor([[0.0, 0.5], [9.0, -9.0]])).tolist()
         >>> near > 0.1, round(far, 3)

@@ -88,7 +88,7 @@ def density_regulariser(
 
     Example:
         >>> import girsanov as gv
-        >>> model = gv.fit(torch.randn(100, 2), config=gv.Config(steps=2, network="mlp", width=8, blocks=1))
+        >>> model = gv.fit(torch.randn(100, 2), config=gv.Config(steps=2))
         >>> x = torch.full((1, 2), 5.0, requires_grad=True)
         >>> (gradient,) = torch.autograd.grad(density_regulariser(model, x).sum(), x)
         >>> bool((gradient > 0).all())  # descent leads back to the data

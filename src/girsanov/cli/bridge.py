@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from girsanov.cli.options import Common, Computing, OnError, OnErrorOption, out_option, spread
+from girsanov.cli.options import Common, Computing, OnError, OnErrorOption, out_option, settings_of, spread
 from girsanov.cli.output import UsageError, as_json, emit, note_refused, stderr_note
 
 EXAMPLE = (
@@ -153,12 +153,14 @@ def bridge(
     """
     begun = time.monotonic()
     device = computed.prepare()
-    from girsanov.runs import BridgeConfig, BridgeRun, Budget, EndSource, fit_run, read_ends
+    from girsanov.runs import BridgeConfig, BridgeRun, Budget, EndSource, LawBridgeConfig, fit_run, read_ends
     from girsanov.training import Interrupted, default_progress
 
     note, progress = stderr_note(computed.quiet), default_progress(quiet=computed.quiet)
     budget = Budget(computed.time_budget, begun=begun)
-    config = BridgeConfig(**vars(model), **vars(training), seed=computed.seed)
+    given = {name: value for name, value in {**vars(model), **vars(training)}.items() if value is not None}
+    kind, whose = (LawBridgeConfig, "a bridge to a normal law") if target == "normal" else (BridgeConfig, "a bridge")
+    config = settings_of(kind, whose, **given, seed=computed.seed)
     sources = EndSource(source, _classes(reading.source_classes)), EndSource(target, _classes(reading.target_classes))
     ends = read_ends(
         *sources, categorical=reading.categorical, drop=reading.drop or (), limit=reading.limit, seed=computed.seed
@@ -254,7 +256,7 @@ def _classes(text: str | None) -> tuple[str, ...] | None:
 
 def _text(metrics: Any) -> str:
     """The errors of both directions as a table."""
-    from girsanov.runs.bridge_config import SIGMA
+    from girsanov.runs import BridgeConfig
 
     lines = [LINE.format(*HEADER)]
     for direction in ("forward", "backward"):
@@ -270,8 +272,8 @@ def _text(metrics: Any) -> str:
         lines.append(f"bound on held-out rows: {number} nats per row")
     else:
         lines.append(
-            f"sigma {metrics['sigma']:g} spreads of the columns over the whole time ({SIGMA:g} unless --sigma is "
-            "given, whatever the data): a smaller one keeps rows closer to what they were"
+            f"sigma {metrics['sigma']:g} spreads of the columns over the whole time ({BridgeConfig.sigma:g} unless "
+            "--sigma is given, whatever the data): a smaller one keeps rows closer to what they were"
         )
     return "\n".join(
         ["Distances of moved held-out rows from those of the other end, in spreads of the columns", *lines]

@@ -5,14 +5,14 @@ __all__ = ["register"]
 import csv
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from girsanov.cli.options import Computing, SamplesOption, out_option, spread
+from girsanov.cli.options import Computing, SamplesOption, out_option, settings_of, spread
 from girsanov.cli.output import UsageError, as_json, emit, print_result, stderr_note
 
 if TYPE_CHECKING:
@@ -66,8 +66,9 @@ class Model:
     network: Annotated[str | None, typer.Option(help="conv, mlp, two-layer or unet; chosen by the data.")] = None
     width: Annotated[int | None, typer.Option(min=1, help="Channels or units of the network.")] = None
     blocks: Annotated[int | None, typer.Option(min=1, help="Residual blocks of the network.")] = None
-    process: Annotated[str, typer.Option(help="Forward process.")] = "vp"
-    schedule: Annotated[str, typer.Option(help="Noise schedule: fixed, or learned with the network.")] = "fixed"
+    process: Annotated[
+        str, typer.Option(help="Forward process; learned: its noise schedule is trained with the network.")
+    ] = "vp"
     dequantise: Annotated[
         str,
         typer.Option(help="Noise of discrete columns: uniform, truncated-normal, variational; or none: categorical."),
@@ -77,6 +78,20 @@ class Model:
     ] = True
     flow: Annotated[bool, typer.Option("--flow/--no-flow", help="Let tables start from a spline flow.")] = True
     conditional: Annotated[bool, typer.Option("--conditional", help="Learn each class too.")] = False
+
+    def settings(self, event_shape: Sequence[int], **others: Any) -> Any:
+        """The settings of a fit to rows of a shape.
+
+        Raises:
+            UsageError: for an option that the kind of model or network does not have.
+        """
+        from girsanov.density_model.config import CONFIGS
+        from girsanov.models import NETWORKS, default_network
+
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        sizes = {name: given.pop(name) for name in ("width", "blocks") if name in given}
+        network = _kind("network", NETWORKS, self.network or default_network(event_shape), sizes)
+        return _kind("model", CONFIGS, given.pop("model", self.model), given | {"network": network} | others)
 
 
 @dataclass(frozen=True)
@@ -127,16 +142,16 @@ def fit(
     """
     begun = time.monotonic()
     device = training.prepare()
-    from girsanov.density_model import Config
     from girsanov.runs import Budget, DensityRun, EvaluationConfig, fit_run
     from girsanov.training import Interrupted, default_progress
 
     note, out = stderr_note(training.quiet), out or Path("runs") / _folder_name(data)
     budget = Budget(training.time_budget, begun=begun)
-    config = Config(**vars(kind), steps=training.steps, batch_size=training.batch_size, seed=training.seed)
     how = EvaluationConfig(**vars(evaluation))
+    kind.settings(())  # what is wrong with the options is said before the data are read
     chosen = reading.select(data, training.seed)
-    run = DensityRun(chosen, config, how)
+    options = {"steps": training.steps, "batch_size": training.batch_size, "seed": training.seed}
+    run = DensityRun(chosen, kind.settings(chosen.data.schema.event_shape, **options), how)
     read = (f"{data}: {len(chosen.data.x):,} rows of shape {tuple(chosen.data.schema.event_shape)}",)
     progress = _Announcing(default_progress(quiet=training.quiet), [*read, *chosen.data.schema.notes], note)
     try:
@@ -150,6 +165,13 @@ def fit(
         print_result(metrics)
         emit(f"report: {out / 'report.html'}")
     return 0
+
+
+def _kind(what: str, kinds: Mapping[str, Any], name: str, settings: dict[str, Any]) -> Any:
+    """The settings of one kind of model or network, by its name."""
+    if name not in kinds:
+        raise UsageError(f"Unknown {what} {name!r}: choose one of {', '.join(kinds)}")
+    return settings_of(kinds[name], f"the {name} {what}", **settings)
 
 
 def _listed(options: Sequence[str] | None) -> list[str]:

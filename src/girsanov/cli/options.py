@@ -17,6 +17,7 @@ __all__ = [
     "ThreadsOption",
     "out_option",
     "prepare_threads",
+    "settings_of",
     "spread",
 ]
 
@@ -118,6 +119,23 @@ class Common(Computing):
     """What every command that evaluates rows can be told."""
 
     limit: LimitOption = None
+
+
+def settings_of(kind: Callable[..., Any], whose: str, **given: Any) -> Any:
+    """The settings of a kind, of the options that were given.
+
+    Args:
+        kind: their dataclass.
+        whose: what such settings are of, in words.
+        **given: the options.
+
+    Raises:
+        UsageError: for an option that the kind does not have.
+    """
+    for name in given:
+        if name not in inspect.signature(kind).parameters:
+            raise UsageError(f"--{name.replace('_', '-')} has no effect on {whose}: leave it out")
+    return kind(**given)
 
 
 def spread(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -47,7 +47,7 @@ def certify(
     Example:
         >>> import girsanov as gv
         >>> from girsanov.likelihoods.ddpm import SCHEDULES
-        >>> model = gv.fit(torch.randn(100, 2), config=gv.Config(steps=2, network="mlp", width=8, blocks=1))
+        >>> model = gv.fit(torch.randn(100, 2), config=gv.Config(steps=2))
         >>> found = certify(model, torch.randn(8, 2), schedule=SCHEDULES["linear"](50))
         >>> print(str(found).splitlines()[0])
         linear, 50: 8 rows of 2 dimensions, 132 nfe per row

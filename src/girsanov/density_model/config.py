@@ -1,15 +1,16 @@
-r"""What a fit is made of: one frozen record, saved with the model; a setting that is not used is not a field."""
+r"""What a fit is made of: a frozen record for each kind of model, with the settings of that kind alone."""
 
-__all__ = ["DEQUANTISERS", "PROCESSES", "SCHEDULES", "Config", "type_name"]
+__all__ = ["CONFIGS", "LEARNED", "PROCESSES", "Config", "ContinuousFlowConfig", "FitConfig", "type_name"]
 
 import copy
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
 
 from torch import nn
 
+from girsanov.models.configs import NETWORKS, NetworkKind
 from girsanov.processes import (
     Cosine,
     HarmonicVP,
@@ -34,29 +35,18 @@ PROCESSES: dict[str, Callable[[], LinearProcess]] = {
     "harmonic": HarmonicVP,
     "straight": StraightPath,
 }
-
-
-#: ways in which discrete data enter a continuous model
-DEQUANTISERS = ("uniform", "truncated-normal", "variational", "categorical")
-
-#: whether the forward process keeps its schedule or learns one
-SCHEDULES = ("fixed", "learned")
-
 #: what may be given in place of a name
-OBJECTS: dict[str, tuple[type, ...]] = {"process": (LinearProcess,), "network": (nn.Module, Callable, type(None))}  # type: ignore[dict-item]
-#: settings of a network that those of each name take, beside ``width`` and ``members``
-SIZES = {
-    "conv": ("blocks", "dropout"),
-    "mlp": ("blocks", "dropout"),
-    "two-layer": (),
-    "unet": ("blocks", "dropout", "multipliers"),
-}
-CHOICES = {
-    "process": PROCESSES,
-    "schedule": SCHEDULES,
-    "network": SIZES,
-    "model": ("diffusion", "cnf"),
-    "dequantise": DEQUANTISERS,
+OBJECTS: dict[str, Any] = {"process": LinearProcess, "network": (NetworkKind, nn.Module, Callable, type(None))}
+LEARNED = "learned"  # the process whose schedule is trained with the network
+
+#: what the number of a setting must be, in words: above or from the first limit, and below the second
+NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "learning_rate": ("a positive number", lambda value: 0.0 < value < math.inf),
+    "weight_decay": ("a number from 0", lambda value: 0.0 <= value < math.inf),
+    "ema_decay": ("a number from 0 to below 1", lambda value: 0.0 <= value < 1.0),
+    "time_budget": ("a positive number of seconds", lambda value: 0.0 < value < math.inf),
+    "test": ("a share from 0 to below 1", lambda value: 0.0 <= value < 1.0),
+    "validation": ("a share above 0 and below 1", lambda value: 0.0 < value < 1.0),
 }
 
 
@@ -65,45 +55,24 @@ def type_name(value: Any) -> str:
     return getattr(value, "__qualname__", type(value).__qualname__)
 
 
-#: numbers that a setting may be: from the first, and below the second
-LIMITS = {
-    "dropout": (0.0, 1.0),
-    "learning_rate": (1e-12, math.inf),
-    "weight_decay": (0.0, math.inf),
-    "ema_decay": (0.0, 1.0),
-    "time_budget": (-math.inf, math.inf),  # whose own sentence is below, as that of the shares
-    "test": (-math.inf, math.inf),
-    "validation": (-math.inf, math.inf),
-}
-
-
 @dataclass(frozen=True)
-class Config:
-    """Settings of :func:`girsanov.fit`. ``None`` means: chosen from the data's kind and size.
+class FitConfig:
+    """Settings of every model that :func:`girsanov.fit` fits; ``None`` means: chosen from the data's kind and size.
 
     Attributes:
-        model: ``diffusion``, trained through its bound; or ``cnf``, the same network's ODE trained by maximum
-            likelihood: an ordinary continuous flow.
         network: ``conv`` (small images), ``mlp``, ``two-layer`` (closed-form divergence) or ``unet`` (diffusers); or
+            one of these with its sizes, as in ``girsanov.models.MLPConfig(width=256)``; or
             a network of one's own, a module ``network(log_snr, features, condition)`` that maps ``b 1 *d`` to
             ``b 1 *d`` at levels ``b``, of which a copy is trained; or what makes one,
             ``make(event_shape, signature)`` with the number of maps in a :class:`girsanov.models.Signature`, for which
             more heads are there: a class of :mod:`girsanov.models`, or ``functools.partial`` of one.
-        width: channels or units of the network.
-        blocks: number of residual blocks, of ``unet`` at each resolution.
-        multipliers: channels of ``unet`` at each resolution, in units of ``width``.
         members: networks whose predictions are averaged; each sees its own share of a batch in training.
-        dropout: rate inside the blocks.
         process: the forward process, or its name.
-        schedule: ``fixed``, or ``learned``: a variance-preserving one with the ends of ``vp``, trained with the network
-            so that the bound's estimate at uniform times has the least variance; the bound does not change by it.
         predicts: what the network predicts.
         rank: principal components of the Gaussian reference; all by default.
         gaussianise: whether the columns of tables are mapped to normal marginals first.
-        flow: whether a spline flow may become the last transform of a table, where it pays on held-out rows.
-        lattice_head: whether discrete data with few cells get the lattice head.
-        dequantise: how discrete dimensions enter a continuous model: ``uniform`` noise, ``truncated-normal`` noise,
-            ``variational`` (learned) noise, or ``categorical``: no noise, the model's last step decodes cells.
+        dequantise: how discrete dimensions enter a continuous model: ``uniform`` noise, ``truncated-normal`` noise, or
+            ``variational`` (learned) noise.
         logit: whether dequantised pixels or columns are modelled in logit space (where their range is known: all
             dimensions discrete).
         conditional: learn log p(x given label) too, where the data have labels or continuous conditions.
@@ -122,20 +91,15 @@ class Config:
         InputError: for a value that cannot work.
     """
 
-    model: str = "diffusion"
-    network: str | nn.Module | Callable[..., nn.Module] | None = None
-    width: int | None = None
-    blocks: int | None = None
-    multipliers: Sequence[int] | None = None
+    model: ClassVar[str]
+    choices: ClassVar[dict[str, tuple[str, ...]]]
+
+    network: str | NetworkKind | nn.Module | Callable[..., nn.Module] | None = None
     members: int | None = None
-    dropout: float | None = None
     process: str | LinearProcess = "vp"
-    schedule: str = "fixed"
     predicts: str = "v"
     rank: int | None = None
     gaussianise: bool = True
-    flow: bool = True
-    lattice_head: bool = True
     dequantise: str = "uniform"
     logit: bool = False
     conditional: bool = False
@@ -151,85 +115,98 @@ class Config:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_counts(self, "steps", "batch_size", "width", "blocks", "members", "rank", "patience")
+        require_counts(self, "steps", "batch_size", "members", "rank", "patience")
         require_counts(self, "seed", least=0)
-        self._require_values()
-        for name, known in CHOICES.items():
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type is bool and not isinstance(value, bool):
+                raise InputError(f"{field.name} must be True or False; got {value!r}")
+        for name, (words, holds) in NUMBERS.items():
+            value = getattr(self, name)
+            if value is not None and not (is_number(value) and holds(value)):
+                raise InputError(f"{name} must be {words}; got {value!r}")
+        if isinstance(self.process, LearnedSchedule):
+            raise InputError(f"A schedule that is to be learned is asked for by process={LEARNED!r}")
+        for name, known in {"network": tuple(NETWORKS), **self.choices}.items():
             value = getattr(self, name)
             if not (value in known if isinstance(value, str) else isinstance(value, OBJECTS.get(name, ()))):
                 raise InputError(f"Unknown {name} {value!r}: choose one of {', '.join(known)}")
-        self._require_effect()
-        if self.schedule == "learned" and (self.process != "vp" or self.model == "cnf"):
-            raise InputError("A learned schedule is a variance-preserving diffusion's: leave process and model out")
-        if self.model == "cnf" and self.dequantise == "categorical":
-            raise InputError("A continuous flow has no cells to decode: choose another dequantise than categorical")
-        if self.logit and self.dequantise == "categorical":
-            raise InputError("The categorical decoder's lattice must stay evenly spaced: leave logit out")
-        if self.time_budget is not None and not (math.isfinite(self.time_budget) and self.time_budget > 0):
-            raise InputError(f"time_budget must be a positive number of seconds; got {self.time_budget}")
-        if not (0.0 <= self.test < 1.0 and 0.0 < self.validation < 1.0):
-            raise InputError(f"test and validation must be shares below 1; got {self.test} and {self.validation}")
-        if self.multipliers is not None:
-            object.__setattr__(self, "multipliers", _whole_numbers(self.multipliers))
-
-    def _require_values(self) -> None:
-        """Refuse what is no truth value, or no number that a setting may be."""
-        for name in ("gaussianise", "flow", "lattice_head", "logit", "conditional"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name} must be True or False; got {getattr(self, name)!r}")
-        for name, (least, most) in LIMITS.items():
-            value = getattr(self, name)
-            if value is not None and not (is_number(value) and least <= value < most):
-                span = "" if least == -math.inf else f" from {least:g} to below {most:g}"
-                raise InputError(f"{name} must be a number{span}; got {value!r}")
-
-    def _require_effect(self) -> None:
-        """Refuse what the chosen network or model would ignore."""
-        if isinstance(self.process, LearnedSchedule):
-            raise InputError("A schedule that is to be learned is asked for by schedule='learned': leave process out")
-        sizes = {"width", "members", "blocks", "dropout", "multipliers"}
         if isinstance(self.network, str):
-            unused, who = sizes - {"width", "members", *SIZES[self.network]}, f"the {self.network} network"
-        elif self.network is None:
-            return
-        else:
-            unused, who = sizes - {"members"}, "a network that is given"
-        for name in sorted(unused):
-            if getattr(self, name) is not None:
-                raise InputError(f"{name} has no effect on {who}: leave it out")
+            object.__setattr__(self, "network", NETWORKS[self.network]())
 
     @property
     def takes_one_map(self) -> bool:
         """Whether the network reads one map of a row and returns one, which heads with experts do not content."""
-        return self.network == "two-layer" or isinstance(self.network, nn.Module)
+        network = self.network
+        return network.one_map if isinstance(network, NetworkKind) else isinstance(network, nn.Module)
 
     def forward_process(self) -> LinearProcess:
-        """The process, a copy of one that was given."""
-        return PROCESSES[self.process]() if isinstance(self.process, str) else copy.deepcopy(self.process)
+        """The process, a copy of one that was given; of a schedule to be learned the one whose ends it has."""
+        if isinstance(self.process, LinearProcess):
+            return copy.deepcopy(self.process)
+        return PROCESSES["vp" if self.process == LEARNED else self.process]()
 
     def to_json(self) -> dict[str, Any]:
-        """All fields; what is no plain value by the name of its class."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name in OBJECTS:
-            if not isinstance(values[name], str | None):
-                values[name] = type_name(values[name])
-        return values
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> "Config":
-        """Inverse of :meth:`to_json`.
-
-        Raises:
-            InputError: for a field that does not exist.
-        """
-        unknown = set(record) - {field.name for field in fields(cls)}
-        if unknown:
-            raise InputError(f"Unknown setting {sorted(unknown)[0]!r} in config.json: use the version that wrote it")
-        return cls(**record)
+        """The kind and all fields; what is no plain value by the name of its class."""
+        values = {"model": self.model} | {field.name: getattr(self, field.name) for field in fields(self)}
+        network, process = self.network, self.process
+        if isinstance(network, NetworkKind):
+            values |= {"network": network.name, **asdict(network)}
+        elif network is not None:
+            values["network"] = type_name(network)
+        return values | {"process": process if isinstance(process, str) else type_name(process)}
 
 
-def _whole_numbers(multipliers: Sequence[int]) -> list[int]:
-    """Multipliers as JSON gives them back."""
-    if not multipliers or any(type(factor) is not int or factor < 1 for factor in multipliers):
-        raise InputError(f"multipliers must be positive whole numbers; got {multipliers}")
-    return list(multipliers)
+@dataclass(frozen=True)
+class Config(FitConfig):
+    """Settings of a diffusion model, trained through its bound.
+
+    Those of every model (``network``, ``members``, ``predicts``, ``rank``, ``gaussianise``, ``logit``,
+    ``conditional``, ``steps``, ``batch_size``, ``learning_rate``, ``weight_decay``, ``ema_decay``, ``patience``,
+    ``time_budget``, ``test``, ``validation``, ``seed``) are told in :class:`girsanov.density_model.FitConfig`.
+
+    Attributes:
+        process: the forward process or its name; or ``learned``: a variance-preserving one with the ends of ``vp``,
+            whose schedule is trained with the network so that the bound's estimate at uniform times has the least
+            variance; the bound does not change by it.
+        dequantise: as of every model, or ``categorical``: no noise, the model's last step decodes cells.
+        flow: whether a spline flow may become the last transform of a table, where it pays on held-out rows.
+        lattice_head: whether discrete data with few cells get the lattice head.
+    """
+
+    model: ClassVar[str] = "diffusion"
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "process": (*PROCESSES, LEARNED),
+        "dequantise": ("uniform", "truncated-normal", "variational", "categorical"),
+    }
+
+    flow: bool = True
+    lattice_head: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.logit and self.dequantise == "categorical":
+            raise InputError("The categorical decoder's lattice must stay evenly spaced: leave logit out")
+
+    @property
+    def learns_schedule(self) -> bool:
+        """Whether the noise schedule is trained with the network."""
+        return self.process == LEARNED
+
+
+@dataclass(frozen=True)
+class ContinuousFlowConfig(FitConfig):
+    """Settings of a continuous normalizing flow: the network's ODE, trained by maximum likelihood (Chen et al., 2018).
+
+    They are those of every model, which :class:`girsanov.density_model.FitConfig` tells.
+    """
+
+    model: ClassVar[str] = "cnf"
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "process": tuple(PROCESSES),
+        "dequantise": ("uniform", "truncated-normal", "variational"),
+    }
+
+
+#: settings of each kind of model, by its name
+CONFIGS: dict[str, type[FitConfig]] = {kind.model: kind for kind in (Config, ContinuousFlowConfig)}

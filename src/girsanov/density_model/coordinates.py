@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from girsanov.datasets import Data, Schema, Splits, fingerprint
 from girsanov.densities import GaussianMixture
-from girsanov.density_model.config import Config
+from girsanov.density_model.config import Config, FitConfig
 from girsanov.density_model.lattice import make_dequantiser
 from girsanov.encoding import Encoding, copies_for
 from girsanov.randomness import mix, stream
@@ -57,7 +57,7 @@ class Coordinates:
 def fit_coordinates(
     data: Data,
     splits: Splits,
-    config: Config,
+    config: FitConfig,
     *,
     out: Path | None = None,
     progress: Progress | None = None,
@@ -65,9 +65,8 @@ def fit_coordinates(
     """Fit transforms on the training split, choosing by the validation split."""
     rows, held = data.x[splits.train], data.x[splits.validation][:HELD_OUT_ROWS]
     columns = _columns(data, rows, held, config)
-    if data.schema.kind == "images" or not config.gaussianise:
-        return Coordinates(columns, None, {})
-    if config.model == "cnf":  # one flow, and nothing of another kind before it
+    # a continuous flow is one flow, and nothing of another kind before it
+    if data.schema.kind == "images" or not config.gaussianise or not isinstance(config, Config):
         return Coordinates(columns, None, {})
     found: dict[str, float] = {}
     if config.flow and rows.shape[1] <= FLOW_COLUMNS:
@@ -81,7 +80,7 @@ def fit_coordinates(
     return Coordinates(columns, mixture, found)
 
 
-def _columns(data: Data, rows: State, held: State, config: Config) -> Encoding:
+def _columns(data: Data, rows: State, held: State, config: FitConfig) -> Encoding:
     """Dequantise where columns are discrete; Gaussianise the columns of tables, or bring data to unit scale."""
     schema, found = data.schema, Encoding(data.schema)
     if schema.discrete:
@@ -115,7 +114,9 @@ def _logit(data: Data) -> Logit:
     return Logit(float((data.x - 0.5 * step).min()), float((data.x + 0.5 * step).max()))
 
 
-def _fit_mixture(columns: Encoding, rows: State, held: State, config: Config) -> tuple[GaussianMixture | None, float]:
+def _fit_mixture(
+    columns: Encoding, rows: State, held: State, config: FitConfig
+) -> tuple[GaussianMixture | None, float]:
     """The best mixture on held-out rows, more components as long as they pay; ``None`` if one is best."""
     from sklearn.mixture import GaussianMixture as Mixture
 
@@ -149,7 +150,7 @@ def _fit_flow(
     columns: Encoding,
     rows: State,
     held: State,
-    config: Config,
+    config: FitConfig,
     out: Path | None,
     progress: Progress | None,
 ) -> tuple[SplineFlow, float]:
@@ -182,7 +183,7 @@ def _fit_flow(
     return result.module, result.best_value
 
 
-def _flow_settings(config: Config, rows: int) -> TrainingConfig:
+def _flow_settings(config: FitConfig, rows: int) -> TrainingConfig:
     small = rows < LARGE
     steps = 2000 if small else 6000
     return TrainingConfig(

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from girsanov.datasets import Data, Splits, fingerprint, from_array, load, split
 from girsanov.densities import Gaussian
 from girsanov.density_model.conditions import Conditioning, class_names, continuous_conditions, training_labels
-from girsanov.density_model.config import Config
+from girsanov.density_model.config import LEARNED, Config, FitConfig
 from girsanov.density_model.coordinates import Coordinates, fit_coordinates
 from girsanov.density_model.heads import calibrate, choose_head
 from girsanov.density_model.lattice import lattice_points, require_dequantisation
 from girsanov.density_model.learned_noise import fit_dequantiser, network_share
 from girsanov.density_model.learning import allowance, settle, train_score
 from girsanov.density_model.model import DensityModel
-from girsanov.density_model.networks import Architecture, build_network, learned_schedule, require_network
+from girsanov.density_model.networks import Architecture, build_network, build_process, suited
 from girsanov.encoding import COPIES
 from girsanov.inputs import as_device, checked
 from girsanov.likelihoods import fit_proposal
@@ -42,22 +42,21 @@ MOST_NUMBERS = 2**26  # in the dequantised copies of the rows that the reference
 def fit(
     data: Any,
     *,
-    config: Config | None = None,
+    config: FitConfig | None = None,
     generator: torch.Generator | None = None,
-    model: str | None = None,
     labels: Any | None = None,
     out: str | Path | None = None,
     progress: Progress | None = None,
     device: str | torch.device = "cpu",
 ) -> DensityModel:
-    """Fit a diffusion density model.
+    """Fit a density model: a diffusion model, or what ``config`` is the settings of.
 
     Args:
         data: a name, path or Hugging Face id (see :func:`girsanov.datasets.load`), a :class:`girsanov.datasets.Data`,
             or rows as a tensor, array or data frame of shape ``n *d``.
-        config: settings; every default suits real tables and small images.
+        config: settings; by default those of :class:`girsanov.Config`, which suit real tables and small images. A
+            :class:`girsanov.density_model.ContinuousFlowConfig` makes a continuous flow.
         generator: read once for a seed that replaces ``config.seed``; ``None`` keeps that.
-        model: ``diffusion`` or ``cnf``, in place of ``config.model``.
         labels: what rows are conditioned on under ``config.conditional``, for arrays: an integer class of each row,
             or continuous conditions (``n c``, or ``n`` numbers that are not all whole).
         out: folder for checkpoints and the log; a fit that was interrupted goes on from there.
@@ -72,7 +71,8 @@ def fit(
 
     Example:
         >>> import girsanov as gv
-        >>> model = gv.fit(torch.randn(200, 2), config=gv.Config(steps=20, network="mlp", width=16, blocks=1))
+        >>> from girsanov.models import MLPConfig
+        >>> model = gv.fit(torch.randn(200, 2), config=gv.Config(steps=20, network=MLPConfig(width=16)))
         >>> model.elbo(torch.zeros(3, 2)).value.shape
         torch.Size([3])
     """
@@ -81,12 +81,10 @@ def fit(
     config, place, folder = config or Config(), as_device(device), None if out is None else Path(out)
     if generator is not None:
         config = dataclasses.replace(config, seed=seed_of(generator))
-    if model is not None:
-        config = dataclasses.replace(config, model=model)
     data = _as_data(data, labels).of_present_classes()
     splits = split(len(data.x), seed=config.seed, test=config.test, validation=config.validation, n_train=data.n_train)
     given = training_labels(data, splits) if config.conditional else None
-    require_network(config, data.schema.event_shape)
+    suited(config, data.schema.event_shape)
     require_dequantisation(data, config)
     begun = time.monotonic()
     coordinates = fit_coordinates(data, splits, config, out=folder, progress=progress)
@@ -120,10 +118,12 @@ def _told(result: TrainingResult) -> dict[str, Any]:
     }
 
 
-def prepare(data: Data, splits: Splits, config: Config, coordinates: Coordinates | None = None) -> DensityModel:
+def prepare(data: Data, splits: Splits, config: FitConfig, coordinates: Coordinates | None = None) -> DensityModel:
     """The untrained model: transforms and reference fitted to the training split, a network that returns zero."""
     rows, shape = data.x[splits.train], data.schema.event_shape
-    coordinates = coordinates or fit_coordinates(data, splits, dataclasses.replace(config, flow=False))
+    if coordinates is None:
+        quick = dataclasses.replace(config, flow=False) if isinstance(config, Config) else config
+        coordinates = fit_coordinates(data, splits, quick)
     encoding = smooth = coordinates.encoding
     if isinstance(points := encoding.dequantiser, OnLattice):  # spread there, so that the reference is a density
         smooth = encoding.with_dequantiser(Dequantise(points.event_shape, points.step, points.offset))
@@ -141,16 +141,16 @@ def prepare(data: Data, splits: Splits, config: Config, coordinates: Coordinates
     process, lattice = config.forward_process(), lattice_points(encoding)
     low, high = process.log_snr_range
     span = (low, high if lattice is None else min(high, lattice.level_for()))
-    if config.schedule == "learned":
-        process = learned_schedule(span)
-    options = {"log_snr_range": span, "broad_share": config.model != "cnf"}
+    if built.process["name"] == LEARNED:
+        process = build_process(built, span)
+    options = {"log_snr_range": span, "broad_share": built.model != "cnf"}
     score = ScoreModel(network, process, config.predicts, reference=reference, head=head, **options)
     described = _described(data, splits, config, coordinates, built)
     return DensityModel(encoding, score, conditioning=conditioning, architecture=built, record=described)
 
 
 def _described(
-    data: Data, splits: Splits, config: Config, coordinates: Coordinates, built: Architecture
+    data: Data, splits: Splits, config: FitConfig, coordinates: Coordinates, built: Architecture
 ) -> dict[str, Any]:
     """The record of a model before its training."""
     source = {"name": str(data.name), "rows": len(data.x), "fingerprint": fingerprint(data.x)}

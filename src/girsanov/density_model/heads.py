@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from girsanov.densities import Gaussian
-from girsanov.density_model.config import Config
+from girsanov.density_model.config import Config, FitConfig
 from girsanov.density_model.coordinates import MAX_CELLS, Coordinates
 from girsanov.density_model.model import DensityModel
 from girsanov.encoding import Encoding
@@ -18,7 +18,7 @@ from girsanov.types import State
 CALIBRATION_ROWS = 1024
 
 
-def choose_head(rows: State, coordinates: Coordinates, reference: Gaussian, config: Config) -> Head:
+def choose_head(rows: State, coordinates: Coordinates, reference: Gaussian, config: FitConfig) -> Head:
     """The head of a model.
 
     Args:
@@ -28,7 +28,7 @@ def choose_head(rows: State, coordinates: Coordinates, reference: Gaussian, conf
         config: of the fit.
     """
     residual = ResidualHead(reference, config.predicts)
-    if config.takes_one_map or config.model == "cnf":
+    if config.takes_one_map or not isinstance(config, Config):
         return residual
     if coordinates.mixture is not None:
         return MixtureHead(reference, config.predicts, coordinates.mixture)

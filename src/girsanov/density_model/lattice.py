@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from girsanov.datasets import Data, Schema
-from girsanov.density_model.config import Config
+from girsanov.density_model.config import FitConfig
 from girsanov.encoding import Encoding
 from girsanov.likelihoods.discrete import LatticePoints
 from girsanov.randomness import mix
@@ -16,7 +16,7 @@ from girsanov.types import InputError, State
 BEYOND = 0.005  # share of levels that no training row has, under a decoder of cells
 
 
-def require_dequantisation(data: Data, config: Config) -> None:
+def require_dequantisation(data: Data, config: FitConfig) -> None:
     """Refuse a dequantiser that cannot serve these data, before anything is fitted.
 
     Raises:
@@ -34,7 +34,7 @@ def require_dequantisation(data: Data, config: Config) -> None:
         raise InputError(f"{data.name}: has continuous dimensions, which no categorical decoder can end in")
 
 
-def make_dequantiser(schema: Schema, rows: State, config: Config) -> Dequantise:
+def make_dequantiser(schema: Schema, rows: State, config: FitConfig) -> Dequantise:
     """The dequantiser that ``config`` names, for encoded rows."""
     shape, step, offset = schema.event_shape, schema.bin_width, schema.offset
     if config.dequantise == "truncated-normal":

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from girsanov.calculus import noised, sum_event
 from girsanov.datasets import Data, Splits
-from girsanov.density_model.config import Config
+from girsanov.density_model.config import FitConfig
 from girsanov.density_model.fresh import fresh_elbo
 from girsanov.density_model.model import DensityModel
 from girsanov.encoding import Encoding
@@ -31,7 +31,7 @@ HELD_ROWS = 512
 SHARE = 0.15  # of a time budget
 
 
-def network_share(config: Config) -> float:
+def network_share(config: FitConfig) -> float:
     """Share of a time budget that is the network's."""
     return 1.0 - SHARE if config.dequantise == "variational" else 1.0
 
@@ -40,7 +40,7 @@ def fit_dequantiser(
     model: DensityModel,
     data: Data,
     splits: Splits,
-    config: Config,
+    config: FitConfig,
     *,
     out: Path | None = None,
     progress: Progress | None = None,

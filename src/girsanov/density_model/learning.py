@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.datasets import Data, Splits, fingerprint
-from girsanov.density_model.config import Config
+from girsanov.density_model.config import Config, FitConfig
 from girsanov.density_model.flow import FlowObjective
 from girsanov.density_model.fresh import fresh_elbo, fresh_log_prob
 from girsanov.density_model.model import DensityModel
@@ -57,7 +57,7 @@ def train_score(
     data: Data,
     labels: Tensor | None,
     splits: Splits,
-    config: Config,
+    config: FitConfig,
     *,
     seconds: float | None,
     out: Path | None,
@@ -90,7 +90,7 @@ def train_score(
     )
 
 
-def _settings(config: Config, rows: int, members: int, seconds: float | None) -> TrainingConfig:
+def _settings(config: FitConfig, rows: int, members: int, seconds: float | None) -> TrainingConfig:
     small = rows < 20_000
     steps = config.steps or (SMALL_STEPS if small else LARGE_STEPS)
     return TrainingConfig(
@@ -106,11 +106,11 @@ def _settings(config: Config, rows: int, members: int, seconds: float | None) ->
     )
 
 
-def _objective(model: DensityModel, config: Config) -> nn.Module:
-    if config.model == "cnf":
+def _objective(model: DensityModel, config: FitConfig) -> nn.Module:
+    if not isinstance(config, Config):
         return FlowObjective(model.score, model.encoding.transforms)
     hidden = 0.1 if config.conditional else 0.0
-    kind = ScheduledObjective if config.schedule == "learned" else DenoisingObjective
+    kind = ScheduledObjective if config.learns_schedule else DenoisingObjective
     return kind(model.score, model.encoding.transforms, drop_condition=hidden)
 
 
@@ -127,10 +127,10 @@ def _batches(x: State, labels: Tensor | None, train: Tensor, size: int, seed: in
 
 
 def _validation(
-    model: DensityModel, data: Data, labels: Tensor | None, splits: Splits, config: Config
+    model: DensityModel, data: Data, labels: Tensor | None, splits: Splits, config: FitConfig
 ) -> Callable[[nn.Module, int], MeanEstimate]:
     """The bound of the first validation rows, a continuous flow's log-density, with noise that all steps share."""
-    flow = config.model == "cnf"
+    flow = model.is_flow
     held = splits.validation[: FLOW_ROWS if flow else VALIDATION_ROWS]
     rows, condition = data[held], None if labels is None else labels[held].to(data.x.device)
 
@@ -145,9 +145,9 @@ def _validation(
     return validate
 
 
-def settle(model: DensityModel, x: State, labels: Tensor | None, splits: Splits, config: Config) -> None:
+def settle(model: DensityModel, x: State, labels: Tensor | None, splits: Splits, config: FitConfig) -> None:
     """The last steps of a learned schedule, with the network that was chosen; other schedules are left alone."""
-    if config.schedule != "learned":
+    if not (isinstance(config, Config) and config.learns_schedule):
         return
     batch = _batches(x, labels, splits.train, config.batch_size, mix(config.seed, 8))
     objective = ScheduledObjective(model.score, model.encoding.transforms)

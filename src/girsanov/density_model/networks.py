@@ -4,7 +4,7 @@ What is a class of this package with plain arguments is recorded as such. A netw
 recorded by the name of its class, and is given again when the model is loaded.
 """
 
-__all__ = ["Architecture", "build_network", "build_process", "learned_schedule", "require_network"]
+__all__ = ["Architecture", "build_network", "build_process", "suited"]
 
 import copy
 import functools
@@ -17,20 +17,12 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from girsanov.density_model.config import PROCESSES, Config, type_name
-from girsanov.models import ConvNetwork, Ensemble, Head, ResidualMLP, Signature, TwoLayerNetwork, takes_convolutions
-from girsanov.models.unet import UNet
+from girsanov.density_model.config import LEARNED, PROCESSES, FitConfig, type_name
+from girsanov.models import NETWORKS, Ensemble, Head, NetworkKind, Signature, default_network
 from girsanov.processes import LearnedSchedule, LinearProcess
 from girsanov.types import InputError
 
 GIVEN = "given"  # the name of what a user made
-NETWORKS: dict[str, type[nn.Module]] = {
-    "conv": ConvNetwork,
-    "mlp": ResidualMLP,
-    "two-layer": TwoLayerNetwork,
-    "unet": UNet,
-}
-SMALL_IMAGE = 16  # sides up to this get the two-level network with learned positions
 
 
 @final
@@ -41,18 +33,16 @@ class Architecture:
     Attributes:
         network: name, constructor arguments and number of members.
         process: name of the forward process and its arguments.
-        schedule: ``fixed`` or ``learned``.
         model: ``diffusion``, or ``cnf`` for a continuous flow, which is trained as an ODE.
     """
 
     network: Mapping[str, Any]
     process: Mapping[str, Any]
-    schedule: str = "fixed"
     model: str = "diffusion"
 
     @classmethod
     def chosen(
-        cls, config: Config, event_shape: Sequence[int], rows: int, classes: int = 0, condition_dim: int = 0
+        cls, config: FitConfig, event_shape: Sequence[int], rows: int, classes: int = 0, condition_dim: int = 0
     ) -> "Architecture":
         """What the settings ask for, and the data decide where they leave it open.
 
@@ -66,37 +56,31 @@ class Architecture:
         options = ({"classes": classes} if classes else {}) | (
             {"condition_dim": condition_dim} if condition_dim else {}
         )
-        network, small = config.network, rows < 20_000
-        if network is None or isinstance(network, str):
-            name = network or _default(event_shape)
-            options |= _sizes(name, config, small)
-            members = config.members or (2 if small and name in ("conv", "mlp") else 1)
-            record = {"name": name, "config": options, "members": members}
+        kind = suited(config, event_shape)
+        if isinstance(kind, NetworkKind):
+            members = config.members or kind.members(rows)
+            record = {"name": kind.name, "config": options | kind.arguments(rows), "members": members}
         else:
-            record = _given_network(network, options, config.members or 1)
-        return cls(record, _process_record(config.process), config.schedule, config.model)
+            record = _given_network(kind, options, config.members or 1)
+        return cls(record, _process_record(config.process), config.model)
 
 
-def _sizes(name: str, config: Config, small: bool) -> dict[str, Any]:
-    """Arguments of a network by its name: those of the settings, or what suits the number of rows."""
-    dropout = config.dropout
-    if name == "conv":
-        width, dropout = config.width or 32, dropout if dropout is not None else (0.4 if small else 0.1)
-        deep = {"deep_width": 5 * width // 2, "deep_blocks": config.blocks or 2}
-        return {"width": width, **deep, "dropout": dropout}
-    if name == "mlp":
-        dropout = dropout if dropout is not None else (0.1 if small else 0.0)
-        return {"width": config.width or 128, "blocks": config.blocks or 3, "dropout": dropout}
-    if name == "two-layer":
-        return {"width": config.width or 256}
-    multipliers = {"multipliers": list(config.multipliers)} if config.multipliers else {}
-    return {"width": config.width or 32, "layers": config.blocks or 1, "dropout": dropout or 0.0, **multipliers}
+def suited(config: FitConfig, event_shape: Sequence[int]) -> Any:
+    """The network of the settings, or the kind that rows of this shape get by default.
+
+    Raises:
+        InputError: if it cannot serve such rows.
+    """
+    kind = config.network or NETWORKS[default_network(event_shape)]()
+    if isinstance(kind, NetworkKind):
+        kind.require(event_shape)
+    return kind
 
 
 def _given_network(network: Any, options: dict[str, Any], members: int) -> dict[str, Any]:
     """The record of what makes a network, or is one: by name where it is a class of ours with plain arguments."""
     made, plain = (network.func, network.keywords) if isinstance(network, functools.partial) else (network, {})
-    name = next((name for name, kind in NETWORKS.items() if kind is made), None)
+    name = next((name for name, kind in NETWORKS.items() if kind.network is made), None)
     if name is not None and all(isinstance(value, int | float | tuple | list) for value in plain.values()):
         return {"name": name, "config": {**plain, **options}, "members": members}
     return {"name": GIVEN, "type": type_name(network), "config": options, "members": members}
@@ -126,45 +110,19 @@ def build_process(built: Architecture, span: tuple[float, float], given: LinearP
     Raises:
         InputError: if one is needed.
     """
-    if built.schedule == "learned":
-        return learned_schedule(span)
     name = built.process["name"]
+    if name == LEARNED:
+        return LearnedSchedule(span).float()  # it has exact ends, so it must know its range
     options = {key: tuple(v) if isinstance(v, list) else v for key, v in built.process["config"].items()}
     if name != GIVEN:
         return PROCESSES[name](**options)
     return _again("process", built.process["type"], given)
 
 
-def learned_schedule(span: tuple[float, float]) -> LearnedSchedule:
-    """A schedule to be learned; it has exact ends, so it must know its range."""
-    return LearnedSchedule(span).float()
-
-
 def _again(what: str, name: str, given: Any) -> Any:
     if given is None:
         raise InputError(f"This model has a {what} of your own, {name}: load it with from_pretrained(..., {what}=...)")
     return given
-
-
-def require_network(config: Config, event_shape: Sequence[int]) -> None:
-    """Refuse a network that cannot serve these data, before anything is fitted.
-
-    Raises:
-        InputError: if it needs images and these rows are none, or are too small or odd for it.
-    """
-    if config.network == "conv" and _default(event_shape) == "mlp":
-        raise InputError(
-            f"The conv network needs images (c, h, w) with even sides of 4 or more; these rows have shape "
-            f"{tuple(event_shape)}: leave the network out"
-        )
-    if config.network == "unet" and len(event_shape) != 3:
-        raise InputError(f"The unet network needs images (c, h, w); these rows have shape {tuple(event_shape)}")
-
-
-def _default(event_shape: Sequence[int]) -> str:
-    if not takes_convolutions(event_shape):
-        return "mlp"
-    return "conv" if max(event_shape[1:]) <= SMALL_IMAGE else "unet"
 
 
 def build_network(
@@ -200,7 +158,7 @@ def _build_member(record: Mapping[str, Any], event_shape: Sequence[int], head: H
         raise InputError("The two-layer network reads one map: set lattice_head=False (--no-lattice-head)")
     if name not in NETWORKS or math.prod(event_shape) == 0:
         raise InputError(f"Unknown network {name!r}")
-    return NETWORKS[name](event_shape, signature, **options)
+    return NETWORKS[name].network(event_shape, signature, **options)
 
 
 def _own_network(given: Any, event_shape: Sequence[int], signature: Signature) -> nn.Module:

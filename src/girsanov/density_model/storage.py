@@ -52,7 +52,6 @@ def describe(
         "score": {
             "model": built.model,
             "process": dict(built.process),
-            "schedule": built.schedule,
             "predicts": score.predicts,
             "log_snr_range": list(score.log_snr_range),
             "head": _describe_head(score.head),
@@ -78,7 +77,7 @@ def build(description: dict[str, Any], network: Any = None, process: LinearProce
     d = math.prod(shape)
     reference = Gaussian.from_spectrum(torch.zeros(shape), torch.zeros(d, rank), torch.ones(rank))
     spec = description["score"]
-    built = Architecture(spec["network"], spec["process"], spec["schedule"], spec["model"])
+    built = Architecture(spec["network"], spec["process"], spec["model"])
     low, high = spec["log_snr_range"]
     head = _build_head(spec["head"], reference, spec["predicts"])
     score = ScoreModel(

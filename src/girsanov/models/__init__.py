@@ -2,27 +2,43 @@
 
 __all__ = [
     "HALF",
+    "NETWORKS",
     "PREDICTIONS",
     "ConditionMap",
+    "ConvConfig",
     "ConvNetwork",
     "Ensemble",
     "ExpertHead",
     "Head",
     "Lattice",
     "LatticeHead",
+    "MLPConfig",
     "MixtureHead",
+    "NetworkKind",
     "ResidualHead",
     "ResidualMLP",
     "ScoreModel",
     "Signature",
+    "TwoLayerConfig",
     "TwoLayerNetwork",
+    "UNetConfig",
     "called",
+    "default_network",
     "from_noise",
     "takes_convolutions",
     "to_noise",
 ]
 
 from girsanov.models.conditioning import ConditionMap, Signature
+from girsanov.models.configs import (
+    NETWORKS,
+    ConvConfig,
+    MLPConfig,
+    NetworkKind,
+    TwoLayerConfig,
+    UNetConfig,
+    default_network,
+)
 from girsanov.models.convolutions import ConvNetwork, takes_convolutions
 from girsanov.models.heads import ExpertHead, Head, Lattice, LatticeHead, MixtureHead, ResidualHead
 from girsanov.models.networks import Ensemble, ResidualMLP, TwoLayerNetwork

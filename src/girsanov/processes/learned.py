@@ -30,7 +30,7 @@ class LearnedSchedule(LinearProcess):
     At t = 0 it stands at the data end of its range, with the noise :math:`\sigma^2 = \mathrm{sigmoid}(-l_e)` that the
     last decoder takes away again. Untrained, l is nearly straight. Train it by
     :func:`girsanov.objectives.fit_schedule` for a given score, or together with the network by
-    ``Config(schedule="learned")``.
+    ``Config(process="learned")``.
 
     Args:
         log_snr_range: the exact end points ``(l_T, l_e)``, at t = 1 and t = 0.

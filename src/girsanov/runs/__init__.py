@@ -8,6 +8,7 @@ __all__ = [
     "EndSource",
     "Ends",
     "EvaluationConfig",
+    "LawBridgeConfig",
     "Rows",
     "RunFolder",
     "Selection",
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 from girsanov.runs.bridge import BridgeRun
-from girsanov.runs.bridge_config import BridgeConfig
+from girsanov.runs.bridge_config import BridgeConfig, LawBridgeConfig
 from girsanov.runs.budget import Budget
 from girsanov.runs.conditions import condition_of
 from girsanov.runs.density import DensityRun

@@ -4,7 +4,6 @@ __all__ = ["BridgeRun"]
 
 import dataclasses
 import io
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -23,16 +22,15 @@ from girsanov.bridge_model import (
     spread_units,
     write_record,
 )
-from girsanov.bridges import AlternatingConfig, JointConfig, NetworkConfig, SchrodingerBridge
+from girsanov.bridges import SchrodingerBridge
 from girsanov.bridges.halves import DIRECTIONS
 from girsanov.datasets.frames import csv_text
 from girsanov.densities import StandardNormal
 from girsanov.encoding import Encoding
-from girsanov.processes import BrownianMotion
 from girsanov.randomness import mix
 from girsanov.reports import Attempts
 from girsanov.reports.bridge import BridgeContents, render_bridge
-from girsanov.runs.bridge_config import BridgeConfig
+from girsanov.runs.bridge_config import BridgeConfig, CommonBridgeConfig
 from girsanov.runs.bridge_measures import errors, measured, views
 from girsanov.runs.bridge_plan import planned_steps
 from girsanov.runs.ends import Ends, EndSource, read_ends
@@ -55,7 +53,7 @@ class BridgeRun(Kind):
 
     command: ClassVar[str] = "bridge"
     ends: Ends
-    config: BridgeConfig
+    config: CommonBridgeConfig
 
     def within(self, seconds: float | None) -> "BridgeRun":
         """The same, its training limited."""
@@ -64,7 +62,7 @@ class BridgeRun(Kind):
         return BridgeRun(self.ends, dataclasses.replace(self.config, time_budget=TRAINING * seconds))
 
     @cached_property
-    def settings(self) -> BridgeConfig:
+    def settings(self) -> CommonBridgeConfig:
         """The configuration with what the data decide."""
         return self.config.completed(self.ends)
 
@@ -117,29 +115,8 @@ class BridgeRun(Kind):
         if config.time_budget is not None:
             config = dataclasses.replace(config, time_budget=work.training(config.time_budget))
             work.note(f"planning the steps of {config.time_budget:g} s")
-        return record | {"steps": planned_steps(self._blank(1), self._encoded(encoding, work.device), config)}
-
-    def _blank(self, steps: int, rounds: int | None = None) -> SchrodingerBridge:
-        """The bridge before it is fitted."""
-        config, shape = self.settings, self.ends.schema.event_shape
-        assert config.rounds is not None
-        assert config.paths is not None
-        assert config.width is not None
-        assert config.chain_steps is not None
-        assert config.sigma is not None
-        warm = config.warm_start == "minibatch" and rounds is None
-        return SchrodingerBridge(
-            BrownianMotion(sigma=config.sigma),
-            event_shape=(math.prod(shape),) if config.network == "mlp" else shape,
-            start=config.start,  # type: ignore[arg-type]
-            steps=config.chain_steps,
-            network=NetworkConfig(width=config.width, blocks=config.blocks),
-            alternating=AlternatingConfig(
-                rounds=config.rounds if rounds is None else rounds, steps=steps, paths=config.paths,
-                batch_size=config.batch_size, warm_start="minibatch" if warm else None, warm_steps=steps,
-            ),
-            joint=JointConfig(steps=steps, warm_steps=max(1, steps // 2), batch_size=config.batch_size),
-        )  # fmt: skip
+        blank, rows = config.blank(ends.schema.event_shape, 1), self._encoded(encoding, work.device)
+        return record | {"steps": planned_steps(blank, rows, config)}
 
     def _encoded(self, encoding: Encoding, place: str | torch.device) -> list[State]:
         """Training rows of each end in the units and shape of the bridge."""
@@ -153,11 +130,12 @@ class BridgeRun(Kind):
     def _fitted(self, record: dict[str, Any], work: Work) -> tuple[BridgeModel, list[dict[str, Any]]]:
         """The model, and the errors of both directions after each alternation, the closed-form start being number 0."""
         ends, config, encoding = self.ends, self.settings, read_units(record)
-        bridge, rows = self._blank(record["steps"]), self._encoded(encoding, work.device)
+        shape = ends.schema.event_shape
+        bridge, rows = config.blank(shape, record["steps"]), self._encoded(encoding, work.device)
         model = BridgeModel(bridge, encoding, record)
         options = {"run": work.folder.path / "checkpoints", "progress": work.progress}
         options["generator"] = torch.Generator().manual_seed(config.seed)
-        if len(rows) == 1:
+        if not isinstance(config, BridgeConfig):
             bridge.fit(rows[0], prior=StandardNormal(), **options)
             return model, []
         rounds: list[dict[str, Any]] = []
@@ -170,7 +148,7 @@ class BridgeRun(Kind):
             work.note(f"{name}: energy distance {distances}")
 
         if config.start != "mixture":  # whose potentials would be fitted twice
-            look(self._blank(1, rounds=0).fit(*rows), 0)
+            look(config.blank(shape, 1, rounds=0).fit(*rows), 0)
         bridge.fit(*rows, after_round=look, **options)
         return model, rounds
 

@@ -14,7 +14,7 @@ from girsanov.bridges.matching import MatchingObjective
 from girsanov.bridges.recipe import middle_seconds
 from girsanov.densities import StandardNormal
 from girsanov.objectives import Batch
-from girsanov.runs.bridge_config import BridgeConfig
+from girsanov.runs.bridge_config import BridgeConfig, CommonBridgeConfig
 from girsanov.types import State
 
 STEPS, JOINT_STEPS, LEAST = 1500, 2000, 20
@@ -22,7 +22,7 @@ VALIDATION = 13  # evaluations of the network per path, of the held-out paths of
 ROWS = 256
 
 
-def planned_steps(blank: SchrodingerBridge, rows: list[State], config: BridgeConfig) -> int:
+def planned_steps(blank: SchrodingerBridge, rows: list[State], config: CommonBridgeConfig) -> int:
     """Training steps of a projection, or of the joint fit where there is one end.
 
     Args:
@@ -31,15 +31,14 @@ def planned_steps(blank: SchrodingerBridge, rows: list[State], config: BridgeCon
         config: settings.
     """
     if config.time_budget is None:
-        return config.steps or (STEPS if len(rows) == 2 else JOINT_STEPS)
+        return config.steps or (STEPS if isinstance(config, BridgeConfig) else JOINT_STEPS)
     end = time.monotonic() + config.time_budget
-    if len(rows) == 1:
+    if not isinstance(config, BridgeConfig):
         step = _joint_step(blank, rows[0], config)
         # half of as many steps of the decoder alone come before the joint ones, and cost little beside them
         return max(LEAST, int(0.9 * (end - time.monotonic()) / step))
     step, evaluation = _projection_costs(blank, rows, config)
     assert config.paths is not None
-    assert config.chain_steps is not None
     assert config.rounds is not None
     fixed = config.paths * (config.chain_steps + VALIDATION) * evaluation
     projections = 2 * (config.rounds + (config.warm_start == "minibatch"))
@@ -51,7 +50,6 @@ def _projection_costs(blank: SchrodingerBridge, rows: list[State], config: Bridg
     blank.start, blank.alternating = "reference", dataclasses.replace(blank.alternating, rounds=0, warm_start=None)
     blank.fit(*(x[:ROWS] for x in rows))
     chain = blank.sections[0]
-    assert config.chain_steps is not None
     count = min(len(rows[0]), len(rows[1]), config.batch_size)
     pairs, generator = Pairs(rows[0][:count], rows[1][:count]), torch.Generator().manual_seed(0)
     half = chain.forward_half
@@ -60,7 +58,7 @@ def _projection_costs(blank: SchrodingerBridge, rows: list[State], config: Bridg
     return step, middle_seconds(lambda: blank.sample(x)) / (len(x) * config.chain_steps)
 
 
-def _joint_step(blank: SchrodingerBridge, rows: State, config: BridgeConfig) -> float:
+def _joint_step(blank: SchrodingerBridge, rows: State, config: CommonBridgeConfig) -> float:
     """Seconds of a step of both halves."""
     blank.joint = dataclasses.replace(blank.joint, steps=1, warm_steps=0)
     blank.fit(rows, prior=StandardNormal())

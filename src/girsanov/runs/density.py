@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from girsanov.datasets import Data, Splits, fingerprint
-from girsanov.density_model import Config, DensityModel, fit
+from girsanov.density_model import DensityModel, FitConfig, fit
 from girsanov.density_model.certificate import certify
 from girsanov.evaluation import denoising_curve
 from girsanov.likelihoods import ScoreTest
@@ -47,7 +47,7 @@ class DensityRun(Kind):
 
     command: ClassVar[str] = "fit"
     chosen: Selection
-    config: Config
+    config: FitConfig
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def within(self, seconds: float | None) -> "DensityRun":

@@ -1,0 +1,194 @@
+r"""Which network a model has, and of what size: a frozen record for each kind, with the settings of that kind alone.
+
+``None`` means: chosen by the number of training rows.
+"""
+
+__all__ = ["NETWORKS", "ConvConfig", "MLPConfig", "NetworkKind", "TwoLayerConfig", "UNetConfig", "default_network"]
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from torch import nn
+
+from girsanov.models.convolutions import ConvNetwork, takes_convolutions
+from girsanov.models.networks import ResidualMLP, TwoLayerNetwork
+from girsanov.models.unet import UNet
+from girsanov.types import InputError, require_counts
+
+SMALL_IMAGE = 16  # sides up to this get the two-level network with learned positions
+FEW_ROWS = 20_000  # fewer rows than these get dropout, and some kinds two members
+
+
+@dataclass(frozen=True)
+class NetworkKind(ABC):
+    """Settings of one kind of network.
+
+    Attributes:
+        name: of the kind.
+        network: the class that is built.
+        one_map: whether it maps one map of a row to one, which heads with experts do not content.
+        few_members: networks whose predictions are averaged by default where there are few rows.
+    """
+
+    name: ClassVar[str]
+    network: ClassVar[type[nn.Module]]
+    one_map: ClassVar[bool] = False
+    few_members: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        settings = {field.name: getattr(self, field.name) for field in fields(self)}
+        require_counts(self, *({"width", "blocks"} & set(settings)))
+        dropout = settings.get("dropout")
+        if dropout is not None and not (type(dropout) in (int, float) and 0.0 <= dropout < 1.0):
+            raise InputError(f"dropout must be a number from 0 to below 1; got {dropout!r}")
+
+    def members(self, rows: int) -> int:
+        """Networks whose predictions are averaged, for so many training rows."""
+        return self.few_members if rows < FEW_ROWS else 1
+
+    def require(self, event_shape: Sequence[int]) -> None:  # noqa: B027  (most kinds serve every shape)
+        """Raise an :class:`InputError` if the network cannot serve rows of this shape."""
+
+    @abstractmethod
+    def arguments(self, rows: int) -> dict[str, Any]:
+        """Arguments of the network's class, for so many training rows."""
+
+
+@dataclass(frozen=True)
+class ConvConfig(NetworkKind):
+    """Convolutions at two resolutions, for small images: :class:`girsanov.models.ConvNetwork`.
+
+    Attributes:
+        width: channels; default 32.
+        blocks: residual blocks at the lower resolution; default 2.
+        dropout: rate inside the blocks; default 0.4 for few rows, else 0.1.
+    """
+
+    name: ClassVar[str] = "conv"
+    network: ClassVar[type[nn.Module]] = ConvNetwork
+    few_members: ClassVar[int] = 2
+
+    width: int | None = None
+    blocks: int | None = None
+    dropout: float | None = None
+
+    def require(self, event_shape: Sequence[int]) -> None:
+        """Images whose sides can be halved."""
+        if not takes_convolutions(event_shape):
+            raise InputError(
+                f"The conv network needs images (c, h, w) with even sides of 4 or more; these rows have shape "
+                f"{tuple(event_shape)}: leave the network out"
+            )
+
+    def arguments(self, rows: int) -> dict[str, Any]:
+        """Of :class:`girsanov.models.ConvNetwork`."""
+        width, dropout = self.width or 32, 0.4 if rows < FEW_ROWS else 0.1
+        deep = {"deep_width": 5 * width // 2, "deep_blocks": self.blocks or 2}
+        return {"width": width, **deep, "dropout": dropout if self.dropout is None else self.dropout}
+
+
+@dataclass(frozen=True)
+class MLPConfig(NetworkKind):
+    """A residual multilayer perceptron on flattened rows: :class:`girsanov.models.ResidualMLP`.
+
+    Attributes:
+        width: units; default 128.
+        blocks: residual blocks; default 3.
+        dropout: rate inside the blocks; default 0.1 for few rows, else 0.
+
+    Example:
+        >>> MLPConfig(width=16).arguments(rows=1000)
+        {'width': 16, 'blocks': 3, 'dropout': 0.1}
+    """
+
+    name: ClassVar[str] = "mlp"
+    network: ClassVar[type[nn.Module]] = ResidualMLP
+    few_members: ClassVar[int] = 2
+
+    width: int | None = None
+    blocks: int | None = None
+    dropout: float | None = None
+
+    def arguments(self, rows: int) -> dict[str, Any]:
+        """Of :class:`girsanov.models.ResidualMLP`."""
+        dropout = 0.1 if rows < FEW_ROWS else 0.0
+        sizes = {"width": self.width or 128, "blocks": self.blocks or 3}
+        return {**sizes, "dropout": dropout if self.dropout is None else self.dropout}
+
+
+@dataclass(frozen=True)
+class TwoLayerConfig(NetworkKind):
+    """Two hidden layers, whose divergence has a closed form: :class:`girsanov.models.TwoLayerNetwork`.
+
+    Attributes:
+        width: units of both layers; default 256.
+    """
+
+    name: ClassVar[str] = "two-layer"
+    network: ClassVar[type[nn.Module]] = TwoLayerNetwork
+    one_map: ClassVar[bool] = True
+
+    width: int | None = None
+
+    def arguments(self, rows: int) -> dict[str, Any]:
+        """Of :class:`girsanov.models.TwoLayerNetwork`."""
+        del rows
+        return {"width": self.width or 256}
+
+
+@dataclass(frozen=True)
+class UNetConfig(NetworkKind):
+    """The U-net of diffusers, for images.
+
+    Attributes:
+        width: channels at full resolution, a multiple of 8; default 32.
+        blocks: residual blocks at each resolution; default 1.
+        dropout: rate inside the blocks; default 0.
+        multipliers: channels at each resolution, in units of ``width``; default 1, 2, 4.
+    """
+
+    name: ClassVar[str] = "unet"
+    network: ClassVar[type[nn.Module]] = UNet
+
+    width: int | None = None
+    blocks: int | None = None
+    dropout: float | None = None
+    multipliers: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        factors = self.multipliers
+        if factors is not None and (not factors or any(type(factor) is not int or factor < 1 for factor in factors)):
+            raise InputError(f"multipliers must be positive whole numbers; got {factors}")
+        object.__setattr__(self, "multipliers", factors and list(factors))  # as JSON gives them back
+
+    def require(self, event_shape: Sequence[int]) -> None:
+        """Images."""
+        if len(event_shape) != 3:
+            raise InputError(f"The unet network needs images (c, h, w); these rows have shape {tuple(event_shape)}")
+
+    def arguments(self, rows: int) -> dict[str, Any]:
+        """Of the network's class."""
+        del rows
+        given = {} if self.multipliers is None else {"multipliers": self.multipliers}
+        return {"width": self.width or 32, "layers": self.blocks or 1, "dropout": self.dropout or 0.0, **given}
+
+
+#: kinds of networks, by the name that a setting may give
+NETWORKS: dict[str, type[NetworkKind]] = {
+    kind.name: kind for kind in (ConvConfig, MLPConfig, TwoLayerConfig, UNetConfig)
+}
+
+
+def default_network(event_shape: Sequence[int]) -> str:
+    """Name of the kind that suits rows of a shape: ``conv`` for small images, ``unet`` for larger ones, else ``mlp``.
+
+    Example:
+        >>> default_network((5,)), default_network((1, 8, 8)), default_network((3, 32, 32))
+        ('mlp', 'conv', 'unet')
+    """
+    if not takes_convolutions(event_shape):
+        return "mlp"
+    return "conv" if max(event_shape[1:]) <= SMALL_IMAGE else "unet"
