@@ -73,6 +73,21 @@ def test_text_comes_back_as_a_frame():
     pd.testing.assert_frame_equal(encoding.decode(encoding.encode(frame).rows), frame, check_dtype=False)
 
 
+def test_named_columns_come_back_as_a_frame_and_whole_numbers_as_integers():
+    """A lattice of whole numbers, a constant, a copy, a sum and one of halves; arrays come back as tensors."""
+    dice = np.arange(60) % 6
+    week = np.arange(60) // 7
+    columns = {"dice": dice, "one": np.ones(60, dtype=int), "twice": 2 * dice, "half": dice[::-1] / 2, "week": week}
+    frame = pd.DataFrame(columns | {"sum": dice + week, "x": np.linspace(0.0, 1.0, 60) ** 2})
+    encoding = Encoding(from_array(frame).schema)
+    back = encoding.decode(encoding.encode(frame).rows)
+    pd.testing.assert_frame_equal(back, frame, rtol=1e-12)
+    unnamed = Encoding(from_array(frame.to_numpy()).schema)
+    assert torch.equal(unnamed.decode(unnamed.encode(frame).rows), torch.tensor(frame.to_numpy()))
+    named = Encoding(from_array(frame.to_numpy(), names=tuple(frame)).schema)
+    assert list(named.decode(named.encode(frame).rows)) == list(frame)
+
+
 @pytest.mark.parametrize(
     ("columns", "measure"), [([0, 1], "mixed"), ([0], "mass"), ([1], "density")], ids=["mixed", "mass", "density"]
 )

@@ -1,5 +1,7 @@
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -7,7 +9,7 @@ from scipy import stats
 import girsanov as gv
 from girsanov.datasets import from_array, split
 from girsanov.density_model import prepare
-from girsanov.evaluation import LIKELIHOODS, denoising_curve, difference, evaluate, summary
+from girsanov.evaluation import LIKELIHOODS, denoising_curve, difference, evaluate, score, summary
 from girsanov.types import Estimate
 from tests.seeds import seeded
 
@@ -53,6 +55,43 @@ def test_evaluations_are_those_of_the_model(clusters):
         evaluate(model, x[:9], samples=16, generator=generators[0]).value,
         model.elbo(x[:9], samples=16, generator=generators[1]).value,
     )
+
+
+def test_scores_are_a_frame_with_the_index_of_the_rows(clusters):
+    model, x = clusters
+    rows = pd.DataFrame(x[:5].numpy(), columns=["u", "v"], index=[*"abcde"])
+    rows.loc["b", "u"] = np.nan
+    found = score(model, rows, samples=16)
+    assert list(found.index) == [*"abcde"]
+    assert list(found.columns) == ["value", "stderr", "kind", "model", "error"]
+    assert found["error"].tolist() == [None, "x.iloc[1], column 'x1' is missing", None, None, None]
+    whole = model.elbo(x[:5], samples=16)
+    kept = [0, 2, 3, 4]
+    assert np.isnan(found.loc["b", "value"])
+    assert found["value"].to_numpy()[kept].tolist() == whole.value[kept].tolist()
+    assert found["stderr"].to_numpy()[kept].tolist() == whole.stderr[kept].tolist()
+    strict = score(model, x[:5], samples=16, on_error="fail")
+    pd.testing.assert_frame_equal(strict, whole.frame())
+    with pytest.raises(gv.InputError, match=r"x\.iloc\[1\], column 'x1' is missing"):
+        score(model, rows, on_error="fail")
+    with pytest.raises(gv.InputError, match="on_error must be nan or fail; got 'ignore'"):
+        score(model, rows, on_error="ignore")
+
+
+def test_refused_rows_take_their_conditions_with_them():
+    generator = seeded(3)
+    labels, x = torch.arange(60) % 3, torch.randn(60, 2, generator=generator)
+    settings = gv.Config(steps=2, network="mlp", width=8, blocks=1, conditional=True)
+    model = gv.fit(x, labels=labels, config=settings)
+    broken = x[:6].clone()
+    broken[2, 1] = math.nan
+    expected = model.elbo(x[:6], samples=8, condition=labels[:6]).value
+    for given in (labels[:6], labels[:6].tolist(), pd.Series(labels[:6].numpy())):
+        found = score(model, broken, samples=8, condition=given)["value"].to_numpy()
+        assert np.delete(found, 2).tolist() == np.delete(expected.numpy(), 2).tolist()
+    assert score(model, broken, samples=8, condition=1)["error"].notna().sum() == 1
+    with pytest.raises(gv.InputError, match="leading dimension 1 or 6; got 4"):
+        score(model, broken, condition=labels[:4])
 
 
 def test_probes_replace_the_exact_divergence_where_there_are_many_dimensions():

@@ -17,6 +17,7 @@ __all__ = ["COPIES", "MOST_COPIES", "Encoding", "copies_for"]
 from collections.abc import Sequence
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -109,6 +110,21 @@ class Encoding(nn.Module):
             encoded = self.schema.encode(x if isinstance(x, Raw) else from_array(x))
         return RandomisedRows(encoded.to(self.place.device), self.view, self.measure)
 
+    def encode_each(self, x: Any) -> tuple[RandomisedRows, np.ndarray, dict[int, str]]:
+        """The rows that :meth:`encode` takes, and what is wrong with each of the others.
+
+        Returns:
+            Encoded rows ``m *event_shape``; their numbers from 0, shape ``m``; a sentence for every other number.
+
+        Raises:
+            InputError: as :meth:`encode`, where the columns are wrong or no row can be encoded.
+        """
+        if isinstance(x, Data | RandomisedRows):
+            rows = self.encode(x)
+            return rows, np.arange(len(rows)), {}
+        encoded, kept, refused = self.schema.encode_each(x if isinstance(x, Raw) else from_array(x))
+        return RandomisedRows(encoded.to(self.place.device), self.view, self.measure), kept, refused
+
     def view(
         self,
         rows: State,
@@ -161,15 +177,22 @@ class Encoding(nn.Module):
             x: encoded rows, or what :meth:`inverse` returns, ``n *event_shape``.
 
         Returns:
-            A float64 tensor, ``n *event_shape`` of images and ``n columns`` of tables; a data frame for tables with
-            columns of text.
+            A data frame where the rows of the fit had named columns, as frames and files with a header have, or columns
+            of text: under their names, in their order, whole numbers as integers. A float64 tensor of other rows, as
+            arrays, tensors and files without a header are: ``n columns`` of tables, ``n *event_shape`` of images.
+
+        Example:
+            >>> from girsanov.datasets import load
+            >>> iris = load("iris")
+            >>> Encoding(iris.schema).decode(iris.x[:2]).iloc[0].to_dict()["petal width (cm)"]
+            0.2
         """
         raw = self.schema.decode(x)
         if raw.kind == "images":
             return torch.from_numpy(raw.stack).to(self.place.device)
-        if all(column.dtype != object for column in raw.columns):
-            return torch.stack([torch.from_numpy(column).double() for column in raw.columns], 1).to(self.place.device)
-        return raw.frame
+        if raw.named or any(column.dtype == object for column in raw.columns):
+            return raw.frame
+        return torch.stack([torch.from_numpy(column).double() for column in raw.columns], 1).to(self.place.device)
 
 
 def copies_for(rows: int, wanted: int) -> int:

@@ -102,7 +102,7 @@ class DensityEstimator(DensityMixin, BaseEstimator):
         return float(self.score_samples(X).mean())
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
-        """Draw rows, shape ``(n_samples, d)``."""
+        """Draw rows, shape ``(n_samples, d)``: an array, as scikit-learn's own densities return, of frames too."""
         check_is_fitted(self)
         seed = _seed(self.random_state if random_state is None else random_state)
         return self.model_.sample(n_samples, generator=torch.Generator().manual_seed(seed)).numpy()

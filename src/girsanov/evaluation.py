@@ -7,12 +7,13 @@ The denoising curve shows where in log-SNR a model gains on its Gaussian referen
 \log \lambda_i)`; with N(0, I), it is :math:`d\, \mathrm{sigmoid}(l)`.
 """
 
-__all__ = ["LIKELIHOODS", "Curve", "Difference", "denoising_curve", "difference", "evaluate", "summary"]
+__all__ = ["LIKELIHOODS", "Curve", "Difference", "denoising_curve", "difference", "evaluate", "score", "summary"]
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,9 @@ from girsanov.randomness import apart, keyed_generators, keyed_normal, seed_of
 from girsanov.rows import condition_at, conditions_for
 from girsanov.solvers import Adaptive
 from girsanov.types import Estimate, InputError, Nats, State, interval_of_mean, student_quantile
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: the likelihoods that a model can be asked for, and of which model each is
 LIKELIHOODS = {"elbo": "sde", "density": "sde", "ode": "ode"}
@@ -77,6 +81,56 @@ def evaluate(
     # where dequantisation draws give the standard error, one probe in each is enough
     probes = Hutchinson(probes=PROBES if model.encoding.measure == "density" else 1)
     return model.log_prob(x, draws=ODE_DRAWS, divergence=probes, solver=COARSE, **common)
+
+
+def score(
+    model: DensityModel,
+    x: Any,
+    likelihood: str = "elbo",
+    *,
+    on_error: Literal["nan", "fail"] = "nan",
+    condition: Any = None,
+    **options: Any,
+) -> "pd.DataFrame":
+    """One likelihood of every row as a data frame: what ``girsanov score`` prints.
+
+    Args:
+        model: a density model.
+        x: rows as the model takes them.
+        likelihood: see :func:`evaluate`.
+        on_error: what becomes of a row that the model cannot have, as one with a missing value: ``nan`` and a sentence
+            in the column ``error``, which is ``None`` elsewhere; or ``fail``, without that column.
+        condition: classes ``n`` or 1 as the labels named them, or continuous conditions ``n c`` or ``1 c``.
+        **options: of :func:`evaluate`.
+
+    Returns:
+        Columns ``value`` and ``stderr`` in nats, ``kind``, ``model`` and ``error``; a line for each row, with the index
+        of the data frame that was given, else 0, 1, ...
+
+    Raises:
+        InputError: as :func:`evaluate`, where columns are wrong or no row is right, and under ``fail`` for any row.
+
+    Example:
+        >>> import girsanov as gv
+        >>> model = gv.fit(torch.randn(100, 2), config=gv.Config(steps=2, network="mlp", width=8, blocks=1))
+        >>> found = score(model, torch.tensor([[0.0, 1.0], [math.nan, 1.0]]), samples=8)
+        >>> found.loc[1, ["value", "error"]].tolist()
+        [nan, "x[1], column 'x1' is missing"]
+    """
+    if on_error not in ("nan", "fail"):
+        raise InputError(f"on_error must be nan or fail; got {on_error!r}")
+    import pandas as pd
+
+    each = on_error == "nan"
+    rows, kept, refused = model.encoding.encode_each(x) if each else (model.encode(x), None, {})
+    count = len(rows) + len(refused)
+    given = model.encode_condition(condition, count)
+    if refused and given is not None and len(given) > 1:
+        condition = condition[torch.from_numpy(kept)] if isinstance(condition, Tensor) else np.asarray(condition)[kept]
+    found = evaluate(model, rows, likelihood, condition=condition, **options).frame(kept)
+    if each:
+        found = found.reindex(range(count)).assign(error=[refused.get(row) for row in range(count)])
+    return found.set_axis(x.index) if isinstance(x, pd.DataFrame) else found
 
 
 def summary(estimate: Estimate) -> dict[str, Any]:

@@ -12,11 +12,14 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Time: TypeAlias = Tensor  #: shape ``b``
 State: TypeAlias = Tensor  #: shape ``b *d``
@@ -240,6 +243,23 @@ class Estimate:
         """
         half = self._quantile(level) * self.stderr
         return self.value - half, self.value + half
+
+    def frame(self, index: Any = None) -> "pd.DataFrame":
+        """A line for each row: ``value`` and ``stderr`` in nats (``nan`` where unknown), ``kind`` and ``model``.
+
+        Args:
+            index: of the lines, as that of the data frame whose rows they are; 0, 1, ... by default.
+
+        Example:
+            >>> estimate = Estimate(torch.tensor([-1.5]), torch.tensor([0.25]), "exact", "density", nfe=0, event_dim=2)
+            >>> estimate.frame(["first"]).loc["first"].tolist()
+            [-1.5, 0.25, 'exact', 'density']
+        """
+        import pandas as pd
+
+        value, stderr = (found.detach().cpu().double().numpy() for found in (self.value, self.stderr))
+        found = pd.DataFrame({"value": value, "stderr": stderr}, index=index)
+        return found.assign(kind=self.kind, model=self.model)
 
     def mean(self) -> MeanEstimate:
         """Mean over rows; its estimator error comes from whole replicates, so shared noise cannot hide in it."""

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -69,6 +70,18 @@ def test_scores_are_those_of_the_library(complete, girsanov):
     lines = girsanov("score", run, data, "--limit", "5", "--seed", "4", "--json").out.splitlines()
     assert [json.loads(line)["value"] for line in lines] == pytest.approx(expected.value.tolist(), rel=1e-6)
     assert [json.loads(line)["stderr"] for line in lines] == pytest.approx(expected.stderr.tolist(), rel=1e-4)
+
+
+def test_scores_of_a_frame_are_the_lines_that_are_printed(complete, mended, girsanov):
+    _, run, _ = complete
+    printed = pd.read_csv(io.StringIO(girsanov("score", run, mended, "--quiet").out), float_precision="round_trip")
+    rows = pd.read_csv(mended)
+    found = gv.evaluation.score(gv.DensityModel.from_pretrained(run), rows.set_index(rows.index + 1))
+    assert found.index.tolist() == printed["row"].tolist()
+    pd.testing.assert_frame_equal(
+        found.drop(columns="error").reset_index(drop=True), printed[["value", "stderr", "kind", "model"]], rtol=1e-9
+    )
+    assert found["error"].isna().tolist() == printed["error"].isna().tolist()
 
 
 def test_a_score_does_not_depend_on_the_other_rows(complete, girsanov):

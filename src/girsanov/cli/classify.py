@@ -103,9 +103,9 @@ def classify(
     note(f"classifying {rows.described}: {len(rows):,}")
     note_refused(rows.refused, note)
 
-    def compute(block: slice) -> dict[int, Cells]:
+    def compute(block: slice) -> Any:
         found = classifier.classify(rows.data[block], confidence=how.confidence)
-        return _cells(found, rows.index[block].tolist(), classifier.classes_.tolist())
+        return _frame(found, rows.index[block].tolist(), classifier.classes_.tolist())
 
     lines = RowLines(COLUMNS, "probability", errors=each, only_json=("probabilities",), shown=_shown)
     lines.write(rows, compute, size=BLOCK, out=out, json=common.json)
@@ -139,15 +139,20 @@ def _part(model: Any, part: str) -> tuple[Any, list[str]]:
     return found, [found.classes[k] for k in found.codes.tolist()]
 
 
-def _cells(found: Any, numbers: list[int], classes: list[Any]) -> dict[int, Cells]:
+def _frame(found: Any, numbers: list[int], classes: list[Any]) -> Any:
     """What was found of each row, by its number, with the probabilities of all classes."""
-    cells = {}
-    for i, number in enumerate(numbers):
-        index, probabilities = int(found.index[i]), found.probabilities[i].tolist()
-        values = (classes[index], probabilities[index], int(found.nfe[i]), bool(found.decided[i]))
-        named = dict(zip(map(str, classes), probabilities, strict=True))
-        cells[number] = dict(zip(COLUMNS, (*values, named), strict=True))
-    return cells
+    import pandas as pd
+
+    index, probabilities = found.index.tolist(), found.probabilities.tolist()
+    named = [dict(zip(map(str, classes), row, strict=True)) for row in probabilities]
+    values = (
+        [classes[k] for k in index],
+        [row[k] for row, k in zip(probabilities, index, strict=True)],
+        found.nfe.long().tolist(),
+        found.decided.tolist(),
+        named,
+    )
+    return pd.DataFrame(dict(zip(COLUMNS, values, strict=True)), index=numbers)
 
 
 def _shown(cells: Cells) -> Cells:

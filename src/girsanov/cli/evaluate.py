@@ -5,7 +5,6 @@ The model is a run of ours, or a folder of diffusers with the scale of the data 
 
 __all__ = ["register"]
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -13,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 import typer
 
 from girsanov.cli.given import Given, conditioned
-from girsanov.cli.lines import Cells, RowLines
+from girsanov.cli.lines import RowLines
 from girsanov.cli.options import (
     Common,
     LikelihoodOption,
@@ -155,9 +154,9 @@ def score(
     note(f"scoring {rows.described}: {len(rows):,}")
     note_refused(rows.refused, note)
 
-    def compute(block: slice) -> dict[int, Cells]:
+    def compute(block: slice) -> Any:
         estimate = _estimate(model, rows.data[block], condition_at(condition, block), method, common)
-        return _cells(estimate, rows.index[block].tolist())
+        return estimate.frame(rows.index[block].numpy())
 
     RowLines(COLUMNS, "value", errors=each).write(rows, compute, size=BLOCK, out=out, json=common.json)
 
@@ -224,11 +223,3 @@ def _measure(model: Any, x: Any, condition: Any, method: Method, common: Common)
     begun = time.monotonic()
     entry = summary(_estimate(model, x, condition, method, common))
     return entry | {"seconds": round(time.monotonic() - begun, 2)}
-
-
-def _cells(estimate: Any, numbers: Sequence[int]) -> dict[int, Cells]:
-    """Value, standard error (``None`` where unknown), kind and model of each row, by its number."""
-    pairs = zip(estimate.value.tolist(), estimate.stderr.tolist(), strict=True)
-    # NaN is the only number that is not itself
-    lines = [(value, error if error == error else None, estimate.kind, estimate.model) for value, error in pairs]
-    return {row: dict(zip(COLUMNS, line, strict=True)) for row, line in zip(numbers, lines, strict=True)}

@@ -4,7 +4,7 @@ __all__ = ["RowLines"]
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, final
@@ -34,14 +34,12 @@ class RowLines:
     only_json: Sequence[str] = ()
     shown: Callable[[Cells], Cells] = dict
 
-    def write(
-        self, rows: Any, compute: Callable[[slice], Mapping[int, Cells]], *, size: int, out: Path | None, json: bool
-    ) -> None:
+    def write(self, rows: Any, compute: Callable[[slice], Any], *, size: int, out: Path | None, json: bool) -> None:
         """Write lines as they are computed, to a file when all are.
 
         Args:
             rows: :class:`girsanov.runs.Rows`.
-            compute: cells of the rows of a block, by their numbers.
+            compute: a data frame of a block's rows, with their numbers as its index; ``nan`` is an empty cell.
             size: rows of a block.
             out: the file; standard output if ``None``.
             json: JSON lines instead of CSV.
@@ -53,7 +51,7 @@ class RowLines:
         if not json:
             put(_csv([header]))
         for block, span in rows.blocks(size):
-            found = compute(block) if len(rows) else {}
+            found = compute(block).to_dict("index") if len(rows) else {}
             lines = [self._line(row, found.get(row), rows) for row in span]
             put(_jsons(lines) if json else _csv([self._csv_line(line, header) for line in lines]))
         if out is not None:
@@ -63,7 +61,9 @@ class RowLines:
 
     def _line(self, row: int, found: Cells | None, rows: Any) -> Cells:
         line = {"row": row + 1} | ({"file": rows.files[row]} if rows.files else {})
-        line |= dict.fromkeys(self.columns) if found is None else found
+        # of what is not the number, NaN (the only one that is not itself) is an empty cell
+        cells = found or dict.fromkeys(self.columns)
+        line |= {name: cell if name == self.number or cell == cell else None for name, cell in cells.items()}
         return line | ({"error": rows.refused.get(row)} if self.errors else {})
 
     def _csv_line(self, line: Cells, header: Sequence[str]) -> list[Any]:

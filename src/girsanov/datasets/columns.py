@@ -71,7 +71,7 @@ class Numeric:
 
     def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """The column from its encoded dimensions, discrete values on the lattice and in the range that was seen."""
-        return self.nearest(block[:, 0])
+        return _integers(self.nearest(block[:, 0]), self.lattice.whole)
 
     def nearest(self, values: np.ndarray) -> np.ndarray:
         """The nearest values that the source could hold, any shape."""
@@ -161,7 +161,9 @@ class Constant(Dropped):
 
     def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """The constant, once per row."""
-        return np.full(len(block), self.value, dtype=object if isinstance(self.value, str) else None)
+        if isinstance(self.value, str):
+            return np.full(len(block), self.value, dtype=object)
+        return _integers(np.full(len(block), self.value), self.value % 1 == 0)
 
     def _wrong(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         if isinstance(self.value, str):
@@ -196,7 +198,8 @@ class Copy(Dropped):
     def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """What stands beside the decoded twin."""
         own = dict(self.values)
-        return np.array([own.get(twin, twin) for twin in columns[self.twin]], dtype=float if self._numeric else object)
+        found = np.array([own.get(twin, twin) for twin in columns[self.twin]], dtype=float if self._numeric else object)
+        return _integers(found, self._numeric and all(float(value) % 1 == 0 for value in own.values()))
 
     def _wrong(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         twins, own = _texts(columns[self.twin]), dict(self.values)
@@ -246,7 +249,10 @@ class Combination(Dropped):
         total = np.full(len(block), self.intercept)
         for name, slope in self.terms:
             total = total + slope * columns[name]
-        return total if self.lattice.binned else self.lattice.snap(total)
+        counts = all(columns[name].dtype.kind == "i" and slope % 1 == 0 for name, slope in self.terms)
+        if self.lattice.binned:
+            return _integers(total, counts and self.intercept % 1 == 0)
+        return _integers(self.lattice.snap(total), self.lattice.whole or (counts and self.intercept % 1 == 0))
 
     def _wrong(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         values = _numbers(column, self.name, source)
@@ -305,6 +311,11 @@ def _numbers(column: np.ndarray, name: str, source: str) -> np.ndarray:
         ),
     )
     return column.astype(np.float64)
+
+
+def _integers(values: np.ndarray, whole: bool) -> np.ndarray:
+    """A column of whole numbers as integers, where floats tell these apart."""
+    return values.astype(np.int64) if whole and bool((np.abs(values) < 2.0**53).all()) else values
 
 
 def _texts(column: np.ndarray) -> list[str]:

@@ -69,6 +69,11 @@ class Lattice:
         """Whether values off the points are rounded to them, as bins were laid over the column."""
         return self.slack == BINNED
 
+    @property
+    def whole(self) -> bool:
+        """Whether its points are whole numbers."""
+        return self.step > 0.0 and self.step % 1 == self.offset % 1 == 0.0
+
     def snap(self, values: np.ndarray) -> np.ndarray:
         """The nearest lattice points; a value that is one to float64's precision is left as it is."""
         if not self.step:

@@ -288,8 +288,10 @@ class DensityModel(nn.Module):
             generator: source of all draws; ``None`` means seed 0.
 
         Returns:
-            A float64 tensor, ``n *event_shape`` of images and ``n columns`` of tables; a data frame for tables with
-            columns of text. Either is what every likelihood takes. Columns that were dropped on request are missing.
+            A data frame where the model was fitted to named columns (a data frame, a file with a header) or to text:
+            under their names, in their order, whole numbers as integers. A float64 tensor where it was fitted to an
+            array, a tensor or a file without a header: ``n columns`` of tables, ``n *event_shape`` of images. Either is
+            what every likelihood takes. Columns that were dropped on request are missing.
         """
         options = {"lmbd": float(self.is_flow) if lmbd is None else lmbd, "steps": steps}
 
