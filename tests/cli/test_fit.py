@@ -123,6 +123,27 @@ def test_the_command_overrules_how_columns_are_read(tmp_path, girsanov, quick):
     assert "--lattice c: there is no =; give COL=STEP" in wrong.err
 
 
+def test_cells_that_look_missing_are_a_level_where_that_is_said(tmp_path, girsanov, quick):
+    data = tmp_path / "houses.csv"
+    sizes = torch.randn(90, generator=seeded(0)).tolist()
+    data.write_text("alley,size\n" + "".join(f"{['NA', 'Grvl', 'Pave'][i % 3]},{s!r}\n" for i, s in enumerate(sizes)))
+    refused = girsanov("fit", data, "--out", tmp_path / "run", "--categorical", *quick)
+    assert refused.code == 2
+    assert "holds 'NA', which is read as missing" in refused.err
+    assert "with --missing-as-level alley." in refused.err
+    stated = ("--categorical", "--missing-as-level", "alley")
+    result = girsanov("fit", data, "--out", tmp_path / "run", *stated, *quick)
+    assert result.code == 0, result.err
+    assert "Read as levels, though they look missing: alley (NA in 30 rows)." in result.err
+    assert girsanov("sample", tmp_path / "run", "-n", "40", "--steps", "4", "--out", tmp_path / "new.csv").code == 0
+    assert ",".join(sorted({line.split(",")[0] for line in (tmp_path / "new.csv").read_text().splitlines()[1:]})) == (
+        "Grvl,NA,Pave"
+    )
+    scores = girsanov("score", tmp_path / "run", tmp_path / "new.csv", "--samples", "4")
+    assert scores.code == 0, scores.err
+    assert "nan" not in scores.out
+
+
 def test_limit_keeps_row_numbers_of_the_source(tmp_path, girsanov, quick, write_table):
     data = write_table(tmp_path / "data.csv")
     result = girsanov("fit", data, "--limit", "40", "--out", tmp_path / "run", *quick, "--json")

@@ -9,7 +9,17 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from girsanov.cli.options import Common, Computing, OnError, OnErrorOption, out_option, settings_of, spread
+from girsanov.cli.options import (
+    Common,
+    Computing,
+    MissingAsLevelOption,
+    OnError,
+    OnErrorOption,
+    listed,
+    out_option,
+    settings_of,
+    spread,
+)
 from girsanov.cli.output import UsageError, as_json, emit, note_refused, stderr_note
 
 EXAMPLE = (
@@ -105,9 +115,20 @@ class Reading:
     ] = None
     drop: Annotated[list[str] | None, typer.Option(metavar="COL", help="Leave a column out; repeatable.")] = None
     categorical: Annotated[bool, typer.Option("--categorical", help="One-hot encode text columns.")] = False
+    missing_as_level: MissingAsLevelOption = None
     limit: Annotated[
         int | None, typer.Option(min=30, metavar="N", help="Use N rows of each end, chosen at random.")
     ] = None
+
+    def options(self) -> dict[str, Any]:
+        """How both ends are read."""
+        levels = listed(self.missing_as_level)
+        return {
+            "categorical": self.categorical,
+            "drop": self.drop or (),
+            "missing_as_level": levels,
+            "limit": self.limit,
+        }
 
 
 @dataclass(frozen=True)
@@ -162,9 +183,7 @@ def bridge(
     kind, whose = (LawBridgeConfig, "a bridge to a normal law") if target == "normal" else (BridgeConfig, "a bridge")
     config = settings_of(kind, whose, **given, seed=computed.seed)
     sources = EndSource(source, _classes(reading.source_classes)), EndSource(target, _classes(reading.target_classes))
-    ends = read_ends(
-        *sources, categorical=reading.categorical, drop=reading.drop or (), limit=reading.limit, seed=computed.seed
-    )
+    ends = read_ends(*sources, **reading.options(), seed=computed.seed)
     run = BridgeRun(ends, config)
     try:
         metrics = fit_run(run, out, budget=budget, progress=progress, note=note, device=device)

@@ -105,7 +105,7 @@ def classify(
 
     def compute(block: slice) -> Any:
         found = classifier.classify(rows.data[block], confidence=how.confidence)
-        return _frame(found, rows.index[block].tolist(), classifier.classes_.tolist())
+        return _frame(found, rows.index[block].numpy(), classifier.classes_.tolist())
 
     lines = RowLines(COLUMNS, "probability", errors=each, only_json=("probabilities",), shown=_shown)
     lines.write(rows, compute, size=BLOCK, out=out, json=common.json)
@@ -139,7 +139,7 @@ def _part(model: Any, part: str) -> tuple[Any, list[str]]:
     return found, [found.classes[k] for k in found.codes.tolist()]
 
 
-def _frame(found: Any, numbers: list[int], classes: list[Any]) -> Any:
+def _frame(found: Any, numbers: Any, classes: list[Any]) -> Any:
     """What was found of each row, by its number, with the probabilities of all classes."""
     import pandas as pd
 

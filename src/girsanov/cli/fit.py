@@ -2,7 +2,6 @@
 
 __all__ = ["register"]
 
-import csv
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from girsanov.cli.options import Computing, SamplesOption, out_option, settings_of, spread
+from girsanov.cli.options import (
+    Computing,
+    MissingAsLevelOption,
+    SamplesOption,
+    listed,
+    out_option,
+    settings_of,
+    spread,
+)
 from girsanov.cli.output import UsageError, as_json, emit, print_result, stderr_note
 
 if TYPE_CHECKING:
@@ -40,6 +47,7 @@ class Reading:
     lattice: Annotated[
         list[str] | None, typer.Option(metavar="COL=STEP,...", help="Read columns as multiples of a step.")
     ] = None
+    missing_as_level: MissingAsLevelOption = None
 
     def select(self, data: str, seed: int) -> Any:
         """The rows that were asked for."""
@@ -50,8 +58,9 @@ class Reading:
             categorical=self.categorical,
             discrete=self.discrete,
             drop=self.drop or (),
-            continuous=_listed(self.continuous),
-            lattice=dict(map(_step, _listed(self.lattice))),
+            continuous=listed(self.continuous),
+            lattice=dict(map(_step, listed(self.lattice))),
+            missing_as_level=listed(self.missing_as_level),
         )
 
 
@@ -172,11 +181,6 @@ def _kind(what: str, kinds: Mapping[str, Any], name: str, settings: dict[str, An
     if name not in kinds:
         raise UsageError(f"Unknown {what} {name!r}: choose one of {', '.join(kinds)}")
     return settings_of(kinds[name], f"the {name} {what}", **settings)
-
-
-def _listed(options: Sequence[str] | None) -> list[str]:
-    """The names in options that repeat or hold lists; a name with a comma stands in double quotes."""
-    return [name for row in csv.reader(options or (), skipinitialspace=True) for name in row]
 
 
 def _step(text: str) -> tuple[str, float]:

@@ -10,11 +10,13 @@ __all__ = [
     "JsonOption",
     "LikelihoodOption",
     "Likelihoods",
+    "MissingAsLevelOption",
     "OnError",
     "OnErrorOption",
     "RunArgument",
     "SamplesOption",
     "ThreadsOption",
+    "listed",
     "out_option",
     "prepare_threads",
     "settings_of",
@@ -22,9 +24,10 @@ __all__ = [
 ]
 
 import copy
+import csv
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from functools import wraps
@@ -74,12 +77,28 @@ OnErrorOption = Annotated[
 LimitOption = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Only the first N rows.", rich_help_panel="Data")
 ]
+MissingAsLevelOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COL,...", help="Text columns whose missing cells (NA, None, empty) are a level of their own."
+    ),
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processor threads.")]
 JsonOption = Annotated[
     bool,
     typer.Option("--json", help="Results as JSON on standard output, all else elsewhere.", rich_help_panel="Output"),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.", rich_help_panel="Output")]
+
+
+def listed(options: Sequence[str] | None) -> list[str]:
+    """The names in options that repeat or hold lists; a name with a comma stands in double quotes.
+
+    Example:
+        >>> listed(["a,b", '"c,d"'])
+        ['a', 'b', 'c,d']
+    """
+    return [name for row in csv.reader(options or (), skipinitialspace=True) for name in row]
 
 
 def out_option(text: str, **options: Any) -> Any:

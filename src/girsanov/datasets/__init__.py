@@ -125,7 +125,7 @@ def load(source: str | os.PathLike[str], **reading: Unpack[Reading]) -> Data:
     Args:
         source: see :func:`read`.
         **reading: what becomes of columns, see :meth:`Schema.infer`: ``categorical``, ``discrete``, ``drop``,
-            ``continuous``, ``lattice``.
+            ``continuous``, ``lattice``, ``missing_as_level``.
 
     Raises:
         InputError: one sentence, for everything that can be wrong with the data.

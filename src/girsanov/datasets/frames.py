@@ -1,17 +1,21 @@
 """Data frames as named columns: whatever holds a table comes through here, files too.
 
-A column is numeric when every cell is a number or missing, else it is text; missing cells become NaN or ``None`` and
-are refused later, where the schema can say which column to drop. An index of pandas is never data.
+A column is numeric when every cell is a number or missing, else it is text. Missing cells become NaN or ``None``; words
+for them, as NA, stay as they are in text, where they may be names. Both are refused later, where the schema can say what
+to do. An index of pandas is never data.
 """
 
 __all__ = [
     "COMMAS",
     "GROUPED",
     "MISSING",
+    "MISSING_LEVEL",
+    "as_levels",
     "csv_text",
     "frame_parts",
     "is_code",
     "is_number",
+    "looks_missing",
     "positional_names",
     "refuse_twins",
     "spelled",
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
 MISSING = frozenset(
     {"", "nan", "na", "n/a", "null", "none", "?", "<na>", "nat", "-nan", "1.#qnan", "-1.#ind", "n.a.", "\\n", "(null)"}
 ) | {f"#{error}" for error in ("n/a", "na", "div/0!", "value!", "ref!", "num!", "null!", "name?")}
+MISSING_LEVEL = "NA"  #: the level of cells with nothing in them, where these are one
 DASHES = frozenset({"-", "--", "–", "—", ".", "*"})  #: missing among numbers, a level among texts
 NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity|nan)", re.ASCII | re.IGNORECASE)
 #: how a comma may stand in a number: what the cells look like, and what is to be removed from them
@@ -96,6 +101,34 @@ def is_code(cell: Any) -> bool:
         [True, True, False, False, False, False]
     """
     return isinstance(cell, str) and CODE.fullmatch(cell.strip()) is not None
+
+
+def looks_missing(column: np.ndarray) -> np.ndarray:
+    """Which cells are missing, or text that mostly says so: bool, shape ``n``.
+
+    Example:
+        >>> looks_missing(np.array(["oak", "NA", None, "n/a", "none of these"], dtype=object)).tolist()
+        [False, True, True, True, False]
+    """
+    import pandas as pd
+
+    gaps = np.asarray(pd.isna(column))
+    if column.dtype != object:
+        return gaps
+    return gaps | np.array([isinstance(cell, str) and cell.lower() in MISSING for cell in column], dtype=bool)
+
+
+def as_levels(column: np.ndarray) -> np.ndarray:
+    """Cells as names, those with nothing in them as NA.
+
+    Example:
+        >>> as_levels(np.array(["oak", "None", None], dtype=object)).tolist()
+        ['oak', 'None', 'NA']
+    """
+    import pandas as pd
+
+    pairs = zip(column.tolist(), np.asarray(pd.isna(column)), strict=True)
+    return np.array([MISSING_LEVEL if gap else spelled(cell) for cell, gap in pairs], dtype=object)
 
 
 def spelled(cell: Any) -> str:
@@ -231,14 +264,15 @@ def _cells(series: "pd.Series", commas: tuple[str, ...]) -> tuple[np.ndarray, tu
         codes, found = pd.factorize(series.astype(object).to_numpy())
     except TypeError:  # lists and the like
         return series.to_numpy(dtype=object), ()
-    cells = [cell.strip() if isinstance(cell, str) else cell for cell in found]
-    cells = [None if isinstance(cell, str) and cell.lower() in MISSING else cell for cell in cells]
-    numbers, styles = (None, ()) if declared or _are_codes(cells) else _numbers(cells, commas)
+    written = [(cell.strip() or None) if isinstance(cell, str) else cell for cell in found]
+    cells = [None if isinstance(cell, str) and cell.lower() in MISSING else cell for cell in written]
+    words = any(cell is not None for cell in written) and all(cell is None for cell in cells)  # NA and nothing else
+    numbers, styles = (None, ()) if declared or words or _are_codes(cells) else _numbers(cells, commas)
     if numbers is not None:
         return np.append(numbers, np.nan)[codes] if (codes < 0).any() else numbers[codes], styles
     texts = np.empty(len(cells) + 1, dtype=object)
     known = declared or all(cell is None or isinstance(cell, str) or is_number(cell) for cell in cells)
-    texts[:-1] = [spelled(cell) if known and cell is not None else cell for cell in cells]
+    texts[:-1] = [spelled(cell) if known and cell is not None else cell for cell in written]
     return texts[codes], ()
 
 

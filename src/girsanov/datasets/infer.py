@@ -18,9 +18,9 @@ from girsanov.datasets.columns import (
     Rule,
 )
 from girsanov.datasets.dependencies import dependent_columns
-from girsanov.datasets.frames import is_code, is_number
+from girsanov.datasets.frames import as_levels, is_code, is_number
 from girsanov.datasets.lattice import Lattice, lattice_of, spoken, with_step
-from girsanov.datasets.notes import few_rows, table_notes
+from girsanov.datasets.notes import few_rows, missing_notes, table_notes
 from girsanov.datasets.offsets import refuse_swallowed, swallowed_notes
 from girsanov.datasets.places import row_name
 from girsanov.datasets.raw import Raw
@@ -43,7 +43,11 @@ TEXTS = {
     "many codes": ", a name by its leading zeros; leave it out with {drop}, or read it as a number with {lattice}",
 }
 OPTIONS = ((" ", "--drop ", ""), (",", "", "=1"))  #: how columns are joined, and what stands before and after each
-GAPS = "impute the values or drop the rows, or leave the column out with --drop {column}."
+GAPS = (
+    "impute the values or drop the rows, or leave the column out with --drop {column}.",
+    "impute the values or drop the rows, leave the column out with --drop {column}, or read such cells as a level "
+    "with --missing-as-level {column}.",
+)
 
 
 def table_rules(
@@ -54,13 +58,14 @@ def table_rules(
     drop: Sequence[str],
     continuous: Sequence[str] = (),
     lattice: Mapping[str, float] | None = None,
+    missing_as_level: Sequence[str] = (),
 ) -> tuple[tuple[Rule, ...], tuple[str, ...]]:
     """One rule per column of a table, and the sentences that say what was done.
 
     Raises:
         InputError: see :meth:`girsanov.datasets.schema.Schema.infer`.
     """
-    columns = _modelled(raw, drop, {*continuous, *(lattice or ())}, categorical)
+    columns = _modelled(raw, drop, {*continuous, *(lattice or ())}, categorical, missing_as_level)
     asked = _asked(columns, raw.name, continuous, lattice or {})
     rules: dict[str, Rule] = {name: Omitted(name) for name in drop}
     rules |= {name: Constant(name, _scalar(column)) for name, column in columns.items() if _is_constant(column)}
@@ -76,14 +81,28 @@ def table_rules(
         raise InputError(f"{raw.name}: every column is constant, so there is nothing to model.")
     if not discrete:
         _refuse_discrete(ordered, raw.name)
-    notes = (*table_notes(ordered, varying, asked), *said, *swallowed_notes(varying))
+    levels = missing_notes({name: columns[name] for name in missing_as_level})
+    notes = (*table_notes(ordered, varying, asked), *levels, *said, *swallowed_notes(varying))
     return ordered, (*notes, *few_rows(len(raw), dimensions))
 
 
-def _modelled(raw: Raw, drop: Sequence[str], numbers: set[str], categorical: bool) -> dict[str, np.ndarray]:
+def _modelled(
+    raw: Raw, drop: Sequence[str], numbers: set[str], categorical: bool, levels: Sequence[str]
+) -> dict[str, np.ndarray]:
     """The columns that are not dropped, once no value of theirs is missing, text unasked, or too large to model."""
     columns = _kept(raw, drop)
-    refuse_missing(columns, raw.name, GAPS)
+    for name in levels:
+        if name not in columns:
+            raise InputError(
+                f"{raw.name}: has no column {name!r} for --missing-as-level; its columns are {', '.join(columns)}."
+            )
+        if columns[name].dtype != object:
+            raise InputError(
+                f"{raw.name}: column {name!r} holds numbers, among which what is missing is no level; leave it out of "
+                "--missing-as-level."
+            )
+        columns[name] = as_levels(columns[name])
+    refuse_missing({name: columns[name] for name in columns if name not in levels}, raw.name, *GAPS)
     for name in columns.keys() & numbers:
         if columns[name].dtype == object and all(map(is_number, columns[name])):  # names that are numbers after all
             columns[name] = columns[name].astype(np.float64)

@@ -1,12 +1,13 @@
 """What was done with the columns of a table, in sentences for their owner."""
 
-__all__ = ["few_rows", "table_notes"]
+__all__ = ["few_rows", "missing_notes", "table_notes"]
 
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from girsanov.datasets.columns import Combination, Constant, Copy, Numeric, Omitted, OneHot, Rule
+from girsanov.datasets.frames import looks_missing
 from girsanov.datasets.lattice import atoms, levels_of, spoken
 from girsanov.datasets.recording import recording_of
 
@@ -47,6 +48,15 @@ def table_notes(rules: Sequence[Rule], columns: Mapping[str, np.ndarray], asked:
     if len(found) > SHOWN:
         copies.append(f"Dropped as sums of others too: {', '.join(rule.name for rule in found[SHOWN:])}.")
     return (*copies, *notes, *_counters(numeric, columns), *_sentinels(rules, columns))
+
+
+def missing_notes(columns: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """A sentence about the levels of text columns that look missing, where there are some."""
+    found = []
+    for name, column in columns.items():
+        levels, counts = np.unique(column[looks_missing(column)].astype(str), return_counts=True)
+        found += [f"{name} ({level} in {n} row{'s' if n > 1 else ''})" for level, n in zip(levels, counts, strict=True)]
+    return (f"Read as levels, though they look missing: {_some(found)}.",) if found else ()
 
 
 def _some(names: Sequence[str]) -> str:

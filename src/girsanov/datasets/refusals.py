@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from girsanov.datasets.frames import looks_missing
 from girsanov.datasets.places import row_name
 from girsanov.types import InputError
 
@@ -32,30 +33,37 @@ def refuse(bad: Any, source: str, sentence: Callable[[int], str], advice: str = 
         raise RefusedRowsError(source, bad, sentence, advice)
 
 
-def refuse_missing(columns: Mapping[str, np.ndarray], source: str, advice: str) -> None:
+def refuse_missing(columns: Mapping[str, np.ndarray], source: str, of_numbers: str, of_text: str = "") -> None:
     """Refuse missing and infinite values.
+
+    Args:
+        columns: by name; of text, words such as NA count as missing.
+        source: how errors call it.
+        of_numbers: what to do, with braces for the column.
+        of_text: what to do where the column is text, if that is more.
 
     Raises:
         InputError: naming the first row and column of the first kind found, and how many there are.
     """
-    import pandas as pd
-
-    gaps = {name: np.asarray(pd.isna(column)) for name, column in columns.items()}
-    _refuse_cells(gaps, "is missing", "missing value", source, advice)
+    gaps = {name: looks_missing(column) for name, column in columns.items()}
     infinite = {name: np.isinf(column) for name, column in columns.items() if column.dtype.kind == "f"}
-    _refuse_cells(infinite, "is infinite", "infinite value", source, advice)
+    for kind, marks in (("missing", gaps), ("infinite", infinite)):
+        counts = {name: int(mark.sum()) for name, mark in marks.items() if mark.any()}
+        if not counts:
+            continue
 
+        def sentence(i: int, marks: Mapping[str, np.ndarray] = marks, kind: str = kind) -> str:
+            name = next(name for name in marks if marks[name][i])
+            cell = columns[name][i]
+            found = f"holds {cell!r}, which is read as missing" if isinstance(cell, str) else f"is {kind}"
+            return f"column {name!r} {found}"
 
-def _refuse_cells(marks: Mapping[str, np.ndarray], what: str, plural: str, source: str, advice: str) -> None:
-    counts = {name: int(mark.sum()) for name, mark in marks.items() if mark.any()}
-    if not counts:
-        return
-    bad = np.logical_or.reduce([marks[name] for name in counts])
-    name = next(name for name in counts if marks[name][bad.argmax()])
-    total, several = sum(counts.values()), "s" if len(counts) > 1 else ""
-    summary = f"{total} {plural}{'s' if total > 1 else ''} in {len(counts)} column{several}: {_listed(list(counts))}"
-    advice = f" ({summary}); {advice.format(column=name)}"
-    refuse(bad, source, lambda i: f"column {next(name for name in counts if marks[name][i])!r} {what}", advice)
+        bad = np.logical_or.reduce([marks[name] for name in counts])
+        first = next(name for name in counts if marks[name][bad.argmax()])
+        total, several = sum(counts.values()), "s" if len(counts) > 1 else ""
+        summary = f"{total} {kind} value{'s' if total > 1 else ''} in {len(counts)} column{several}"
+        advice = (columns[first].dtype == object and of_text) or of_numbers
+        refuse(bad, source, sentence, f" ({summary}: {_listed(list(counts))}); {advice.format(column=first)}")
 
 
 def _listed(names: list[str]) -> str:

@@ -26,6 +26,7 @@ from girsanov.datasets.columns import (
     rule_from_json,
     rule_to_json,
 )
+from girsanov.datasets.frames import as_levels
 from girsanov.datasets.infer import image_lattice, table_rules
 from girsanov.datasets.lattice import Lattice
 from girsanov.datasets.places import row_name
@@ -46,6 +47,7 @@ class Reading(TypedDict, total=False):
     drop: Sequence[str]
     continuous: Sequence[str]
     lattice: Mapping[str, float] | None
+    missing_as_level: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Schema:
         rules: what becomes of each raw column; for images one rule for all pixels.
         named: whether the fitted columns had names of their own (else new rows go by position).
         notes: sentences to print: what was dropped, dequantised, one-hot encoded.
+        missing_as_level: text columns whose cells that look missing are levels.
 
     Example:
         >>> from girsanov.datasets.raw import from_array
@@ -74,6 +77,7 @@ class Schema:
     rules: tuple[Rule, ...]
     named: bool = False
     notes: tuple[str, ...] = ()
+    missing_as_level: tuple[str, ...] = ()
 
     @classmethod
     def infer(
@@ -85,6 +89,7 @@ class Schema:
         drop: Sequence[str] = (),
         continuous: Sequence[str] = (),
         lattice: Mapping[str, float] | None = None,
+        missing_as_level: Sequence[str] = (),
     ) -> "Schema":
         """Fit a schema to data.
 
@@ -96,6 +101,8 @@ class Schema:
             continuous: names of columns that are densities, whatever their values look like.
             lattice: steps of columns, by name, whose values are rounded to their multiples (shifted to the most
                 common value).
+            missing_as_level: names of text columns whose cells that look missing are levels: words such as NA, None or
+                null as they are spelled, and cells with nothing in them as NA. Elsewhere they are an error.
 
         Raises:
             InputError: missing or infinite values, text columns, discrete columns under
@@ -104,12 +111,18 @@ class Schema:
         if len(raw) < 2:
             raise InputError(f"{raw.name}: holds one row, but a model is fitted to many; give more rows.")
         if raw.kind == "images":
-            return cls._infer_images(raw, discrete, (*drop, *continuous, *(lattice or ())))
+            return cls._infer_images(raw, discrete, (*drop, *continuous, *(lattice or ()), *missing_as_level))
         rules, notes = table_rules(
-            raw, categorical=categorical, discrete=discrete, drop=drop, continuous=continuous, lattice=lattice
+            raw,
+            categorical=categorical,
+            discrete=discrete,
+            drop=drop,
+            continuous=continuous,
+            lattice=lattice,
+            missing_as_level=missing_as_level,
         )
         count = sum(len(rule.dimensions()) for rule in rules)
-        return cls("table", (count,), rules, raw.named, raw.notes + notes)
+        return cls("table", (count,), rules, raw.named, raw.notes + notes, tuple(missing_as_level))
 
     @classmethod
     def _infer_images(cls, raw: Raw, discrete: bool, named: Sequence[str]) -> "Schema":
@@ -175,7 +188,13 @@ class Schema:
         if self.kind == "images":
             return torch.from_numpy(self._encode_images(raw))
         columns = self._matched(raw)
-        refuse_missing(columns, raw.name, "remove such rows or impute the values")
+        levels = {name: as_levels(columns[name]) for name in self.missing_as_level}
+        refuse_missing(
+            {name: columns[name] for name in columns if name not in levels},
+            raw.name,
+            "remove such rows or impute the values",
+        )
+        columns |= levels
         blocks = [
             rule.encode(columns[rule.name], raw.name, columns) for rule in self.rules if not isinstance(rule, Omitted)
         ]
@@ -305,6 +324,7 @@ class Schema:
             "named": self.named,
             "rules": [rule_to_json(rule) for rule in self.rules],
             "notes": list(self.notes),
+            "missing_as_level": list(self.missing_as_level),
         }
 
     @classmethod
@@ -322,7 +342,8 @@ class Schema:
         try:
             rules = tuple(rule_from_json(rule) for rule in record["rules"])
             shape = tuple(int(size) for size in record["event_shape"])
-            return cls(record["kind"], shape, rules, bool(record["named"]), tuple(record["notes"]))
+            levels = tuple(record.get("missing_as_level", ()))
+            return cls(record["kind"], shape, rules, bool(record["named"]), tuple(record["notes"]), levels)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"the schema is damaged ({error}); fit the model again.") from error
 

@@ -288,13 +288,18 @@ def _frame(text: str, layout: Layout, name: str) -> tuple["pd.DataFrame", tuple[
         raise
     if frame.shape[1] != layout.width or frame.iloc[:, -1].hasnans:  # pandas fills what a short record lacks
         _check_widths(text, layout, name)
-    if layout.width == 1 or not frame.iloc[-1].isna().all():
-        return frame, ()
     empty = 0
-    for _, cells in _records(_lines(text), layout.separator):
-        empty = 0 if any(cells) else empty + 1
+    if layout.width > 1 and frame.iloc[-1].isna().all():
+        for _, cells in _records(_lines(text), layout.separator):
+            empty = 0 if any(cells) else empty + 1
+        frame = frame.iloc[: len(frame) - empty].infer_objects()
+    words = [j for j in frame if frame[j].hasnans and (frame[j].isna().all() or frame[j].map(type).eq(str).any())]
+    if words:  # in text NA may be a name, so it is kept as it is written
+        written = _parsed(text, layout, na_values=[""], dtype=str, usecols=words).iloc[: len(frame)]
+        frame = frame.astype(dict.fromkeys(words, object))
+        frame[words] = written
     note = f"Left out {empty} empty row{'s' if empty > 1 else ''} at the end."
-    return frame.iloc[: len(frame) - empty].infer_objects(), (note,) if empty else ()
+    return frame, (note,) if empty else ()
 
 
 def _parsed(text: str, layout: Layout, **options: Any) -> Any:
@@ -306,11 +311,10 @@ def _parsed(text: str, layout: Layout, **options: Any) -> Any:
         rows,
         header=None,
         sep=r"\s+" if layout.separator == " " else layout.separator,
-        na_values=SPELLINGS,
         keep_default_na=False,
         float_precision=EXACT,
         skipinitialspace=True,
-        **options,
+        **{"na_values": SPELLINGS, **options},
     )
 
 

@@ -94,6 +94,7 @@ def read_ends(
     *,
     categorical: bool = False,
     drop: Sequence[str] = (),
+    missing_as_level: Sequence[str] = (),
     limit: int | None = None,
     seed: int = 0,
 ) -> Ends:
@@ -104,6 +105,7 @@ def read_ends(
         target: the end; the name ``normal`` stands for a standard normal law.
         categorical: one-hot encode text columns.
         drop: names of columns to leave out.
+        missing_as_level: names of text columns whose cells that look missing are levels.
         limit: keep so many rows of each end, chosen at random.
         seed: chooses and splits them.
 
@@ -124,15 +126,16 @@ def read_ends(
     if known and target.classes is not None:
         raise InputError("A normal law has no classes: leave --target-classes out")
     raws = [_limited(source_rows(end), limit, seed) for end in ((source,) if known else (source, target))]
+    columns: Any = {"categorical": categorical, "drop": list(drop), "missing_as_level": list(missing_as_level)}
     for raw in raws:
         if len(raw) < LEAST_ROWS:
             raise InputError(f"{raw.name}: {len(raw)} rows are too few for a bridge; give at least {LEAST_ROWS}.")
-        single = Schema.infer(raw, categorical=categorical, drop=drop)  # so that errors name the file and its own rows
+        single = Schema.infer(raw, **columns)  # so that errors name the file and its own rows
     both = raws[0] if known else joined(*raws)
-    schema = single if known else Schema.infer(both, categorical=categorical, drop=drop)
+    schema = single if known else Schema.infer(both, **columns)
     x = tuple(schema.encode(raw) for raw in raws)
     splits = tuple(split(len(raw), seed=seed, test=TEST_SHARE, validation=0.0, n_train=raw.n_train) for raw in raws)
-    reading = {"categorical": categorical, "drop": list(drop), "limit": limit, "seed": seed}
+    reading = columns | {"limit": limit, "seed": seed}
     return Ends(schema, (source, target), x, splits, reading)
 
 
