@@ -59,7 +59,7 @@ def test_evaluations_are_those_of_the_model(clusters):
 
 def test_scores_are_a_frame_with_the_index_of_the_rows(clusters):
     model, x = clusters
-    rows = pd.DataFrame(x[:5].numpy(), columns=["u", "v"], index=[*"abcde"])
+    rows = pd.DataFrame(x[:5].numpy().copy(), columns=["u", "v"], index=[*"abcde"])
     rows.loc["b", "u"] = np.nan
     found = score(model, rows, samples=16)
     assert list(found.index) == [*"abcde"]
@@ -81,7 +81,7 @@ def test_scores_are_a_frame_with_the_index_of_the_rows(clusters):
 def test_refused_rows_take_their_conditions_with_them():
     generator = seeded(3)
     labels, x = torch.arange(60) % 3, torch.randn(60, 2, generator=generator)
-    settings = gv.Config(steps=2, network="mlp", width=8, blocks=1, conditional=True)
+    settings = gv.Config(steps=2, network=gv.models.MLPConfig(width=8, blocks=1), conditional=True)
     model = gv.fit(x, labels=labels, config=settings)
     broken = x[:6].clone()
     broken[2, 1] = math.nan

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.datasets import Data, Raw, Schema
-from girsanov.datasets.raw import from_array
+from girsanov.datasets.arrays import from_array
 from girsanov.likelihoods.estimator import RandomisedRows, View, keyed_view
 from girsanov.transforms import Compose, Dequantise, OnLattice, Transform
 from girsanov.types import InputError, Measure, State

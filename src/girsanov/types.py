@@ -252,8 +252,8 @@ class Estimate:
 
         Example:
             >>> estimate = Estimate(torch.tensor([-1.5]), torch.tensor([0.25]), "exact", "density", nfe=0, event_dim=2)
-            >>> estimate.frame(["first"]).loc["first"].tolist()
-            [-1.5, 0.25, 'exact', 'density']
+            >>> estimate.frame(["first"]).to_dict("index")
+            {'first': {'value': -1.5, 'stderr': 0.25, 'kind': 'exact', 'model': 'density'}}
         """
         import pandas as pd
 

@@ -75,7 +75,7 @@ def test_scores_are_those_of_the_library(complete, girsanov):
 def test_scores_of_a_frame_are_the_lines_that_are_printed(complete, mended, girsanov):
     _, run, _ = complete
     printed = pd.read_csv(io.StringIO(girsanov("score", run, mended, "--quiet").out), float_precision="round_trip")
-    rows = pd.read_csv(mended)
+    rows = pd.read_csv(mended, float_precision="round_trip")
     found = gv.evaluation.score(gv.DensityModel.from_pretrained(run), rows.set_index(rows.index + 1))
     assert found.index.tolist() == printed["row"].tolist()
     pd.testing.assert_frame_equal(

@@ -130,7 +130,7 @@ def test_cells_that_look_missing_are_a_level_where_that_is_said(tmp_path, girsan
     refused = girsanov("fit", data, "--out", tmp_path / "run", "--categorical", *quick)
     assert refused.code == 2
     assert "holds 'NA', which is read as missing" in refused.err
-    assert "with --missing-as-level alley." in refused.err
+    assert "with --missing-as-level alley" in refused.err
     stated = ("--categorical", "--missing-as-level", "alley")
     result = girsanov("fit", data, "--out", tmp_path / "run", *stated, *quick)
     assert result.code == 0, result.err

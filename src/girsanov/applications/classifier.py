@@ -28,7 +28,7 @@ from girsanov.applications.level_weights import (
 )
 from girsanov.applications.screen import Screen, Screened
 from girsanov.datasets.labels import label_array, label_name
-from girsanov.datasets.places import Given
+from girsanov.datasets.refusals import Given
 from girsanov.randomness import seed_of
 from girsanov.types import InputError, State, require_count
 

@@ -79,9 +79,7 @@ LimitOption = Annotated[
 ]
 MissingAsLevelOption = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="COL,...", help="Text columns whose missing cells (NA, None, empty) are a level of their own."
-    ),
+    typer.Option(metavar="COL,...", help="Text columns in which what looks missing (NA, None, empty) is a level."),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processor threads.")]
 JsonOption = Annotated[

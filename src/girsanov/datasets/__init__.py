@@ -33,13 +33,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from girsanov.datasets.arrays import from_array as array_raw
 from girsanov.datasets.columns import Numeric
 from girsanov.datasets.labels import coded, label_array, label_name
-from girsanov.datasets.places import Given
-from girsanov.datasets.raw import Raw
-from girsanov.datasets.raw import from_array as array_raw
+from girsanov.datasets.raw import Raw, joined, keep_classes, take
+from girsanov.datasets.refusals import Given
 from girsanov.datasets.schema import Reading, Schema
-from girsanov.datasets.selection import joined, keep_classes, take
 from girsanov.datasets.sources import NAMED, read
 from girsanov.datasets.splits import Splits, fingerprint, split
 
@@ -211,4 +210,4 @@ def names() -> list[tuple[str, str, int, tuple[int, ...]]]:
         >>> names()[0]
         ('digits', 'handwritten digits, 8 x 8 pixels, 17 grey levels, 10 classes', 1797, (1, 8, 8))
     """
-    return [(name, data.description, data.rows, data.event_shape) for name, data in NAMED.items()]
+    return [(name, *described) for name, described in NAMED.items()]

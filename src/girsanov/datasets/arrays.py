@@ -1,28 +1,126 @@
-"""Array files: ``.npy``, ``.npz`` and the idx format of MNIST. Nothing is ever unpickled.
+"""Arrays given in Python, ``.npy``, ``.npz`` and the idx format of MNIST. Nothing is ever unpickled.
 
-Axes: ``(n, d)`` is a table, ``(n, h, w)`` grey images, ``(n, c, h, w)`` images. A four-axis array
+Axes in files: ``(n, d)`` is a table, ``(n, h, w)`` grey images, ``(n, c, h, w)`` images. A four-axis array
 whose last axis is 1 or 3 while its second is not is taken as ``(n, h, w, c)``, and said so.
 """
 
-__all__ = ["is_idx_folder", "read_idx_folder", "read_npy", "read_npz"]
+__all__ = ["from_array", "is_idx_folder", "read_idx_folder", "read_npy", "read_npz"]
 
 import gzip
 import math
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+from torch import Tensor
 
+from girsanov.datasets.frames import framed
 from girsanov.datasets.labels import label_array
-from girsanov.datasets.raw import Raw, from_array, guarded
+from girsanov.datasets.raw import Raw, guarded, positional_names
+from girsanov.datasets.refusals import Given
 from girsanov.types import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DATA_NAMES = ("x", "data", "images")
 LABEL_NAMES = ("y", "labels")
 IDX = re.compile(r"(.*?)(train|t10k|test)-(images|labels)[-.]idx[13][-.]ubyte(?:\.gz)?")  #: set, part and kind
 PICKLED = "holds Python objects, which would run code when loaded; save it as a plain numeric array."
+
+
+def from_array(
+    x: Tensor | np.ndarray | Any,
+    *,
+    labels: Any | None = None,
+    classes: tuple[str, ...] | None = None,
+    names: tuple[str, ...] | None = None,
+    name: str | None = None,
+) -> Raw:
+    """Tensors and arrays as :class:`Raw`: ``(n, d)`` is a table, every longer shape is kept.
+
+    Args:
+        x: real numbers, shape ``n *d`` with at least two axes; or a table with columns of its own: a data frame of
+            pandas or polars, an Arrow table, a structured array, a dict of columns. Masked and null
+            entries are missing.
+        labels: class of each row, shape ``n`` or ``n 1``: whole numbers, text, booleans or categories.
+        classes: names of the classes.
+        names: names of the columns of an ``(n, d)`` array.
+        name: how errors call the data; by default rows given in Python.
+
+    Raises:
+        InputError: for complex values, text outside tables, fewer than two axes, no rows, no columns, or two columns
+            of one name.
+
+    Example:
+        >>> from_array(np.zeros((4, 2))).names
+        ('x1', 'x2')
+        >>> from_array(np.zeros((4, 3, 8, 8))).kind
+        'images'
+    """
+    name = Given("array", x) if name is None else name
+    with guarded(name, "a table", "check its columns"):
+        frame = _as_frame(x)
+    held: Any = _rows(x, name) if frame is None else frame
+    target = None if labels is None else label_array(labels, len(held), name)
+    if held.ndim > 2:
+        return Raw(name, "images", values=held, labels=target, classes=classes)
+    unnamed = frame is None or (isinstance(x, np.ndarray) and not x.dtype.names)
+    given = positional_names(held.shape[1]) if names is None and unnamed else names
+    if given is not None and len(given) != held.shape[1]:
+        raise InputError(f"{name}: has {held.shape[1]} columns but {len(given)} names; give as many.")
+    known: Any = {"named": names is not None or not unnamed, "labels": target, "classes": classes}
+    if frame is None:  # not by way of pandas, which is slow where columns are many
+        return Raw(name, "table", given, columns=tuple(np.ascontiguousarray(column) for column in held.T), **known)
+    with guarded(name, "a table", "check its columns"):
+        return framed(frame if given is None else frame.set_axis(list(given), axis=1), name, **known)
+
+
+def _as_frame(x: Any) -> "pd.DataFrame | None":
+    """A table with columns of its own, or an array of text, as a data frame; ``None`` for anything else."""
+    if isinstance(x, Tensor) or (
+        isinstance(x, np.ndarray) and not x.dtype.names and (x.ndim != 2 or x.dtype.kind != "O")
+    ):
+        return None
+    import pandas as pd
+
+    if isinstance(x, pd.DataFrame):
+        return x
+    if isinstance(x, Mapping):
+        return pd.DataFrame(dict(x))
+    if not isinstance(x, (np.ndarray, pd.Series)) and hasattr(x, "to_pandas"):  # polars, Arrow and others
+        frame = x.to_pandas()
+        return frame if isinstance(frame, pd.DataFrame) else None
+    return pd.DataFrame(x) if isinstance(x, np.ndarray) else None
+
+
+def _rows(x: Any, name: str) -> np.ndarray:
+    """Rows of real numbers, shape ``n d`` or longer."""
+    if isinstance(x, Tensor):
+        # numpy has no bfloat16 and no float8.
+        x = x.detach().cpu().to_dense()
+        x = x.float() if x.is_floating_point() and x.element_size() < 4 else x
+    with guarded(name, "an array of numbers", "give rows of numbers, all of one length"):
+        x = x.toarray() if hasattr(x, "toarray") else x  # sparse matrices
+        values = np.ma.filled(x.astype(np.float64), np.nan) if np.ma.isMaskedArray(x) else np.asarray(x)
+    if values.dtype.kind not in "buif":
+        raise InputError(
+            f"{name}: holds values of type {values.dtype}, but only real numbers can be modelled; "
+            "convert it to floats or integers."
+        )
+    if values.ndim < 2:
+        raise InputError(
+            f"{name}: has shape {values.shape}, but rows of at least one column are needed; reshape it to (n, 1)."
+        )
+    if 0 in values.shape:
+        raise InputError(f"{name}: has shape {values.shape}, which holds no values; give some rows.")
+    return values.astype(np.uint8) if values.dtype.kind == "b" else values
+
+
+# ---------------------------------------------------------------------------------------- numpy
 
 
 def read_npy(path: Path, name: str) -> Raw:
@@ -140,21 +238,16 @@ def read_idx_folder(folder: Path, name: str) -> Raw:
     if len({stack.shape[1:] for stack in stacks}) > 1:
         sizes = " and ".join(str(stack.shape[1:]) for stack in stacks)
         raise InputError(f"{name}: its parts hold images of sizes {sizes}; keep one size per folder.")
-    targets = [
-        _part_labels(found.get((sets[0], part, "labels")), stack, name)
-        for part, stack in zip(parts, stacks, strict=True)
+    files = [found.get((sets[0], part, "labels")) for part in parts]
+    labels = [
+        label_array(_read_idx(file, 1, f"{name}/{file.name}"), len(stack), f"{name}/{file.name}")
+        for file, stack in zip(files, stacks, strict=True)
+        if file is not None
     ]
-    labels = [target for target in targets if target is not None]
     whole = np.concatenate(labels) if len(labels) == len(stacks) else None
     n_train = len(stacks[0]) if "train" in parts and len(stacks) > 1 else None
     values = np.concatenate(stacks)[:, None]
     return Raw(name, "images", values=values, labels=whole, n_train=n_train)
-
-
-def _part_labels(file: Path | None, stack: np.ndarray, name: str) -> np.ndarray | None:
-    if file is None:
-        return None
-    return label_array(_read_idx(file, 1, f"{name}/{file.name}"), len(stack), f"{name}/{file.name}")
 
 
 def _read_idx(path: Path, axes: int, name: str) -> np.ndarray:

@@ -283,16 +283,15 @@ def rule_to_json(rule: Rule) -> dict[str, Any]:
 
 def rule_from_json(record: Mapping[str, Any]) -> Rule:
     """The inverse of :func:`rule_to_json`; an unknown rule or field raises ``KeyError`` or ``TypeError``."""
-    fields = {key: value for key, value in record.items() if key != "rule"}
+    fields = {key: _tuples(value) for key, value in record.items() if key != "rule"}
     if "lattice" in fields:
         fields["lattice"] = Lattice(**fields["lattice"])
-    for key in {"levels", "seen"} & set(fields):
-        fields[key] = None if fields[key] is None else tuple(fields[key])
-    if "terms" in fields:
-        fields["terms"] = tuple((str(name), float(slope)) for name, slope in fields["terms"])
-    if record["rule"] == "copy":
-        fields["values"] = tuple((str(level), value) for level, value in fields.get("values", ()))
     return _RULES[record["rule"]](**fields)
+
+
+def _tuples(value: Any) -> Any:
+    """What JSON made lists, as it was."""
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _numbers(column: np.ndarray, name: str, source: str) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Data frames as named columns: whatever holds a table comes through here, files too.
 
 A column is numeric when every cell is a number or missing, else it is text. Missing cells become NaN or ``None``; words
-for them, as NA, stay as they are in text, where they may be names. Both are refused later, where the schema can say what
-to do. An index of pandas is never data.
+for them, as NA, stay as they are in text, where they may be names. Both are refused later, where the schema can say
+what to do. An index of pandas is never data.
 """
 
 __all__ = [
@@ -12,24 +12,22 @@ __all__ = [
     "MISSING_LEVEL",
     "as_levels",
     "csv_text",
-    "frame_parts",
+    "framed",
     "is_code",
     "is_number",
     "looks_missing",
-    "positional_names",
-    "refuse_twins",
     "spelled",
 ]
 
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from girsanov.datasets.raw import Raw
 from girsanov.types import InputError
 
 if TYPE_CHECKING:
@@ -58,16 +56,6 @@ READ_MARKS = {
 CODE = re.compile(r"0\d+", re.ASCII)
 #: names that pandas gives to columns without one, and to an index
 NAMELESS = re.compile(r"(Unnamed: \d+(_level_\d+)?|__index_level_\d+__)?")
-
-
-def positional_names(count: int) -> tuple[str, ...]:
-    """Names of columns that have none.
-
-    Example:
-        >>> positional_names(3)
-        ('x1', 'x2', 'x3')
-    """
-    return tuple(f"x{i + 1}" for i in range(count))
 
 
 def csv_text(frame: "pd.DataFrame") -> str:
@@ -147,62 +135,57 @@ def spelled(cell: Any) -> str:
     return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
 
 
-def frame_parts(
-    frame: "pd.DataFrame", name: str, *, commas: tuple[str, ...] = ("thousands", "decimal")
-) -> tuple[tuple[str, ...], tuple[np.ndarray, ...], tuple[str, ...]]:
-    """Names and columns of a data frame, and sentences about what was left out or read in a special way.
+def framed(frame: "pd.DataFrame", name: str, *, commas: tuple[str, ...] = tuple(COMMAS), **known: Any) -> Raw:
+    """A data frame as :class:`Raw`.
 
     Args:
         frame: columns of any type; those that are neither numbers nor text stay objects.
         name: how errors call it.
         commas: what commas in numbers may be, the likelier first.
+        **known: further attributes of the result; sentences about what was left out or read in a special way follow its
+            notes.
 
     Raises:
         InputError: two columns of one name, no rows or no columns.
 
     Example:
         >>> import pandas as pd
-        >>> frame_parts(pd.DataFrame({"a": ["1.5", "?"], "b": [True, False]}), "frame")
-        (('a', 'b'), (array([1.5, nan]), array([1, 0], dtype=uint8)), ())
+        >>> framed(pd.DataFrame({"a": ["1.5", "?"], "b": [True, False]}), "frame").columns
+        (array([1.5, nan]), array([1, 0], dtype=uint8))
     """
     if 0 in frame.shape:
         raise InputError(f"{name}: holds no rows; give a table with at least one row of numbers.")
     names = tuple(_label(label) for label in frame.columns)
-    refuse_twins(names, name)
     read = [_column(series, commas) for _, series in frame.items()]
     styles = {style for _, found in read for style in found}
     if {"thousands", "decimal"} <= styles:  # a file has one way to write numbers: 1,234 beside 0,5 is 1.234
-        return frame_parts(frame, name, commas=commas[1:])
+        return framed(frame, name, commas=commas[1:], **known)
     columns = {j: column for j, (column, _) in enumerate(read)}
-    notes = [f"The index {label!r} is not data; reset_index() makes it a column." for label in _index_names(frame)]
+    index = [str(label) for label in frame.index.names if label is not None and not NAMELESS.fullmatch(str(label))]
+    notes = [f"The index {label!r} is not data; reset_index() makes it a column." for label in index]
     notes += _leave_out(names, columns)
     taken = {names[j] for j in columns}
     final = tuple(names[j] or _fresh(j, taken) for j in columns)
-    for style in sorted(styles):
-        found = [label for label, j in zip(final, columns, strict=True) if style in read[j][1]]
-        notes += [f"{READ_MARKS[style]}: {', '.join(found)}."] * bool(found)
-    if "decimal" in styles:
-        pointed = [label for label, j in zip(final, columns, strict=True) if not read[j][1] and _broken(columns[j])]
-        notes += [f"Points were too: {', '.join(pointed)}; write all numbers in one way if they are not."] * bool(
-            pointed
-        )
-    return final, tuple(columns.values()), tuple(notes)
+    notes += _marks({label: read[j] for label, j in zip(final, columns, strict=True)})
+    known = {"named": True, **known, "notes": (*known.get("notes", ()), *notes)}
+    return Raw(name, "table", names=final, columns=tuple(columns.values()), **known)
 
 
-def refuse_twins(names: Sequence[str], name: str) -> None:
-    """Refuse two columns of one name, as ``name`` is called in the error."""
-    twice = next((column for column, count in Counter(names).items() if column and count > 1), None)
-    if twice is not None:
-        raise InputError(f"{name}: has two columns named {twice!r}; rename one.")
+def _marks(read: Mapping[str, tuple[np.ndarray, tuple[str, ...]]]) -> list[str]:
+    """Sentences on how the marks in numbers were read."""
+    notes = []
+    for style in sorted({style for _, found in read.values() for style in found}):
+        names = [name for name, (_, found) in read.items() if style in found]
+        notes.append(f"{READ_MARKS[style]}: {', '.join(names)}.")
+        pointed = [name for name, (column, found) in read.items() if not found and _broken(column)]
+        if style == "decimal" and pointed:
+            notes.append(f"Points were too: {', '.join(pointed)}; write all numbers in one way if they are not.")
+    return notes
 
 
 def _broken(column: np.ndarray) -> bool:
     """Whether a column holds numbers that are not whole."""
     return column.dtype.kind == "f" and bool((np.nan_to_num(column) % 1 != 0).any())
-
-
-def _index_names(frame: "pd.DataFrame") -> list[str]:
-    return [str(label) for label in frame.index.names if label is not None and not NAMELESS.fullmatch(str(label))]
 
 
 def _label(label: Any) -> str:
@@ -228,7 +211,7 @@ def _leave_out(names: Sequence[str], columns: dict[int, np.ndarray]) -> list[str
             continue
         called = repr(name) if name else f"{j + 1}, which has no name"
         column = columns[j]
-        if column.dtype.kind == "f" and bool(np.isnan(column).all()):
+        if bool(looks_missing(column).all()):
             notes.append(f"Left out column {called}: it is empty.")
         elif (j == 0 or name.startswith("__")) and (
             column.dtype.kind != "f" or bool((column == np.rint(column)).all())

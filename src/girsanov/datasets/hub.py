@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from girsanov.datasets.frames import framed
 from girsanov.datasets.images import stacked, to_bytes
-from girsanov.datasets.raw import Raw, framed, guarded
+from girsanov.datasets.raw import Raw, guarded
 from girsanov.datasets.tables import TEXT_SUFFIXES
 from girsanov.types import InputError
 

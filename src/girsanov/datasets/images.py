@@ -6,7 +6,6 @@ cropped or converted in a way that loses something: mixed sizes and modes are re
 
 __all__ = ["foreign_images", "has_images", "read_image_folder", "stacked", "to_bytes"]
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from girsanov.datasets.raw import Raw, guarded
+from girsanov.datasets.refusals import some
 from girsanov.types import InputError
 
 SUFFIXES = frozenset(
@@ -54,7 +54,7 @@ def has_images(folder: Path) -> bool:
 def foreign_images(folder: Path) -> str:
     """The images of a folder, or of its folders, that cannot be read, in words; empty where there are none."""
     found = [path for place in (folder, *_folders(folder)) for path in _others(place)]
-    return _named([path.relative_to(folder) for path in found if path.suffix.lower() in FOREIGN])
+    return some([path.relative_to(folder).as_posix() for path in found if path.suffix.lower() in FOREIGN], SHOWN)
 
 
 def _others(folder: Path) -> list[Path]:
@@ -71,19 +71,15 @@ def _others(folder: Path) -> list[Path]:
     return sorted([*others, *(path for inner in _folders(folder) for path in _files(inner))])
 
 
-def _named(paths: list[Path]) -> str:
-    more = f" and {len(paths) - SHOWN:,} more" if len(paths) > SHOWN else ""
-    return ", ".join(path.as_posix() for path in paths[:SHOWN]) + more
-
-
 def _left_out(folder: Path, places: list[Path]) -> tuple[str, ...]:
     """A sentence about the files that are not read, where there are some."""
     beside = [path for path in _others(folder) if path.parent == folder]  # images further in are their places'
-    others = [path.relative_to(folder) for path in (*beside, *(path for place in places for path in _others(place)))]
+    others = [*beside, *(path for place in places for path in _others(place))]
     if not others:
         return ()
     count = "1 file" if len(others) == 1 else f"{len(others):,} files"
-    return (f"Left out {count}, not read as images ({_named(others)}): save as png or jpg what belongs to the data.",)
+    names = some([path.relative_to(folder).as_posix() for path in others], SHOWN)
+    return (f"Left out {count}, not read as images ({names}): save as png or jpg what belongs to the data.",)
 
 
 def read_image_folder(folder: Path, name: str) -> Raw:
@@ -185,7 +181,9 @@ def stacked(pictures: Iterable[tuple[str, np.ndarray]], count: int, name: str, a
     """
     stack = np.empty(0)
     for i, (label, pixels) in enumerate(pictures):
-        stack = stack if i else _empty((count, *pixels.shape), name)
+        if not i and count * pixels.size > MAX_BYTES:
+            raise InputError(f"{name}: {count} images of shape {pixels.shape} are too many; scale them down.")
+        stack = stack if i else np.empty((count, *pixels.shape), dtype=np.uint8)
         if pixels.shape != stack.shape[1:]:
             raise InputError(
                 f"{label}: has shape {pixels.shape} (channels, height, width), but the images before it have "
@@ -193,12 +191,6 @@ def stacked(pictures: Iterable[tuple[str, np.ndarray]], count: int, name: str, a
             )
         stack[i] = pixels
     return stack
-
-
-def _empty(shape: tuple[int, ...], name: str) -> np.ndarray:
-    if math.prod(shape) > MAX_BYTES:
-        raise InputError(f"{name}: {shape[0]} images of shape {shape[1:]} are too many; scale them down.")
-    return np.empty(shape, dtype=np.uint8)
 
 
 def to_bytes(image: Any, name: str) -> np.ndarray:

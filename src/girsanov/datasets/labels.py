@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from girsanov.datasets.places import row_name
+from girsanov.datasets.refusals import row_name
 from girsanov.types import InputError
 
 
@@ -41,7 +41,8 @@ def label_array(labels: Any, rows: int | None, name: str) -> np.ndarray:
         row = int((missing if missing.any() else np.isinf(values)).argmax())
         raise InputError(f"{name}: the label of {row_name(name, row)} is missing or infinite; remove such rows.")
     if values.dtype.kind == "O":  # nullable columns and categories hold numbers as objects
-        values = _unboxed(values)
+        plain = pd.Series(values).infer_objects().to_numpy()
+        values = plain if plain.dtype.kind in "biuf" else values
     if values.dtype.kind in "iuf":
         return _whole(values, name)
     return values if values.dtype.kind == "b" else values.astype(str).astype(object)
@@ -60,13 +61,6 @@ def _whole(values: np.ndarray, name: str) -> np.ndarray:
             "told apart; give such labels as whole numbers or text."
         )
     return values.astype(np.int64)
-
-
-def _unboxed(values: np.ndarray) -> np.ndarray:
-    kinds = {bool if isinstance(value, (bool, np.bool_)) else type(value) for value in values.tolist()}
-    if kinds <= {bool}:
-        return values.astype(bool)
-    return np.array(values.tolist(), dtype=np.float64) if kinds <= {int, float} else values
 
 
 def label_name(value: Any) -> str:

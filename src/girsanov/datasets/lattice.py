@@ -30,65 +30,17 @@ their gaps.
 
 __all__ = ["Lattice", "atoms", "lattice_of", "levels_of", "spoken", "with_step"]
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
 from girsanov.datasets.recording import relative_precision, strays
-from girsanov.datasets.steps import Grid, find_grid
+from girsanov.datasets.steps import BINNED, Lattice, find_grid
 
 ATOM_SHARE, ATOM_ROWS, ATOM_FEW = 0.02, 10, 4
 VISIBLE, COARSE, WIDTH = 500, 20, 1000  #: a spread has so many of the finest steps, of coarse ones, of bins
 AGAIN, COMMON_ROWS = 3, 5  #: rows of a typical cell, and at least of a common value
 COMMON_SHARE = 0.1  #: of the rows on common values
-EXACT, ROUNDED, BINNED = 1e-3, 0.45, 0.5  #: how far from a lattice point a value may lie, in steps
-
-
-@dataclass(frozen=True)
-class Lattice:
-    """The points ``offset + step k``, and how far from one a value may lie.
-
-    Attributes:
-        step: distance of neighbouring points, 0 for a continuous column.
-        offset: one of the points: the nearest to 0, or amid the data where the step is known to few digits.
-        slack: in steps; twice the rounding of the data, or 0.5 where values are binned.
-        relative: and so much of the distance from the offset: digits that large values lack, or the step's own error.
-
-    Example:
-        >>> Lattice(step=0.5, offset=0.0, slack=0.001).snap(np.array([0.5, 1.0000001]))
-        array([0.5, 1. ])
-    """
-
-    step: float = 0.0
-    offset: float = 0.0
-    slack: float = 0.0
-    relative: float = 0.0
-
-    @property
-    def binned(self) -> bool:
-        """Whether values off the points are rounded to them, as bins were laid over the column."""
-        return self.slack == BINNED
-
-    @property
-    def whole(self) -> bool:
-        """Whether its points are whole numbers."""
-        return self.step > 0.0 and self.step % 1 == self.offset % 1 == 0.0
-
-    def snap(self, values: np.ndarray) -> np.ndarray:
-        """The nearest lattice points; a value that is one to float64's precision is left as it is."""
-        if not self.step:
-            return values
-        points = self.offset + self.step * np.rint((values - self.offset) / self.step)
-        same = np.abs(points - values) <= 1e-9 * self.step + 4.5e-16 * np.abs(values)
-        return np.where(same, values, points)
-
-    def off(self, values: np.ndarray) -> np.ndarray:
-        """Which values lie farther from every point than the rounding of the data explains."""
-        if not self.step or self.binned:
-            return np.zeros(values.shape, dtype=bool)
-        distance = np.abs(self.snap(values) - values)
-        allowed = self.slack * self.step + self.relative * np.abs(values - self.offset)
-        return distance > allowed + 4.5e-16 * np.abs(values)
 
 
 def lattice_of(values: np.ndarray) -> Lattice | None:
@@ -215,16 +167,13 @@ def _spread(levels: np.ndarray, counts: np.ndarray, atom: np.ndarray) -> float:
     return min(deviation, float(high - low) / 1.349) if high > low else deviation
 
 
-def _exact(grid: Grid, levels: np.ndarray) -> Lattice:
-    """The lattice of a grid, which never refuses the levels themselves."""
-    slack = min(max(EXACT, 2 * grid.rounding / grid.step), ROUNDED)
-    lattice = Lattice(grid.step, grid.offset, slack, grid.relative)
-    off = levels[lattice.off(levels)]
+def _exact(grid: Lattice, levels: np.ndarray) -> Lattice:
+    """A lattice that never refuses the levels themselves: large ones of few digits had no say in its step."""
+    off = levels[grid.off(levels)]
     if not len(off):
-        return lattice
-    # Large values of few digits, which had no say in the step.
-    needed = 1.1 * float((np.abs(lattice.snap(off) - off) / np.abs(off - grid.offset)).max())
-    return Lattice(grid.step, grid.offset, slack, max(grid.relative, needed))
+        return grid
+    needed = 1.1 * float((np.abs(grid.snap(off) - off) / np.abs(off - grid.offset)).max())
+    return replace(grid, relative=max(grid.relative, needed))
 
 
 def _short(width: float) -> float:

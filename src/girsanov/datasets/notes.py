@@ -10,7 +10,11 @@ from girsanov.datasets.columns import Combination, Constant, Copy, Numeric, Omit
 from girsanov.datasets.frames import looks_missing
 from girsanov.datasets.lattice import atoms, levels_of, spoken
 from girsanov.datasets.recording import recording_of
+from girsanov.datasets.refusals import some
 
+DISCRETE = "Discrete, dequantised on a lattice"
+BINNED = "No density, so rounded to bins"
+CONTINUOUS = "Treated as continuous"
 SHOWN = 12  #: columns in one sentence, and dropped ones whose sums are written out
 TRAINED = 0.72  #: share of the rows that a fit trains on, the others being validated and tested
 #: numbers that often stand for none
@@ -30,19 +34,18 @@ def table_notes(rules: Sequence[Rule], columns: Mapping[str, np.ndarray], asked:
     """
     stated = [rule for rule in rules if isinstance(rule, Numeric) and rule.name in set(asked)]
     numeric = [rule for rule in rules if isinstance(rule, Numeric) and rule not in stated]
+    judged = [_judged(rule, columns[rule.name]) for rule in numeric]
     groups = {
         "Dropped on request": [rule.name for rule in rules if isinstance(rule, Omitted)],
         "Dropped because constant": [f"{r.name} (always {r.value})" for r in rules if isinstance(r, Constant)],
-        "Discrete, dequantised on a lattice": [said for r in numeric if (said := _stepped(r, columns[r.name]))],
-        "No density, so rounded to bins": [said for r in numeric if (said := _binned(r, columns[r.name]))],
+        DISCRETE: [said for group, said in judged if group == DISCRETE],
+        BINNED: [said for group, said in judged if group == BINNED],
         "On a lattice as asked": [f"{r.name} (step {spoken(r.lattice.step)})" for r in stated if r.lattice.step],
         "Continuous as asked": [r.name + _atoms(columns[r.name]) for r in stated if not r.lattice.step],
-        "Treated as continuous": [
-            f"{r.name} ({recorded})" for r in numeric if not r.lattice.step and (recorded := _recorded(columns[r.name]))
-        ],
+        CONTINUOUS: [said for group, said in judged if group == CONTINUOUS],
         "One-hot encoded": [f"{r.name} ({len(r.levels)} levels)" for r in rules if isinstance(r, OneHot)],
     }
-    notes = [f"{what}: {_some(names)}." for what, names in groups.items() if names]
+    notes = [f"{what}: {some(names, SHOWN)}." for what, names in groups.items() if names]
     found = [rule for rule in rules if isinstance(rule, Copy | Combination)]
     copies = [f"Dropped {rule.name!r}: it is {rule}." for rule in found[:SHOWN]]
     if len(found) > SHOWN:
@@ -56,12 +59,7 @@ def missing_notes(columns: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     for name, column in columns.items():
         levels, counts = np.unique(column[looks_missing(column)].astype(str), return_counts=True)
         found += [f"{name} ({level} in {n} row{'s' if n > 1 else ''})" for level, n in zip(levels, counts, strict=True)]
-    return (f"Read as levels, though they look missing: {_some(found)}.",) if found else ()
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return (f"Read as levels, though they look missing: {some(found, SHOWN)}.",) if found else ()
 
 
 def few_rows(rows: int, dimensions: int) -> tuple[str, ...]:
@@ -80,36 +78,22 @@ def few_rows(rows: int, dimensions: int) -> tuple[str, ...]:
     )
 
 
-def _stepped(rule: Numeric, values: np.ndarray) -> str:
-    """Name and step of a column on a lattice, and what little lies off it; nothing for other columns."""
-    step = f"{rule.name} (step {spoken(rule.lattice.step)}"
-    others = _off(rule, values)
-    if not rule.lattice.step or _many(others, values):
-        return ""
-    if not len(others):
-        return f"{step})"
-    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-    return f"{step}; rounded to it: {others[0]:.6g}{more})"
-
-
-def _off(rule: Numeric, values: np.ndarray) -> np.ndarray:
-    """The distinct values that bins move; none on a lattice."""
-    if not rule.lattice.binned:
-        return values[:0]
+def _judged(rule: Numeric, values: np.ndarray) -> tuple[str, str]:
+    """The group of a column whose kind was found, and what is said of it there; nothing where values do not repeat."""
     levels, _ = levels_of(values)
-    return levels[np.abs(rule.lattice.snap(levels) - levels) > 1e-3 * rule.lattice.step]
-
-
-def _many(others: np.ndarray, values: np.ndarray) -> bool:
-    return len(others) > max(3, len(np.unique(values)) // 50)
-
-
-def _binned(rule: Numeric, values: np.ndarray) -> str:
-    """Why a column has no density, and how wide its bins are; nothing for other columns."""
-    if not _many(_off(rule, values), values):
-        return ""
-    why = _shares(values) or f"{len(levels_of(values)[0]):,} values come again and again"
-    return f"{rule.name} ({why}; width {spoken(rule.lattice.step)})"
+    lattice, step = rule.lattice, spoken(rule.lattice.step)
+    if not lattice.step and len(levels) == len(values):
+        return "", ""
+    if not lattice.step:
+        recording, count = recording_of(values), f"{len(levels):,} values in {len(values):,} rows"
+        return CONTINUOUS, f"{rule.name} ({f'recorded to {recording}' if recording.rounded else count})"
+    moved = levels[np.abs(lattice.snap(levels) - levels) > 1e-3 * lattice.step] if lattice.binned else levels[:0]
+    if len(moved) > max(3, len(np.unique(values)) // 50):
+        why = _shares(values) or f"{len(levels):,} values come again and again"
+        return BINNED, f"{rule.name} ({why}; width {step})"
+    more = f" and {len(moved) - 1} more" if len(moved) > 1 else ""
+    others = f"; rounded to it: {moved[0]:.6g}{more}" if len(moved) else ""
+    return DISCRETE, f"{rule.name} (step {step}{others})"
 
 
 def _shares(values: np.ndarray) -> str:
@@ -120,15 +104,6 @@ def _shares(values: np.ndarray) -> str:
 def _atoms(values: np.ndarray) -> str:
     shares = _shares(values)
     return f" ({shares}, where a density has no bound)" if shares else ""
-
-
-def _recorded(values: np.ndarray) -> str:
-    """How a continuous column was written, where that shows in values that come again."""
-    levels, _ = levels_of(values)
-    if len(levels) == len(values):
-        return ""
-    recording = recording_of(values)
-    return f"recorded to {recording}" if recording.rounded else f"{len(levels):,} values in {len(values):,} rows"
 
 
 def _counters(rules: Sequence[Numeric], columns: Mapping[str, np.ndarray]) -> list[str]:

@@ -5,20 +5,17 @@ decides what they mean. Reading foreign bytes can fail in any way a parser can t
 reader runs inside :func:`guarded`, the one place where such failures become one sentence.
 """
 
-__all__ = ["Raw", "framed", "from_array", "guarded"]
+__all__ = ["Raw", "guarded", "joined", "keep_classes", "positional_names", "take"]
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from torch import Tensor
 
-from girsanov.datasets.frames import COMMAS, frame_parts, positional_names, refuse_twins
-from girsanov.datasets.labels import label_array
-from girsanov.datasets.places import Given
 from girsanov.types import InputError
 
 if TYPE_CHECKING:
@@ -55,6 +52,11 @@ class Raw:
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] | None = None
 
+    def __post_init__(self) -> None:
+        twice = next((column for column, count in Counter(self.names or ()).items() if count > 1), None)
+        if twice is not None:
+            raise InputError(f"{self.name}: has two columns named {twice!r}; rename one.")
+
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.stack if self.kind == "images" else self.columns[0])
@@ -71,8 +73,8 @@ class Raw:
         """The rows as a data frame with the source's columns; an image is one row of its pixels.
 
         Example:
-            >>> from_array(np.zeros((4, 2))).frame.shape, from_array(np.zeros((4, 3, 8, 8))).frame.shape
-            ((4, 2), (4, 192))
+            >>> Raw("stack", "images", values=np.zeros((4, 3, 8, 8))).frame.shape
+            (4, 192)
         """
         import pandas as pd
 
@@ -80,6 +82,16 @@ class Raw:
             return pd.DataFrame(dict(zip(self.names or (), self.columns, strict=True)))
         flat = self.stack.reshape(len(self), -1)
         return pd.DataFrame(flat, columns=pd.Index(positional_names(flat.shape[1])))
+
+
+def positional_names(count: int) -> tuple[str, ...]:
+    """Names of columns that have none.
+
+    Example:
+        >>> positional_names(3)
+        ('x1', 'x2', 'x3')
+    """
+    return tuple(f"x{i + 1}" for i in range(count))
 
 
 @contextmanager
@@ -109,111 +121,108 @@ def guarded(name: str, what: str, advice: str = "check that the file is complete
         raise InputError(message) from error
 
 
-def from_array(
-    x: Tensor | np.ndarray | Any,
-    *,
-    labels: Any | None = None,
-    classes: tuple[str, ...] | None = None,
-    names: tuple[str, ...] | None = None,
-    name: str | None = None,
-) -> Raw:
-    """Tensors and arrays as :class:`Raw`: ``(n, d)`` is a table, every longer shape is kept.
+def keep_classes(raw: Raw, classes: Sequence[str]) -> np.ndarray:
+    """Numbers of the rows whose class is one of these, in their order.
 
     Args:
-        x: real numbers, shape ``n *d`` with at least two axes; or a table with columns of its own: a data frame of
-            pandas or polars, an Arrow table, a structured array, a dict of columns. Masked and null
-            entries are missing.
-        labels: class of each row, shape ``n`` or ``n 1``: whole numbers, text, booleans or categories.
-        classes: names of the classes.
-        names: names of the columns of an ``(n, d)`` array.
-        name: how errors call the data; by default rows given in Python.
+        raw: a source with classes.
+        classes: their names; the numbers themselves where the source has no names.
 
     Raises:
-        InputError: for complex values, text outside tables, fewer than two axes, no rows, no columns, or two columns
-            of one name.
+        InputError: if the source has no classes, not this one, or no row of them.
 
     Example:
-        >>> from_array(np.zeros((4, 2))).names
-        ('x1', 'x2')
-        >>> from_array(np.zeros((4, 3, 8, 8))).kind
-        'images'
+        >>> from girsanov.datasets.sources import read
+        >>> keep_classes(read("digits"), ("0", "1"))[:5]
+        array([ 0,  1, 10, 11, 20])
     """
-    name = Given("array", x) if name is None else name
-    with guarded(name, "a table", "check its columns"):
-        frame = _as_frame(x)
-    named = names is not None or (frame is not None and not (isinstance(x, np.ndarray) and x.dtype.names is None))
-    held: Any = _rows(x, name) if frame is None else frame
-    target = None if labels is None else label_array(labels, len(held), name)
-    if held.ndim > 2:
-        return Raw(name, "images", values=held, labels=target, classes=classes)
-    width = held.shape[1]
-    given = names if named else positional_names(width)
-    if given is not None and len(given) != width:
-        raise InputError(f"{name}: has {width} columns but {len(given)} names; give as many.")
-    if frame is None:  # not by way of pandas, which is slow where columns are many
-        refuse_twins(given or (), name)
-        columns = tuple(np.ascontiguousarray(column) for column in held.T)
-        return Raw(name, "table", given, named, columns, labels=target, classes=classes)
-    with guarded(name, "a table", "check its columns"):
-        frame = frame if given is None else frame.set_axis(list(given), axis=1)
-        return framed(frame, name, named=named, labels=target, classes=classes)
+    if raw.labels is None:
+        raise InputError(f"{raw.name}: has no classes to choose from; leave the choice of classes out.")
+    named = raw.classes or tuple(str(label) for label in sorted(set(raw.labels.tolist())))
+    numbers = range(len(raw.classes)) if raw.classes else sorted(set(raw.labels.tolist()))
+    number = dict(zip(named, numbers, strict=True))
+    unknown = next((name for name in classes if name not in number), None)
+    if unknown is not None:
+        raise InputError(f"{raw.name}: has no class {unknown!r}; its classes are {', '.join(named)}.")
+    found = np.flatnonzero(np.isin(raw.labels, [number[name] for name in classes]))
+    if not len(found):
+        raise InputError(f"{raw.name}: has no row of the classes {', '.join(classes)}; choose others.")
+    return found
 
 
-def framed(frame: "pd.DataFrame", name: str, *, commas: Iterable[str] = COMMAS, **known: Any) -> Raw:
-    """A data frame as :class:`Raw`.
+def take(raw: Raw, index: np.ndarray) -> Raw:
+    """These rows of a source, in increasing order of their numbers.
 
     Args:
-        frame: columns of any type, see :func:`girsanov.datasets.frames.frame_parts`.
-        name: how errors call it.
-        commas: what commas in numbers may be, the likelier first.
-        **known: further attributes of the result; sentences on how the frame was read follow its notes.
+        raw: the source.
+        index: increasing row numbers, shape ``n``.
+
+    Example:
+        >>> from girsanov.datasets.sources import read
+        >>> len(take(read("iris"), np.arange(50)))
+        50
     """
-    names, columns, notes = frame_parts(frame, name, commas=tuple(commas))
-    notes = (*known.pop("notes", ()), *notes)
-    return Raw(name, "table", names=names, columns=columns, notes=notes, **{"named": True, **known})
+    border = None if raw.n_train is None else int((index < raw.n_train).sum())
+    return replace(
+        raw,
+        columns=tuple(column[index] for column in raw.columns),
+        values=None if raw.values is None else raw.values[index],
+        labels=None if raw.labels is None else raw.labels[index],
+        files=None if raw.files is None else tuple(raw.files[i] for i in index),
+        n_train=border if border and border < len(index) else None,
+    )
 
 
-def _rows(x: Any, name: str) -> np.ndarray:
-    """Rows of real numbers, shape ``n d`` or longer."""
-    values = _real_array(x, name)
-    if values.ndim < 2:
+def joined(first: Raw, second: Raw) -> Raw:
+    """The rows of both sources, without labels: what a schema for both is fitted to.
+
+    Columns that both sources name are matched by name, in any order; others by position.
+
+    Raises:
+        InputError: one is a table and the other images, or their shapes or columns differ.
+
+    Example:
+        >>> from girsanov.datasets.sources import read
+        >>> len(joined(read("iris"), read("iris")))
+        300
+    """
+    name = first.name if first.name == second.name else f"{first.name} and {second.name}"
+    if first.kind != second.kind:
         raise InputError(
-            f"{name}: has shape {values.shape}, but rows of at least one column are needed; reshape it to (n, 1)."
+            f"{second.name}: holds {second.kind}, but {first.name} holds {first.kind}; give two of a kind."
         )
-    if 0 in values.shape:
-        raise InputError(f"{name}: has shape {values.shape}, which holds no values; give some rows.")
-    return values
+    if first.kind == "images":
+        shapes = [raw.stack.shape[1:] for raw in (first, second)]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"{second.name}: holds images of shape {shapes[1]}, but {first.name} of {shapes[0]}; "
+                "bring them to one shape."
+            )
+        return Raw(name, "images", values=np.concatenate([first.stack, second.stack]))
+    columns = zip(first.columns, _matched(first, second), strict=True)
+    both = tuple(_concatenated(*pair) for pair in columns)
+    return Raw(name, "table", names=first.names, named=first.named, columns=both, notes=first.notes)
 
 
-def _as_frame(x: Any) -> "pd.DataFrame | None":
-    """A table with columns of its own, or an array of text, as a data frame; ``None`` for anything else."""
-    if isinstance(x, Tensor) or (
-        isinstance(x, np.ndarray) and not x.dtype.names and (x.ndim != 2 or x.dtype.kind != "O")
-    ):
-        return None
-    import pandas as pd
+def _matched(first: Raw, second: Raw) -> tuple[np.ndarray, ...]:
+    """The columns of the second in the order of the first."""
+    ours, theirs = first.names or (), second.names or ()
+    if not (first.named and second.named):
+        if len(ours) != len(theirs):
+            raise InputError(f"{second.name}: has {len(theirs)} columns, but {first.name} has {len(ours)}.")
+        return second.columns
+    for names, others, raw, other in ((ours, theirs, second, first), (theirs, ours, first, second)):
+        lacking = next((name for name in names if name not in others), None)
+        if lacking is not None:
+            raise InputError(
+                f"{raw.name}: lacks column {lacking!r} of {other.name}; both need the same columns, "
+                "so remove it there or add it here."
+            )
+    return tuple(second.columns[theirs.index(name)] for name in ours)
 
-    if isinstance(x, pd.DataFrame):
-        return x
-    if isinstance(x, Mapping):
-        return pd.DataFrame(dict(x))
-    if not isinstance(x, (np.ndarray, pd.Series)) and hasattr(x, "to_pandas"):  # polars, Arrow and others
-        frame = x.to_pandas()
-        return frame if isinstance(frame, pd.DataFrame) else None
-    return pd.DataFrame(x) if isinstance(x, np.ndarray) else None
 
-
-def _real_array(x: Any, name: str) -> np.ndarray:
-    if isinstance(x, Tensor):
-        # numpy has no bfloat16 and no float8.
-        x = x.detach().cpu().to_dense()
-        x = x.float() if x.is_floating_point() and x.element_size() < 4 else x
-    with guarded(name, "an array of numbers", "give rows of numbers, all of one length"):
-        x = x.toarray() if hasattr(x, "toarray") else x  # sparse matrices
-        values = np.ma.filled(x.astype(np.float64), np.nan) if np.ma.isMaskedArray(x) else np.asarray(x)
-    if values.dtype.kind not in "buif":
-        raise InputError(
-            f"{name}: holds values of type {values.dtype}, but only real numbers can be modelled; "
-            "convert it to floats or integers."
-        )
-    return values.astype(np.uint8) if values.dtype.kind == "b" else values
+def _concatenated(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Text beside numbers stays text, so that the schema can name the cell."""
+    if (first.dtype == object) != (second.dtype == object):
+        first, second = first.astype(object), second.astype(object)
+    return np.concatenate([first, second])

@@ -29,10 +29,8 @@ from girsanov.datasets.columns import (
 from girsanov.datasets.frames import as_levels
 from girsanov.datasets.infer import image_lattice, table_rules
 from girsanov.datasets.lattice import Lattice
-from girsanov.datasets.places import row_name
-from girsanov.datasets.raw import Raw
-from girsanov.datasets.refusals import RefusedRowsError, refuse_bad_pixels, refuse_missing
-from girsanov.datasets.selection import take
+from girsanov.datasets.raw import Raw, take
+from girsanov.datasets.refusals import RefusedRowsError, refuse_bad_pixels, refuse_missing, row_name, some
 from girsanov.datasets.splits import fingerprint
 from girsanov.types import InputError
 
@@ -63,7 +61,7 @@ class Schema:
         missing_as_level: text columns whose cells that look missing are levels.
 
     Example:
-        >>> from girsanov.datasets.raw import from_array
+        >>> from girsanov.datasets.arrays import from_array
         >>> raw = from_array(np.stack([np.arange(30) % 5, np.linspace(0, 1, 30) ** 2], 1))
         >>> schema = Schema.infer(raw)
         >>> schema.columns, schema.bin_width
@@ -213,7 +211,7 @@ class Schema:
             InputError: as :meth:`encode`, where the columns are wrong or no row can be encoded.
 
         Example:
-            >>> from girsanov.datasets.raw import from_array
+            >>> from girsanov.datasets.arrays import from_array
             >>> schema = Schema.infer(from_array(np.linspace(0, 1, 30)[:, None]))
             >>> schema.encode_each(from_array(np.array([[0.5], [np.nan]])))
             (tensor([[0.5000]], dtype=torch.float64), array([0]), {1: "x[1], column 'x1' is missing"})
@@ -349,6 +347,4 @@ class Schema:
 
 
 def _columns(names: Sequence[str]) -> str:
-    """A few columns by name."""
-    shown = ", ".join(map(repr, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-    return f"column{'s' if len(names) > 1 else ''} {shown}"
+    return f"column{'s' if len(names) > 1 else ''} {some([*map(repr, names)])}"

@@ -4,47 +4,32 @@ Names are data that scikit-learn ships, so they work without a network. What a p
 by looking at it: regular files by their suffix, folders by what they hold.
 """
 
-__all__ = ["NAMED", "NamedData", "read"]
+__all__ = ["NAMED", "read"]
 
 import difflib
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from girsanov.datasets.arrays import is_idx_folder, read_idx_folder, read_npy, read_npz
+from girsanov.datasets.frames import framed
 from girsanov.datasets.hub import is_dataset_folder, is_dataset_id, read_hub
 from girsanov.datasets.images import foreign_images, has_images, read_image_folder
-from girsanov.datasets.raw import Raw, framed, guarded
+from girsanov.datasets.raw import Raw, guarded
 from girsanov.datasets.tables import TEXT_SUFFIXES, read_parquet, read_text
 from girsanov.types import InputError
 
-
-@dataclass(frozen=True)
-class NamedData:
-    """A data set that scikit-learn ships.
-
-    Attributes:
-        description: one line for a list.
-        rows: number of rows.
-        event_shape: shape of one row.
-    """
-
-    description: str
-    rows: int
-    event_shape: tuple[int, ...]
-
-
-NAMED = {
-    "digits": NamedData("handwritten digits, 8 x 8 pixels, 17 grey levels, 10 classes", 1797, (1, 8, 8)),
-    "breast_cancer": NamedData("features of cell nuclei in biopsies", 569, (30,)),
-    "diabetes": NamedData("age, sex, body mass, blood pressure and six blood values", 442, (10,)),
-    "iris": NamedData("sepals and petals of three kinds of iris, in cm", 150, (4,)),
-    "wine": NamedData("chemical analysis of wines of three cultivars", 178, (13,)),
+#: data that scikit-learn ships: description in one line, number of rows, shape of a row
+NAMED: dict[str, tuple[str, int, tuple[int, ...]]] = {
+    "digits": ("handwritten digits, 8 x 8 pixels, 17 grey levels, 10 classes", 1797, (1, 8, 8)),
+    "breast_cancer": ("features of cell nuclei in biopsies", 569, (30,)),
+    "diabetes": ("age, sex, body mass, blood pressure and six blood values", 442, (10,)),
+    "iris": ("sepals and petals of three kinds of iris, in cm", 150, (4,)),
+    "wine": ("chemical analysis of wines of three cultivars", 178, (13,)),
 }
 
 _READERS = {

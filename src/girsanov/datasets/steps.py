@@ -11,7 +11,7 @@ and it is believed if so many values would not all do that by chance. Of the ste
 digits, or 1/k, is the owner's.
 """
 
-__all__ = ["Grid", "find_grid", "shortest"]
+__all__ = ["BINNED", "Lattice", "find_grid", "shortest"]
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,27 +24,58 @@ DIVISORS = (1, 2, 3, 4, 5, 6, 8, 10, 12)  #: of the smallest gap, that may be th
 ROUNDINGS = (1.05, 2.1)  #: values were rounded once, or twice
 SHORT = 3  #: digits of a step that is an owner's own
 SMALL_PART, LARGEST_PART = 1 / 61, 1000  #: 1/k comes before three digits up to 60, and is the owner's own to 1000
+EXACT, ROUNDED, BINNED = 1e-3, 0.45, 0.5  #: how far from a lattice point a value may lie, in steps
 CHANCE, LEFT = 8.0, 2.5  #: minus the log-probabilities from which a lattice, and a finer one, are believed
 
 
 @dataclass(frozen=True)
-class Grid:
-    """The points ``offset + step k`` on which values lie, each within its rounding.
+class Lattice:
+    """The points ``offset + step k``, and how far from one a value may lie.
 
     Attributes:
-        step: distance of neighbouring points.
-        offset: one of them.
-        rounding: how far values may lie from their points.
-        relative: and so much of the distance from the offset.
+        step: distance of neighbouring points, 0 for a continuous column.
+        offset: one of the points: the nearest to 0, or amid the data where the step is known to few digits.
+        slack: in steps; twice the rounding of the data, or 0.5 where values are binned.
+        relative: and so much of the distance from the offset: digits that large values lack, or the step's own error.
+
+    Example:
+        >>> Lattice(step=0.5, offset=0.0, slack=0.001).snap(np.array([0.5, 1.0000001]))
+        array([0.5, 1. ])
     """
 
-    step: float
-    offset: float
-    rounding: float = 0.0
+    step: float = 0.0
+    offset: float = 0.0
+    slack: float = 0.0
     relative: float = 0.0
 
+    @property
+    def binned(self) -> bool:
+        """Whether values off the points are rounded to them, as bins were laid over the column."""
+        return self.slack == BINNED
 
-def find_grid(levels: np.ndarray, precision: float) -> Grid | None:
+    @property
+    def whole(self) -> bool:
+        """Whether its points are whole numbers."""
+        return self.step > 0.0 and self.step % 1 == self.offset % 1 == 0.0
+
+    def snap(self, values: np.ndarray) -> np.ndarray:
+        """The nearest lattice points; a value that is one to float64's precision is left as it is."""
+        if not self.step:
+            return values
+        points = self.offset + self.step * np.rint((values - self.offset) / self.step)
+        same = np.abs(points - values) <= 1e-9 * self.step + 4.5e-16 * np.abs(values)
+        return np.where(same, values, points)
+
+    def off(self, values: np.ndarray) -> np.ndarray:
+        """Which values lie farther from every point than the rounding of the data explains."""
+        if not self.step or self.binned:
+            return np.zeros(values.shape, dtype=bool)
+        distance = np.abs(self.snap(values) - values)
+        allowed = self.slack * self.step + self.relative * np.abs(values - self.offset)
+        return distance > allowed + 4.5e-16 * np.abs(values)
+
+
+def find_grid(levels: np.ndarray, precision: float) -> Lattice | None:
     """The coarsest grid that holds sorted distinct levels, or ``None``.
 
     Args:
@@ -70,7 +101,7 @@ def find_grid(levels: np.ndarray, precision: float) -> Grid | None:
     return rounded if rounded.step > (0.9 if shorter else 1.5) * exact.step else exact
 
 
-def _decimal(levels: np.ndarray, precision: float) -> Grid | None:
+def _decimal(levels: np.ndarray, precision: float) -> Lattice | None:
     """The grid of decimal numbers."""
     decimals = int(decimals_of(levels, precision).max())
     scaled = np.rint(levels * 10.0**decimals)
@@ -80,10 +111,10 @@ def _decimal(levels: np.ndarray, precision: float) -> Grid | None:
     common = int(np.gcd.reduce(np.diff(whole)))
     # Dividing whole numbers rounds once, so 0.1 comes out as the float 0.1.
     offset = int(whole[0]) - common * round(int(whole[0]) / common)
-    return Grid(common / 10**decimals, offset / 10**decimals, relative=4 * precision)
+    return Lattice(common / 10**decimals, offset / 10**decimals, EXACT, relative=4 * precision)
 
 
-def _rounded(levels: np.ndarray, recording: Recording) -> Grid | None:
+def _rounded(levels: np.ndarray, recording: Recording) -> Lattice | None:
     """The grid whose rounded points the levels are; large values of few digits have no say in its step."""
     rounding = recording.rounding(levels)
     for limit in np.unique(rounding)[::-1]:
@@ -104,12 +135,12 @@ def _guess(levels: np.ndarray) -> float:
     return float(gaps[gaps <= 1.5 * gaps.min()].mean())
 
 
-def _holds(grid: Grid, levels: np.ndarray, rounding: np.ndarray) -> bool:
+def _holds(grid: Lattice, levels: np.ndarray, rounding: np.ndarray) -> bool:
     distance = np.abs((levels - grid.offset + 0.5 * grid.step) % grid.step - 0.5 * grid.step)
     return bool((distance <= 2 * ROUNDINGS[-1] * rounding + grid.relative * np.abs(levels - grid.offset)).all())
 
 
-def _fitted(levels: np.ndarray, errors: np.ndarray, step: float, recording: Recording) -> Grid | None:
+def _fitted(levels: np.ndarray, errors: np.ndarray, step: float, recording: Recording) -> Lattice | None:
     if step < 8 * float(errors.max()):
         return None
     index = _index(levels, step)
@@ -174,15 +205,15 @@ def _offsets(levels: np.ndarray, errors: np.ndarray, step: float, index: np.ndar
     return float((rest - errors).max()), float((rest + errors).min())
 
 
-def _grid(step: float, low: float, high: float, levels: np.ndarray, error: float, recording: Recording) -> Grid:
+def _grid(step: float, low: float, high: float, levels: np.ndarray, error: float, recording: Recording) -> Lattice:
     relative = max(4 * recording.precision, recording.relative)
+    slack = min(max(EXACT, 2 * error / step), ROUNDED)
     if step in _own(step):
-        shift = step * round(0.5 * (low + high) / step)
-        return Grid(step, _shortest(low - shift, high - shift), error, relative)
-    # The step is only known to the digits that the data have: stay amid them.
-    middle = step * round((float(np.median(levels)) - low) / step)
-    relative = max(relative, 4 * error / max(float(np.ptp(levels)), step))
-    return Grid(step, _shortest(low + middle, high + middle), error, relative)
+        middle = -step * round(0.5 * (low + high) / step)
+    else:  # the step is only known to the digits that the data have: stay amid them
+        middle = step * round((float(np.median(levels)) - low) / step)
+        relative = max(relative, 4 * error / max(float(np.ptp(levels)), step))
+    return Lattice(step, _shortest(low + middle, high + middle), slack, relative)
 
 
 def _shortest(low: float, high: float) -> float:

@@ -21,8 +21,8 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from girsanov.datasets.frames import COMMAS, GROUPED, MISSING, is_number, positional_names
-from girsanov.datasets.raw import Raw, framed, guarded
+from girsanov.datasets.frames import COMMAS, GROUPED, MISSING, framed, is_number
+from girsanov.datasets.raw import Raw, guarded, positional_names
 from girsanov.types import InputError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ FOREIGN = {
 MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 SEPARATORS = "\t;|,"  #: the earlier wins where two explain a file alike
 EXACT: Any = "round_trip"  #: a spelling that the stubs of pandas lack
+TEXTS = ("string", "mixed", "mixed-integer")  #: what pandas calls columns with text in them
 HEAD_LINES = 100  #: what the layout is found from
 SPELLINGS = sorted({way(word) for word in MISSING for way in (str, str.upper, str.title)})
 
@@ -280,6 +281,7 @@ def _unlike(first: list[str], numbers: list[int], rest: list[list[str]]) -> bool
 def _frame(text: str, layout: Layout, name: str) -> tuple["pd.DataFrame", tuple[str, ...]]:
     """The rows, parsed by pandas, less empty ones at the end; a record of another width is refused with its line."""
     import pandas as pd
+    from pandas.api.types import infer_dtype
 
     try:
         frame = _parsed(text, layout, dtype=dict.fromkeys(_coded(text, layout), str))
@@ -293,11 +295,9 @@ def _frame(text: str, layout: Layout, name: str) -> tuple["pd.DataFrame", tuple[
         for _, cells in _records(_lines(text), layout.separator):
             empty = 0 if any(cells) else empty + 1
         frame = frame.iloc[: len(frame) - empty].infer_objects()
-    words = [j for j in frame if frame[j].hasnans and (frame[j].isna().all() or frame[j].map(type).eq(str).any())]
-    if words:  # in text NA may be a name, so it is kept as it is written
-        written = _parsed(text, layout, na_values=[""], dtype=str, usecols=words).iloc[: len(frame)]
-        frame = frame.astype(dict.fromkeys(words, object))
-        frame[words] = written
+    words = [j for j in frame if frame[j].hasnans and (frame[j].isna().all() or infer_dtype(frame[j]) in TEXTS)]
+    if words:  # among texts NA may be a name, and stays as it is written
+        frame[words] = _parsed(text, layout, na_values=[""], dtype=str, usecols=words).iloc[: len(frame)]
     note = f"Left out {empty} empty row{'s' if empty > 1 else ''} at the end."
     return frame, (note,) if empty else ()
 

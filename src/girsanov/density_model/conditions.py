@@ -12,7 +12,7 @@ from torch import Tensor
 
 from girsanov.datasets import Data, Splits
 from girsanov.datasets.labels import label_array, label_name
-from girsanov.datasets.places import Given
+from girsanov.datasets.refusals import Given
 from girsanov.types import InputError
 
 SHOWN = 20
