@@ -16,7 +16,7 @@ import torch
 import girsanov as gv
 from girsanov import stein
 from girsanov.likelihoods import Replicates, categorical_elbo, fit_proposal, loss_bound
-from girsanov.likelihoods.denoising import Draws
+from girsanov.likelihoods.denoising import MonteCarlo
 from girsanov.likelihoods.discrete import LatticePoints
 from girsanov.objectives import ScoreMatchingObjective
 from girsanov.stein import WildBootstrap
@@ -120,9 +120,9 @@ DOORS: dict[str, Callable[[], Door]] = {
     ),
     "EulerChain": lambda: Door(gv.EulerChain, {"pair": pair(), "steps": 4}),
     "squared_errors": lambda: Door(
-        of_pair(gv.likelihoods.squared_errors), {**ROWS, "levels": torch.tensor([-1.0, 1.0]), "noise": Draws(2)}
+        of_pair(gv.likelihoods.squared_errors), {**ROWS, "levels": torch.tensor([-1.0, 1.0]), "noise": MonteCarlo(2)}
     ),
-    "ddpm_bound": lambda: Door(of_pair(gv.likelihoods.ddpm_bound), {**ROWS, "noise": Draws(2)}),
+    "ddpm_bound": lambda: Door(of_pair(gv.likelihoods.ddpm_bound), {**ROWS, "noise": MonteCarlo(2)}),
     "difference": lambda: Door(of_pair(gv.difference), {**LABELLED, "c1": 0, "c2": 1, "samples": 8}),
     "pointwise_information": lambda: Door(
         of_pair(gv.pointwise_information),
@@ -163,7 +163,7 @@ DOORS: dict[str, Callable[[], Door]] = {
     "model.sample": lambda: Door(model().sample, {"n": 3, "steps": 4}),
     "model.score_test": lambda: Door(model().score_test, {"x": MANY, "levels": [0.0], "method": WildBootstrap(19)}),
     "compare": lambda: Door(lambda x, **more: gv.compare(model(), model(), x, **more), {"x": X, "samples": 8}),
-    "certify": lambda: Door(lambda x: gv.certify(model(), x, noise=Draws(2)).discrete.value, {"x": X}),
+    "certify": lambda: Door(lambda x: gv.certify(model(), x, noise=MonteCarlo(2)).discrete.value, {"x": X}),
     "denoising_curve": lambda: Door(
         lambda x: gv.evaluation.denoising_curve(model(), x, levels=torch.zeros(1)).model, {"x": X}
     ),

@@ -13,7 +13,7 @@ import torch
 from benchmarks._record import Command, record
 from girsanov.likelihoods.certificate import certificate
 from girsanov.likelihoods.ddpm import SCHEDULES, ddpm_bound
-from girsanov.likelihoods.denoising import Draws
+from girsanov.likelihoods.denoising import MonteCarlo
 from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
 from tests.laws import mixture_case, seeded
@@ -25,7 +25,7 @@ def measure(case, name, steps, rows):
     """One schedule."""
     pair, x = ScorePair(case.density.score(VariancePreserving())), case.rows(rows, seed=1)
     schedule = SCHEDULES[name](steps)
-    bound = ddpm_bound(pair, x, schedule=schedule, noise=Draws(2), generator=seeded(0))
+    bound = ddpm_bound(pair, x, schedule=schedule, noise=MonteCarlo(2), generator=seeded(0))
     found = certificate(bound, (-20.0, 20.0))
     truth = case.log_prob(x)
     error = bound.continuous.value - truth

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks._record import Command, record
 from girsanov.likelihoods.weights import chain_elbo, importance_bound
-from girsanov.pairs import EulerChain, Pair, girsanov_log_weights
+from girsanov.pairs import EulerChain, Pair, euler_log_weights
 from tests.bridges import test_identities as identities
 from tests.bridges.registry import BRIDGES
 from tests.linear_pairs import chain_marginal, mean_of_quadratic, random_linear_pair
@@ -45,7 +45,7 @@ def bounds(count):
         truth = float(chain_marginal(plain).log_prob(x))
 
         def weigh(rows, noise, pair=chain.pair, n=n):
-            return girsanov_log_weights(pair, rows, noise, steps=n)
+            return euler_log_weights(pair, rows, noise, steps=n)
 
         euler.append(truth - float(mean_of_quadratic(weigh, x, n + 1).detach()))
     gaps, euler = torch.tensor(gaps), torch.tensor(euler)

@@ -8,8 +8,11 @@ vector-Jacobian products; Hutchinson's estimator is :math:`\mathrm{div} f \appro
 
 __all__ = [
     "Exact",
+    "Field",
     "Hutchinson",
+    "Noised",
     "expand_as_rows",
+    "gain",
     "noised",
     "sum_event",
 ]
@@ -23,7 +26,7 @@ from torch import Tensor
 
 from girsanov.types import Nats, State, require_counts
 
-Field = Callable[[State], State]
+Field = Callable[[State], State]  #: a vector field
 
 
 def expand_as_rows(t: Tensor, x: State) -> Tensor:
@@ -60,6 +63,50 @@ def noised(log_snr: Tensor, x: State, eps: State) -> State:
     """
     alpha, sigma = torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
     return expand_as_rows(alpha, eps) * x.to(eps.dtype) + expand_as_rows(sigma, eps) * eps
+
+
+def gain(error: State, delta: State) -> Nats:
+    r"""What a correction gains, half of :math:`\|e\|^2 - \|e - \delta\|^2` per row, without cancellation.
+
+    Args:
+        error: of a noise prediction, ``b *d``.
+        delta: what another prediction adds to it.
+
+    Example:
+        >>> gain(torch.ones(1, 2), torch.ones(1, 2))
+        tensor([1.], dtype=torch.float64)
+    """
+    return 0.5 * sum_event(delta * (2.0 * error - delta))
+
+
+@dataclass(frozen=True)
+class Noised:
+    """Noised rows and how they came about: what a noise prediction is evaluated at and compared with.
+
+    Attributes:
+        log_snr: levels ``b``, float64.
+        z: variance-preserving states ``b *d``.
+        eps: the noise in them, ``b *d``.
+        condition: conditions ``b ...``, or ``None``.
+        signs: Rademacher vectors ``m b *d`` for a divergence, or ``None`` where none are drawn.
+    """
+
+    log_snr: Tensor
+    z: State
+    eps: State
+    condition: Tensor | None = None
+    signs: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls, log_snr: Tensor, x: State, eps: State, condition: Tensor | None = None, signs: Tensor | None = None
+    ) -> "Noised":
+        """Clean rows ``b *d`` under given noise; see :func:`noised`."""
+        return cls(log_snr, noised(log_snr, x, eps), eps, condition, signs)
+
+    def take(self, index: Tensor) -> "Noised":
+        """Those of an index ``k``, to which conditions and signs are given anew."""
+        return Noised(self.log_snr[index], self.z[index], self.eps[index])
 
 
 @runtime_checkable

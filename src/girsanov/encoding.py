@@ -148,8 +148,7 @@ class Encoding(nn.Module):
         if self.dequantiser is not None:
             return keyed_view(self.transforms, rows, replicates, seed, round_, purpose=purpose, keys=keys)
         y, log_det = self.transforms(rows)
-        wide = y[:, None].expand(-1, replicates, *y.shape[1:])
-        return View(wide, log_det[:, None].expand(-1, replicates))
+        return View.shared(y, log_det, replicates)
 
     def spread(self, rows: State, generator: torch.Generator, copies: int = COPIES) -> tuple[State, Tensor]:
         """Encoded rows in the model's space, ``copies`` fresh draws of each in succession, with log-determinants.

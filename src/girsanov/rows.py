@@ -3,9 +3,10 @@
 A condition has one entry for each row, or one for all of them.
 """
 
-__all__ = ["LANES", "by_blocks", "condition_at", "conditions_for", "row_blocks"]
+__all__ = ["LANES", "by_blocks", "condition_at", "conditions_for"]
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,43 +14,37 @@ from torch import Tensor
 LANES = 32  # vectorised functions round what is left over from so many otherwise, on some kernels
 
 
-def row_blocks(n: int, rows: int, device: torch.device | None = None) -> Iterator[tuple[Tensor, int]]:
-    """Indices of ``n`` rows in blocks of one size, the last filled up with its last row, and how many are new in each.
+Values = TypeVar("Values", Tensor, dict[str, Tensor])
+
+
+def by_blocks(
+    evaluate: Callable[[Tensor], Values], n: int, rows: int, device: torch.device | None = None, *, dim: int = -1
+) -> Values:
+    """What is evaluated of ``n`` rows in blocks of one size, the last filled up with its last row, joined.
 
     A row evaluated in such blocks does not depend on the number of rows: products of matrices of another shape
     round otherwise. From 32 rows on, the size is rounded down to a multiple of 32, so that vectorised functions leave
     no rest, which some round otherwise too.
 
-    Example:
-        >>> [(index.tolist(), count) for index, count in row_blocks(5, 3)]
-        [([0, 1, 2], 3), ([3, 4, 4], 2)]
-        >>> [len(index) for index, count in row_blocks(5, 40)]
-        [32]
-    """
-    rows = max(1, rows if rows < LANES else rows // LANES * LANES)
-    for start in range(0, n, rows):
-        yield torch.arange(start, start + rows, device=device).clamp_max(n - 1), min(rows, n - start)
-
-
-def by_blocks(
-    evaluate: Callable[[Tensor, int], dict[str, Tensor]], n: int, rows: int, device: torch.device | None = None
-) -> dict[str, Tensor]:
-    """What is evaluated of ``n`` rows in blocks of one size, joined along the last axis.
-
     Args:
-        evaluate: from indices of a block's rows, and how many of them are new, to values with rows along the last axis.
+        evaluate: from the indices of a block's rows to their values, a tensor or some by name.
         n: number of rows.
         rows: of a block.
         device: of the indices.
+        dim: the axis of the values along which rows are.
 
     Example:
-        >>> by_blocks(lambda index, count: {"square": index.square()}, 5, 3)
-        {'square': tensor([ 0,  1,  4,  9, 16])}
+        >>> by_blocks(lambda index: index.square(), 5, 3), by_blocks(lambda index: {"n": 0 * index + len(index)}, 1, 40)
+        (tensor([ 0,  1,  4,  9, 16]), {'n': tensor([32])})
     """
+    size = max(1, rows if rows < LANES else rows // LANES * LANES)
     parts = []
-    for index, count in row_blocks(n, rows, device):
-        parts.append({name: value[..., :count] for name, value in evaluate(index, count).items()})
-    return {name: torch.cat([part[name] for part in parts], -1) for name in parts[0]}
+    for start in range(0, n, size):
+        values = evaluate(torch.arange(start, start + size, device=device).clamp_max(n - 1))
+        named = values if isinstance(values, dict) else {"": values}
+        parts.append({name: value.narrow(dim, 0, min(size, n - start)) for name, value in named.items()})
+    joined = {name: torch.cat([part[name] for part in parts], dim) for name in parts[0]}
+    return joined.get("", joined)  # type: ignore[return-value]
 
 
 def condition_at(condition: Tensor | None, index: Tensor | slice) -> Tensor | None:

@@ -21,7 +21,8 @@ is discretised: exact for a model that equals its reference, of strong order 1/2
 
 __all__ = ["sample", "sample_with_log_prob"]
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Container, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -75,13 +76,8 @@ def sample(
     """
     chain = AncestralChain(pair, steps, lmbd=lmbd)
     still = {*(() if lmbd < 1.0 else range(1, chain.length)), *((0,) if denoise else ())}  # steps without noise
-    generator, parts = source_of(generator), []
-    for count, given in _chunks(n, condition):
-        x = chain.sample_prior(count, generator)
-        for move in chain.walk(x, normal_blocks(x, generator), "backward", condition=given, still=still):
-            x = move.after
-        parts.append(x)
-    return torch.cat(parts)
+    ends = (deque(moves, maxlen=1)[0].after for _, moves in _walks(chain, n, condition, generator, still))
+    return torch.cat(list(ends))
 
 
 @checked
@@ -125,15 +121,8 @@ def sample_with_log_prob(
         (True, 'estimate')
     """
     chain = AncestralChain(pair, steps)
-    generator, parts = source_of(generator), []
-    for count, given in _chunks(n, condition):
-        x = chain.sample_prior(count, generator)
-        path = _PathDensity(chain, x)
-        for move in chain.walk(x, normal_blocks(x, generator), "backward", condition=given):
-            path.add(move)
-            x = move.after
-        parts.append((x, *path.close(x)))
-    x, value, variance = (torch.cat(column) for column in zip(*parts, strict=True))
+    ends = (_log_density(chain, start, moves) for start, moves in _walks(chain, n, condition, generator))
+    x, value, variance = (torch.cat(column) for column in zip(*ends, strict=True))
     return x, Estimate(
         value,
         variance.sqrt(),
@@ -145,41 +134,41 @@ def sample_with_log_prob(
     )
 
 
-class _PathDensity:
-    """The log-density along paths of the reverse SDE, relative to the reference's, and its discretisation error."""
-
-    def __init__(self, chain: AncestralChain, start: State) -> None:
-        self.chain, self.start = chain, start
-        self.value = self.variance = start.new_zeros(len(start), dtype=torch.float64)
-        self.previous: tuple[State, Tensor] | None = None
-
-    def add(self, move: Move) -> None:
-        """One step from v to v'. What the score has beyond the reference's is the kernel's pull over v."""
+def _log_density(chain: AncestralChain, start: State, moves: Iterable[Move]) -> tuple[State, Nats, Nats]:
+    """Last states of paths of the reverse SDE, their log-density by the reference's, and the variance of its error."""
+    x, law, previous = start, chain.reference, None
+    value = variance = start.new_zeros(len(start), dtype=torch.float64)
+    for move in moves:
         assert move.kernel.pull is not None
-        v = self.chain.variance(move.k + 1)
-        h, law = v - self.chain.variance(move.k), self.chain.reference
-        excess = move.kernel.pull.double() / v
+        v = chain.variance(move.k + 1)
+        h = v - chain.variance(move.k)
+        excess = move.kernel.pull.double() / v  # what the score has beyond the reference's
         both = excess  # the score and the reference's, added
         if law is not None:
-            both = excess - 2.0 * law.spectral(move.before.double() - law.mean, lambda s: 1.0 / (s + v))
-        self.value = self.value + sum_event(excess * ((move.after - move.before).double() - 0.5 * h * both))
-        if self.previous is not None:
+            both = excess - 2.0 * law.spectral(x.double() - law.mean, lambda s, v=v: 1.0 / (s + v))
+        value = value + sum_event(excess * ((move.after - x).double() - 0.5 * h * both))
+        if previous is not None:
             # the discarded iterated integral has variance h^2 |grad s|^2 / 2, and |s' - s|^2 is about h |grad s|^2
-            before, width = self.previous
-            self.variance = self.variance + 0.5 * h.square() / width * sum_event((excess - before).square())
-        self.previous = (excess, h)
-
-    def close(self, x: State) -> tuple[Nats, Nats]:
-        """Log-density of the last states, given that of the first ones, and the variance of its error."""
-        value, law = self.chain.log_prior(self.start) + self.value, self.chain.reference
-        if law is None:
-            return value, self.variance
-        noised = law.diffused(1.0, self.chain.variance(self.chain.length).sqrt())
-        return value - noised.log_prob(self.start) + law.log_prob(x), self.variance
+            before, width = previous
+            variance = variance + 0.5 * h.square() / width * sum_event((excess - before).square())
+        x, previous = move.after, (excess, h)
+    value = chain.log_prior(start) + value
+    if law is not None:
+        noised = law.diffused(1.0, chain.variance(chain.length).sqrt())
+        value = value - noised.log_prob(start) + law.log_prob(x)
+    return x, value, variance
 
 
-def _chunks(n: int, condition: Tensor | None) -> Iterator[tuple[int, Tensor | None]]:
-    """Numbers of rows drawn together, with their conditions."""
+def _walks(
+    chain: AncestralChain,
+    n: int,
+    condition: Tensor | None,
+    generator: torch.Generator | None,
+    still: Container[int] = (),
+) -> Iterator[tuple[State, Iterator[Move]]]:
+    """Rows that are drawn together: their states at the noise end, and the moves from there."""
+    source = source_of(generator)
     for start in range(0, n, CHUNK):
-        count = min(CHUNK, n - start)
-        yield count, condition_at(condition, slice(start, start + count))
+        x = chain.sample_prior(min(CHUNK, n - start), source)
+        given = condition_at(condition, slice(start, start + len(x)))
+        yield x, chain.walk(x, normal_blocks(x, source), "backward", condition=given, still=still)

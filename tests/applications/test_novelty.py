@@ -14,6 +14,7 @@ from girsanov.inputs import as_rows
 from girsanov.likelihoods import RandomisedRows
 from girsanov.likelihoods.estimator import keyed_view
 from girsanov.models import ScoreModel, TwoLayerNetwork
+from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.transforms import Compose, Standardise
 from girsanov.types import InputError
@@ -40,12 +41,8 @@ class ExactNetwork(torch.nn.Module):
 class Model:
     """A closed-form law behind the interface of a fitted model."""
 
-    score: ScoreModel
+    pair: ScorePair
     transforms: Compose
-
-    @property
-    def reference(self):
-        return self.score.reference
 
     def encode(self, x):
         return RandomisedRows(as_rows(x), partial(keyed_view, self.transforms))
@@ -57,7 +54,7 @@ def exact_model(case: Case, scale=1.0):
     network = ExactNetwork(case.density, reference)
     score = ScoreModel(network, VariancePreserving(), "noise", reference=reference)
     shape = case.shape
-    return Model(score, Compose([Standardise(shape, torch.zeros(shape), torch.full(shape, scale))]))
+    return Model(ScorePair.around(score), Compose([Standardise(shape, torch.zeros(shape), torch.full(shape, scale))]))
 
 
 def test_bands_add_up_to_the_log_density_in_data_units():
@@ -85,7 +82,7 @@ def test_bands_of_a_gaussian_are_its_closed_form():
 def test_rows_do_not_depend_on_their_batch():
     case = mixture_case((1, 2, 3))
     model = exact_model(case)
-    model.score.network = TwoLayerNetwork((1, 2, 3), width=8)
+    model.pair.score.network = TwoLayerNetwork((1, 2, 3), width=8)
     x = case.rows(70)
     together = band_errors(model, x, samples=32).errors
     alone = torch.cat([band_errors(model, x[i : i + 1], samples=32).errors for i in range(0, 70, 23)])

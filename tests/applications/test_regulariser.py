@@ -1,13 +1,12 @@
 """The regulariser's gradients against closed forms, and the GAN optimum against numerical minimisation."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 
 from girsanov.applications.regulariser import density_regulariser, gan_optimum
 from girsanov.densities import Gaussian
 from girsanov.models import ScoreModel, Signature, TwoLayerNetwork
+from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.types import InputError
 from tests.applications.test_novelty import ExactNetwork
@@ -17,22 +16,11 @@ from tests.seeds import seeded
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-@dataclass
-class Model:
-    """A score with a reference."""
-
-    score: ScoreModel
-
-    @property
-    def reference(self):
-        return self.score.reference
-
-
 def exact(case, reference=None):
     """The exact score of a law around a reference, by default one that is a bit off."""
     reference = reference or Gaussian(case.moments()[0].reshape(case.shape) + 0.1, 1.3)
     network = ExactNetwork(case.density, reference)
-    return Model(ScoreModel(network, VariancePreserving(), "noise", reference=reference))
+    return ScorePair.around(ScoreModel(network, VariancePreserving(), "noise", reference=reference))
 
 
 def gradient(model, x, **options):
@@ -71,7 +59,7 @@ def test_a_model_that_is_its_reference_has_no_noise(options):
     case = gaussian_case((1, 2, 2))
     zero = ScoreModel(lambda l, f, c: torch.zeros_like(f), VariancePreserving(), reference=case.density)
     x = case.rows(3).requires_grad_()
-    value = density_regulariser(Model(zero), x, samples=1, **options)
+    value = density_regulariser(ScorePair.around(zero), x, samples=1, **options)
     (found,) = torch.autograd.grad(value.sum(), x)
     if options:
         torch.testing.assert_close(value, 0.5 * case.density.squared_error_integral(x, *options["log_snr_range"]))
@@ -133,7 +121,7 @@ def test_parameters_of_the_generator_get_the_gradient_and_conditions_follow_rows
     reference = Gaussian(torch.zeros(2), 1.0)
     network = TwoLayerNetwork((2,), Signature(classes=2), width=4)
     torch.nn.init.normal_(network.third.weight)
-    model = Model(ScoreModel(network, VariancePreserving(), reference=reference))
+    model = ScorePair.around(ScoreModel(network, VariancePreserving(), reference=reference))
     layer = torch.nn.Linear(2, 2)
     x = layer(torch.ones(4, 2))
     labels = torch.tensor([0, 1, 0, 1])

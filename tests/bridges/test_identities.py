@@ -15,7 +15,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 import girsanov as gv
 from girsanov.likelihoods.weights import chain_elbo, importance_bound, path_log_weight
-from girsanov.pairs import EulerChain, Pair, girsanov_log_weights
+from girsanov.pairs import EulerChain, Pair, euler_log_weights
 from girsanov.processes import Process
 from tests.bridges.registry import BRIDGES
 from tests.linear_pairs import chain_marginal, mean_of_quadratic, random_linear_pair
@@ -121,7 +121,7 @@ def pair(drift=decoder, inference=None):
 
 def continuous_bound(model, x, steps):
     """Bound (2) of one row by N Euler steps, exactly averaged over the noise."""
-    weigh = lambda rows, draw: girsanov_log_weights(model, rows, draw, steps=steps)  # noqa: E731
+    weigh = lambda rows, draw: euler_log_weights(model, rows, draw, steps=steps)  # noqa: E731
     return mean_of_quadratic(weigh, x, 1 + steps).detach()
 
 

@@ -10,7 +10,7 @@ import girsanov as gv
 from girsanov.datasets import from_array, split
 from girsanov.densities import BroadGaussian, Gaussian
 from girsanov.likelihoods import density, elbo
-from girsanov.likelihoods.denoising import Draws, squared_errors
+from girsanov.likelihoods.denoising import MonteCarlo, squared_errors
 from girsanov.likelihoods.discrete import LatticePoints
 from girsanov.models import ScoreModel
 from girsanov.models.score_model import FAR, NEAR, given_way
@@ -64,7 +64,7 @@ def bound_by_levels(score, prior, x, draws=2000):
     levels = torch.linspace(low, high, 400).double()
     alpha, sigma = score.process.marginal_at(levels[[0, -1]])
     plain = lambda t, z, c=None: score(t, z, c)  # noqa: E731  (no reference, no near rows)
-    errors = squared_errors(ScorePair(plain, score.process), x, levels, noise=Draws(draws), generator=seeded(5))
+    errors = squared_errors(ScorePair(plain, score.process), x, levels, noise=MonteCarlo(draws), generator=seeded(5))
     diffusion = (alpha[0] / alpha[1]).log() + 0.5 * (high - low) - 0.5 * torch.trapezoid(errors, levels, dim=1)
     residual = 0.5 + alpha[1].log() - 0.5 * errors[:, -1]
     values = prior.expected_log_prob(alpha[0] * x, sigma[0].square()) + diffusion + residual
@@ -89,7 +89,9 @@ def test_the_density_formula_of_a_far_row_is_the_bound_but_for_its_ends(distance
     score = ScoreModel(lambda l, f, c: 0.3 * f, VariancePreserving(), reference=law, broad_share=True).eval()
     x, (low, high) = torch.full((1, 1), distance).double(), score.log_snr_range
     levels = torch.linspace(low, high, 400).double()
-    errors = squared_errors(ScorePair(lambda t, z, c=None: score(t, z, c), score.process), x, levels, noise=Draws(2000))
+    errors = squared_errors(
+        ScorePair(lambda t, z, c=None: score(t, z, c), score.process), x, levels, noise=MonteCarlo(2000)
+    )
     drawn = -0.5 * torch.trapezoid(errors, levels, dim=1)
     value = law.log_prob(x) + 0.5 * law.squared_error_integral(x, low, high) + drawn.mean(0)
     estimate = density(ScorePair(score), x, samples=4096, generator=seeded(6))

@@ -16,7 +16,7 @@ from girsanov.densities import Gaussian
 from girsanov.likelihoods import elbo
 from girsanov.likelihoods.certificate import certificate
 from girsanov.likelihoods.ddpm import SCHEDULES, ddpm_bound
-from girsanov.likelihoods.denoising import Draws, Quadrature, squared_errors
+from girsanov.likelihoods.denoising import MonteCarlo, Quadrature, squared_errors
 from girsanov.models import ScoreModel, TwoLayerNetwork
 from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
@@ -129,7 +129,7 @@ def test_errors_of_the_certificate_are_those_of_fresh_noise():
     network = TwoLayerNetwork((1, 2, 2), width=8)
     torch.nn.init.normal_(network.third.weight, std=0.2)
     model = ScoreModel(network, process, reference=case.density)
-    x, options = case.rows(16), {"schedule": SCHEDULES["linear"](50), "noise": Draws(8)}
+    x, options = case.rows(16), {"schedule": SCHEDULES["linear"](50), "noise": MonteCarlo(8)}
     bounds = [ddpm_bound(ScorePair(model, process), x, generator=seeded(s), **options) for s in range(8)]
     found = [certificate(bound, model.log_snr_range) for bound in bounds]
     values = torch.tensor([one.discrete.value for one in found])
@@ -163,7 +163,7 @@ def test_what_the_ends_change_is_closed_form_for_a_gaussian():
     law, x = case.density, case.rows(12)
     score = law.score(process)
     own = elbo(ScorePair(score, prior=ScorePair(score).noised(law), decoder=law), x)
-    bound = ddpm_bound(ScorePair(score), x, schedule=schedule, noise=Draws(32))
+    bound = ddpm_bound(ScorePair(score), x, schedule=schedule, noise=MonteCarlo(32))
     found = certificate(bound, score.log_snr_range, elbo=own)
     assert found.continuous.value == pytest.approx(float(case.log_prob(x).mean()), abs=1e-6)
     errors = torch.stack([law.squared_error(x, float(level)) for level in schedule.log_snr])[None]
@@ -187,7 +187,7 @@ def test_a_reference_under_the_same_noise_leaves_the_mean_and_takes_the_noise():
     torch.testing.assert_close(plain, controlled, rtol=0.0, atol=1e-8)
     gaussian = diagonal_gaussian_case((3,))
     law, rows = gaussian.density, gaussian.rows(5)
-    drawn = squared_errors(ScorePair(law.score(process), reference=law), rows, levels, noise=Draws(2))
+    drawn = squared_errors(ScorePair(law.score(process), reference=law), rows, levels, noise=MonteCarlo(2))
     exact = torch.stack([law.squared_error(rows, float(level)) for level in levels])
     torch.testing.assert_close(drawn, exact.expand_as(drawn), rtol=0.0, atol=1e-8)
 

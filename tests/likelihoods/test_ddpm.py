@@ -6,7 +6,7 @@ from torch.distributions import MultivariateNormal
 
 from girsanov.densities import Gaussian
 from girsanov.likelihoods.ddpm import SCHEDULES, NoiseSchedule, ddpm_bound
-from girsanov.likelihoods.denoising import Draws, Quadrature, density_by_quadrature, squared_errors
+from girsanov.likelihoods.denoising import MonteCarlo, Quadrature, density_by_quadrature, squared_errors
 from girsanov.models import ScoreModel, TwoLayerNetwork
 from girsanov.pairs import ScorePair
 from girsanov.processes import HarmonicVP, VariancePreserving
@@ -65,7 +65,7 @@ def test_errors_are_the_gaussians_closed_form_under_every_process(make_process):
     case, process = gaussian_case((1, 2, 2)), make_process()
     x, levels = case.rows(3), torch.linspace(-8.0, 8.0, 9)
     score = case.density.score(process)  # without its reference, whose errors are known without noise
-    errors = squared_errors(ScorePair(lambda t, y: score(t, y), process), x, levels, noise=Draws(400))
+    errors = squared_errors(ScorePair(lambda t, y: score(t, y), process), x, levels, noise=MonteCarlo(400))
     closed = torch.stack([case.density.squared_error(x, float(level)) for level in levels])
     z = (errors.mean(0) - closed) / (errors.std(0) / 20.0)
     assert float(z.abs().max()) < 5.0  # 27 normal scores: false alarm 2e-5
@@ -107,7 +107,7 @@ def test_draws_agree_with_quadrature_and_know_their_error():
     schedule, x = SCHEDULES["cosine"](20), case.rows(6, seed=1)
     score = case.density.score(process)
     exact = ddpm_bound(ScorePair(score, process), x, schedule=schedule, noise=Quadrature(0.2, 7.0))
-    drawn = ddpm_bound(ScorePair(score, process), x, schedule=schedule, noise=Draws(64))
+    drawn = ddpm_bound(ScorePair(score, process), x, schedule=schedule, noise=MonteCarlo(64))
     for name in ("estimate", "continuous", "gap"):
         value, truth = getattr(drawn, name), getattr(exact, name)
         z = (value.value - truth.value) / value.stderr
@@ -121,7 +121,7 @@ def test_rows_do_not_depend_on_their_batch_and_images_have_the_flat_value():
     network = TwoLayerNetwork((1, 2, 3), width=8)
     torch.nn.init.normal_(network.third.weight, std=0.3)
     model = ScoreModel(network, process, reference=case.density.moment_match())
-    x, options = case.rows(5), {"schedule": SCHEDULES["linear"](30), "noise": Draws(2)}
+    x, options = case.rows(5), {"schedule": SCHEDULES["linear"](30), "noise": MonteCarlo(2)}
     together = ddpm_bound(ScorePair(model, process), x, **options).estimate.value
     alone = torch.cat([ddpm_bound(ScorePair(model, process), x[i : i + 1], **options).estimate.value for i in range(5)])
     assert torch.equal(together, alone)
@@ -160,8 +160,8 @@ def test_bad_arguments_are_named():
     with pytest.raises(InputError, match="two or more betas, each between 0 and 1"):
         NoiseSchedule(torch.tensor([0.1, 1.0]))
     with pytest.raises(InputError, match="replicates must be a whole number of 1 or more"):
-        Draws(0)
-    with pytest.raises(InputError, match="at most 2 dimensions; these rows have 3: use Draws"):
+        MonteCarlo(0)
+    with pytest.raises(InputError, match="at most 2 dimensions; these rows have 3: use MonteCarlo"):
         squared_errors(ScorePair(lambda t, y: -y, process), torch.zeros(1, 3), torch.zeros(1), noise=Quadrature())
     with pytest.raises(InputError, match="condition must have leading dimension 1 or 1; got 2"):
         squared_errors(ScorePair(score, process), torch.zeros(1, 1), torch.zeros(1), condition=torch.zeros(2))

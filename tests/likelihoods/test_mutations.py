@@ -4,6 +4,8 @@ Wrong direction of integration, forgotten entropy of the residual, forgotten div
 a mean where the sum over dimensions belongs (notes of paper 1, sections 4(e) and 7, and of paper 2, section 5).
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -149,8 +151,8 @@ def test_other_noise_in_baseline_and_error_is_noticed(monkeypatch):
     """The control variate is exact only under the same noise."""
     sampled = baselines.GaussianBaseline.sampled
 
-    def unpaired(self, log_snr, z, eps, at_end, condition, near=None):
-        return sampled(self, log_snr, z, eps.roll(1, 0), at_end, condition, near)
+    def unpaired(self, at, at_end=None, near=None):
+        return sampled(self, replace(at, eps=at.eps.roll(1, 0)), at_end, near)
 
     monkeypatch.setattr(baselines.GaussianBaseline, "sampled", unpaired)
     with pytest.raises(AssertionError):

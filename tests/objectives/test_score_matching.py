@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from girsanov.calculus import Hutchinson, noised
+from girsanov.calculus import Hutchinson, Noised
 from girsanov.densities import Gaussian, StandardNormal
 from girsanov.likelihoods import Replicates, elbo, loss_bound
 from girsanov.models import ResidualMLP, ScoreModel
@@ -24,7 +24,6 @@ from girsanov.objectives import (
     independent,
     uniform_weight,
 )
-from girsanov.objectives.score_matching import Noised
 from girsanov.pairs import ScorePair
 from girsanov.processes import VarianceExploding, VariancePreserving
 from girsanov.types import InputError
@@ -75,7 +74,7 @@ def integrand(loss, pair, row, level, nodes: int = 40) -> torch.Tensor:
     pairs = [(a, b) for a in signs for b in signs] if loss.probes == 2 else [(a,) for a in signs]
     total = torch.zeros(())
     for chosen in pairs:
-        at = Noised(levels, noised(levels, row.expand(len(eps), -1), eps), eps, torch.stack(chosen))
+        at = Noised.of(levels, row.expand(len(eps), -1), eps, signs=torch.stack(chosen))
         total = total + weights @ (loss.loss(pair, at) + loss.constant(at)) / len(pairs)
     return total
 
@@ -117,7 +116,7 @@ def quadrature_bound(case, pair, x, points: int = 40, nodes: int = 30):
     loss, total = DenoisingScoreMatching(), []
     for row in x:
         wide, noise = levels.repeat_interleave(len(eps)), eps.repeat(len(levels), 1)
-        at = Noised(wide, noised(wide, row.expand(len(noise), -1), noise), noise)
+        at = Noised.of(wide, row.expand(len(noise), -1), noise)
         values = (loss.loss(pair, at) + loss.constant(at)).reshape(len(levels), -1)
         second = (alpha * row).square().sum() + case.d * sigma.square()
         prior = -0.5 * (second + case.d * math.log(2 * math.pi))
@@ -333,7 +332,7 @@ def test_the_likelihood_s_weight_by_hand_is_the_default_s_loss():
     times = DebiasedTime(process, atom=0.0)
     value = ScoreMatchingObjective(weighting=weight, times=times)(pair, Batch(x), seeded(4))
     levels, eps = 7.0 * low_positions(50, 4) - 4.0, noise_after_positions(x, 4)
-    at = Noised(levels, noised(levels, x, eps), eps)
+    at = Noised.of(levels, x, eps)
     torch.testing.assert_close(value, 7.0 * DenoisingScoreMatching().loss(pair, at), rtol=1e-9, atol=1e-9)
 
 

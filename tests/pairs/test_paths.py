@@ -9,7 +9,7 @@ from torch.distributions import Gamma, LogNormal, MultivariateNormal
 
 import girsanov as gv
 from girsanov.densities import Density
-from girsanov.pairs import Pair, ScorePair, feynman_kac_log_weights, girsanov_log_weights
+from girsanov.pairs import Pair, ScorePair, euler_log_weights
 from girsanov.processes import Process
 from girsanov.solvers import FixedGrid
 from tests.linear_pairs import log_mean_exp, mean_of_quadratic
@@ -107,7 +107,7 @@ def test_state_dependent_diffusion_against_the_exact_density(make, tolerance):
     truth = oracle.marginal(torch.tensor(0.0)).log_prob(x).sum(1)
     spreads = []
     for steps in (50, 200):
-        error = girsanov_log_weights(pair, x, noise(len(x), d), steps=steps).detach() - truth
+        error = euler_log_weights(pair, x, noise(len(x), d), steps=steps).detach() - truth
         spreads.append(float(error.std()))
     assert abs(float(error.mean())) < tolerance + 4 * spreads[1] / math.sqrt(len(x))
     assert 1.6 < spreads[0] / spreads[1] < 2.5  # order one half
@@ -125,7 +125,7 @@ def test_the_extra_divergence_terms_are_needed(make, tolerance):
     kept = module.diffusion_terms
     module.diffusion_terms = lambda coefficient, rows: None
     try:
-        wrong = girsanov_log_weights(pair, x, noise(400, 2), steps=200).detach()
+        wrong = euler_log_weights(pair, x, noise(400, 2), steps=200).detach()
     finally:
         module.diffusion_terms = kept
     truth = oracle.marginal(torch.tensor(0.0)).log_prob(x[:1]).sum()
@@ -146,8 +146,9 @@ def test_any_inference_drift_has_the_density_as_its_mean_weight():
     pair = Pair(Other(), oracle.reversal, Law(oracle.marginal(torch.tensor(1.0)), 1))
     n, x = 20_000, 1.2
     truth = float(oracle.marginal(torch.tensor(0.0)).log_prob(torch.tensor(x)))
-    for weigh in (girsanov_log_weights, feynman_kac_log_weights):
-        weights = weigh(pair, torch.full((n, 1), x), noise(n, 1), steps=100).detach() - truth
+    for controlled in (True, False):
+        rows, draws = torch.full((n, 1), x), noise(n, 1)
+        weights = euler_log_weights(pair, rows, draws, steps=100, controlled=controlled).detach() - truth
         ratio = weights.exp()
         assert abs(float(ratio.mean()) - 1.0) < 0.01 + 4 * float(ratio.std()) / math.sqrt(n)
 
@@ -189,10 +190,10 @@ def test_a_full_matrix_diffusion_against_the_exact_density():
     pair = Pair(process, reversal, gv.Gaussian(mean, covariance))
     x = torch.tensor([[0.2, -0.4], [1.5, -2.0]]).repeat_interleave(300, 0)
     truth = MultivariateNormal(*moments(torch.tensor(0.0))).log_prob(x)
-    error = girsanov_log_weights(pair, x, noise(len(x), 2), steps=100).detach() - truth
+    error = euler_log_weights(pair, x, noise(len(x), 2), steps=100).detach() - truth
     assert abs(float(error.mean())) < 0.02 + 4 * float(error.std()) / math.sqrt(len(x))
     assert float(error.std()) < 0.3
-    hutchinson = girsanov_log_weights(
+    hutchinson = euler_log_weights(
         pair, x, noise(len(x), 2, 1), steps=100, divergence=gv.calculus.Hutchinson(4)
     ).detach()
     hutchinson = hutchinson - truth
@@ -222,7 +223,7 @@ def test_the_lambda_family_has_the_bounds_of_the_note(lmbd):
         rows = [torch.tensor([[0.7 + sign * math.sqrt(0.3)]]) for sign in (-1.0, 1.0)]  # W is quadratic in x too
 
         def weigh(x, draw):
-            return girsanov_log_weights(pair, x, draw, steps=steps)
+            return euler_log_weights(pair, x, draw, steps=steps)
 
         return sum(float(mean_of_quadratic(weigh, x, steps + 1).detach()) for x in rows) / 2
 
@@ -253,7 +254,7 @@ def test_without_noise_the_weight_is_the_change_of_variables():
 
     solved = FixedGrid(64).solve(field, x, torch.linspace(0.0, 1.0, 65))
     flow = pair.prior.log_prob(solved.state) + solved.integrals[0]
-    errors = [(girsanov_log_weights(pair, x, noise(5, 2), steps=n) - flow).abs().max() for n in (100, 200)]
+    errors = [(euler_log_weights(pair, x, noise(5, 2), steps=n) - flow).abs().max() for n in (100, 200)]
     assert errors[1] < 2e-2
     assert 1.7 < errors[0] / errors[1] < 2.3  # Euler: first order
 
@@ -265,7 +266,7 @@ def test_weights_of_a_score_pair_include_the_residual():
     pair = ScorePair(_Ranged(law.score(process)), process, prior=law.diffused(*process.marginal_at(low)))
     steps = 0.5 * torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
     x = (law.mean + steps).repeat_interleave(500, 0)
-    weights = girsanov_log_weights(pair, x, noise(len(x), 2), steps=1000).reshape(4, 500)
+    weights = euler_log_weights(pair, x, noise(len(x), 2), steps=1000).reshape(4, 500)
     bound = gv.elbo(gv.ScorePair(_Ranged(law.score(process)), process, prior=pair.prior), x[::500], samples=4096)
     gap = weights.mean(1) - bound.value
     assert bool((gap.abs() < 0.03 + 4 * weights.std(1) / math.sqrt(500)).all()), gap

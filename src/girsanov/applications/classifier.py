@@ -190,9 +190,9 @@ class DiffusionClassifier:
         start = self._named("likelihood" if fitted else self.weights)
         ones = Levels(LevelWeights(start.weights.edges, torch.ones_like(start.weights.values)), start.proposal)
         explored = self._everything(rows, ones, max(samples // 2, 2), EXPLORE)
-        gaps = explored.values, explored.levels, explored.density
-        weights = fit_on(*gaps, label, self._log_prior, *self.model.log_snr_range) if fitted else start.weights
-        levels = Levels(weights, weights.proposal(*explored_sizes(*gaps, *self.model.log_snr_range)))
+        span, gaps = self.model.log_snr_range, (explored.values, explored.levels)
+        weights = fit_on(*gaps, label, self._log_prior, *span) if fitted else start.weights
+        levels = Levels(weights, weights.proposal(*explored_sizes(*gaps, explored.density, *span)))
         checked = self._everything(rows, levels, self.samples // 2, CHECK)
         factor = fit_temperature(checked.values.mean(2), label, self._log_prior)
         self._noise = _noise(checked)
@@ -238,9 +238,7 @@ class DiffusionClassifier:
             rows[open_], asked[open_], start[open_], levels, pairs=new, seed=self.seed, round_=round_
         )
         index = open_.nonzero().flatten()
-        return Evidence(
-            *(part.new_zeros(len(rows), *part.shape[1:]).index_copy(0, index, part) for part in _columns(found))
-        )
+        return Evidence(*(part.new_zeros(len(rows), *part.shape[1:]).index_copy(0, index, part) for part in found))
 
     def _schedule(self, confidence: float | None) -> tuple[list[int], list[float]]:
         """Numbers of pairs after which to look, and the error probability of each look."""
@@ -268,7 +266,7 @@ class DiffusionClassifier:
             start = pairs * self._log_prior.to(rows.device).expand(alive.shape)
             noise = {"seed": self.seed, "round_": round_, "keys": keys[first : first + BLOCK]}
             parts.append(self.model.look(block, alive, start, levels, pairs=pairs, **noise))
-        return Evidence(*(torch.cat(column) for column in zip(*map(_columns, parts), strict=True)))
+        return Evidence.joined(parts)
 
     def _named(self, weights: str | Callable[[Tensor], Tensor]) -> Levels:
         """Levels before anything is known of where classes differ: as the reference's own denoising noise."""
@@ -321,10 +319,6 @@ def _noise(checked: Evidence) -> NoiseModel:
     others = torch.ones_like(checked.spread, dtype=torch.bool)
     others[rows, leader] = False
     return NoiseModel.fit(differences.var(2)[others], checked.spread[others], pairs - 1)
-
-
-def _columns(evidence: Evidence) -> tuple[Tensor, ...]:
-    return tuple(getattr(evidence, field.name) for field in fields(evidence))
 
 
 def class_names(classes: Iterable[Any]) -> np.ndarray:

@@ -7,17 +7,18 @@ evidence does not depend on the other rows.
 
 __all__ = ["ClassConditional", "Evidence", "Levels"]
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from girsanov.applications.level_weights import LevelWeights
-from girsanov.calculus import sum_event
+from girsanov.calculus import Noised, gain, sum_event
 from girsanov.encoding import Encoding
 from girsanov.inputs import as_rows
-from girsanov.likelihoods.common_noise import Draws, deviations, draw, gain
+from girsanov.likelihoods.common_noise import deviations, draw
 from girsanov.pairs import ScorePair
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError, State
@@ -35,8 +36,7 @@ class Levels:
     proposal: LogSNRDensity
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(NamedTuple):
     """What one look found; entries of classes that were not asked for are 0.
 
     Attributes:
@@ -50,6 +50,11 @@ class Evidence:
     spread: Tensor
     levels: Tensor
     density: Tensor
+
+    @classmethod
+    def joined(cls, parts: Iterable["Evidence"]) -> "Evidence":
+        """Of all rows."""
+        return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -120,28 +125,27 @@ class ClassConditional:
         parts = []
         for first in range(0, len(rows), size):
             part = slice(first, first + size)
-            draws = self._draw(rows[part], keys[part], levels.proposal, pairs, seed, round_)
-            parts.append(self._compare(draws, alive[part], start[part], levels, pairs))
-        return Evidence(*(torch.cat(column) for column in zip(*parts, strict=True)))
+            at, weights = self._draw(rows[part], keys[part], levels.proposal, pairs, seed, round_)
+            parts.append(self._compare(at, weights, alive[part], start[part], levels.weights))
+        return Evidence.joined(parts)
 
-    def _draw(self, rows: State, keys: Tensor, proposal: LogSNRDensity, pairs: int, seed: int, round_: int) -> Draws:
+    def _draw(
+        self, rows: State, keys: Tensor, proposal: LogSNRDensity, pairs: int, seed: int, round_: int
+    ) -> tuple[Noised, Tensor]:
         """Evaluation points, flattened from ``n P 2``; every pair has a dequantisation draw of its own."""
         x = rows[:, None].expand(-1, pairs, *rows.shape[1:])
         if self.encoding is not None:
             x = self.encoding.view(rows, pairs, seed, round_, purpose="dequantise pairs", keys=keys).x
-        states = x[:, None]
-        return draw(keys, states, proposal, seed=seed, round_=round_, dtype=self.pair.dtype(x))
+        return draw(keys, x[:, None], proposal, seed=seed, round_=round_, dtype=self.pair.dtype(x))
 
-    def _compare(
-        self, draws: Draws, alive: Tensor, start: Tensor, levels: Levels, pairs: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The fields of :class:`Evidence`."""
+    def _compare(self, at: Noised, weights: Tensor, alive: Tensor, start: Tensor, counted: LevelWeights) -> Evidence:
+        pairs = len(weights) // (2 * len(alive))
         row, label = alive.nonzero(as_tuple=True)
         each = torch.arange(2 * pairs, device=row.device)
         points = 2 * pairs * row[:, None] + each
-        at, reciprocal = (part.reshape(-1, pairs, 2)[..., 0] for part in (draws.levels, 2 * pairs * draws.weights))
-        scale = levels.weights(at) * reciprocal
-        error, delta = self._predict(draws, points, label)
+        levels, reciprocal = (part.reshape(-1, pairs, 2)[..., 0] for part in (at.log_snr, 2 * pairs * weights))
+        scale = counted(levels) * reciprocal
+        error, delta = self._predict(at, points, label)
         values = alive.new_zeros((*alive.shape, pairs), dtype=torch.float64)
         values[row, label] = scale[row] * gain(error, delta).reshape(-1, pairs, 2).mean(2)
         leader = torch.where(alive, values.sum(2) + start, -torch.inf).argmax(1)
@@ -152,16 +156,15 @@ class ClassConditional:
         distance = sum_event(apart.flatten(0, 1).square()).reshape(-1, pairs, 2).mean(2)
         spread = torch.zeros_like(start)
         spread[row, label] = (scale[row] * distance).mean(1)
-        return values, spread, at, 1.0 / reciprocal
+        return Evidence(values, spread, levels, 1.0 / reciprocal)
 
-    def _predict(self, draws: Draws, points: Tensor, label: Tensor) -> tuple[State, State]:
+    def _predict(self, at: Noised, points: Tensor, label: Tensor) -> tuple[State, State]:
         """Errors of the reference and deviations at points ``k m`` for classes ``k``, both ``k*m *d``."""
-        size = max(1, min(EVALUATIONS, CALL_ELEMENTS // max(draws.z[0].numel(), 1)) // points.shape[1])
+        size = max(1, min(EVALUATIONS, CALL_ELEMENTS // max(at.z[0].numel(), 1)) // points.shape[1])
         parts = []
         for first in range(0, len(points), size):
             part = slice(first, first + size)
             condition = self.conditions.to(points.device)[label[part]].repeat_interleave(points.shape[1], 0)
-            chosen = draws.take(points[part].flatten())
-            parts.append(deviations(self.pair, chosen, condition))
+            parts.append(deviations(self.pair, at.take(points[part].flatten()), condition))
         errors, deltas = zip(*parts, strict=True)
         return torch.cat(errors), torch.cat(deltas)

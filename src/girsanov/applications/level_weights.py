@@ -122,15 +122,7 @@ def explored_sizes(values: Tensor, levels: Tensor, density: Tensor, low: float, 
     return middle[visited], (total[visited] / count[visited]).sqrt()
 
 
-def fit_on(
-    values: Tensor,
-    levels: Tensor,
-    density: Tensor,
-    label: Tensor,
-    log_prior: Tensor,
-    low: float,
-    high: float,
-) -> LevelWeights:
+def fit_on(values: Tensor, levels: Tensor, label: Tensor, log_prior: Tensor, low: float, high: float) -> LevelWeights:
     """Weights fitted to likelihood-weighted pairs of held-out rows; arguments as of the two functions it is made of."""
     edges = torch.linspace(low, high, FITTED_CELLS + 1, dtype=torch.float64)
     cell = _cell(edges, levels.cpu())

@@ -21,15 +21,13 @@ from typing import Any, Protocol, final
 import torch
 from torch import Tensor
 
-from girsanov.calculus import noised
 from girsanov.densities import Gaussian
 from girsanov.likelihoods import RandomisedRows
 from girsanov.likelihoods.baselines import GaussianBaseline
-from girsanov.likelihoods.estimator import View
-from girsanov.models import ScoreModel
+from girsanov.likelihoods.common_noise import systematic
 from girsanov.pairs import ScorePair
 from girsanov.randomness import keyed_generators, keyed_normal, keyed_uniform, seed_of
-from girsanov.rows import row_blocks
+from girsanov.rows import by_blocks
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError, Nats, State, require_count
 
@@ -39,11 +37,9 @@ CHUNK = 2048  # network evaluations per call, fixed so that results do not depen
 class Fitted(Protocol):
     """What is asked of a model: what a fitted density model has."""
 
-    score: ScoreModel
-
     @property
-    def reference(self) -> Gaussian:
-        """The Gaussian reference in the model's space."""
+    def pair(self) -> ScorePair:
+        """The model in its own space, with a Gaussian reference."""
         ...
 
     def encode(self, x: Any) -> RandomisedRows:
@@ -96,43 +92,33 @@ def band_errors(
     """
     if not require_count("bands", bands) <= require_count("samples", samples):
         raise InputError(f"Give one band or more and at least as many samples; got {bands} bands, {samples} samples")
-    seed, rows = seed_of(generator), model.encode(x)
-    proposal = LogSNRDensity.from_spectrum(*model.score.log_snr_range, model.reference.spectrum())
+    seed, rows, pair = seed_of(generator), model.encode(x), model.pair
+    assert pair.reference is not None
+    baseline = GaussianBaseline(pair, None, pair.reference)
+    proposal = LogSNRDensity.from_spectrum(*pair.log_snr_range, pair.reference.spectrum())
     edges = proposal.nodes(bands + 1)
     count = samples // bands * bands
-    parts = []
-    for index, fresh in row_blocks(len(rows), max(1, CHUNK // count), rows.rows.device):
-        view = rows.views(rows.rows[index], 1, seed, 0)
-        parts.append([value[:fresh] for value in _block(model, view, proposal, count, edges, seed)])
-    log_prob, errors = (torch.cat(values) for values in zip(*parts, strict=True))
-    return BandErrors(log_prob, errors, edges)
+
+    def evaluate(index: Tensor) -> dict[str, Tensor]:
+        view = rows.views(rows.rows[index], 1, seed, 0)  # seen once each
+        y = view.x[:, 0]
+        gain = _gains(baseline, y, proposal, count, bands, seed)
+        spans = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+        mean = torch.stack([baseline.integral(y, *span) for span in spans], 1)
+        log_prob = baseline.reference.log_prob(y) + view.log_det[:, 0] + gain.sum(1)
+        return {"log_prob": log_prob, "errors": 0.5 * mean - gain}
+
+    return BandErrors(**by_blocks(evaluate, len(rows), CHUNK // count, rows.rows.device, dim=0), edges=edges)
 
 
-def _block(
-    model: Fitted, view: View, proposal: LogSNRDensity, count: int, edges: Tensor, seed: int
-) -> tuple[Nats, Tensor]:
-    """Log-probabilities ``n`` and errors ``n b`` of one block of rows, seen once each."""
-    y, log_det = view.x[:, 0], view.log_det[:, 0]
-    gain = _gains(model, y, proposal, count, len(edges) - 1, seed)
-    pairs = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
-    baseline = torch.stack([model.reference.squared_error_integral(y, *pair) for pair in pairs], 1)
-    return model.reference.log_prob(y) + log_det + gain.sum(1), 0.5 * baseline - gain
-
-
-def _gains(model: Fitted, y: State, proposal: LogSNRDensity, count: int, bands: int, seed: int) -> Tensor:
-    """Sampled gains over the reference, shape ``n b``; neighbouring levels take antithetic noise."""
-    pair = ScorePair.around(model.score)
-    dtype = pair.dtype(y)
+def _gains(baseline: GaussianBaseline, y: State, proposal: LogSNRDensity, count: int, bands: int, seed: int) -> Tensor:
+    """Sampled gains over the reference, shape ``n b``."""
     generators = keyed_generators(seed, "novelty", y)
     offset = keyed_uniform(generators, (1,), y)[:, 0]
-    half = keyed_normal(generators, ((count + 1) // 2, *y.shape[1:]), y.new_empty(0, dtype=dtype))
-    eps = torch.stack([half, -half], 2).flatten(1, 2)[:, :count].flatten(0, 1)
-    levels, weights, at_end = (grid.flatten() for grid in proposal.systematic(offset, count))
-    clean = y.to(dtype).repeat_interleave(count, 0)
-    z = noised(levels, clean, eps)
-    baseline = GaussianBaseline(pair, None, model.reference)
-    values = weights * baseline.sampled(levels, z, eps, at_end, None)
-    return values.reshape(len(y), bands, -1).sum(2)
+    like = y.new_empty(0, dtype=baseline.pair.dtype(y))
+    half = keyed_normal(generators, ((count + 1) // 2, *y.shape[1:]), like)
+    at, weights = systematic(y, proposal, offset, half, count)
+    return (weights * baseline.sampled(at)).reshape(len(y), bands, -1).sum(2)
 
 
 @final

@@ -21,40 +21,27 @@ In a GAN with optimal discriminator and weight w on :math:`E_G[-\log p]` the opt
 
 __all__ = ["density_regulariser", "gan_optimum"]
 
-from dataclasses import dataclass
-from typing import Any, Protocol, final
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows, noised, sum_event
-from girsanov.densities import Gaussian
+from girsanov.calculus import Noised, expand_as_rows, sum_event
 from girsanov.inputs import checked
 from girsanov.likelihoods.baselines import GaussianBaseline
-from girsanov.models import ScoreModel
+from girsanov.likelihoods.common_noise import systematic
 from girsanov.pairs import ScorePair
 from girsanov.randomness import source_of
-from girsanov.rows import conditions_for
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError, Nats, Score, State
 
 BISECTIONS = 200
 
 
-class Modelled(Protocol):
-    """What is asked of a model: what a fitted density model has."""
-
-    score: ScoreModel
-
-    @property
-    def reference(self) -> Gaussian:
-        """The Gaussian reference in the model's space."""
-        ...
-
-
 @checked
 def density_regulariser(
-    model: Modelled,
+    model: Any,
     x: State,
     *,
     log_snr_range: tuple[float, float] | None = None,
@@ -71,8 +58,8 @@ def density_regulariser(
     below the levels that resolve the cells, or fit with ``lattice_head=False``; keep the generator within the range.
 
     Args:
-        model: a fitted density model, or anything with a ``score`` and its Gaussian ``reference``. Its parameters get
-            gradients too unless they are frozen: ``model.requires_grad_(False)``.
+        model: a fitted density model, or a :class:`girsanov.ScorePair` with a reference. Its parameters get gradients
+            too unless they are frozen: ``model.requires_grad_(False)``.
         x: the generator's output in the model's space, ``n *d``; it carries the gradient.
         log_snr_range: band of log-SNR; default the whole range of the score.
         detach_jacobian: leave the network's Jacobian out of the gradient (score distillation). The value is then 0:
@@ -84,7 +71,7 @@ def density_regulariser(
         generator: source of levels and noise, ``None`` for seed 0; pass the training loop's, so that steps differ.
 
     Raises:
-        InputError: for a band outside the score's range or fewer than one sample.
+        InputError: for a model without a reference, a band outside the score's range or fewer than one sample.
 
     Example:
         >>> import girsanov as gv
@@ -94,75 +81,54 @@ def density_regulariser(
         >>> bool((gradient > 0).all())  # descent leads back to the data
         True
     """
-    low, high = model.score.log_snr_range
+    pair = getattr(model, "pair", model)
+    if not isinstance(pair, ScorePair) or pair.reference is None:
+        raise InputError("A density regulariser is made of a fitted model, or of a ScorePair with a reference")
+    low, high = pair.log_snr_range
     band = log_snr_range or (low, high)
     if not low <= band[0] < band[1] <= high:
         raise InputError(f"The band {band} must lie within the score's log-SNR range {(low, high)}")
     encode = getattr(model, "encode_condition", None)  # a fitted model's
     condition = condition if encode is None else encode(condition, len(x))
-    draws = _Draws.of(model, x, band, samples, condition, source_of(generator))
+    baseline, source = GaussianBaseline(pair, None, pair.reference), source_of(generator)
+    proposal = LogSNRDensity.from_spectrum(*band, pair.reference.spectrum())
+    offset = torch.rand(len(x), generator=source, dtype=torch.float64).to(x.device)
+    shape = (len(x), (samples + 1) // 2, *x.shape[1:])
+    half = torch.randn(shape, generator=source, dtype=pair.dtype(x)).to(x.device)
+    at, weights = systematic(x, proposal, offset, half, samples, condition)
+
+    def integral(values: Tensor) -> Tensor:
+        """Over the band: the weighted sum of a row's samples, of values ``m`` or ``m *d``."""
+        wide = expand_as_rows(weights, values) if values.ndim > 1 else weights
+        return (wide * values).unflatten(0, (-1, samples)).sum(1)
+
     if detach_jacobian or fake is not None:
-        gradient = _distilled(model, x, draws, band, fake)
+        gradient = _distilled(baseline, x, at, integral, band, fake)
         return sum_event((x - x.detach()) * gradient.to(x.dtype))
-    baseline = GaussianBaseline(ScorePair.around(model.score), None, model.reference)
-    at_end = torch.zeros_like(draws.levels, dtype=torch.bool)
-    gain = draws.mean(baseline.sampled(draws.levels, draws.z, draws.eps, at_end, draws.condition))
+    gain = integral(baseline.sampled(at))
     if log_snr_range is None:
-        return -model.reference.log_prob(x) - gain
-    return 0.5 * model.reference.squared_error_integral(x, *band) - gain
-
-
-@final
-@dataclass(frozen=True)
-class _Draws:
-    """Noised rows: ``samples`` of each, row after row."""
-
-    levels: Tensor
-    weights: Tensor
-    eps: State
-    z: State
-    condition: Tensor | None
-    samples: int
-
-    @classmethod
-    def of(
-        cls,
-        model: Modelled,
-        x: State,
-        band: tuple[float, float],
-        samples: int,
-        condition: Tensor | None,
-        generator: torch.Generator,
-    ) -> "_Draws":
-        proposal = LogSNRDensity.from_spectrum(*band, model.reference.spectrum())
-        offset = torch.rand(len(x), generator=generator, dtype=torch.float64).to(x.device)
-        levels, weights, _ = (grid.flatten() for grid in proposal.systematic(offset, samples))
-        dtype = ScorePair(model.score).dtype(x)
-        half = torch.randn(len(x), (samples + 1) // 2, *x.shape[1:], generator=generator, dtype=dtype).to(x.device)
-        eps = torch.stack([half, -half], 2).flatten(1, 2)[:, :samples].flatten(0, 1)
-        clean = x.to(dtype).repeat_interleave(samples, 0)
-        z = noised(levels, clean, eps)
-        given = conditions_for(condition, len(x), samples)
-        return cls(levels, weights, eps, z, given, samples)
-
-    def mean(self, values: Tensor) -> Tensor:
-        """Weighted sum over the samples of a row: the integral over the band; values ``m`` or ``m *d``."""
-        wide = expand_as_rows(self.weights, values) if values.ndim > 1 else self.weights
-        return (wide * values).unflatten(0, (-1, self.samples)).sum(1)
+        return -pair.reference.log_prob(x) - gain
+    return 0.5 * baseline.integral(x, *band) - gain
 
 
 @torch.no_grad()
-def _distilled(model: Modelled, x: State, draws: _Draws, band: tuple[float, float], fake: Score | None) -> State:
+def _distilled(
+    baseline: GaussianBaseline,
+    x: State,
+    at: Noised,
+    integral: Callable[[Tensor], Tensor],
+    band: tuple[float, float],
+    fake: Score | None,
+) -> State:
     """Gradient of the band's mean of -log q_l(x_l), or of its difference to the fake law's."""
-    width = band[1] - band[0]
-    ratio = torch.exp(0.5 * draws.levels)
-    pair, levels, z = ScorePair.around(model.score), draws.levels, draws.z
+    pair, law, width = baseline.pair, baseline.reference, band[1] - band[0]
+    ratio = expand_as_rows(torch.exp(0.5 * at.log_snr), at.z)
     if fake is not None:
-        theirs = ScorePair(fake, pair.process).noise(levels, z, draws.condition)
-        ours = pair.noise(levels, z, draws.condition)
-        return draws.mean(expand_as_rows(ratio, z) * (ours - theirs)) / width
-    _, delta = pair.deviation(levels, z, draws.condition)
-    sampled = draws.mean(expand_as_rows(ratio, z) * delta).double() / width
+        theirs = ScorePair(fake, pair.process).noise(at.log_snr, at.z, at.condition)
+        ours = pair.noise(at.log_snr, at.z, at.condition)
+        return integral(ratio * (ours - theirs)) / width
+    _, delta = pair.deviation(at.log_snr, at.z, at.condition)
+    sampled = integral(ratio * delta).double() / width
     low, high = band
 
     def closed(variances: Tensor) -> Tensor:
@@ -170,7 +136,7 @@ def _distilled(model: Modelled, x: State, draws: _Draws, band: tuple[float, floa
         span = torch.nn.functional.softplus(high + shift) - torch.nn.functional.softplus(low + shift)
         return span / (width * variances)
 
-    return sampled + model.reference.spectral(x.double() - model.reference.mean, closed)
+    return sampled + law.spectral(x.double() - law.mean, closed)
 
 
 def gan_optimum(log_prob: Tensor, volume: Tensor | float, weight: float) -> Tensor:

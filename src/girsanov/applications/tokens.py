@@ -27,7 +27,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import noised, sum_event
+from girsanov.calculus import gain, noised
 from girsanov.densities import Gaussian
 from girsanov.inputs import as_condition, as_rows, checked
 from girsanov.likelihoods import elbo
@@ -263,7 +263,7 @@ def _uniform_time(head: ScoreModel, clean: State, context: Tensor, generator: to
     eps = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
     z = noised(levels, clean, eps)
     delta = head.deviation(levels, z, context)
-    return 0.5 * sum_event(delta * (delta - 2.0 * (eps - head.reference.noise(levels, z)))) / clean.shape[1]
+    return -gain(eps - head.reference.noise(levels, z), delta) / clean.shape[1]
 
 
 @checked

@@ -24,7 +24,7 @@ from girsanov.calculus import Exact
 from girsanov.densities import Density
 from girsanov.processes import Process
 from girsanov.randomness import normal_blocks
-from girsanov.rows import condition_at, conditions_for, row_blocks
+from girsanov.rows import by_blocks, condition_at, conditions_for
 from girsanov.solvers.ode import Adaptive
 from girsanov.types import Estimate, InputError, Nats, State, Time
 
@@ -84,18 +84,19 @@ def inconsistency(
 
 def _integrate(bridge: Sections, x: State, end: Density, condition: Tensor | None) -> tuple[Nats, int]:
     """Log-densities and evaluations: each section by itself, since drifts jump from one to the next."""
-    values, cost = [], 0
-    for index, count in row_blocks(len(x), CHUNK, x.device):
-        state, total, spent = x[index].double(), 0.0, 0
-        given = condition_at(condition, index)
+
+    def evaluate(index: Tensor) -> dict[str, Tensor]:
+        state, given = x[index].double(), condition_at(condition, index)
+        total = cost = state.new_zeros(len(state))
         for i in range(len(bridge)):
             grid = torch.tensor(bridge.times[i : i + 2], dtype=torch.float64, device=x.device)
             solution = Adaptive(rtol=TOLERANCE, atol=TOLERANCE).solve(_Velocity(bridge, i, given), state, grid)
             state, total = solution.state, total + solution.integrals[0]
-            spent += int(solution.evaluations.max())
-        values.append((end.log_prob(state) + total)[:count])
-        cost = max(cost, spent)
-    return torch.cat(values), 2 * cost
+            cost = cost + solution.evaluations.max()
+        return {"value": end.log_prob(state) + total, "cost": cost}
+
+    found = by_blocks(evaluate, len(x), CHUNK, x.device)
+    return found["value"], 2 * int(found["cost"].max())
 
 
 @final

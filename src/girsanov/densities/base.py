@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LIMIT, TAIL = 15.0, 9.0  # log-SNR
 
 
-class Kernel(Protocol):
+class Noising(Protocol):
     """What a density needs of a linear process: mean scale and standard deviation at a time."""
 
     def marginal(self, t: Time) -> tuple[Tensor, Tensor]:
@@ -61,12 +61,12 @@ class Density(nn.Module, ABC):
         """Smallest and largest variance that the density shows along any direction; (1, 1) where unknown."""
         return 1.0, 1.0
 
-    def marginal(self, process: Kernel, t: float | Tensor) -> "Density":
+    def marginal(self, process: Noising, t: float | Tensor) -> "Density":
         """Law of the process at time ``t`` when it starts from this density."""
         alpha_t, sigma_t = process.marginal(torch.as_tensor(t, dtype=torch.float64))
         return self.diffused(alpha_t, sigma_t)
 
-    def score(self, process: Kernel) -> "DensityScore":
+    def score(self, process: Noising) -> "DensityScore":
         """The exact score ``(t, x) -> grad log p_t(x)`` under ``process``."""
         return DensityScore(self, process)
 
@@ -88,7 +88,7 @@ class DensityScore(nn.Module):
     (-15, 15), and as far as the smallest and largest variance of the density make its denoiser work.
     """
 
-    def __init__(self, density: Density, process: Kernel) -> None:
+    def __init__(self, density: Density, process: Noising) -> None:
         super().__init__()
         self.density = density
         self.process: Any = process

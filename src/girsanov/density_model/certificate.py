@@ -10,10 +10,10 @@ from girsanov.density_model.model import DensityModel
 from girsanov.inputs import checked
 from girsanov.likelihoods import ddpm_bound
 from girsanov.likelihoods.certificate import Certificate, certificate
-from girsanov.likelihoods.denoising import Draws
+from girsanov.likelihoods.denoising import MonteCarlo
 from girsanov.randomness import seed_of
 
-DRAWS = Draws(2)  # two evaluations per row and step: the fewest that know their error
+DRAWS = MonteCarlo(2)  # two evaluations per row and step: the fewest that know their error
 
 
 @checked

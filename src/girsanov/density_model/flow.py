@@ -14,12 +14,12 @@ grid.
 __all__ = ["FlowObjective"]
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from girsanov.calculus import Exact, Hutchinson
 from girsanov.likelihoods import ode_log_prob
 from girsanov.models import ScoreModel
-from girsanov.objectives import Batch
+from girsanov.objectives.denoising import Batch, DequantisedLoss
 from girsanov.pairs import ScorePair
 from girsanov.solvers import FixedGrid
 from girsanov.transforms import Transform
@@ -28,7 +28,7 @@ EXACT_DIMENSIONS = 3  # beyond, one probe trains better in the same time
 STEPS = 8
 
 
-class FlowObjective(nn.Module):
+class FlowObjective(DequantisedLoss):
     """Negative log-density of the ODE per dimension, ``loss(model, batch, generator, step) -> b``.
 
     Args:
@@ -38,9 +38,9 @@ class FlowObjective(nn.Module):
     """
 
     def __init__(self, model: ScoreModel, transform: Transform, *, steps: int = STEPS) -> None:
-        super().__init__()
+        super().__init__(transform)
         assert model.reference is not None
-        self.transform = [transform]  # not a submodule: its tensors belong to the density model
+        self.pair = [ScorePair.around(model)]  # no submodule either
         d = model.reference.event_dim
         self.divergence = Exact() if d <= EXACT_DIMENSIONS else Hutchinson(probes=1)
         self.solver = FixedGrid(steps)
@@ -48,11 +48,9 @@ class FlowObjective(nn.Module):
     def forward(self, model: ScoreModel, batch: Batch, generator: torch.Generator, step: int) -> Tensor:
         """Loss of every row of ``batch``, shape ``b``."""
         del step
-        with torch.no_grad():
-            uniform = torch.rand(batch.x.shape, generator=generator, dtype=batch.x.dtype).to(batch.x.device)
-            x, _ = self.transform[0](batch.x, uniform)
+        (pair,), x = self.pair, self.rows(batch.x, generator)
         estimate = ode_log_prob(
-            ScorePair.around(model),
+            pair if pair.score is model else ScorePair.around(model),
             x,
             divergence=self.divergence,
             solver=self.solver,

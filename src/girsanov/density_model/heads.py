@@ -10,7 +10,7 @@ from girsanov.density_model.config import Config, FitConfig
 from girsanov.density_model.coordinates import MAX_CELLS, Coordinates
 from girsanov.density_model.model import DensityModel
 from girsanov.encoding import Encoding
-from girsanov.models import ExpertHead, Head, Lattice, LatticeHead, MixtureHead, ResidualHead
+from girsanov.models import CellHistogram, ExpertHead, Head, LatticeHead, MixtureHead, ResidualHead
 from girsanov.randomness import mix, stream
 from girsanov.transforms import Dequantise, Standardise
 from girsanov.types import State
@@ -37,7 +37,7 @@ def choose_head(rows: State, coordinates: Coordinates, reference: Gaussian, conf
     return residual if lattice is None else LatticeHead(reference, config.predicts, lattice)
 
 
-def _lattice(rows: State, encoding: Encoding) -> Lattice | None:
+def _lattice(rows: State, encoding: Encoding) -> CellHistogram | None:
     """The cells of discrete rows in the model's space, where these are few and stay evenly spaced."""
     schema, members = encoding.schema, encoding.transforms.members
     step = schema.bin_width
@@ -51,7 +51,7 @@ def _lattice(rows: State, encoding: Encoding) -> Lattice | None:
         return None
     (standardise,) = (member for member in members if isinstance(member, Standardise))
     corner = schema.offset + step * (float(first) - 0.5)
-    return Lattice(
+    return CellHistogram(
         lower=(corner - standardise.mean) / standardise.scale,
         step=step / standardise.scale,
         histogram=_histogram(index - first, cells),

@@ -19,7 +19,7 @@ from girsanov.density_model.conditions import Conditioning
 from girsanov.density_model.networks import Architecture, build_network, build_process
 from girsanov.encoding import Encoding
 from girsanov.files import MANIFEST
-from girsanov.models import Head, Lattice, LatticeHead, MixtureHead, ResidualHead, ScoreModel
+from girsanov.models import CellHistogram, Head, LatticeHead, MixtureHead, ResidualHead, ScoreModel
 from girsanov.processes import LinearProcess
 from girsanov.saved import FILES, ModelFolder
 from girsanov.solvers import LogSNRDensity
@@ -112,7 +112,7 @@ def _build_head(record: dict[str, Any], reference: Gaussian, predicts: str) -> H
     """An unfilled head."""
     shape, d = reference.event_shape, reference.event_dim
     if record["name"] == "lattice":
-        blank = Lattice(torch.zeros(shape), torch.ones(shape), torch.zeros(*shape, record["cells"]))
+        blank = CellHistogram(torch.zeros(shape), torch.ones(shape), torch.zeros(*shape, record["cells"]))
         return LatticeHead(reference, predicts, blank)
     if record["name"] == "mixture":
         count = record["components"]

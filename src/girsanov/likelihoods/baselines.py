@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from girsanov.calculus import sum_event
+from girsanov.calculus import Noised, sum_event
 from girsanov.densities import Gaussian
 from girsanov.models.score_model import given_way
 from girsanov.pairs import ScorePair
@@ -58,18 +58,13 @@ class Baseline(ABC):
         return None
 
     @abstractmethod
-    def sampled(
-        self,
-        log_snr: Tensor,
-        z: State,
-        eps: State,
-        at_end: Tensor,
-        condition: Tensor | None,
-        near: State | None = None,
-    ) -> Nats:
-        """Half of baseline minus squared error, per evaluation; in the decoder's metric where ``at_end``.
+    def sampled(self, at: Noised, at_end: Tensor | None = None, near: State | None = None) -> Nats:
+        """Half of baseline minus squared error, per evaluation.
 
-        ``near`` is what ``z`` is to the rows that the baseline is about, where these are others.
+        Args:
+            at: the evaluations.
+            at_end: which of them are in the decoder's metric; default none.
+            near: what ``at.z`` is to the rows that the baseline is about, where these are others.
         """
 
     @abstractmethod
@@ -84,9 +79,9 @@ class Baseline(ABC):
     def excess(self, x: State, log_snr: Tensor, eps: State) -> Nats:
         """A zero-mean function of the noise, for rows ``b *d``, levels ``b k`` and noise ``b k *d``: ``b k``."""
 
-    def _precise(self, log_snr: Tensor, error: State, at_end: Tensor) -> State:
+    def _precise(self, log_snr: Tensor, error: State, at_end: Tensor | None) -> State:
         """The decoder's metric applied to ``error`` at the end, the identity elsewhere."""
-        if self.decoder is None or not bool(at_end.any()):
+        if self.decoder is None or at_end is None or not bool(at_end.any()):
             return error
         stretched = self.decoder.posterior_form(log_snr, error)
         return torch.where(at_end.reshape(-1, *(1,) * (error.ndim - 1)), stretched, error)
@@ -96,20 +91,12 @@ class Baseline(ABC):
 class NormBaseline(Baseline):
     """The share of the noise's own norm that an N(0, I) denoiser leaves."""
 
-    def sampled(
-        self,
-        log_snr: Tensor,
-        z: State,
-        eps: State,
-        at_end: Tensor,
-        condition: Tensor | None,
-        near: State | None = None,
-    ) -> Nats:
+    def sampled(self, at: Noised, at_end: Tensor | None = None, near: State | None = None) -> Nats:
         """See :class:`Baseline`."""
         del near
-        error = eps - self.pair.noise(log_snr, z, condition)
-        squared = sum_event(error * self._precise(log_snr, error, at_end))
-        return 0.5 * (torch.sigmoid(log_snr) * sum_event(eps.square()) - squared)
+        error = at.eps - self.pair.noise(at.log_snr, at.z, at.condition)
+        squared = sum_event(error * self._precise(at.log_snr, error, at_end))
+        return 0.5 * (torch.sigmoid(at.log_snr) * sum_event(at.eps.square()) - squared)
 
     def integral(self, x: State, low: float, high: float) -> Nats:
         """See :class:`Baseline`."""
@@ -151,21 +138,13 @@ class GaussianBaseline(Baseline):
         near = self.reference.unwhiten(clean, white * (1.0 - share))
         return torch.where(far.reshape(-1, *(1,) * (x.ndim - 1)), near, x.double())
 
-    def sampled(
-        self,
-        log_snr: Tensor,
-        z: State,
-        eps: State,
-        at_end: Tensor,
-        condition: Tensor | None,
-        near: State | None = None,
-    ) -> Nats:
+    def sampled(self, at: Noised, at_end: Tensor | None = None, near: State | None = None) -> Nats:
         """See :class:`Baseline`."""
-        noise, delta = self.pair.deviation(log_snr, z, condition, reference=self.reference)
+        noise, delta = self.pair.deviation(at.log_snr, at.z, at.condition, reference=self.reference)
         if near is not None:
-            nearer = self.reference.noise(log_snr, near)
+            nearer = self.reference.noise(at.log_snr, near)
             noise, delta = nearer, delta + (noise - nearer)
-        return 0.5 * sum_event(self._precise(log_snr, delta, at_end) * (2.0 * (eps - noise) - delta))
+        return 0.5 * sum_event(self._precise(at.log_snr, delta, at_end) * (2.0 * (at.eps - noise) - delta))
 
     def integral(self, x: State, low: float, high: float) -> Nats:
         """See :class:`Baseline`."""

@@ -15,42 +15,22 @@ The gain of a noise prediction over the reference's, and without a reference ove
 what is subtracted is the same for every condition and leaves their differences alone.
 """
 
-__all__ = ["Draws", "deviations", "draw", "gain"]
-
-from dataclasses import dataclass
+__all__ = ["antithetic", "deviations", "draw", "systematic"]
 
 import torch
 from torch import Tensor
 
-from girsanov.calculus import noised, sum_event
+from girsanov.calculus import Noised
 from girsanov.pairs import ScorePair
 from girsanov.randomness import keyed_generators, keyed_normal, keyed_uniform
+from girsanov.rows import conditions_for
 from girsanov.solvers import LogSNRDensity
-from girsanov.types import Nats, State
+from girsanov.types import State
 
 
-@dataclass(frozen=True)
-class Draws:
-    """Evaluation points, those of one row and replicate next to each other.
-
-    Attributes:
-        levels: shape ``m``, float64.
-        weights: reciprocal densities over the number of points of a replicate, shape ``m``.
-        z: variance-preserving states, shape ``m *d``.
-        eps: their noise, shape ``m *d``.
-    """
-
-    levels: Tensor
-    weights: Tensor
-    z: State
-    eps: State
-
-    def take(self, index: Tensor) -> "Draws":
-        """The points of an index ``k``."""
-        return Draws(self.levels[index], self.weights[index], self.z[index], self.eps[index])
-
-
-def draw(rows: State, x: State, proposal: LogSNRDensity, *, seed: int, round_: int, dtype: torch.dtype) -> Draws:
+def draw(
+    rows: State, x: State, proposal: LogSNRDensity, *, seed: int, round_: int, dtype: torch.dtype
+) -> tuple[Noised, Tensor]:
     """Draw one antithetic pair for every state of ``x``.
 
     Args:
@@ -62,28 +42,51 @@ def draw(rows: State, x: State, proposal: LogSNRDensity, *, seed: int, round_: i
         dtype: of states and noise.
 
     Returns:
-        Points flattened from ``b r p 2``.
+        Points flattened from ``b r p 2``, and their weights: reciprocal densities over the number of points of a
+        replicate.
     """
     replicates, pairs, shape = x.shape[1], x.shape[2], x.shape[3:]
     generators = keyed_generators(seed, "paired", rows, round_)
     offset = keyed_uniform(generators, (replicates,), rows).flatten()
-    half = keyed_normal(generators, (replicates, pairs, *shape), x.new_empty(0, dtype=dtype)).flatten(0, 2)
-    eps = torch.stack([half, -half], 1).flatten(0, 1)
+    half = keyed_normal(generators, (replicates, pairs, *shape), x.new_empty(0, dtype=dtype)).flatten(0, 1)
+    eps = antithetic(half, 2 * pairs).flatten(0, 1)
     grid = proposal.systematic(offset, pairs)
     levels, weights, at_end = (part.flatten().repeat_interleave(2) for part in grid)
     weights = torch.where(at_end, 0.0, 0.5 * weights)  # the atom of a bound's residual is no part of the integral
     clean = x.to(dtype).flatten(0, 2).repeat_interleave(2, 0)
-    return Draws(levels, weights, noised(levels, clean, eps), eps)
+    return Noised.of(levels, clean, eps), weights
 
 
-def deviations(pair: ScorePair, draws: Draws, condition: Tensor | None) -> tuple[State, State]:
+def antithetic(half: State, count: int) -> State:
+    """Noise of neighbouring levels, of opposite signs: ``b (count + 1)//2 *d`` to ``b count *d``."""
+    return torch.stack([half, -half], 2).flatten(1, 2)[:, :count]
+
+
+def systematic(
+    x: State, proposal: LogSNRDensity, offset: Tensor, half: State, count: int, condition: Tensor | None = None
+) -> tuple[Noised, Tensor]:
+    """A systematic grid of every row, whose neighbouring levels take antithetic noise.
+
+    Args:
+        x: states of the model's space, ``b *d``.
+        proposal: density in log-SNR.
+        offset: uniform, of each row's grid, ``b``.
+        half: noise of every other level, ``b (count + 1)//2 *d``, in the dtype of the points.
+        count: points of a row.
+        condition: leading dimension ``b`` or 1.
+
+    Returns:
+        Points flattened from ``b count``, and their weights.
+    """
+    levels, weights, _ = (grid.flatten() for grid in proposal.systematic(offset, count))
+    clean = x.to(half.dtype).repeat_interleave(count, 0)
+    given = conditions_for(condition, len(x), count)
+    return Noised.of(levels, clean, antithetic(half, count).flatten(0, 1), given), weights
+
+
+def deviations(pair: ScorePair, at: Noised, condition: Tensor | None) -> tuple[State, State]:
     """The reference's error ``eps - noise`` and the score's deviation from the reference, both ``m *d``."""
     if pair.reference is None:
-        return draws.eps, pair.noise(draws.levels, draws.z, condition)
-    noise, delta = pair.deviation(draws.levels, draws.z, condition)
-    return draws.eps - noise, delta
-
-
-def gain(error: State, delta: State) -> Nats:
-    """Gain of a deviation over the reference, per point, float64."""
-    return 0.5 * sum_event(delta * (2.0 * error - delta))
+        return at.eps, pair.noise(at.log_snr, at.z, condition)
+    noise, delta = pair.deviation(at.log_snr, at.z, condition)
+    return at.eps - noise, delta

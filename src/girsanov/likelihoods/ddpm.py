@@ -27,7 +27,7 @@ from torch.nn.functional import softplus
 
 from girsanov.calculus import sum_event
 from girsanov.inputs import checked
-from girsanov.likelihoods.denoising import Noise, squared_errors
+from girsanov.likelihoods.denoising import IntegrationRule, squared_errors
 from girsanov.pairs import ScorePair
 from girsanov.types import Estimate, InputError, Nats, State
 
@@ -232,7 +232,7 @@ def ddpm_bound(
     x: State,
     *,
     schedule: NoiseSchedule | None = None,
-    noise: Noise | None = None,
+    noise: IntegrationRule | None = None,
     condition: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> DDPMBound:
@@ -243,7 +243,7 @@ def ddpm_bound(
             reference under the same noise is the control variate.
         x: rows ``n *d`` in the score's coordinates.
         schedule: the chain; default ``SCHEDULES["linear"](1000)``.
-        noise: how the mean over the noise is taken; default ``Draws()``, K evaluations per replicate and row.
+        noise: how the mean over the noise is taken; default ``MonteCarlo()``, K evaluations per replicate and row.
         condition: passed on to the score, leading dimension ``n`` or 1.
         generator: read once for a seed; ``None`` means seed 0.
 

@@ -3,14 +3,14 @@ r"""Squared errors of noise predictions, row by row: what every bound of a diffu
 At log-SNR l and for a row x, :math:`\mathrm{mse}(l; x) = E\|\varepsilon - \hat\varepsilon\|^2`, summed over the d
 dimensions, with the mean over the noise alone. Two ways of taking that mean:
 
-- :class:`Draws`, independent replicates of one draw per level, where neighbouring levels take antithetic noise;
+- :class:`MonteCarlo`, independent replicates of one draw per level, where neighbouring levels take antithetic noise;
 - :class:`Quadrature`, the trapezoid rule on a product grid, spectrally accurate for smooth densities in d <= 2.
 
 Integrated by the trapezoid rule in l as well, the density formula (note of paper 2, section 2.4) then is exact to
 rounding: the oracle of every other estimator of it.
 """
 
-__all__ = ["Draws", "Quadrature", "density_by_quadrature", "squared_errors"]
+__all__ = ["IntegrationRule", "MonteCarlo", "Quadrature", "density_by_quadrature", "squared_errors"]
 
 from dataclasses import dataclass
 from typing import Protocol, final, runtime_checkable
@@ -18,11 +18,12 @@ from typing import Protocol, final, runtime_checkable
 import torch
 from torch import Tensor
 
-from girsanov.calculus import noised, sum_event
+from girsanov.calculus import Noised, gain, sum_event
 from girsanov.inputs import checked
+from girsanov.likelihoods.common_noise import antithetic, deviations
 from girsanov.pairs import ScorePair
 from girsanov.randomness import keyed_generators, keyed_normal, seed_of
-from girsanov.rows import conditions_for, row_blocks
+from girsanov.rows import by_blocks, conditions_for
 from girsanov.types import Estimate, InputError, Nats, State, require_counts
 
 CHUNK = 2048  # evaluations per call, fixed so that results do not depend on the number of rows
@@ -30,7 +31,7 @@ MARGIN = 10.0  # log-SNR beyond a score's range that quadrature still visits: th
 
 
 @runtime_checkable
-class Noise(Protocol):
+class IntegrationRule(Protocol):
     """How the mean over the noise is taken: draws for one row, and their weights."""
 
     @property
@@ -45,7 +46,7 @@ class Noise(Protocol):
 
 @final
 @dataclass(frozen=True)
-class Draws:
+class MonteCarlo:
     """Monte Carlo: ``replicates`` independent draws per level, keyed by the content of the row.
 
     Args:
@@ -58,11 +59,10 @@ class Draws:
         require_counts(self, "replicates")
 
     def draw(self, x: State, levels: int, seed: int) -> tuple[Tensor, Tensor]:
-        """See :class:`Noise`."""
+        """See :class:`IntegrationRule`."""
         generators = keyed_generators(seed, "denoising", x)
         half = keyed_normal(generators, (self.replicates, (levels + 1) // 2, *x.shape[1:]), x)[0]
-        eps = torch.stack([half, -half], 2).flatten(1, 2)[:, :levels]
-        return eps[:, :, None], x.new_ones(1)
+        return antithetic(half, levels)[:, :, None], x.new_ones(1)
 
 
 @final
@@ -80,11 +80,11 @@ class Quadrature:
     replicates: int = 1
 
     def draw(self, x: State, levels: int, seed: int) -> tuple[Tensor, Tensor]:
-        """See :class:`Noise`."""
+        """See :class:`IntegrationRule`."""
         del seed
         d = x[0].numel()
         if d > 2:
-            raise InputError(f"Quadrature serves at most 2 dimensions; these rows have {d}: use Draws")
+            raise InputError(f"Quadrature serves at most 2 dimensions; these rows have {d}: use MonteCarlo")
         count = round(self.reach / self.spacing)
         nodes = self.spacing * torch.arange(-count, count + 1, dtype=x.dtype, device=x.device)
         grid = torch.cartesian_prod(*[nodes] * d).reshape(-1, d)
@@ -100,7 +100,7 @@ def squared_errors(
     x: State,
     levels: Tensor,
     *,
-    noise: Noise | None = None,
+    noise: IntegrationRule | None = None,
     condition: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -111,7 +111,7 @@ def squared_errors(
             noise is the control variate.
         x: rows ``n *d``.
         levels: log-SNR, shape ``k``.
-        noise: how the mean over the noise is taken; default ``Draws()``.
+        noise: how the mean over the noise is taken; default ``MonteCarlo()``.
         condition: passed on to the score, leading dimension ``n`` or 1.
         generator: read once for a seed; ``None`` means seed 0.
 
@@ -126,7 +126,7 @@ def squared_errors(
         >>> squared_errors(pair, torch.ones(1, 1).double(), levels, noise=Quadrature()).flatten()
         tensor([0.1192, 0.8808], dtype=torch.float64)
     """
-    noise, seed = noise or Draws(), seed_of(generator)
+    noise, seed = noise or MonteCarlo(), seed_of(generator)
     levels, rows = levels.double().to(x.device), x.to(pair.dtype(x))
     known = torch.zeros(len(levels), len(rows), dtype=torch.float64, device=x.device)
     if pair.reference is not None:
@@ -144,18 +144,14 @@ def squared_errors(
 
 
 def _errors(pair: ScorePair, x: State, levels: Tensor, eps: State, condition: Tensor | None) -> Tensor:
-    """Squared errors of one row ``1 *d`` at levels ``m`` and noise ``m *d``, less the reference's, in padded chunks."""
-    parts = []
-    for index, _ in row_blocks(len(eps), min(CHUNK, len(eps)), eps.device):
-        level, noise = levels[index], eps[index]
-        z = noised(level, x, noise)
-        given = conditions_for(condition, len(index))
-        if pair.reference is None:
-            parts.append(sum_event((noise - pair.noise(level, z, given)).square()))
-        else:
-            gaussian, delta = pair.deviation(level, z, given)
-            parts.append(-sum_event(delta * (2.0 * (noise - gaussian) - delta)))
-    return torch.cat(parts)[: len(eps)]
+    """Squared errors of one row ``1 *d`` at levels ``m`` and noise ``m *d``, less the reference's, in blocks."""
+
+    def evaluate(index: Tensor) -> Tensor:
+        at = Noised.of(levels[index], x, eps[index])
+        error, delta = deviations(pair, at, conditions_for(condition, len(index)))
+        return sum_event((error - delta).square()) if pair.reference is None else -2.0 * gain(error, delta)
+
+    return by_blocks(evaluate, len(eps), min(CHUNK, len(eps)), eps.device)
 
 
 def density_by_quadrature(
@@ -199,15 +195,15 @@ def density_by_quadrature(
     errors = squared_errors(pair, x, levels, noise=noise)[0]
     gaussian = torch.stack([law.squared_error(x, float(level)) for level in levels])
     base = law.log_prob(x)
-    gain: Nats = 0.5 * torch.trapezoid(gaussian - errors, levels, dim=0)
+    rise: Nats = 0.5 * torch.trapezoid(gaussian - errors, levels, dim=0)
     weights = noise.draw(x[:1], 1, 0)[1]
     return Estimate(
-        base + gain,
+        base + rise,
         torch.zeros_like(base),
         kind="exact",
         model="density",
         nfe=len(levels) * len(weights),
         event_dim=x[0].numel(),
         log_snr_range=(low, high),
-        terms={"reference": base, "diffusion": gain},
+        terms={"reference": base, "diffusion": rise},
     )

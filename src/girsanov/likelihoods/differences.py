@@ -28,22 +28,23 @@ __all__ = [
     "pointwise_information",
 ]
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows, noised, sum_event
+from girsanov.calculus import Noised, expand_as_rows, gain, noised, sum_event
 from girsanov.densities import Gaussian
 from girsanov.inputs import as_condition, checked
-from girsanov.likelihoods.common_noise import Draws, deviations, draw, gain
+from girsanov.likelihoods.common_noise import deviations, draw
 from girsanov.likelihoods.defaults import proposal_for
 from girsanov.likelihoods.estimator import RandomisedRows, Replicates
 from girsanov.likelihoods.resolution import EVALUATIONS, confirmed, needed_range
 from girsanov.pairs import ScorePair
 from girsanov.randomness import keyed_generators, keyed_normal, keyed_rademacher, seed_of
-from girsanov.rows import by_blocks, condition_at, conditions_for, row_blocks
+from girsanov.rows import by_blocks, condition_at, conditions_for
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import Estimate, InputError, Kind, Nats, State
 
@@ -101,12 +102,12 @@ def difference(
         >>> bool((estimate.value - 1.0).abs() < 4 * estimate.stderr), estimate.kind
         (True, 'unbiased')
     """
-    setup = _Setup.of(pair, x, exact, samples, method, generator)
+    contrast = _Contrast.of(pair, x, c1, c2, exact, samples, method, generator)
 
-    def contrast(draws: Draws, error: State, first: State, second: State) -> Tensor:
-        return setup.integrate(draws.weights * (gain(error, first) - gain(error, second)))
+    def evidence(weights: Tensor, error: State, first: State, second: State) -> Tensor:
+        return weights * (gain(error, first) - gain(error, second))
 
-    return _checked(setup, c1, c2, setup.estimate(_gather(setup, c1, c2, contrast)))
+    return contrast.confirmed(contrast.estimate(contrast.integral(evidence)))
 
 
 @dataclass(frozen=True)
@@ -168,20 +169,20 @@ def pointwise_information(
     """
     if condition is None:
         raise InputError("Pointwise information is about a condition: give one")
-    setup = _Setup.of(pair, x, exact, samples, method, generator)
+    contrast = _Contrast.of(pair, x, condition, None, exact, samples, method, generator)
 
-    def maps(draws: Draws, error: State, first: State, second: State) -> Tensor:
+    def maps(weights: Tensor, error: State, first: State, second: State) -> Tensor:
         delta, error = (first - second).double(), error.double()
         plain = 0.5 * delta * (2.0 * error - first - second)
         both = torch.stack([plain, 0.5 * delta.square()], 1)
-        return setup.integrate(expand_as_rows(draws.weights, both) * both)
+        return expand_as_rows(weights, both) * both
 
-    values = _gather(setup, condition, None, maps)
+    values = contrast.integral(maps)
     map_, squared_map = (Estimate.from_replicates(part.flatten(1), **_MAP) for part in values.unbind(2))
     shape = values.shape[1:2] + values.shape[3:]
     return PointwiseInformation(
-        _checked(setup, condition, None, setup.estimate(values[:, :, 0].flatten(2).sum(2))),
-        replace(setup.estimate(values[:, :, 1].flatten(2).sum(2)), kind="estimate"),
+        contrast.confirmed(contrast.estimate(values[:, :, 0].flatten(2).sum(2))),
+        replace(contrast.estimate(values[:, :, 1].flatten(2).sum(2)), kind="estimate"),
         *(part.reshape(shape) for part in (map_.value, map_.stderr, squared_map.value, squared_map.stderr)),
     )
 
@@ -240,46 +241,29 @@ def difference_curve(
         >>> curve.squared  # half of sigmoid(l) sigmoid(-l) times the squared distance
         tensor([[0.1250, 0.1250, 0.1250]], dtype=torch.float64)
     """
-    setup = _Setup.of(pair, x, False, 2, Replicates(1), generator)
+    contrast = _Contrast.of(pair, x, c1, c2, False, 2, Replicates(1), generator)
     if levels is None:
-        levels = torch.linspace(*setup.log_snr_range, LEVELS, dtype=torch.float64)
-    rows = setup.rows.rows
-    levels = levels.double().to(rows.device)
-    y = setup.seen()
-    half = keyed_normal(keyed_generators(setup.seed, "curve", rows), y.shape[1:], y.new_empty(0))
-    first, second = (_condition(c, rows) for c in (c1, c2))
-    gaps, squares = [], []
-    for level in levels:
-        parts = [_at_level(setup, level, y, sign * half, first, second) for sign in (1.0, -1.0)]
-        gaps.append(0.5 * (parts[0][0] + parts[1][0]))
-        squares.append(0.5 * (parts[0][1] + parts[1][1]))
-    return DifferenceCurve(levels.cpu(), torch.stack(gaps).cpu(), torch.stack(squares).cpu())
-
-
-def _at_level(
-    setup: "_Setup", level: Tensor, y: State, eps: State, c1: Tensor | None, c2: Tensor | None
-) -> tuple[Nats, Nats]:
-    """Both integrands at one level under given noise, each of shape ``n``."""
-
-    def evaluate(index: Tensor, count: int) -> dict[str, Tensor]:
-        del count
-        levels = level.expand(len(index))
-        draws = Draws(levels, torch.ones_like(levels), noised(level, y[index], eps[index]), eps[index])
-        error, delta1 = deviations(setup.pair, draws, _rows(c1, index, 1))
-        delta2 = deviations(setup.pair, draws, _rows(c2, index, 1))[1]
-        square = 0.5 * sum_event((delta1 - delta2).square())
-        return {"gap": gain(error, delta1) - gain(error, delta2), "square": square}
-
-    found = by_blocks(evaluate, len(y), CHUNK, y.device)
-    return found["gap"], found["square"]
+        levels = torch.linspace(*contrast.log_snr_range, LEVELS, dtype=torch.float64)
+    y = contrast.seen()
+    levels = levels.double().to(y.device)
+    half = keyed_normal(keyed_generators(contrast.seed, "curve", contrast.rows.rows), y.shape[1:], y.new_empty(0))
+    found = [contrast.antithetic(level, y, half) for level in levels]
+    gaps, squares = (0.5 * torch.stack([at[name] for at in found]).cpu() for name in ("gap", "square"))
+    return DifferenceCurve(levels.cpu(), gaps, squares)
 
 
 @dataclass(frozen=True)
-class _Setup:
-    """What all differences of one call share."""
+class _Contrast:
+    """Two conditions of the same rows, and how they are compared.
+
+    Attributes:
+        conditions: leading dimension ``n`` or 1, or ``None`` for no condition.
+        points: evaluations of a replicate.
+    """
 
     pair: ScorePair
     rows: RandomisedRows
+    conditions: tuple[Tensor | None, Tensor | None]
     proposal: LogSNRDensity
     log_snr_range: tuple[float, float]
     points: int
@@ -292,21 +276,26 @@ class _Setup:
         cls,
         pair: ScorePair,
         x: State | RandomisedRows,
+        c1: Condition,
+        c2: Condition,
         exact: bool,
         samples: int,
         method: Replicates | None,
         generator: torch.Generator | None,
-    ) -> "_Setup":
+    ) -> "_Contrast":
         if samples < 2:
             raise InputError(f"samples must be at least 2, one antithetic pair; got {samples}")
         if method is not None and method.differentiable:
             raise InputError("A difference keeps no graph: leave differentiable out, or subtract two bounds")
+        rows = RandomisedRows.of(x)
+        first, second = (None if c is None else as_condition(c, rows.rows) for c in (c1, c2))
         span = pair.known_range if exact else pair.log_snr_range
         law = pair.reference or Gaussian(torch.zeros(1, dtype=torch.float64), 1.0)
         replicates = min((method and method.count) or REPLICATES, samples // 2)
         return cls(
             pair,
-            RandomisedRows.of(x),
+            rows,
+            (first, second),
             proposal_for(pair, atom=False, reference=law, log_snr_range=span),
             span,
             points=2 * (samples // (2 * replicates)),
@@ -327,9 +316,40 @@ class _Setup:
         """The first view of every row, as the score sees it."""
         return self.rows.view(1, self.seed).x[:, 0].to(self.dtype)
 
-    def integrate(self, values: Tensor) -> Tensor:
-        """Sum weighted values over the points of each replicate: ``b*r*k ... -> r b ...``."""
-        return values.unflatten(0, (-1, self.replicates, self.points)).sum(2).transpose(0, 1)
+    def deviations(self, at: Noised, index: Tensor, repeats: int = 1) -> tuple[State, State, State]:
+        """The reference's error, and either condition's deviation from it, at ``repeats`` points of each row."""
+        (error, first), (_, second) = (
+            deviations(self.pair, at, conditions_for(condition_at(c, index), len(index), repeats))
+            for c in self.conditions
+        )
+        return error, first, second
+
+    def integral(self, integrand: Callable[[Tensor, State, State, State], Tensor]) -> Tensor:
+        """Replicates of a weighted integrand's integral, ``r n ...``: of weights, error and both deviations."""
+        x, repeats = self.rows.rows, self.replicates * self.points
+
+        def evaluate(index: Tensor) -> Tensor:
+            view = self.rows.views(x[index], self.replicates, self.seed, 0).x[:, :, None]
+            states = view.expand(*view.shape[:2], self.points // 2, *view.shape[3:])
+            at, weights = draw(x[index], states, self.proposal, seed=self.seed, round_=0, dtype=self.dtype)
+            values = integrand(weights, *self.deviations(at, index, repeats))
+            return values.unflatten(0, (-1, self.replicates, self.points)).sum(2).transpose(0, 1)
+
+        rows = min(CHUNK, CHUNK_ELEMENTS // max(self.event_dim, 1)) // repeats
+        return by_blocks(evaluate, len(x), rows, x.device, dim=1)
+
+    def antithetic(self, level: Tensor, y: State, eps: State) -> dict[str, Nats]:
+        """Both integrands at one level, summed over noise of both signs: ``gap`` and ``square``, each ``n``."""
+
+        def evaluate(index: Tensor, sign: float) -> dict[str, Tensor]:
+            levels, noise = level.expand(len(index)), sign * eps[index]
+            at = Noised(levels, noised(level, y[index], noise), noise)
+            error, first, second = self.deviations(at, index)
+            square = 0.5 * sum_event((first - second).square())
+            return {"gap": gain(error, first) - gain(error, second), "square": square}
+
+        up, down = (by_blocks(partial(evaluate, sign=s), len(y), CHUNK, y.device) for s in (1.0, -1.0))
+        return {name: up[name] + down[name] for name in up}
 
     def estimate(self, replicates: Tensor) -> Estimate:
         return Estimate.from_replicates(
@@ -342,50 +362,13 @@ class _Setup:
             measure=self.rows.measure,
         )
 
-
-def _checked(setup: _Setup, c1: Condition, c2: Condition, estimate: Estimate) -> Estimate:
-    """The estimate, of kind ``unbiased`` only where nothing of the difference is missing beyond the range's ends."""
-    if setup.kind != "unbiased":
-        return estimate
-    y = setup.seen()
-    signs = keyed_rademacher(keyed_generators(setup.seed, "ends", y), y.shape[1:], y)
-    first, second = (_condition(c, setup.rows.rows) for c in (c1, c2))
-    ends = torch.tensor(setup.log_snr_range, dtype=torch.float64, device=y.device)
-    gaps = [sum(_at_level(setup, end, y, s * signs, first, second)[0] for s in (1.0, -1.0)) for end in ends]
-    needed = needed_range(*setup.log_snr_range, 0.5 * torch.stack(gaps), setup.event_dim)  # type: ignore[arg-type]
-    return confirmed(replace(estimate, nfe=estimate.nfe + 2 * EVALUATIONS), setup.pair, needed)
-
-
-def _gather(
-    setup: _Setup, c1: Condition, c2: Condition, reduce: Callable[[Draws, State, State, State], Tensor]
-) -> Tensor:
-    """``reduce`` of every chunk of rows, joined along its second axis."""
-    x = setup.rows.rows
-    first, second = (_condition(c, x) for c in (c1, c2))
-    parts = []
-    for index, kept in _chunks(setup):
-        rows = x[index]
-        view = setup.rows.views(rows, setup.replicates, setup.seed, 0).x[:, :, None]
-        states = view.expand(*view.shape[:2], setup.points // 2, *view.shape[3:])
-        draws = draw(rows, states, setup.proposal, seed=setup.seed, round_=0, dtype=setup.dtype)
-        repeats = setup.replicates * setup.points
-        error, delta1 = deviations(setup.pair, draws, _rows(first, index, repeats))
-        delta2 = deviations(setup.pair, draws, _rows(second, index, repeats))[1]
-        parts.append(reduce(draws, error, delta1, delta2)[:, :kept])
-    return torch.cat(parts, 1)
-
-
-def _chunks(setup: _Setup) -> Iterator[tuple[Tensor, int]]:
-    """Indices of rows, padded to a fixed number, and how many of them count."""
-    each = setup.points * setup.replicates
-    rows = max(1, min(CHUNK, CHUNK_ELEMENTS // max(setup.event_dim, 1)) // each)
-    return row_blocks(len(setup.rows), rows, setup.rows.rows.device)
-
-
-def _condition(c: Condition, x: State) -> Tensor | None:
-    return None if c is None else as_condition(c, x)
-
-
-def _rows(c: Tensor | None, index: Tensor, repeats: int) -> Tensor | None:
-    """The conditions of rows ``index``, each repeated for its evaluation points."""
-    return conditions_for(condition_at(c, index), len(index), repeats)
+    def confirmed(self, estimate: Estimate) -> Estimate:
+        """The estimate, of kind ``unbiased`` only where nothing is missing beyond the range's ends."""
+        if self.kind != "unbiased":
+            return estimate
+        y = self.seen()
+        signs = keyed_rademacher(keyed_generators(self.seed, "ends", y), y.shape[1:], y)
+        ends = torch.tensor(self.log_snr_range, dtype=torch.float64, device=y.device)
+        gaps = torch.stack([self.antithetic(end, y, signs)["gap"] for end in ends])
+        needed = needed_range(*self.log_snr_range, 0.5 * gaps, self.event_dim)
+        return confirmed(replace(estimate, nfe=estimate.nfe + 2 * EVALUATIONS), self.pair, needed)

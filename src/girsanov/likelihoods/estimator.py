@@ -33,9 +33,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from girsanov.calculus import Noised, noised
 from girsanov.likelihoods.baselines import Baseline
 from girsanov.randomness import KeyedStreams, keyed_generators, keyed_normal, keyed_uniform
-from girsanov.rows import LANES, by_blocks, condition_at, conditions_for, row_blocks
+from girsanov.rows import LANES, by_blocks, condition_at, conditions_for
 from girsanov.solvers import LogSNRDensity
 from girsanov.transforms import Transform
 from girsanov.types import Measure, Nats, State, require_count
@@ -62,6 +63,11 @@ class View:
     x: State
     log_det: Tensor
 
+    @classmethod
+    def shared(cls, x: State, log_det: Tensor, replicates: int) -> "View":
+        """One version of each row ``b *d`` for all replicates, which therefore share its closed forms."""
+        return cls(x[:, None].expand(-1, replicates, *x.shape[1:]), log_det[:, None].expand(-1, replicates))
+
 
 #: ``(rows b *e, replicates, seed, round) -> View``: how raw rows become model space, afresh in every replicate
 Views = Callable[[State, int, int, int], View]
@@ -73,7 +79,7 @@ ClosedForm = Callable[[State, State | None], dict[str, Nats]]
 def identity_view(rows: State, replicates: int, seed: int, round_: int) -> View:
     """Every replicate sees the row itself."""
     del seed, round_
-    return View(rows[:, None].expand(-1, replicates, *rows.shape[1:]), rows.new_zeros(len(rows), replicates).double())
+    return View.shared(rows, rows.new_zeros(len(rows), dtype=torch.float64), replicates)
 
 
 @dataclass(frozen=True)
@@ -100,11 +106,12 @@ class RandomisedRows:
 
     def view(self, replicates: int, seed: int) -> View:
         """The view of all rows, made in blocks of one size."""
-        parts = []
-        for index, count in row_blocks(len(self.rows), VIEWED, self.rows.device):
+
+        def evaluate(index: Tensor) -> dict[str, Tensor]:
             view = self.views(self.rows[index], replicates, seed, 0)
-            parts.append((view.x[:count], view.log_det[:count]))
-        return View(*(torch.cat(part) for part in zip(*parts, strict=True)))
+            return {"x": view.x, "log_det": view.log_det}
+
+        return View(**by_blocks(evaluate, len(self.rows), VIEWED, self.rows.device, dim=0))
 
 
 @dataclass(frozen=True)
@@ -157,17 +164,7 @@ def keyed_view(
     purpose: str = "dequantise",
     keys: State | None = None,
 ) -> View:
-    """Rows in the space of a transform that draws, afresh in every replicate and keyed by the row's content.
-
-    Args:
-        transform: a transform, or a chain of them.
-        rows: shape ``b *e``.
-        replicates: draws of each row.
-        seed: any integer.
-        round_: successive rounds are independent.
-        purpose: separates the draws of different uses.
-        keys: what keys the draws of each row, ``b k``; default its content.
-    """
+    """Rows in the space of a transform that draws; arguments as of :meth:`girsanov.encoding.Encoding.view`."""
     generators = keyed_generators(seed, purpose, rows if keys is None else keys, round_)
     uniform = keyed_uniform(generators, (replicates, *rows.shape[1:]), rows).flatten(0, 1)
     y, log_det = transform(rows.repeat_interleave(replicates, 0), uniform)
@@ -207,9 +204,9 @@ def replicate(
     evaluations = max(call, min(BLOCK * call, BLOCK_ELEMENTS // elements))
     rows = max(1, evaluations // (grid.points * grid.replicates))
 
-    def evaluate(index: Tensor, count: int) -> dict[str, Tensor]:
-        given = condition_at(condition, index)
-        block = _Block(baseline, grid, x.rows[index], count, given, call, seed, round_)
+    def evaluate(index: Tensor) -> dict[str, Tensor]:
+        count = min(len(index), len(x) - int(index[0]))  # what follows fills the block up
+        block = _Block(baseline, grid, x.rows[index], count, condition_at(condition, index), call, seed, round_)
         return block.evaluate(x.views, closed_form)
 
     return by_blocks(evaluate, len(x), rows, x.rows.device)
@@ -326,21 +323,16 @@ class _Block:
 
     def _values(self, x: State, near: State | None, levels: Tensor, eps: State, at_end: Tensor) -> Tensor:
         """The sampled integrand of the rows asked for, shape ``b k``, in network calls of one size."""
-        alpha, sigma = (torch.sigmoid(sign * levels).sqrt().to(x.dtype) for sign in (1.0, -1.0))
-        wide = (..., *(None,) * (x.ndim - 1))
-        asked = self.count * self.grid.replicates * self.grid.points
+        points, each = self.grid.points, self.grid.replicates * self.grid.points
+        level, noise, end = levels.flatten(), eps.flatten(0, 1), at_end.flatten()
 
-        def noised(rows: State) -> State:
-            return (alpha[wide] * rows[: len(eps), None] + sigma[wide] * eps).flatten(0, 1)[:asked]
+        def sampled(part: Tensor) -> Nats:
+            row, given = part // points, conditions_for(condition_at(self.condition, part // each), len(part))
+            at = Noised.of(level[part], x[row], noise[part], given)
+            moved = None if near is None else noised(at.log_snr, near[row], at.eps)
+            return self.baseline.sampled(at, end[part], moved)
 
-        z, moved = noised(x), None if near is None else noised(near)
-        level, noise, end, condition = levels.flatten(), eps.flatten(0, 1), at_end.flatten(), self._conditions()
-        parts = []
-        for part, _ in row_blocks(len(z), self.call, x.device):
-            given = condition if condition is None else condition[part]
-            other = moved if moved is None else moved[part]
-            parts.append(self.baseline.sampled(level[part], z[part], noise[part], end[part], given, other))
-        return torch.cat(parts)[:asked].reshape(-1, self.grid.points)
+        return by_blocks(sampled, self.count * each, self.call, x.device).reshape(-1, points)
 
     def _prior_noise(self, x: State) -> State:
         """Antithetic draws, shape ``b DRAWS *d``, float64."""
@@ -348,8 +340,3 @@ class _Block:
         shape = (self.grid.replicates, DRAWS // 2, *x.shape[1:])
         half = keyed_normal(generators, shape, x.new_empty(0, dtype=torch.float64)).flatten(0, 1)
         return torch.cat([half, -half], 1)
-
-    def _conditions(self) -> Tensor | None:
-        """One condition per evaluation."""
-        each = self.grid.replicates * self.grid.points
-        return conditions_for(condition_at(self.condition, slice(None, self.count)), self.count, each)

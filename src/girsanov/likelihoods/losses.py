@@ -10,7 +10,7 @@ from torch import Tensor
 from girsanov.inputs import checked
 from girsanov.likelihoods.defaults import REPLICATES
 from girsanov.likelihoods.estimator import Replicates
-from girsanov.objectives import BoundLoss
+from girsanov.objectives.bound_loss import BoundLoss, LossDraws
 from girsanov.randomness import keyed_generators, keyed_normal, keyed_rademacher, keyed_uniform, seed_of
 from girsanov.rows import by_blocks, condition_at, conditions_for
 from girsanov.types import Estimate, State
@@ -62,11 +62,10 @@ def loss_bound(
     points = samples // replicates
     each = replicates * points
 
-    def evaluate(index: Tensor, count: int) -> dict[str, Tensor]:
-        del count
+    def evaluate(index: Tensor) -> dict[str, Tensor]:
         rows, given = x[index], conditions_for(condition_at(condition, index), len(index), each)
         draws = _draws(loss, rows, loss.dtype(model, rows), (replicates, points), seed)
-        terms = loss.terms(model, rows.repeat_interleave(each, 0), *draws, given)
+        terms = loss.terms(model, rows.repeat_interleave(each, 0), draws, given)
         return {name: value.reshape(len(rows), replicates, points).mean(2).T for name, value in terms.items()}
 
     with torch.set_grad_enabled(torch.is_grad_enabled() and method.differentiable):
@@ -82,10 +81,8 @@ def loss_bound(
     )
 
 
-def _draws(
-    loss: BoundLoss, rows: State, dtype: torch.dtype, grid: tuple[int, int], seed: int
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Positions, noise and random signs of all evaluations, for replicates and points of a grid, keyed by the rows."""
+def _draws(loss: BoundLoss, rows: State, dtype: torch.dtype, grid: tuple[int, int], seed: int) -> LossDraws:
+    """For replicates and points of a grid, keyed by the rows."""
     generators, like = keyed_generators(seed, "loss", rows), rows.new_empty(0, dtype=dtype)
     replicates, points = grid
     offset = keyed_uniform(generators, (replicates, 1), rows)
@@ -93,6 +90,6 @@ def _draws(
     shape = (replicates * points, loss.blocks, *rows.shape[1:])
     noise = keyed_normal(generators, shape, like).flatten(0, 1).transpose(0, 1)
     if not loss.probes:
-        return positions, noise, None
+        return LossDraws(positions, noise)
     shape = (replicates * points, loss.probes, *rows.shape[1:])
-    return positions, noise, keyed_rademacher(generators, shape, like).flatten(0, 1).transpose(0, 1)
+    return LossDraws(positions, noise, keyed_rademacher(generators, shape, like).flatten(0, 1).transpose(0, 1))

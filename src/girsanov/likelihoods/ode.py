@@ -88,8 +88,7 @@ def ode_log_prob(
     law = pair.reference if pair.reference is not None else _standard(x)
     seed = seed_of(generator)
 
-    def evaluate(index: Tensor, count: int) -> dict[str, Tensor]:
-        del count
+    def evaluate(index: Tensor) -> dict[str, Tensor]:
         given = condition_at(condition, index)
         flow = WhitenedFlow(pair, law, divergence, given, one_level=isinstance(solver, FixedGrid))
         return _solve(flow, x[index], solver, seed)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from girsanov.calculus import noised
+from girsanov.calculus import Noised, noised
 from girsanov.inputs import checked
 from girsanov.likelihoods.baselines import Baseline, baseline_of
 from girsanov.pairs import ScorePair
@@ -77,7 +77,7 @@ class _Rows:
         moved = None if near is None else noised(level, near, eps)
         mask = torch.full((len(x),), at_end, device=x.device)
         excess = self.baseline.excess(x if near is None else near, levels[:, None], eps[:, None])[:, 0]
-        return self.baseline.sampled(levels, noised(level, x, eps), eps, mask, self.condition, moved), excess
+        return self.baseline.sampled(Noised(levels, noised(level, x, eps), eps, self.condition), mask, moved), excess
 
 
 def _fit_level(rows: _Rows, level: Tensor, noise: torch.Generator) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from girsanov.calculus import noised
+from girsanov.calculus import Noised
 from girsanov.likelihoods.baselines import Baseline
 from girsanov.pairs import ScorePair
 from girsanov.randomness import keyed_generators, keyed_rademacher
@@ -55,22 +55,18 @@ def missing_at_ends(
     """
     x = x.detach().to(baseline.pair.dtype(x))
 
-    def evaluate(index: Tensor, count: int) -> dict[str, Tensor]:
-        del count
+    def evaluate(index: Tensor) -> Tensor:
         given = condition_at(condition, index)
         signs = keyed_rademacher(keyed_generators(seed, "ends", x[index]), x.shape[1:], x)
-        return {"missing": torch.stack([_gain(baseline, x[index], level, signs, given) for level in span])}
+        return torch.stack([_gain(baseline, x[index], level, signs, given) for level in span])
 
     rows = max(1, min(CHUNK, CHUNK_ELEMENTS // x[0].numel()))
-    return by_blocks(evaluate, len(x), rows, x.device)["missing"]
+    return by_blocks(evaluate, len(x), rows, x.device)
 
 
 def _gain(baseline: Baseline, x: State, level: float, signs: State, condition: Tensor | None) -> Nats:
     """Half of the baseline's minus the score's squared error at one level, the mean over noise of both signs."""
     levels = torch.full((len(x),), level, dtype=torch.float64, device=x.device)
-    inside = torch.zeros_like(levels, dtype=torch.bool)
     given = conditions_for(condition, len(x))
-    gains = []
-    for eps in (signs, -signs):
-        gains.append(baseline.sampled(levels, noised(levels, x, eps), eps, inside, given))
-    return 0.5 * (gains[0] + gains[1])
+    first, second = (baseline.sampled(Noised.of(levels, x, eps, given)) for eps in (signs, -signs))
+    return 0.5 * (first + second)

@@ -22,6 +22,7 @@ __all__ = ["Bracket", "chain_bracket", "chain_elbo", "feynman_kac", "importance_
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ from torch import Tensor
 from girsanov.calculus import Divergence, Exact
 from girsanov.inputs import checked
 from girsanov.likelihoods.estimator import keeps_graph
-from girsanov.pairs import Chain, EulerChain, Noise, Pair, feynman_kac_log_weights, girsanov_log_weights
+from girsanov.pairs import Chain, EulerChain, Pair, euler_log_weights
 from girsanov.randomness import keyed_generators, keyed_normal, seed_of, source_of
 from girsanov.rows import by_blocks, condition_at, conditions_for
 from girsanov.types import Estimate, InputError, MeanEstimate, Nats, State, interval_of_mean
@@ -38,8 +39,7 @@ CHUNK = 2048  # paths simulated together, fixed so that results do not depend on
 CHUNK_ELEMENTS = 2**21  # at most so many numbers together, for large events
 GROUPS = 4  # independent groups behind the standard error of an importance-weighted bound
 
-#: ``(rows, noise, condition) -> log-weights``, one path per row
-Weigh = Callable[[State, Noise, Tensor | None], Nats]
+Weigh = Callable[..., Nats]  #: ``(rows, noise, condition=) -> log-weights``, one path per row
 
 
 @checked
@@ -78,10 +78,7 @@ def path_log_weight(
         (True, 'estimate')
     """
     rule = divergence or Exact()
-
-    def weigh(rows: State, noise: Noise, given: Tensor | None) -> Nats:
-        return girsanov_log_weights(pair, rows, noise, steps=steps, condition=given, divergence=rule)
-
+    weigh = partial(euler_log_weights, pair, steps=steps, divergence=rule)
     weights = _simulate(weigh, x, paths, condition, generator)
     cost = steps * rule.cost(x[0].numel()) * paths
     return Estimate.from_replicates(weights, kind="estimate", model="sde", nfe=cost, event_dim=x[0].numel())
@@ -108,10 +105,7 @@ def feynman_kac(
         groups of paths.
     """
     rule = divergence or Exact()
-
-    def weigh(rows: State, noise: Noise, given: Tensor | None) -> Nats:
-        return feynman_kac_log_weights(pair, rows, noise, steps=steps, condition=given, divergence=rule)
-
+    weigh = partial(euler_log_weights, pair, steps=steps, controlled=False, divergence=rule)
     groups = _log_mean_groups(_simulate(weigh, x, paths, condition, generator), _groups(paths))
     cost = steps * rule.cost(x[0].numel()) * paths
     return Estimate.from_replicates(groups, kind="estimate", model="sde", nfe=cost, event_dim=x[0].numel())
@@ -154,7 +148,7 @@ def chain_elbo(
         (True, 'chain')
     """
     chain = _chain(pair, steps)
-    weights = _simulate(_weigh(chain), x, paths, condition, generator)
+    weights = _simulate(chain.log_weights, x, paths, condition, generator)
     return Estimate.from_replicates(
         weights, kind="lower_bound", model="chain", nfe=chain.length * paths, event_dim=x[0].numel()
     )
@@ -189,7 +183,7 @@ def importance_bound(
         InputError: as for :func:`chain_elbo`.
     """
     chain = _chain(pair, steps)
-    weights = _simulate(_weigh(chain), x, groups * paths, condition, generator)
+    weights = _simulate(chain.log_weights, x, groups * paths, condition, generator)
     return Estimate.from_replicates(
         _log_mean_groups(weights, groups),
         kind="lower_bound",
@@ -280,7 +274,7 @@ def chain_bracket(
     generator = source_of(generator)
     given = conditions_for(condition, n)
     x, own = chain.sample(n, generator=generator, condition=given)
-    weights = _simulate(_weigh(chain), x, 2 * paths - 1, condition, generator)
+    weights = _simulate(chain.log_weights, x, 2 * paths - 1, condition, generator)
     lower, others = weights[:paths], torch.cat([own.double()[None], weights[paths:]])
     fields = {"model": "chain", "nfe": chain.length * paths, "event_dim": x[0].numel()}
     return Bracket(
@@ -300,13 +294,6 @@ def _chain(pair: Pair | Chain, steps: int | None) -> Chain:
     return EulerChain(pair, steps)
 
 
-def _weigh(chain: Chain) -> Weigh:
-    def weigh(rows: State, noise: Noise, given: Tensor | None) -> Nats:
-        return chain.log_weights(rows, noise, condition=given)
-
-    return weigh
-
-
 def _simulate(
     weigh: Weigh, x: State, paths: int, condition: Tensor | None, generator: torch.Generator | None
 ) -> Tensor:
@@ -314,8 +301,7 @@ def _simulate(
     seed = seed_of(generator)
     size = max(1, min(CHUNK, CHUNK_ELEMENTS // x[0].numel()) // paths)
 
-    def evaluate(index: Tensor, count: int) -> dict[str, Tensor]:
-        del count
+    def evaluate(index: Tensor) -> Tensor:
         rows, given = x[index], condition_at(condition, index)
         generators = keyed_generators(seed, "paths", rows)
 
@@ -324,10 +310,11 @@ def _simulate(
             return block.flatten(0, 1).movedim(1, 0)
 
         given = given if given is None or len(given) == 1 else given.repeat_interleave(paths, 0)
-        return {"weights": weigh(rows.repeat_interleave(paths, 0), noise, given).reshape(len(rows), paths).T}
+        weights = weigh(rows.repeat_interleave(paths, 0), noise, condition=given)
+        return weights.reshape(len(rows), paths).T
 
     with torch.set_grad_enabled(keeps_graph(x)):
-        return by_blocks(evaluate, len(x), size, x.device)["weights"]
+        return by_blocks(evaluate, len(x), size, x.device)
 
 
 def _groups(paths: int) -> int:

@@ -4,13 +4,13 @@ __all__ = [
     "HALF",
     "NETWORKS",
     "PREDICTIONS",
+    "CellHistogram",
     "ConditionMap",
     "ConvConfig",
     "ConvNetwork",
     "Ensemble",
     "ExpertHead",
     "Head",
-    "Lattice",
     "LatticeHead",
     "MLPConfig",
     "MixtureHead",
@@ -40,7 +40,7 @@ from girsanov.models.configs import (
     default_network,
 )
 from girsanov.models.convolutions import ConvNetwork, takes_convolutions
-from girsanov.models.heads import ExpertHead, Head, Lattice, LatticeHead, MixtureHead, ResidualHead
+from girsanov.models.heads import CellHistogram, ExpertHead, Head, LatticeHead, MixtureHead, ResidualHead
 from girsanov.models.networks import Ensemble, ResidualMLP, TwoLayerNetwork
 from girsanov.models.predictions import PREDICTIONS, from_noise, to_noise
 from girsanov.models.score_model import HALF, ScoreModel, called

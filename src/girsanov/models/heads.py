@@ -17,12 +17,13 @@ while the noise still spans several cells.
 :class:`MixtureHead` has a Gaussian mixture's exact denoiser to correct instead of the Gaussian's alone.
 """
 
-__all__ = ["ExpertHead", "Head", "Lattice", "LatticeHead", "MixtureHead", "ResidualHead"]
+__all__ = ["CellHistogram", "ExpertHead", "Head", "LatticeHead", "MixtureHead", "ResidualHead"]
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -41,11 +42,16 @@ RESIDUAL_SCALE: dict[str, Callable[[Tensor], Tensor]] = {
     "control": lambda p: -torch.ones_like(p),
 }
 
-NetworkCall = Callable[[Tensor], Tensor]  #: ``features b f *d -> outputs b o *d``
+NetworkCall = Callable[[Tensor], Tensor]  #: ``features b f *d -> outputs b o *d``, or ``b *d -> b *d`` without maps
 
 
 class Head(nn.Module, ABC):
-    """Turns network outputs into a deviation; ``inputs`` and ``outputs`` count the maps it exchanges."""
+    """Turns network outputs into a deviation.
+
+    Attributes:
+        inputs: number of maps that the network gets; 0 where it gets the rows as they are.
+        outputs: number of maps that it returns; 0 where it returns rows.
+    """
 
     inputs: int
     outputs: int
@@ -53,6 +59,11 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def deviation(self, network: NetworkCall, log_snr: Tensor, z: State) -> State:
         """Noise prediction minus the reference's, at variance-preserving ``z`` ``b *d`` and levels ``b``."""
+
+    def silent(self, log_snr: Tensor, features: Tensor) -> Tensor:
+        """What a network returns that adds nothing to the reference, as an untrained one does."""
+        del log_snr
+        return features.new_zeros(len(features), self.outputs, *features.shape[2:])
 
 
 class ResidualHead(Head):
@@ -79,7 +90,7 @@ class ResidualHead(Head):
 
 
 @dataclass(frozen=True)
-class Lattice:
+class CellHistogram:
     """Cells of equal width per dimension, in the coordinates of the model.
 
     Attributes:
@@ -126,14 +137,10 @@ class ExpertHead(Head):
             level = knot.double().expand(len(x))
             eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
             z = torch.sigmoid(knot).sqrt() * x + torch.sigmoid(-knot).sqrt() * eps
-            full = self.blend(self._silent, level, z, torch.ones(()))
+            full = self.blend(partial(self.silent, level), level, z, torch.ones(()))
             energy = sum_event(full.square()).sum()
             target = sum_event(full * (eps - self.reference.noise(level, z))).sum()
             self.share[i] = (target / energy).clamp(0.0, 1.0).float() if energy > 0 else 0.0
-
-    def _silent(self, features: Tensor) -> Tensor:
-        """The untrained network."""
-        return features.new_zeros(len(features), self.outputs, *features.shape[2:])
 
     def _share(self, log_snr: Tensor) -> Tensor:
         """Piecewise-linear interpolation of the learned share between knots."""
@@ -193,7 +200,7 @@ class LatticeHead(ExpertHead):
     GATE = (-6.0, -3.0)  # log of (cell width / noise)^2 between which the lattice takes over
     TRUST = 0.1  # weight of the histogram against the Gaussian's leave-one-out prediction
 
-    def __init__(self, reference: Gaussian, predicts: str, lattice: Lattice) -> None:
+    def __init__(self, reference: Gaussian, predicts: str, lattice: CellHistogram) -> None:
         super().__init__(reference, predicts)
         self.cells = lattice.histogram.shape[-1]
         self.outputs = 1 + self.cells

@@ -38,37 +38,14 @@ class Coefficients:
     noise: Tensor
 
 
-def _noise(alpha: Tensor, sigma: Tensor, rate: Tensor, g2: Tensor) -> Coefficients:
-    return Coefficients(torch.zeros_like(alpha), torch.ones_like(alpha))
-
-
-def _score(alpha: Tensor, sigma: Tensor, rate: Tensor, g2: Tensor) -> Coefficients:
-    return Coefficients(torch.zeros_like(alpha), -1.0 / sigma)
-
-
-def _denoised(alpha: Tensor, sigma: Tensor, rate: Tensor, g2: Tensor) -> Coefficients:
-    return Coefficients(1.0 / alpha, -sigma / alpha)
-
-
-def _v(alpha: Tensor, sigma: Tensor, rate: Tensor, g2: Tensor) -> Coefficients:
-    return Coefficients(-sigma / alpha, (alpha.square() + sigma.square()) / alpha)
-
-
-def _flow(alpha: Tensor, sigma: Tensor, rate: Tensor, g2: Tensor) -> Coefficients:
-    return Coefficients(rate, 0.5 * g2 / sigma)
-
-
-def _control(alpha: Tensor, sigma: Tensor, rate: Tensor, g2: Tensor) -> Coefficients:
-    return Coefficients(torch.zeros_like(alpha), -g2.sqrt() / sigma)
-
-
+#: of mean scale, noise, drift rate and squared diffusion, each ``b``
 PREDICTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Coefficients]] = {
-    "noise": _noise,
-    "score": _score,
-    "denoised": _denoised,
-    "v": _v,
-    "flow": _flow,
-    "control": _control,
+    "noise": lambda alpha, sigma, rate, g2: Coefficients(torch.zeros_like(alpha), torch.ones_like(alpha)),
+    "score": lambda alpha, sigma, rate, g2: Coefficients(torch.zeros_like(alpha), -1.0 / sigma),
+    "denoised": lambda alpha, sigma, rate, g2: Coefficients(1.0 / alpha, -sigma / alpha),
+    "v": lambda alpha, sigma, rate, g2: Coefficients(-sigma / alpha, (alpha.square() + sigma.square()) / alpha),
+    "flow": lambda alpha, sigma, rate, g2: Coefficients(rate, 0.5 * g2 / sigma),
+    "control": lambda alpha, sigma, rate, g2: Coefficients(torch.zeros_like(alpha), -g2.sqrt() / sigma),
 }
 
 

@@ -9,6 +9,7 @@ __all__ = [
     "DenoisingScoreMatching",
     "ExplicitScoreMatching",
     "ImplicitScoreMatching",
+    "LossDraws",
     "Matching",
     "PairObjective",
     "PathObjective",
@@ -25,7 +26,7 @@ __all__ = [
     "uniform_weight",
 ]
 
-from girsanov.objectives.bound_loss import BoundLoss
+from girsanov.objectives.bound_loss import BoundLoss, LossDraws
 from girsanov.objectives.chain import ChainObjective
 from girsanov.objectives.denoising import Batch, DenoisingObjective
 from girsanov.objectives.objective import ScoreMatchingObjective, fit_times, uniform_weight

@@ -1,14 +1,30 @@
 """A training loss whose value is, up to its sign, one draw of a bound on the log-likelihood."""
 
-__all__ = ["BoundLoss"]
+__all__ = ["BoundLoss", "LossDraws"]
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from girsanov.types import Kind, Nats, State
+
+
+@dataclass(frozen=True)
+class LossDraws:
+    """What evaluations of a loss draw.
+
+    Attributes:
+        positions: uniform on [0, 1), ``b``: where in the law of times.
+        noise: standard normal, ``blocks b *d``.
+        signs: Rademacher vectors ``probes b *d``, or ``None`` where none are drawn.
+    """
+
+    positions: Tensor
+    noise: Tensor
+    signs: Tensor | None = None
 
 
 class BoundLoss(nn.Module, ABC):
@@ -27,17 +43,13 @@ class BoundLoss(nn.Module, ABC):
     probes: int
 
     @abstractmethod
-    def terms(
-        self, model: Any, x: State, positions: Tensor, noise: Tensor, signs: Tensor | None, condition: Tensor | None
-    ) -> dict[str, Nats]:
+    def terms(self, model: Any, x: State, draws: LossDraws, condition: Tensor | None = None) -> dict[str, Nats]:
         """One draw of every term of the bound, each ``b``, in nats.
 
         Args:
             model: what is trained.
             x: rows ``b *d``.
-            positions: uniform on [0, 1), ``b``: where in the law of times.
-            noise: standard normal, ``blocks b *d``.
-            signs: Rademacher vectors ``probes b *d``, or ``None`` where none are drawn.
+            draws: for these rows.
             condition: leading dimension ``b``.
         """
 

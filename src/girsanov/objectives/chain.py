@@ -12,16 +12,15 @@ Memory is that of all steps, or with ``checkpoint`` that of one step at twice th
 __all__ = ["ChainObjective"]
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from girsanov.objectives.denoising import Batch
+from girsanov.objectives.denoising import Batch, DequantisedLoss
 from girsanov.pairs import Chain
 from girsanov.randomness import normal_blocks
 from girsanov.transforms import Transform
-from girsanov.types import State
 
 
-class ChainObjective(nn.Module):
+class ChainObjective(DequantisedLoss):
     """Negative log-weight per dimension of one encoder path per row, ``loss(chain, batch, generator, step) -> b``.
 
     Args:
@@ -40,21 +39,14 @@ class ChainObjective(nn.Module):
     """
 
     def __init__(self, transform: Transform | None = None, *, checkpoint: bool = False) -> None:
-        super().__init__()
-        self.transform = [transform]  # not a submodule: its tensors belong to the model
+        super().__init__(transform)
         self.checkpoint = checkpoint
 
     def forward(self, chain: Chain, batch: Batch, generator: torch.Generator, step: int) -> Tensor:
         """Loss of every row of ``batch``, shape ``b``."""
         del step
-        x = self._rows(batch.x, generator)
+        x = self.rows(batch.x, generator)
+        x = x if self.transform == [None] else x.to(torch.get_default_dtype())
         noise = normal_blocks(x, generator)
         weights = chain.log_weights(x, noise, condition=batch.condition, checkpoint=self.checkpoint)
         return -weights / x[0].numel()
-
-    @torch.no_grad()
-    def _rows(self, x: State, generator: torch.Generator) -> State:
-        if self.transform[0] is None:
-            return x
-        uniform = torch.rand(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-        return self.transform[0](x, uniform)[0].to(torch.get_default_dtype())

@@ -10,7 +10,7 @@ dimension below the Gaussian. Levels are low-discrepancy, :math:`l_k = Q^{-1}((k
 the batch, and q follows the root mean square of the gain as training goes on (note of paper 2, section 2.6).
 """
 
-__all__ = ["Batch", "DenoisingObjective", "GainObjective"]
+__all__ = ["Batch", "DenoisingObjective", "DequantisedLoss", "GainObjective"]
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import noised, sum_event
+from girsanov.calculus import gain, noised
 from girsanov.models import ScoreModel
 from girsanov.objectives.times import low_discrepancy
 from girsanov.solvers import LogSNRDensity
@@ -39,7 +39,28 @@ class Batch:
     condition: Tensor | None = None
 
 
-class GainObjective(nn.Module):
+class DequantisedLoss(nn.Module):
+    """A loss of rows in data units, seen in another space and dequantised afresh at every step.
+
+    Args:
+        transform: from data units to the other space; default none.
+    """
+
+    def __init__(self, transform: Transform | None = None) -> None:
+        super().__init__()
+        self.transform = [transform]  # not a submodule: its tensors belong to the model
+
+    @torch.no_grad()
+    def rows(self, x: State, generator: torch.Generator) -> State:
+        """Rows of the other space, ``b *d``."""
+        (transform,) = self.transform
+        if transform is None:
+            return x
+        uniform = torch.rand(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        return transform(x, uniform)[0]
+
+
+class GainObjective(DequantisedLoss):
     """What objectives of the gain over the reference share; a subclass says at which levels it is evaluated.
 
     Args:
@@ -49,16 +70,10 @@ class GainObjective(nn.Module):
     """
 
     def __init__(self, model: ScoreModel, transform: Transform, *, drop_condition: float = 0.0) -> None:
-        super().__init__()
+        super().__init__(transform)
         assert model.reference is not None
-        self.transform = [transform]  # not a submodule: its tensors belong to the density model
         self.drop_condition = drop_condition
         self.low, self.high = model.log_snr_range
-
-    @torch.no_grad()
-    def _rows(self, batch: Batch, generator: torch.Generator) -> State:
-        uniform = torch.rand(batch.x.shape, generator=generator, dtype=batch.x.dtype).to(batch.x.device)
-        return self.transform[0](batch.x, uniform)[0].to(torch.get_default_dtype())
 
     def _gain(
         self, model: ScoreModel, x: State, levels: Tensor, condition: Tensor | None, generator: torch.Generator
@@ -70,7 +85,7 @@ class GainObjective(nn.Module):
             z = noised(levels, x, eps)
             remainder = eps - model.reference.noise(levels, z)
         delta = model.deviation(levels, z, self._condition(condition, generator))
-        return 0.5 * sum_event(delta * (2.0 * remainder - delta))
+        return gain(remainder, delta)
 
     def _condition(self, condition: Tensor | None, generator: torch.Generator) -> Tensor | None:
         if condition is None or self.drop_condition == 0.0:
@@ -108,7 +123,7 @@ class DenoisingObjective(GainObjective):
 
     def forward(self, model: ScoreModel, batch: Batch, generator: torch.Generator, step: int) -> Tensor:
         """Loss of every row of ``batch``, shape ``b``."""
-        x = self._rows(batch, generator)
+        x = self.rows(batch.x, generator).to(torch.get_default_dtype())
         levels, weights, cell = (part.to(x.device) for part in self._levels(len(x), generator, step))
         gain = self._gain(model, x, levels, batch.condition, generator)
         if model.training:

@@ -18,11 +18,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from girsanov.calculus import noised
+from girsanov.calculus import Noised
 from girsanov.inputs import checked
-from girsanov.objectives.bound_loss import BoundLoss
+from girsanov.objectives.bound_loss import BoundLoss, LossDraws
 from girsanov.objectives.denoising import Batch
-from girsanov.objectives.score_matching import DenoisingScoreMatching, Matching, Noised
+from girsanov.objectives.score_matching import DenoisingScoreMatching, Matching
 from girsanov.objectives.times import ATOM, TimeLaw, low_discrepancy
 from girsanov.pairs import ScorePair
 from girsanov.processes import LinearProcess
@@ -88,22 +88,13 @@ class ScoreMatchingObjective(BoundLoss):
         positions = self.draws(len(batch.x), generator)
         x = batch.x.to(pair.dtype(batch.x))
         eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-        signs = self._signs(x, generator)
+        draws = LossDraws(positions, eps[None], self._signs(x, generator))
         if self.weighting is None:
-            return -sum(self.terms(pair, batch.x, positions, eps[None], signs, batch.condition).values())  # type: ignore[return-value]
-        levels, weights, at_end = self._points(pair, positions, x)
-        at = Noised(levels, noised(levels, x, eps), eps, signs, batch.condition)
-        return self._level_weight(pair.process, levels, at_end) * weights * self.matching.loss(pair, at)
+            return -sum(self.terms(pair, batch.x, draws, batch.condition).values())  # type: ignore[return-value]
+        at, weights, at_end = self._noised(pair, x, draws, batch.condition)
+        return self._level_weight(pair.process, at.log_snr, at_end) * weights * self.matching.loss(pair, at)
 
-    def terms(
-        self,
-        model: ScorePair,
-        x: State,
-        positions: Tensor,
-        noise: Tensor,
-        signs: Tensor | None = None,
-        condition: Tensor | None = None,
-    ) -> dict[str, Nats]:
+    def terms(self, model: ScorePair, x: State, draws: LossDraws, condition: Tensor | None = None) -> dict[str, Nats]:
         """One draw of the bound's ``prior``, known in closed form, and of ``matching``, each ``b``.
 
         Raises:
@@ -111,11 +102,10 @@ class ScoreMatchingObjective(BoundLoss):
         """
         if self.weighting is not None:
             raise InputError("A reweighted loss is no likelihood bound: leave weighting out")
-        (eps,), clean = noise, x.to(model.dtype(x))
-        levels, weights, _ = self._points(model, positions, clean)
-        at = Noised(levels, noised(levels, clean, eps), eps, signs, condition)
+        clean = x.to(model.dtype(x))
+        at, weights, _ = self._noised(model, clean, draws, condition)
         values = self.matching.loss(model, at) + self.matching.constant(at)
-        return {"prior": _closed_form(model, x, eps), "matching": -weights * values}
+        return {"prior": _closed_form(model, x, at.eps), "matching": -weights * values}
 
     @property
     def kind(self) -> Kind:
@@ -139,9 +129,13 @@ class ScoreMatchingObjective(BoundLoss):
         """As the pair's."""
         return model.log_snr_range
 
-    def _points(self, pair: ScorePair, positions: Tensor, x: State) -> tuple[Tensor, ...]:
-        """Levels, weights and the residual's mark at positions of the law of times."""
-        return tuple(part.flatten().to(x.device) for part in self._times(*pair.log_snr_range).quantile(positions))
+    def _noised(
+        self, pair: ScorePair, x: State, draws: LossDraws, condition: Tensor | None
+    ) -> tuple[Noised, Tensor, Tensor]:
+        """Rows at their positions in the law of times, weights, and the residual's mark."""
+        grid = self._times(*pair.log_snr_range).quantile(draws.positions)
+        levels, weights, at_end = (part.flatten().to(x.device) for part in grid)
+        return Noised.of(levels, x, draws.noise[0], condition, draws.signs), weights, at_end
 
     def _times(self, low: float, high: float) -> TimeLaw:
         """The law of times over the range where a score is known."""
@@ -194,8 +188,7 @@ def fit_times(
     sizes = []
     for level in grid:
         eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-        at_level = level.expand(len(x))
-        at = Noised(at_level, noised(at_level, x, eps), eps, objective._signs(x, generator), condition)
+        at = Noised.of(level.expand(len(x)), x, eps, condition, objective._signs(x, generator))
         sizes.append((matching.loss(pair, at) + matching.constant(at)).square().mean().sqrt())
     return LogSNRDensity.from_sizes(low, high, grid.cpu(), torch.stack(sizes).cpu(), end_size=float(sizes[-1]))
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Density, StandardNormal
-from girsanov.objectives.bound_loss import BoundLoss
+from girsanov.objectives.bound_loss import BoundLoss, LossDraws
 from girsanov.objectives.denoising import Batch
 from girsanov.objectives.times import low_discrepancy
 from girsanov.processes import ConditionalPath
@@ -95,38 +95,35 @@ class PathObjective(BoundLoss):
         generator, x = source_of(generator), batch.x
         positions = low_discrepancy(len(x), generator).to(x.device)
         noise = torch.randn(self.blocks, *x.shape, generator=generator, dtype=x.dtype).to(x.device)
-        return -sum(self.terms(drift, x, positions, noise).values())  # type: ignore[return-value]
+        return -sum(self.terms(drift, x, LossDraws(positions, noise)).values())  # type: ignore[return-value]
 
     def terms(
         self,
-        drift: Callable[[Time, State], State],
+        model: Callable[[Time, State], State],
         x: State,
-        positions: Tensor,
-        noise: Tensor,
-        signs: Tensor | None = None,
+        draws: LossDraws,
         condition: Tensor | None = None,
     ) -> dict[str, Nats]:
         """One-draw estimates of the bound's three terms: ``prior``, ``diffusion`` and ``residual``, each ``b``.
 
         Args:
-            drift: v, written forward in t.
+            model: the drift v, written forward in t.
             x: rows ``b *d``.
-            positions: uniform on [0, 1), ``b``.
-            noise: standard normal, ``3 b *d``: for the data end, the time between and the noise end.
-            signs: none are drawn.
+            draws: the three blocks of noise are for the data end, the time between and the noise end.
             condition: the drift knows none.
         """
-        del signs, condition
-        t, weight = self.path.clock(positions)
-        t, eps = t.to(x.dtype), noise[1]
+        del condition
+        first, eps, last = draws.noise
+        t, weight = self.path.clock(draws.positions)
+        t = t.to(x.dtype)
         g = self.diffusion(t)
         wide = g if g.ndim == x.ndim else expand_as_rows(g, x)
-        error = self.path.reverse_drift(t, x, eps, g) - drift(t, self.path.sample(t, x, eps))
+        error = self.path.reverse_drift(t, x, eps, g) - model(t, self.path.sample(t, x, eps))
         start, end = (torch.full((len(x),), time, dtype=x.dtype, device=x.device) for time in self.path.span)
         return {
-            "prior": self._prior(end, x, noise[2]),
+            "prior": self._prior(end, x, last),
             "diffusion": -0.5 * weight * sum_event((error / wide).square()),
-            "residual": self.decoder(x, self.path.sample(start, x, noise[0])),
+            "residual": self.decoder(x, self.path.sample(start, x, first)),
         }
 
     def _prior(self, end: Tensor, x: State, eps: State) -> Nats:

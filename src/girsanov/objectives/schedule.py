@@ -12,13 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from girsanov.calculus import expand_as_rows
+from girsanov.calculus import Noised
 from girsanov.inputs import checked
 from girsanov.models import ScoreModel
 from girsanov.objectives.denoising import Batch, GainObjective
-from girsanov.objectives.score_matching import DenoisingScoreMatching, Matching, Noised
+from girsanov.objectives.score_matching import DenoisingScoreMatching, Matching
 from girsanov.objectives.times import low_discrepancy
 from girsanov.pairs import ScorePair
 from girsanov.processes import LearnedSchedule, LinearProcess
@@ -53,7 +53,7 @@ class ScheduledObjective(GainObjective):
     def forward(self, model: ScoreModel, batch: Batch, generator: torch.Generator, step: int) -> Tensor:
         """Loss of every row of ``batch``, shape ``b``."""
         del step
-        x, factor = self._rows(batch, generator), []
+        x, factor = self.rows(batch.x, generator).to(torch.get_default_dtype()), []
         t = low_discrepancy(len(x), generator).to(x.device)
         levels, speed = (_Rescaled.apply(part, factor) for part in _levels_and_speed(model.process, t))
         loss = -speed * self._gain(model, x, levels, batch.condition, generator) / x[0].numel()
@@ -82,17 +82,30 @@ class ScheduledObjective(GainObjective):
         generator, parameters = source_of(generator), list(model.process.parameters())
         trainable = [parameter.requires_grad for parameter in parameters]
         model.process.requires_grad_(True)
-        optimizer = torch.optim.Adam(parameters, learning_rate)
-        decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1 ** (1.0 / max(steps, 1)))
-        for step in range(steps):
-            loss = self(model, batches(step), generator, step).mean()
-            for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-                parameter.grad = gradient
-            optimizer.step()
-            decay.step()
+
+        def loss(step: int) -> Tensor:
+            return self(model, batches(step), generator, step).mean()
+
+        _descend(parameters, loss, steps, learning_rate, decay=0.1 ** (1.0 / max(steps, 1)))
         for parameter, before in zip(parameters, trainable, strict=True):
-            parameter.grad = None
             parameter.requires_grad_(before)
+
+
+def _descend(
+    parameters: list[nn.Parameter], loss: Callable[[int], Tensor], steps: int, learning_rate: float, decay: float = 1.0
+) -> list[float]:
+    """Adam steps that leave no gradients behind, and the loss at each."""
+    optimizer, history = torch.optim.Adam(parameters, learning_rate), []
+    rate = torch.optim.lr_scheduler.ExponentialLR(optimizer, decay)
+    for step in range(steps):
+        value = loss(step)
+        for parameter, gradient in zip(parameters, torch.autograd.grad(value, parameters), strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        rate.step()
+        history.append(float(value.detach()))
+    optimizer.zero_grad()
+    return history
 
 
 class _Rescaled(torch.autograd.Function):
@@ -132,9 +145,7 @@ def schedule_values(
     x = x.to(pair.dtype(x))
     level, speed = _levels_and_speed(pair.process, t)
     eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-    alpha_z, sigma_z = torch.sigmoid(level).sqrt(), torch.sigmoid(-level).sqrt()
-    z = expand_as_rows(alpha_z, x) * x + expand_as_rows(sigma_z, x) * eps
-    at = Noised(level, z, eps)
+    at = Noised.of(level, x, eps)
     return speed * (matching.loss(pair, at) + matching.constant(at))
 
 
@@ -180,16 +191,12 @@ def fit_schedule(
         raise InputError(
             f"This score is known for log-SNR from {known[0]:.4g} to {known[1]:.4g}: give LearnedSchedule that range"
         )
-    matching = matching or DenoisingScoreMatching()
-    optimizer = torch.optim.Adam(process.parameters(), learning_rate)
-    history = []
-    for _ in range(steps):
+    rule = matching or DenoisingScoreMatching()
+
+    def loss(step: int) -> Tensor:
+        del step
         rows = x[torch.randint(len(x), (batch_size,), generator=generator)]
         times = low_discrepancy(batch_size, generator).to(x.device)
-        loss = schedule_values(matching, pair, rows, times, generator).square().mean()
-        gradients = torch.autograd.grad(loss, list(process.parameters()))
-        for parameter, gradient in zip(process.parameters(), gradients, strict=True):
-            parameter.grad = gradient
-        optimizer.step()
-        history.append(float(loss.detach()))
-    return history
+        return schedule_values(rule, pair, rows, times, generator).square().mean()
+
+    return _descend(list(process.parameters()), loss, steps, learning_rate)

@@ -26,42 +26,19 @@ __all__ = [
     "ExplicitScoreMatching",
     "ImplicitScoreMatching",
     "Matching",
-    "Noised",
     "SlicedScoreMatching",
 ]
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import final
 
 import torch
 from torch import Tensor
 
-from girsanov.calculus import Divergence, Exact, Hutchinson, sum_event
+from girsanov.calculus import Divergence, Exact, Field, Hutchinson, Noised, sum_event
 from girsanov.pairs import ScorePair
-from girsanov.types import Kind, Nats, State, require_counts
-
-Field = Callable[[State], State]
-
-
-@dataclass(frozen=True)
-class Noised:
-    """Noised rows: what a loss is evaluated on.
-
-    Attributes:
-        log_snr: levels ``b``, float64.
-        z: variance-preserving states ``b *d``.
-        eps: the noise in them, ``b *d``.
-        signs: Rademacher vectors ``m b *d``, or ``None`` where the loss draws none.
-        condition: conditions ``b ...``, or ``None``.
-    """
-
-    log_snr: Tensor
-    z: State
-    eps: State
-    signs: Tensor | None = None
-    condition: Tensor | None = None
+from girsanov.types import Kind, Nats, require_counts
 
 
 class Matching(ABC):

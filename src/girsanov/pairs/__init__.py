@@ -13,13 +13,12 @@ __all__ = [
     "Pair",
     "ScorePair",
     "Step",
-    "feynman_kac_log_weights",
-    "girsanov_log_weights",
+    "euler_log_weights",
 ]
 
 from girsanov.pairs.ancestral import AncestralChain
 from girsanov.pairs.chain import Chain, Direction, EulerChain, Kernel, Move
 from girsanov.pairs.family import FamilyPair
 from girsanov.pairs.pair import Drift, Pair, Step
-from girsanov.pairs.paths import Noise, feynman_kac_log_weights, girsanov_log_weights
+from girsanov.pairs.paths import Noise, euler_log_weights
 from girsanov.pairs.score_pair import ScorePair

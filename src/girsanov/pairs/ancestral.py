@@ -26,7 +26,6 @@ from girsanov.densities import draw_rows
 from girsanov.inputs import checked
 from girsanov.linear import Isotropic, Spectral
 from girsanov.pairs.chain import Chain, Kernel
-from girsanov.pairs.paths import Noise
 from girsanov.pairs.score_pair import ScorePair
 from girsanov.rows import conditions_for
 from girsanov.solvers import LogSNRDensity
@@ -56,6 +55,8 @@ class AncestralChain(Chain):
         True
     """
 
+    levels: Tensor
+
     @checked
     def __init__(self, pair: ScorePair, steps: int, *, lmbd: float = 0.0) -> None:
         if not lmbd <= 1.0:
@@ -69,8 +70,15 @@ class AncestralChain(Chain):
         self.register_buffer("levels", nodes.flip(0).contiguous().to(pair.device))
 
     def encode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
-        """Exact noising from v_k to v_{k+1}; v_0 = 0 are the data."""
+        """Exact noising from v_k to v_{k+1}; v_0 = 0 are the data.
+
+        Raises:
+            InputError: for the ODE's sampler, which has no density by its paths: for draws alone, and of the ODE too,
+                there is :func:`girsanov.sample`.
+        """
         del condition
+        if self.lmbd == 1.0:
+            raise InputError("The steps of lmbd = 1 have no noise, so its paths have no weights: use ode_log_prob")
         added = (self.variance(k + 1) - self.variance(k)).sqrt()
         return Kernel(torch.zeros_like(x), self._isotropic(added, x), self.encoder_log_variance[k])
 
@@ -90,7 +98,7 @@ class AncestralChain(Chain):
 
     def correction(self, k: int, y: State, condition: Tensor | None = None) -> State:
         """Denoised point minus the reference's denoised point, or minus y where there is no reference, at v_{k+1}."""
-        level = self._levels[k].expand(len(y))
+        level = self.levels[k].expand(len(y))
         given = conditions_for(condition, len(y))
         r = torch.exp(-0.5 * level[0]).to(y.dtype)
         z = torch.sigmoid(level[0]).sqrt().to(y.dtype) * y
@@ -98,27 +106,6 @@ class AncestralChain(Chain):
             return -r * self.pair.noise(level, z, given)
         _, delta = self.pair.deviation(level, z, given)
         return -r * delta
-
-    def log_weights(self, x: State, noise: Noise, *, condition: Tensor | None = None, checkpoint: bool = False) -> Nats:
-        """See :class:`Chain`.
-
-        Raises:
-            InputError: for the ODE's sampler, which has no density by its paths.
-        """
-        self._require_noise()
-        return super().log_weights(x, noise, condition=condition, checkpoint=checkpoint)
-
-    @checked
-    def sample(
-        self, n: int, *, generator: torch.Generator | None = None, condition: Tensor | None = None
-    ) -> tuple[State, Nats]:
-        """See :class:`Chain`; for draws alone, and of the ODE too, there is :func:`girsanov.sample`.
-
-        Raises:
-            InputError: for the ODE's sampler, which has no density by its paths.
-        """
-        self._require_noise()
-        return super().sample(n, generator=generator, condition=condition)
 
     def log_prior(self, x: State) -> Nats:
         """Log-density of y at the noise end."""
@@ -132,24 +119,16 @@ class AncestralChain(Chain):
             InputError: if neither prior nor reference knows the shape of a row, and none was given.
         """
         x = draw_rows(self.prior, n, event_shape=self.event_shape, generator=generator)
-        x = x.to(device=self._levels.device, dtype=self.pair.dtype(x))
+        x = x.to(device=self.levels.device, dtype=self.pair.dtype(x))
         return x / self._alpha().to(x.dtype)
 
     def variance(self, k: int) -> Tensor:
         """v_k: no noise for the data, then e^{-l} of each level."""
-        levels = self._levels
+        levels = self.levels
         return torch.exp(-levels[k - 1]) if k else levels.new_zeros(())
 
-    @property
-    def _levels(self) -> Tensor:
-        return self.get_buffer("levels")
-
     def _alpha(self) -> Tensor:
-        return self.pair.process.marginal_at(self._levels[-1])[0]
+        return self.pair.process.marginal_at(self.levels[-1])[0]
 
     def _isotropic(self, value: Tensor, x: State) -> Isotropic:
         return Isotropic(value.to(x.dtype).expand(len(x)))
-
-    def _require_noise(self) -> None:
-        if self.lmbd == 1.0:
-            raise InputError("The steps of lmbd = 1 have no noise, so its paths have no weights: use ode_log_prob")

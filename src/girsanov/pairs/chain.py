@@ -28,7 +28,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from girsanov.calculus import sum_event
 from girsanov.inputs import checked
 from girsanov.linear import LinearMap
-from girsanov.pairs.pair import Pair
+from girsanov.pairs.pair import DataEnd, Pair
 from girsanov.pairs.paths import Noise
 from girsanov.randomness import normal_blocks, source_of
 from girsanov.types import Nats, State, require_count
@@ -36,9 +36,8 @@ from girsanov.types import Nats, State, require_count
 T = TypeVar("T")
 LOG_2PI = math.log(2.0 * math.pi)
 
-Direction = Literal[
-    "forward", "backward"
-]  #: of a walk: from the data to the prior by the encoder, or back by the decoder
+#: of a walk: from the data to the prior by the encoder, or back by the decoder
+Direction = Literal["forward", "backward"]
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class Move:
         return log_det + 0.5 * sum_event((self.eps - whitened) * (self.eps + whitened))
 
 
-class Chain(nn.Module, ABC):
+class Chain(DataEnd, ABC):
     """A chain of Gaussian steps from data (k = 0) to the prior (k = N).
 
     To implement one, define ``encode``, ``decode`` and ``log_prior``, and ``sample_prior`` for draws.
@@ -153,16 +152,6 @@ class Chain(nn.Module, ABC):
     @abstractmethod
     def sample_prior(self, n: int, generator: torch.Generator) -> State:
         """Draw state N, ``n`` rows."""
-
-    def begin(self, x: State, eps: State, condition: Tensor | None = None) -> tuple[State, Nats]:
-        """State 0 given data, and its log-weight; here the data themselves, and 0."""
-        del eps, condition
-        return x, x.new_zeros(len(x), dtype=torch.float64)
-
-    def finish(self, x: State, eps: State, condition: Tensor | None = None) -> tuple[State, Nats]:
-        """Data drawn given state 0, and their log-weight; here the state itself, and 0."""
-        del eps, condition
-        return x, x.new_zeros(len(x), dtype=torch.float64)
 
     def walk(
         self,
@@ -296,6 +285,8 @@ class EulerChain(Chain):
         tensor(-1.8000, dtype=torch.float64)
     """
 
+    times: Tensor
+
     def __init__(
         self,
         pair: Pair,
@@ -338,11 +329,10 @@ class EulerChain(Chain):
         return self.pair.sample_prior(n, generator)
 
     def _time(self, k: int, x: State) -> Tensor:
-        return self.get_buffer("times")[k].to(x.device).expand(len(x))
+        return self.times[k].to(x.device).expand(len(x))
 
     def _width(self, k: int) -> float:
-        times = self.get_buffer("times")
-        return float(times[k + 1] - times[k])
+        return float(self.times[k + 1] - self.times[k])
 
     def _scale(self, k: int, x: State) -> LinearMap:
         """The coefficient of both kernels: the ratio of their variances tends to 1 with the step, as it must."""

@@ -13,10 +13,10 @@ and 2.4). Two processes whose diffusion coefficients differ have singular path l
 minus infinity, so a pair refuses them.
 """
 
-__all__ = ["Drift", "Pair", "Step"]
+__all__ = ["DataEnd", "Drift", "Pair", "Step"]
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +52,27 @@ class Step:
     control: State
     potential: Tensor
 
+    def uncontrolled(self) -> "Step":
+        """The same with no control, whose drift is without the part that the control adds."""
+        drift = self.drift - self.scale.times(self.control)
+        return replace(self, drift=drift, control=torch.zeros_like(self.control))
 
-class Pair(nn.Module):
+
+class DataEnd(nn.Module):
+    """How data enter and leave: here as they are."""
+
+    def begin(self, x: State, eps: State, condition: Tensor | None = None) -> tuple[State, Nats]:
+        """The first state given data, and its log-weight; here the data themselves, and 0."""
+        del eps, condition
+        return x, x.new_zeros(len(x), dtype=torch.float64)
+
+    def finish(self, x: State, eps: State, condition: Tensor | None = None) -> tuple[State, Nats]:
+        """Data drawn given the first state, and their log-weight; here the state itself, and 0."""
+        del eps, condition
+        return x, x.new_zeros(len(x), dtype=torch.float64)
+
+
+class Pair(DataEnd):
     r"""An inference process, a generative drift and a prior.
 
     Args:
@@ -127,16 +146,6 @@ class Pair(nn.Module):
             InputError: for one that is not positive and finite or, as a matrix, not invertible.
         """
         return _invertible(map_of(self.inference.diffusion(t.to(x.dtype), x), x), x)
-
-    def begin(self, x: State, eps: State, condition: Tensor | None = None) -> tuple[State, Nats]:
-        """State at the first time of the grid given data, and its log-weight; here the data themselves, and 0."""
-        del eps, condition
-        return x, x.new_zeros(len(x), dtype=torch.float64)
-
-    def finish(self, x: State, eps: State, condition: Tensor | None = None) -> tuple[State, Nats]:
-        """Data drawn from the state at the first time, and their log-weight; here the state itself, and 0."""
-        del eps, condition
-        return x, x.new_zeros(len(x), dtype=torch.float64)
 
     def log_prior(self, x: State) -> Nats:
         """Log-density of the prior at rows of the horizon, shape ``b``."""

@@ -11,82 +11,50 @@ Feynman-Kac density is the member a = 0, whose paths follow :math:`v + \mathrm{d
 discretisation error of either sign, so no value made here is a bound; :mod:`girsanov.pairs.chain` makes those.
 """
 
-__all__ = ["Noise", "feynman_kac_log_weights", "girsanov_log_weights"]
+__all__ = ["Noise", "euler_log_weights"]
 
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from girsanov.calculus import Divergence, Exact, sum_event
-from girsanov.pairs.pair import Pair, Step
+from girsanov.pairs.pair import Pair
 from girsanov.types import Nats, State
 
 #: ``count -> standard normal draws``, shape ``count b *d``, a fresh block at every call
 Noise = Callable[[int], Tensor]
 
 
-def girsanov_log_weights(
+def euler_log_weights(
     pair: Pair,
     x: State,
     noise: Noise,
     *,
     steps: int,
+    controlled: bool = True,
     condition: Tensor | None = None,
     divergence: Divergence | None = None,
 ) -> Nats:
-    """W along one Euler path of the inference process per row, shape ``b``, float64.
+    """Log-weight of one Euler path per row, shape ``b``, float64.
 
     Args:
         pair: the two processes.
         x: rows ``b *d``.
         noise: source of standard normal blocks.
         steps: number of Euler steps on ``pair.times``.
+        controlled: whether paths follow the inference process, with Girsanov's W as their weights; else ``v + div D``,
+            with the Feynman-Kac integrand.
         condition: passed on to conditional drifts, leading dimension ``b``.
         divergence: of the generative drift; default exact.
     """
-    return _log_weights(pair, x, noise, steps, condition, divergence or Exact(), _as_it_is)
-
-
-def feynman_kac_log_weights(
-    pair: Pair,
-    x: State,
-    noise: Noise,
-    *,
-    steps: int,
-    condition: Tensor | None = None,
-    divergence: Divergence | None = None,
-) -> Nats:
-    """Logarithm of the Feynman-Kac integrand along one Euler path of ``v + div D`` per row; see the other."""
-    return _log_weights(pair, x, noise, steps, condition, divergence or Exact(), _uncontrolled)
-
-
-def _as_it_is(step: Step) -> Step:
-    return step
-
-
-def _uncontrolled(step: Step) -> Step:
-    """The drift without the part that the control adds."""
-    return replace(step, drift=step.drift - step.scale.times(step.control), control=torch.zeros_like(step.control))
-
-
-def _log_weights(
-    pair: Pair,
-    x: State,
-    noise: Noise,
-    steps: int,
-    condition: Tensor | None,
-    divergence: Divergence,
-    change: Callable[[Step], Step],
-) -> Nats:
-    times = pair.times(steps).to(x.device)
+    rule, times = divergence or Exact(), pair.times(steps).to(x.device)
     x, total = pair.begin(x, noise(1)[0], condition)
     for t, following in pairwise(times):
         h = following - t
-        probes = noise(divergence.probes).sign() if divergence.probes else None
-        step = change(pair.step(t.expand(len(x)), x, condition, divergence, probes))
+        probes = noise(rule.probes).sign() if rule.probes else None
+        step = pair.step(t.expand(len(x)), x, condition, rule, probes)
+        step = step if controlled else step.uncontrolled()
         dw = h.sqrt().to(x.dtype) * noise(1)[0]
         total = total + h * (step.potential.mean(0) - 0.5 * sum_event(step.control.square()))
         total = total - sum_event(step.control * dw)

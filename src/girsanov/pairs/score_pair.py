@@ -24,7 +24,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import expand_as_rows, sum_event
+from girsanov.calculus import expand_as_rows, gain
 from girsanov.densities import BroadGaussian, Density, DensityScore, Gaussian, StandardNormal
 from girsanov.inputs import ask, checked, like_rows
 from girsanov.models import HALF, ScoreModel, called
@@ -290,16 +290,14 @@ class ScorePair(Pair):
         alpha, sigma = self._entry(x)
         x_e = expand_as_rows(alpha, x) * x + expand_as_rows(sigma, x) * eps
         predicted = self._noise_at_entry(x_e, condition)
-        misfit = 0.5 * sum_event(predicted * (2.0 * eps - predicted))
-        return x_e, misfit + x[0].numel() * alpha.log()
+        return x_e, gain(eps, predicted) + x[0].numel() * alpha.log()
 
     def finish(self, x: State, eps: State, condition: Tensor | None = None) -> tuple[State, Nats]:
         """The residual decoder's draw given the state at the high end of the range, and its term R."""
         alpha, sigma = self._entry(x)
         predicted = self._noise_at_entry(x, condition)
         data = (x - expand_as_rows(sigma, x) * (predicted - eps)) / expand_as_rows(alpha, x)
-        misfit = 0.5 * sum_event(predicted * (predicted - 2.0 * eps))
-        return data, misfit + x[0].numel() * alpha.log()
+        return data, x[0].numel() * alpha.log() - gain(eps, predicted)
 
     def inference_drift(self, t: Time, x: State, condition: Tensor | None = None) -> State:
         """Drift f, shape ``b *d``; times stay in float64, where both ends of a schedule are resolved."""

@@ -7,7 +7,7 @@ accept or reject, so that a row's solution does not depend on the rows it is sol
 stay in the batch, at rest: were it to shrink, products of matrices would round the other rows otherwise.
 """
 
-__all__ = ["Adaptive", "Field", "FixedGrid", "Solution", "Solver"]
+__all__ = ["Adaptive", "Dynamics", "FixedGrid", "Solution", "Solver"]
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from girsanov.types import InputError, State, require_counts
 
 #: ``(s, y, active) -> (velocity of y, rates)``: times ``b``, state ``b *d``, row indices ``b`` into the
 #: original batch; velocity ``b *d`` and rates ``m b``.
-Field = Callable[[Tensor, State, Tensor], tuple[State, Tensor]]
+Dynamics = Callable[[Tensor, State, Tensor], tuple[State, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Solution:
 class Solver(Protocol):
     """A strategy that integrates a field along an increasing or decreasing grid of s."""
 
-    def solve(self, field: Field, y: State, grid: Tensor) -> Solution:
+    def solve(self, field: Dynamics, y: State, grid: Tensor) -> Solution:
         """Integrate from ``grid[0]`` to ``grid[-1]``; a fixed-step solver visits every grid point."""
         ...
 
@@ -79,7 +79,7 @@ class FixedGrid:
         """One more than the number of steps."""
         return self.steps + 1
 
-    def solve(self, field: Field, y: State, grid: Tensor) -> Solution:
+    def solve(self, field: Dynamics, y: State, grid: Tensor) -> Solution:
         """Integrate ``field`` from ``grid[0]`` to ``grid[-1]`` through every grid point."""
         rows = torch.arange(len(y), device=y.device)
         total: Tensor | float = 0.0
@@ -146,7 +146,7 @@ class Adaptive:
         """Only the end points matter."""
         return 2
 
-    def solve(self, field: Field, y: State, grid: Tensor) -> Solution:
+    def solve(self, field: Dynamics, y: State, grid: Tensor) -> Solution:
         """Integrate ``field`` from ``grid[0]`` to ``grid[-1]``."""
         start, end = float(grid[0]), float(grid[-1])
         count = len(y)
@@ -177,7 +177,9 @@ class Adaptive:
             "loosen rtol and atol, raise max_steps, or use FixedGrid"
         )
 
-    def _try(self, field: Field, s: Tensor, y: State, rows: Tensor, h: Tensor) -> tuple[State, Tensor, Tensor, Tensor]:
+    def _try(
+        self, field: Dynamics, s: Tensor, y: State, rows: Tensor, h: Tensor
+    ) -> tuple[State, Tensor, Tensor, Tensor]:
         """One trial step: new state, integral increments ``m b``, error ratio ``b``, integral error ``b``."""
         slopes: list[State] = []
         rates: list[Tensor] = []

@@ -142,8 +142,7 @@ class DiffusersNetwork(nn.Module):
 class PretrainedHead(Head):
     """Compares a network that predicts the noise itself with a Gaussian reference."""
 
-    inputs = 1
-    outputs = 1
+    inputs = outputs = 0
 
     def __init__(self, reference: nn.Module) -> None:
         super().__init__()
@@ -152,6 +151,10 @@ class PretrainedHead(Head):
     def deviation(self, network: NetworkCall, log_snr: Tensor, z: State) -> State:
         """See :class:`girsanov.models.Head`."""
         return network(z) - self.reference.noise(log_snr, z)
+
+    def silent(self, log_snr: Tensor, features: Tensor) -> Tensor:
+        """The reference's own prediction."""
+        return self.reference.noise(log_snr, features)
 
 
 def setting(network: nn.Module, name: str) -> Any:
