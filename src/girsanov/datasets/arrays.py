@@ -11,6 +11,7 @@ import math
 import re
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -188,16 +189,12 @@ def _shaped(values: np.ndarray, labels: np.ndarray | None, name: str) -> Raw:
     if values.ndim > 4:
         raise InputError(f"{name}: has shape {values.shape}; give (n, d), (n, h, w) or (n, c, h, w).")
     raw = from_array(values, labels=labels, name=name)
-    if raw.kind == "table":
-        return raw
-    notes: tuple[str, ...] = ()
     if values.ndim == 3:
-        values = values[:, None]
-    elif values.shape[3] in (1, 3) and values.shape[1] not in (1, 3):
-        values = values.transpose(0, 3, 1, 2)
+        return replace(raw, values=raw.stack[:, None])
+    if values.ndim == 4 and values.shape[3] in (1, 3) and values.shape[1] not in (1, 3):
         notes = (f"{name}: the last axis was taken as the channels.",)
-    values = from_array(values, name=name).stack
-    return Raw(name, "images", values=values, labels=raw.labels, notes=notes)
+        return replace(raw, values=raw.stack.transpose(0, 3, 1, 2), notes=notes)
+    return raw
 
 
 # ---------------------------------------------------------------------------------------- idx

@@ -181,34 +181,33 @@ class Copy(Dropped):
     Attributes:
         name: of the column.
         twin: the text.
-        values: what stands beside each level of the twin; empty where both are the same text.
+        values: what stands beside each level of the twin.
     """
 
     name: str
     twin: str
-    values: tuple[tuple[str, float | str], ...] = ()
-
-    @property
-    def _numeric(self) -> bool:
-        return bool(self.values) and not isinstance(self.values[0][1], str)
+    values: tuple[tuple[str, float | str], ...]
 
     def __str__(self) -> str:
-        return f"what {self.twin!r} determines" if self.values else f"the same as {self.twin!r}"
+        same = all(level == value for level, value in self.values)
+        return f"the same as {self.twin!r}" if same else f"what {self.twin!r} determines"
 
     def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """What stands beside the decoded twin."""
         own = dict(self.values)
-        found = np.array([own.get(twin, twin) for twin in columns[self.twin]], dtype=float if self._numeric else object)
+        found = np.array([own[twin] for twin in columns[self.twin]], dtype=float if self._numeric else object)
         return _integers(found, self._numeric and all(float(value) % 1 == 0 for value in own.values()))
 
     def _wrong(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        twins, own = _texts(columns[self.twin]), dict(self.values)
-        if self._numeric:  # an unknown level is its own column's fault
-            numbers = _numbers(column, self.name, source)
-            expected = np.array([own.get(twin, value) for twin, value in zip(twins, numbers, strict=True)])
-            return np.abs(numbers - expected) > 1e-6 * np.abs(expected)
-        pairs = zip(_texts(column), twins, strict=True)
-        return np.array([text != (own.get(twin, text) if own else twin) for text, twin in pairs])
+        own = dict(self.values)
+        cells: Any = _numbers(column, self.name, source) if self._numeric else np.array(_texts(column), dtype=object)
+        pairs = zip(_texts(columns[self.twin]), cells, strict=True)  # an unknown level is its own column's fault
+        expected = np.array([own.get(twin, cell) for twin, cell in pairs], dtype=cells.dtype)
+        return np.abs(cells - expected) > 1e-6 * np.abs(expected) if self._numeric else cells != expected
+
+    @property
+    def _numeric(self) -> bool:
+        return not isinstance(self.values[0][1], str)
 
 
 @dataclass(frozen=True)

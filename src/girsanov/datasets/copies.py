@@ -66,7 +66,7 @@ def copies(columns: Mapping[str, np.ndarray]) -> dict[str, Copy | Combination]:
     for i, name in enumerate(texts):
         twin = next((t for t in texts[:i] if t not in found and (columns[t] == columns[name]).all()), None)
         if twin is not None:
-            found[name] = Copy(name, twin)
+            found[name] = Copy(name, twin, tuple((level, level) for level in sorted(set(columns[name]))))
     numeric = [name for name, column in columns.items() if column.dtype != object]
     products: dict[str, float] = {}
     for name in numeric:

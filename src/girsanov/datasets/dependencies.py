@@ -92,13 +92,9 @@ def dependent_columns(columns: Mapping[str, np.ndarray]) -> tuple[dict[str, Comb
                 continue
             near += [each.said() for each in sums if each.near()][:1]
         basis.append(column, rest, coordinates)
-    return found, _first(near)
-
-
-def _first(near: list[str]) -> list[str]:
-    """A few of the sentences, and how many more there are."""
-    more = len(near) - SHOWN
-    return near if more <= 0 else [*near[:SHOWN], f"{more} more columns are nearly sums of others too."]
+    if len(near) > SHOWN:
+        near[SHOWN:] = [f"{len(near) - SHOWN} more columns are nearly sums of others too."]
+    return found, near
 
 
 def _choices(column: _Column, kept: Sequence[_Column], weights: np.ndarray) -> list[list[_Column]]:

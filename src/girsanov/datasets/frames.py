@@ -177,15 +177,11 @@ def _marks(read: Mapping[str, tuple[np.ndarray, tuple[str, ...]]]) -> list[str]:
     for style in sorted({style for _, found in read.values() for style in found}):
         names = [name for name, (_, found) in read.items() if style in found]
         notes.append(f"{READ_MARKS[style]}: {', '.join(names)}.")
-        pointed = [name for name, (column, found) in read.items() if not found and _broken(column)]
+        plain = {name: column for name, (column, found) in read.items() if not found and column.dtype.kind == "f"}
+        pointed = [name for name, column in plain.items() if (np.nan_to_num(column) % 1 != 0).any()]
         if style == "decimal" and pointed:
             notes.append(f"Points were too: {', '.join(pointed)}; write all numbers in one way if they are not.")
     return notes
-
-
-def _broken(column: np.ndarray) -> bool:
-    """Whether a column holds numbers that are not whole."""
-    return column.dtype.kind == "f" and bool((np.nan_to_num(column) % 1 != 0).any())
 
 
 def _label(label: Any) -> str:

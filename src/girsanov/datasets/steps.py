@@ -122,17 +122,13 @@ def _rounded(levels: np.ndarray, recording: Recording) -> Lattice | None:
         if some.sum() < max(2, len(levels) / 2):
             return None
         points, errors = levels[some], rounding[some]
-        guess = _guess(points)
+        gaps = np.diff(points)
+        guess = float(gaps[gaps <= 1.5 * gaps.min()].mean())
         for divisor in DIVISORS:
             grid = _fitted(points, errors, guess / divisor, recording)
             if grid is not None and _holds(grid, levels, rounding):
                 return grid
     return None
-
-
-def _guess(levels: np.ndarray) -> float:
-    gaps = np.diff(levels)
-    return float(gaps[gaps <= 1.5 * gaps.min()].mean())
 
 
 def _holds(grid: Lattice, levels: np.ndarray, rounding: np.ndarray) -> bool:

@@ -251,13 +251,17 @@ def _is_header(first: list[str], rest: list[list[str]]) -> bool:
     return not any(first[j] in {row[j] for row in rest if j < len(row)} for j in range(len(first)))
 
 
+def _below(j: int, rest: list[list[str]]) -> list[float]:
+    return [float(row[j]) for row in rest if j < len(row) and is_number(row[j])]
+
+
 def _axis(first: list[str], numbers: list[int], rest: list[list[str]]) -> bool:
     """Whether five numbers or more grow from each to the next, most of them far from all that stands below them."""
     if len(numbers) < 5 or len(rest) < 5 or not all(is_number(first[j]) for j in numbers):
         return False
     far = 0
     for j in numbers:
-        below = [float(row[j]) for row in rest if j < len(row) and is_number(row[j])]
+        below = _below(j, rest)
         low, high = min(below, default=0.0), max(below, default=0.0)
         far += max(low - float(first[j]), float(first[j]) - high) > high - low
     return 2 * far > len(numbers) and all(float(first[i]) < float(first[j]) for i, j in pairwise(numbers))
@@ -265,7 +269,7 @@ def _axis(first: list[str], numbers: list[int], rest: list[list[str]]) -> bool:
 
 def _unlike(first: list[str], numbers: list[int], rest: list[list[str]]) -> bool:
     """Whether the rows below hold other kinds of numbers than a row that counts: fractions, or of another size."""
-    columns = [[float(row[j]) for row in rest if j < len(row) and is_number(row[j])] for j in numbers]
+    columns = [_below(j, rest) for j in numbers]
     fractions = sum(any(value % 1 for value in column) for column in columns)
     if 2 * fractions > len(columns) and rest:
         return True
