@@ -9,13 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 import girsanov as gv
 from girsanov.inputs import as_rows, ask
-from tests.doors import DOORS, LAW, MANY, MIXTURE, PROCESS, REFUSED, SCORE, SERVED, Door, X, model
-from tests.doors import ORACLE as SCORED
+from tests.doors import DOORS, LAW, MANY, MIXTURE, ORACLE as SCORED, PROCESS, REFUSED, SCORE, SERVED, Door, X, model
 
 EXAMPLES = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True

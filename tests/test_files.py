@@ -6,8 +6,7 @@ import stat
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from girsanov.files import (
     atomic_directory,

@@ -20,14 +20,7 @@ from torch import Tensor
 
 from benchmarks._record import Command, record
 from girsanov.densities import GaussianMixture
-from girsanov.stein import (
-    FiniteSet,
-    IncompleteU,
-    InverseMultiquadric,
-    MarkovBootstrap,
-    WildBootstrap,
-    goodness_of_fit,
-)
+from girsanov.stein import FiniteSet, IncompleteU, InverseMultiquadric, MarkovBootstrap, WildBootstrap, goodness_of_fit
 
 ALPHA, RESAMPLES = 0.05, 199
 MIXTURE = GaussianMixture(

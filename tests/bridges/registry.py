@@ -7,13 +7,7 @@ import torch
 
 from girsanov.bridges import ClosedBridge, GaussianBridge, MixtureBridge, gaussian_bridge
 from girsanov.densities import GaussianMixture
-from girsanov.processes import (
-    BrownianMotion,
-    LinearProcess,
-    OrnsteinUhlenbeck,
-    VarianceExploding,
-    VariancePreserving,
-)
+from girsanov.processes import BrownianMotion, LinearProcess, OrnsteinUhlenbeck, VarianceExploding, VariancePreserving
 from tests.laws import diagonal_mixture_case, gaussian_case, mixture_case
 
 LEGENDRE = tuple(torch.tensor(a, dtype=torch.float64) for a in np.polynomial.legendre.leggauss(30))

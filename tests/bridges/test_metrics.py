@@ -5,8 +5,7 @@ import sys
 
 import pytest
 import torch
-from scipy.stats import energy_distance as energy_distance_1d
-from scipy.stats import wasserstein_distance
+from scipy.stats import energy_distance as energy_distance_1d, wasserstein_distance
 
 import girsanov as gv
 from girsanov.bridges import gaussian_bridge

@@ -4,8 +4,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from girsanov.datasets import Splits, fingerprint, split
 from girsanov.types import InputError

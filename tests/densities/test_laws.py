@@ -7,13 +7,7 @@ import torch
 
 from girsanov.densities import BroadGaussian, Gaussian, GaussianMixture, StandardNormal
 from girsanov.types import InputError
-from tests.laws import (
-    PROCESSES,
-    each_density,
-    gaussian_case,
-    note_mixture_1d,
-    note_mixture_2d,
-)
+from tests.laws import PROCESSES, each_density, gaussian_case, note_mixture_1d, note_mixture_2d
 from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -8,12 +8,7 @@ import torch
 
 from girsanov.densities import Gaussian, GaussianMixture
 from girsanov.likelihoods import RandomisedRows, Replicates, elbo
-from girsanov.likelihoods.discrete import (
-    LatticePoints,
-    categorical_elbo,
-    importance_weighted,
-    log_mean_exp,
-)
+from girsanov.likelihoods.discrete import LatticePoints, categorical_elbo, importance_weighted, log_mean_exp
 from girsanov.likelihoods.estimator import keyed_view
 from girsanov.pairs import ScorePair
 from girsanov.processes import OrnsteinUhlenbeck, VarianceExploding, VariancePreserving

@@ -13,15 +13,7 @@ from girsanov.processes import VariancePreserving
 from girsanov.randomness import keyed_generators
 from girsanov.solvers import Adaptive, FixedGrid
 from girsanov.types import InputError
-from tests.laws import (
-    DENSITIES,
-    REMEMBERING,
-    each_density,
-    each_process,
-    gaussian_case,
-    mixture_case,
-    note_mixture_2d,
-)
+from tests.laws import DENSITIES, REMEMBERING, each_density, each_process, gaussian_case, mixture_case, note_mixture_2d
 from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")

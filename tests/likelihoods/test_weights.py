@@ -6,13 +6,7 @@ import pytest
 import torch
 
 import girsanov as gv
-from girsanov.likelihoods.weights import (
-    chain_bracket,
-    chain_elbo,
-    feynman_kac,
-    importance_bound,
-    path_log_weight,
-)
+from girsanov.likelihoods.weights import chain_bracket, chain_elbo, feynman_kac, importance_bound, path_log_weight
 from girsanov.pairs import AncestralChain, EulerChain, Pair, ScorePair
 from girsanov.processes import Process
 from girsanov.types import Estimate, InputError

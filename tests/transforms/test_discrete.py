@@ -6,13 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from girsanov.transforms import (
-    TRANSFORMS,
-    Dequantise,
-    OnLattice,
-    TruncatedNormalDequantise,
-    VariationalDequantise,
-)
+from girsanov.transforms import TRANSFORMS, Dequantise, OnLattice, TruncatedNormalDequantise, VariationalDequantise
 from girsanov.types import Estimate, InputError
 from tests.seeds import seeded
 

@@ -19,13 +19,7 @@ from torch import Tensor
 
 from girsanov.applications.elimination import NoiseModel, looks, spending, survivors
 from girsanov.applications.evidence import ClassConditional, Evidence, Levels
-from girsanov.applications.level_weights import (
-    LevelWeights,
-    explored_sizes,
-    fit_on,
-    fit_temperature,
-    spectral_sizes,
-)
+from girsanov.applications.level_weights import LevelWeights, explored_sizes, fit_on, fit_temperature, spectral_sizes
 from girsanov.applications.screen import Screen, Screened
 from girsanov.datasets.labels import label_array, label_name
 from girsanov.datasets.refusals import Given

@@ -11,15 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from girsanov.cli.options import (
-    Computing,
-    MissingAsLevelOption,
-    SamplesOption,
-    listed,
-    out_option,
-    settings_of,
-    spread,
-)
+from girsanov.cli.options import Computing, MissingAsLevelOption, SamplesOption, listed, out_option, settings_of, spread
 from girsanov.cli.output import UsageError, as_json, emit, print_result, stderr_note
 
 if TYPE_CHECKING:

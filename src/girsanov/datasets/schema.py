@@ -17,15 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from girsanov.datasets.columns import (
-    Numeric,
-    Omitted,
-    OneHot,
-    Rule,
-    on_lattice,
-    rule_from_json,
-    rule_to_json,
-)
+from girsanov.datasets.columns import Numeric, Omitted, OneHot, Rule, on_lattice, rule_from_json, rule_to_json
 from girsanov.datasets.frames import as_levels
 from girsanov.datasets.infer import image_lattice, table_rules
 from girsanov.datasets.lattice import Lattice

@@ -34,12 +34,7 @@ from torch import Tensor
 from girsanov.calculus import sum_event
 from girsanov.inputs import checked
 from girsanov.likelihoods.baselines import baseline_of
-from girsanov.likelihoods.defaults import (
-    REPLICATES,
-    estimate_of,
-    grid_for,
-    proposal_for,
-)
+from girsanov.likelihoods.defaults import REPLICATES, estimate_of, grid_for, proposal_for
 from girsanov.likelihoods.estimator import (
     RandomisedRows,
     Replicates,

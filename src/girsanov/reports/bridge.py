@@ -12,8 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from girsanov.datasets import Schema
-from girsanov.reports import bridge_figures as drawings
-from girsanov.reports import figures
+from girsanov.reports import bridge_figures as drawings, figures
 from girsanov.reports.attempts import Attempts
 from girsanov.reports.page import number, render
 from girsanov.reports.png import image_uri

@@ -30,13 +30,6 @@ from girsanov.training.config import TrainingConfig
 from girsanov.training.ema import MovingAverage
 from girsanov.training.loop import Loss, TrainingResult, train
 from girsanov.training.meter import NonFiniteLossError
-from girsanov.training.progress import (
-    LineProgress,
-    Progress,
-    RichProgress,
-    SilentProgress,
-    Within,
-    default_progress,
-)
+from girsanov.training.progress import LineProgress, Progress, RichProgress, SilentProgress, Within, default_progress
 from girsanov.training.signals import Interrupted
 from girsanov.training.validation import Validation

@@ -139,8 +139,7 @@ class RichProgress:
     def start(self, step: int, total: int) -> None:
         """Draw the bar."""
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
 
         columns = (
             TextColumn("{task.description}", style="default"),
