@@ -11,7 +11,6 @@ __all__ = [
     "write_record",
 ]
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +24,10 @@ from girsanov.bridges.chain import rows_at_once
 from girsanov.bridges.storage import BRIDGE, bridge_tensors
 from girsanov.datasets import Schema
 from girsanov.encoding import Encoding
-from girsanov.files import parse_json, write_text_atomic
+from girsanov.files import read_json, write_json
 from girsanov.likelihoods.estimator import View
 from girsanov.pairs import Direction, Noise
-from girsanov.randomness import KeyedStreams, keyed_generators, keyed_normal, mix
+from girsanov.randomness import KeyedStreams, apart, keyed_generators, keyed_normal, mix
 from girsanov.transforms import Dequantise, Standardise
 from girsanov.types import InputError, State
 
@@ -88,7 +87,7 @@ class BridgeModel:
             x: rows as the schema encodes them, ``n *event_shape``.
             purpose: keys the noise, beside the seed of the run and the row itself.
         """
-        return self.encoding.view(x, 1, mix(self.seed, 100 + purpose), purpose="bridge", keys=_keys(x))
+        return self.encoding.view(x, 1, mix(self.seed, 100 + purpose), purpose="bridge", keys=apart(x))
 
     def encode(self, x: State, *, purpose: int = 0) -> State:
         """What :meth:`view` sees as the bridge takes it, where its networks are."""
@@ -197,18 +196,8 @@ def read_units(record: Mapping[str, Any]) -> Encoding:
     return _units(Schema.from_json(record["schema"]), *parts)
 
 
-def _keys(x: State) -> Tensor:
-    """What keys each row's noise, its content and how often it stood there before: copies do not share it."""
-    flat = x.flatten(1).double().cpu()
-    _, number = flat.unique(dim=0, return_inverse=True)
-    order = number.argsort(stable=True)
-    place = torch.empty_like(order).index_put((order,), torch.arange(len(order)))
-    first = torch.searchsorted(number[order], number)
-    return torch.cat([flat, (place - first)[:, None]], 1)
-
-
 def _streams(x: State, seed: int) -> KeyedStreams:
-    return keyed_generators(seed, "bridge", _keys(x))
+    return keyed_generators(seed, "bridge", apart(x))
 
 
 def _noise(streams: KeyedStreams, y: State) -> Noise:
@@ -223,7 +212,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         InputError: if it is damaged or of another version.
     """
     path = folder / DATA_FILE
-    record = parse_json(path.read_bytes(), str(path))
+    record = read_json(path)
     if record.get("format") != FORMAT or record.get("kind") != "bridge":
         raise InputError(f"{path} is not of a bridge of format {FORMAT}: use the version of girsanov that wrote it")
     return record
@@ -231,5 +220,4 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Write ``data.json``."""
-    text = json.dumps({"format": FORMAT, "kind": "bridge", **record}, allow_nan=False) + "\n"
-    write_text_atomic(folder / DATA_FILE, text)
+    write_json(folder / DATA_FILE, {"format": FORMAT, "kind": "bridge", **record})

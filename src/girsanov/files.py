@@ -14,10 +14,12 @@ __all__ = [
     "pack_tensors",
     "parse_json",
     "parse_tensors",
+    "read_file",
+    "read_json",
     "read_verified",
     "remove_leftovers",
-    "verify_manifest",
     "write_bytes_atomic",
+    "write_json",
     "write_manifest",
     "write_text_atomic",
 ]
@@ -40,7 +42,6 @@ from girsanov.types import InputError
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
-CHUNK = 1 << 20
 # Every part of a name starts with a letter or digit: neither ".." nor an absolute path can match.
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
@@ -153,27 +154,8 @@ def write_manifest(directory: str | Path, names: Iterable[str] | None = None) ->
     files = {}
     for name in sorted(names):
         _check_name(directory, name)
-        digest, size = _digest(directory / name)
-        files[name] = {"bytes": size, "sha256": digest}
+        files[name] = _fingerprint(read_file(directory / name))
     write_text_atomic(directory / MANIFEST, _manifest_text(files))
-
-
-def verify_manifest(directory: str | Path) -> tuple[str, ...]:
-    """Check each file that the manifest lists, and return their names.
-
-    Args:
-        directory: a folder with a ``manifest.json``.
-
-    Raises:
-        InputError: if the manifest or a file is missing, damaged or not a plain file.
-    """
-    directory = Path(directory)
-    files = _read_manifest(directory)
-    for name, entry in files.items():
-        _check_plain(directory, name)
-        digest, size = _digest(directory / name)
-        _compare(directory, name, entry, digest, size)
-    return tuple(files)
 
 
 def read_verified(directory: str | Path) -> dict[str, bytes]:
@@ -191,10 +173,9 @@ def read_verified(directory: str | Path) -> dict[str, bytes]:
     directory = Path(directory)
     contents = {}
     for name, entry in _read_manifest(directory).items():
-        _check_plain(directory, name)
-        data = _read(directory / name)
-        _compare(directory, name, entry, hashlib.sha256(data).hexdigest(), len(data))
-        contents[name] = data
+        contents[name] = read_file(_plain(directory / name))
+        if entry != _fingerprint(contents[name]):
+            raise InputError(f"{directory / name} is damaged (its sha256 differs): restore the folder from a copy")
     return contents
 
 
@@ -251,6 +232,28 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     return content
 
 
+def read_file(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        InputError: where the system refuses it.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}): check the file and its permissions") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, see :func:`parse_json`."""
+    return parse_json(read_file(path), str(path))
+
+
+def write_json(path: Path, content: Mapping[str, Any], indent: int | None = None) -> None:
+    """Replace a JSON file, a line at its end, at once; see :func:`write_bytes_atomic`."""
+    write_text_atomic(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
+
+
 @contextlib.contextmanager
 def lock_directory(directory: str | Path) -> Iterator[None]:
     """Hold a folder for this process; the system releases it at its end, also after a kill.
@@ -283,11 +286,9 @@ def _manifest_text(files: Mapping[str, Any]) -> str:
 
 
 def _read_manifest(directory: Path) -> dict[str, dict[str, Any]]:
-    path = directory / MANIFEST
-    _check_plain(directory, MANIFEST)
-    data = _read(path)
-    content = parse_json(data, str(path))
-    files = content.get("files")
+    path = _plain(directory / MANIFEST)
+    data = read_file(path)
+    files = parse_json(data, str(path)).get("files")
     # One spelling only: whatever bit of the manifest flips, it is no longer what we would write.
     if not isinstance(files, dict) or data != _manifest_text(files).encode():
         raise InputError(f"{path} is damaged or of another version: restore the folder from a copy")
@@ -303,34 +304,15 @@ def _check_name(directory: Path, name: str) -> None:
         raise InputError(f"{directory} lists the file name {name!r}: use letters, digits, '.', '_' and '-' only")
 
 
-def _check_plain(directory: Path, name: str) -> None:
+def _plain(path: Path) -> Path:
     # A link is followed (a hub cache is made of links) to a plain file, never to a pipe.
-    if not (directory / name).is_file():
-        raise InputError(f"{directory / name} is missing: restore the folder from a copy")
+    if not path.is_file():
+        raise InputError(f"{path} is missing: restore the folder from a copy")
+    return path
 
 
-def _compare(directory: Path, name: str, entry: Mapping[str, Any], digest: str, size: int) -> None:
-    if entry["sha256"] != digest or entry["bytes"] != size:
-        raise InputError(f"{directory / name} is damaged (its sha256 differs): restore the folder from a copy")
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}): check the file and its permissions") from error
-
-
-def _digest(path: Path) -> tuple[str, int]:
-    digest, size = hashlib.sha256(), 0
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-                size += len(chunk)
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}): check the file and its permissions") from error
-    return digest.hexdigest(), size
+def _fingerprint(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _allow_default_access(path: Path, mode: int) -> None:

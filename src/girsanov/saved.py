@@ -7,7 +7,6 @@ notices a damaged file: safetensors alone loads most flipped bits silently.
 __all__ = ["FILES", "ModelFolder", "fill"]
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,8 @@ from girsanov.files import (
     parse_tensors,
     read_verified,
     write_bytes_atomic,
+    write_json,
     write_manifest,
-    write_text_atomic,
 )
 from girsanov.types import InputError
 
@@ -89,10 +88,8 @@ class ModelFolder:
         write_manifest(folder, FILES)
 
     def _fill(self, folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        text = json.dumps({"kind": self.kind, "format": self.format, **description}, indent=1, allow_nan=False) + "\n"
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_text_atomic(folder / CONFIG, text)
-        write_bytes_atomic(folder / TENSORS, pack_tensors(plain))
+        write_json(folder / CONFIG, {"kind": self.kind, "format": self.format, **description}, indent=1)
+        write_bytes_atomic(folder / TENSORS, pack_tensors(tensors))
 
     def read(self, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Description and tensors of a folder.

@@ -1,4 +1,4 @@
-r"""A learned bridge as a process and as a flow, and how far its two halves are from reversing each other.
+r"""A learned bridge as a flow, and how far its two halves are from reversing each other.
 
 If v reverses u, their mean is the velocity of an ordinary differential equation with the bridge's marginals, and
 
@@ -10,10 +10,9 @@ section 5). Along encoder paths from x the log-weight is then constant, so half 
 second order, tells how much the two learned halves disagree (test T10 there).
 """
 
-__all__ = ["ForwardProcess", "flow_log_prob"]
+__all__ = ["flow_log_prob"]
 
 from dataclasses import dataclass
-from typing import final
 
 import torch
 from torch import Tensor
@@ -22,7 +21,6 @@ from girsanov.bridges.halves import DIRECTIONS
 from girsanov.bridges.sections import Sections
 from girsanov.calculus import Exact
 from girsanov.densities import Density
-from girsanov.processes import Process
 from girsanov.randomness import normal_blocks
 from girsanov.rows import by_blocks, condition_at, conditions_for
 from girsanov.solvers.ode import Adaptive
@@ -31,23 +29,6 @@ from girsanov.types import Estimate, InputError, Nats, State, Time
 TOLERANCE = 1e-4
 PATHS = 16
 CHUNK = 64  # rows solved together, fixed so that results do not depend on their number
-
-
-@final
-class ForwardProcess(Process):
-    """A fitted bridge as a process from its start to its end."""
-
-    def __init__(self, bridge: Sections) -> None:
-        super().__init__()
-        self.bridge, self.horizon = bridge, bridge.reference.horizon
-
-    def drift(self, t: Time, x: State, condition: Tensor | None = None) -> State:
-        """The bridge's own, forwards."""
-        return self.bridge.drift(t, x, condition)
-
-    def diffusion(self, t: Time, x: State) -> Tensor:
-        """That of its reference."""
-        return self.bridge.reference.diffusion(t, x)
 
 
 def flow_log_prob(
@@ -99,7 +80,6 @@ def _integrate(bridge: Sections, x: State, end: Density, condition: Tensor | Non
     return found["value"], 2 * int(found["cost"].max())
 
 
-@final
 @dataclass(frozen=True)
 class _Velocity:
     """Velocity of the flow in one section and its divergence: what a solver integrates."""
@@ -109,8 +89,7 @@ class _Velocity:
     condition: Tensor | None
 
     def __call__(self, t: Time, x: State, index: Tensor) -> tuple[State, Tensor]:
-        given = self.condition
-        given = condition_at(given, index)
+        given = condition_at(self.condition, index)
         return Exact()(lambda z: self.at(t, z, given), x, None)
 
     def at(self, t: Time, x: State, condition: Tensor | None) -> State:

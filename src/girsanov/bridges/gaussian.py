@@ -28,13 +28,14 @@ __all__ = ["GaussianBridge", "GaussianBridgeChain", "Transition", "gaussian_brid
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import final
 
 import torch
 from torch import Tensor
 
-from girsanov.bridges.closed import ClosedBridge
+from girsanov.bridges.closed import ClosedBridge, require_one_shape
 from girsanov.densities import Gaussian
 from girsanov.inputs import checked
 from girsanov.linear import Full
@@ -96,9 +97,18 @@ class Transition:
     offset: Tensor
     covariance: Tensor
 
+    @cached_property
+    def root(self) -> Tensor:
+        """The lower triangular factor of the covariance, ``d d``."""
+        return torch.linalg.cholesky(self.covariance)
+
     def mean(self, x: State) -> State:
         """Mean given rows ``n *d``, of the same shape and dtype."""
         return (x.double().flatten(1) @ self.gain.T + self.offset).reshape(x.shape).to(x.dtype)
+
+    def kernel(self, x: State, log_variance: Tensor) -> Kernel:
+        """The step from rows ``n *d`` as one of a chain."""
+        return Kernel(self.mean(x) - x, Full(self.root.to(x.dtype).expand(len(x), -1, -1)), log_variance)
 
 
 @final
@@ -119,10 +129,7 @@ class GaussianBridge(ClosedBridge):
     cross: Tensor
 
     def __init__(self, reference: LinearProcess, start: Gaussian, end: Gaussian) -> None:
-        if start.event_shape != end.event_shape:
-            raise InputError(
-                f"Both ends need one event shape; got {tuple(start.event_shape)} and {tuple(end.event_shape)}"
-            )
+        require_one_shape("Both ends", start.event_shape, end.event_shape)
         super().__init__(reference, start, end)
         alpha, tau = self.clock.scale, self.clock.total
         variance = alpha.square() * tau
@@ -185,7 +192,7 @@ class GaussianBridge(ClosedBridge):
         x0 = self.start.sample(n, generator=generator)
         law = self.transition(0.0, self.horizon)
         eps = torch.randn(n, len(self.cross), generator=generator, dtype=torch.float64).to(x0.device)
-        noise = eps @ torch.linalg.cholesky(law.covariance).T
+        noise = eps @ law.root.T
         return x0, law.mean(x0) + noise.reshape(x0.shape)
 
     def chain(self, times: Tensor) -> "GaussianBridgeChain":
@@ -285,17 +292,15 @@ class GaussianBridgeChain(Chain):
             raise InputError(f"times must increase from 0 to {bridge.horizon}; got {grid.tolist()[:4]} ...")
         super().__init__(len(grid) - 1)
         self.bridge = bridge
-        self._up = [_Step(bridge.transition(s, t)) for s, t in pairwise(grid)]
-        self._down = [_Step(bridge.transition(t, s)) for s, t in pairwise(grid)]
+        self._up = [bridge.transition(s, t) for s, t in pairwise(grid)]
+        self._down = [bridge.transition(t, s) for s, t in pairwise(grid)]
 
     def encode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
         """Exact kernel from time k to time k + 1."""
-        del condition
         return self._up[k].kernel(x, self.encoder_log_variance[k])
 
     def decode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
         """Exact kernel from time k + 1 to time k."""
-        del condition
         return self._down[k].kernel(x, self.decoder_log_variance[k])
 
     def log_prior(self, x: State) -> Nats:
@@ -305,16 +310,6 @@ class GaussianBridgeChain(Chain):
     def sample_prior(self, n: int, generator: torch.Generator) -> State:
         """Draw from the end."""
         return self.bridge.end.sample(n, generator=generator)
-
-
-class _Step:
-    """A transition with the factor of its covariance."""
-
-    def __init__(self, law: Transition) -> None:
-        self.law, self.root = law, torch.linalg.cholesky(law.covariance)
-
-    def kernel(self, x: State, log_variance: Tensor) -> Kernel:
-        return Kernel(self.law.mean(x) - x, Full(self.root.to(x.dtype).expand(len(x), -1, -1)), log_variance)
 
 
 def _cross_covariance(start: Gaussian, end: Gaussian, alpha: Tensor, variance: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ paths are simulated once in a while, and the decoder goes on alone, a step of a 
 
 __all__ = ["JointConfig", "JointObjective", "PriorLoss", "Progressed", "fit_joint", "prior_loss"]
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -36,7 +35,7 @@ from girsanov.bridges.couplings import EndRows
 from girsanov.bridges.matching import MatchingObjective, Paths, TrajectoryObjective
 from girsanov.bridges.potentials import FlatPotentials
 from girsanov.densities import Density, Gaussian, StandardNormal
-from girsanov.files import parse_json, write_text_atomic
+from girsanov.files import read_json, write_json
 from girsanov.objectives import Batch
 from girsanov.randomness import mix, normal_blocks
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, TrainingResult, train
@@ -252,7 +251,7 @@ class _Fitting:
     def __post_init__(self) -> None:
         """Validations of a run that goes on are known; its processor time counts from there."""
         if self.run is not None and (file := self.run / HISTORY).is_file():
-            self.history = [Progressed(**entry) for entry in parse_json(file.read_bytes(), str(file))["validations"]]
+            self.history = [Progressed(**entry) for entry in read_json(file)["validations"]]
             self.begun -= max((entry.cpu_seconds for entry in self.history), default=0.0)
 
     def note(self, entry: Progressed) -> None:
@@ -261,8 +260,7 @@ class _Fitting:
         self.history = [*known, entry]
         if self.run is not None:
             self.run.mkdir(parents=True, exist_ok=True)
-            text = json.dumps({"validations": [asdict(e) for e in self.history]}, allow_nan=False) + "\n"
-            write_text_atomic(self.run / HISTORY, text)
+            write_json(self.run / HISTORY, {"validations": [asdict(e) for e in self.history]})
 
     def warm_up(self) -> None:
         """The decoder alone, on paths of the encoder as it is, by matching their ends."""
@@ -347,7 +345,6 @@ class _Fitting:
         )  # fmt: skip
 
 
-@final
 class _PathCache:
     """Batches of paths of a frozen encoder, simulated afresh every so many steps; a function of the step alone."""
 

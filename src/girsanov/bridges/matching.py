@@ -53,7 +53,6 @@ class MatchingObjective:
 
     def __call__(self, half: nn.Module, pairs: Pairs, generator: torch.Generator, step: int) -> Tensor:
         """Loss of every pair, shape ``b``."""
-        del step
         assert isinstance(half, Half)
         positions = low_discrepancy(len(pairs), generator)
         eps = torch.randn(pairs.start.shape, generator=generator, dtype=pairs.start.dtype).to(pairs.start.device)
@@ -122,7 +121,6 @@ class TrajectoryObjective:
 
     def __call__(self, chain: nn.Module, paths: Paths, generator: torch.Generator, step: int) -> Tensor:
         """Loss of every path, shape ``b``: unbiased for that of all steps."""
-        del step
         assert isinstance(chain, BridgeChain)
         k = (low_discrepancy(len(paths), generator) * chain.length).long().clamp_max(chain.length - 1)
         return self.errors(chain, paths, k)

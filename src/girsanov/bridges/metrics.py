@@ -34,6 +34,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from girsanov.bridges.closed import require_one_shape
 from girsanov.calculus import sum_event
 from girsanov.processes import LinearProcess
 from girsanov.types import InputError, MeanEstimate, State
@@ -227,8 +228,7 @@ def _moments(x: Tensor) -> Moments:
 
 
 def _pair(x: State, y: State) -> tuple[Tensor, Tensor]:
-    if x.shape[1:] != y.shape[1:]:
-        raise InputError(f"Both samples need one event shape; got {tuple(x.shape[1:])} and {tuple(y.shape[1:])}")
+    require_one_shape("Both samples", x.shape[1:], y.shape[1:])
     return x.detach().double().flatten(1), y.detach().double().flatten(1)
 
 

@@ -17,7 +17,7 @@ given :math:`x_0` is the mixture of the components' posteriors, with weights pro
 exact; the density of the end and the backward drift are not closed forms.
 """
 
-__all__ = ["ConditionalMixture", "EndPotential", "MixtureBridge", "OneSidedBridge"]
+__all__ = ["ConditionalMixture", "EndPotential", "MixtureBridge", "OneSidedBridge", "PotentialBridge"]
 
 from dataclasses import dataclass
 from typing import final
@@ -25,15 +25,15 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from girsanov.bridges.closed import ClosedBridge
-from girsanov.bridges.reference import Clock, pinned_path
+from girsanov.bridges.closed import Bridge, ClosedBridge, require_one_shape
+from girsanov.bridges.reference import Clock
 from girsanov.calculus import expand_as_rows
 from girsanov.densities import Density, GaussianMixture
 from girsanov.densities.gaussian import LOG_2PI
 from girsanov.inputs import checked
 from girsanov.processes import LinearProcess
 from girsanov.randomness import source_of
-from girsanov.types import InputError, State, Time
+from girsanov.types import State, Time
 
 
 @final
@@ -118,8 +118,30 @@ class EndPotential(nn.Module):
         return self.clock.scale / alpha, self.clock.scale.square() * (self.clock.total - tau)
 
 
+class PotentialBridge(Bridge):
+    """A bridge by a mixture potential at its end: exact plan, forward drift and draws."""
+
+    end_potential: EndPotential
+
+    def forward_drift(self, t: float | Time, x: State) -> State:
+        r"""Drift :math:`u = a x + g^2 \nabla \log \psi_t`, shape ``b *d``; one time for all rows or one for each."""
+        times, rows = self._rows(t, x)
+        return self.end_potential.drift(times, rows).to(x.dtype)
+
+    def conditional(self, x: State) -> ConditionalMixture:
+        """Law of the end given the start: the entropic plan's rows."""
+        return self.end_potential.conditional(x)
+
+    @checked
+    def sample_coupling(self, n: int, *, generator: torch.Generator | None = None) -> tuple[State, State]:
+        """Draw both ends, float64, each ``n *d``."""
+        generator = source_of(generator)
+        x0 = self.start.sample(n, generator=generator).double()
+        return x0, self.conditional(x0).sample(generator=generator)
+
+
 @final
-class MixtureBridge(ClosedBridge):
+class MixtureBridge(PotentialBridge, ClosedBridge):
     r"""The Schroedinger bridge whose two potentials are Gaussian mixtures.
 
     Args:
@@ -145,21 +167,12 @@ class MixtureBridge(ClosedBridge):
     def __init__(
         self, reference: LinearProcess, start_potential: GaussianMixture, end_potential: GaussianMixture
     ) -> None:
-        if start_potential.event_shape != end_potential.event_shape:
-            raise InputError(
-                f"Both potentials need one event shape; got {tuple(start_potential.event_shape)} and "
-                f"{tuple(end_potential.event_shape)}"
-            )
+        require_one_shape("Both potentials", start_potential.event_shape, end_potential.event_shape)
         clock = Clock(reference)
         ends = (_product(clock, start_potential, end_potential, t)[1] for t in (torch.zeros(()), clock.horizon))
         super().__init__(reference, *ends)
         self.start_potential = start_potential
         self.end_potential = EndPotential(reference, end_potential)
-
-    def forward_drift(self, t: float | Time, x: State) -> State:
-        r"""Drift :math:`u = a x + g^2 \nabla \log \psi_t`, shape ``b *d``."""
-        times, rows = self._rows(t, x)
-        return self.end_potential.drift(times, rows).to(x.dtype)
 
     def backward_drift(self, t: float | Time, x: State) -> State:
         r"""Drift :math:`v = a x - g^2 \nabla \log \hat\psi_t`, written forward in t, shape ``b *d``."""
@@ -177,25 +190,14 @@ class MixtureBridge(ClosedBridge):
         """Log Z, the same at every time."""
         return float(self._product(t)[0])
 
-    def conditional(self, x: State) -> ConditionalMixture:
-        """Law of the end given the start: the entropic plan's rows."""
-        return self.end_potential.conditional(x)
-
-    @checked
-    def sample_coupling(self, n: int, *, generator: torch.Generator | None = None) -> tuple[State, State]:
-        """Draw both ends, float64, each ``n *d``."""
-        generator = source_of(generator)
-        x0 = self.start.sample(n, generator=generator)
-        return x0, self.conditional(x0).sample(generator=generator)
-
     def _product(self, t: float | Tensor) -> tuple[Tensor, GaussianMixture]:
         time = torch.as_tensor(t, dtype=torch.float64)
         return _product(self.clock, self.start_potential, self.end_potential.mixture, time)
 
 
 @final
-class OneSidedBridge(nn.Module):
-    """A bridge from any start by a mixture potential at the end: exact plan, forward drift and draws.
+class OneSidedBridge(PotentialBridge):
+    """A bridge from any start by a mixture potential at the end: no density of the end, no backward drift.
 
     Args:
         reference: linear process that remembers its start.
@@ -213,37 +215,9 @@ class OneSidedBridge(nn.Module):
     """
 
     def __init__(self, reference: LinearProcess, start: Density, end_potential: GaussianMixture) -> None:
-        super().__init__()
-        if start.event_shape != end_potential.event_shape:
-            raise InputError(
-                f"The start and the potential need one event shape; got {tuple(start.event_shape)} and "
-                f"{tuple(end_potential.event_shape)}"
-            )
-        self.reference, self.start = reference, start
+        require_one_shape("The start and the potential", start.event_shape, end_potential.event_shape)
+        super().__init__(reference, start)
         self.end_potential = EndPotential(reference, end_potential)
-
-    def forward_drift(self, t: float | Time, x: State) -> State:
-        r"""Drift :math:`u = a x + g^2 \nabla \log \psi_t`, shape ``b *d``; one time for all rows or one for each."""
-        times = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x))
-        return self.end_potential.drift(times, x.double()).to(x.dtype)
-
-    def conditional(self, x: State) -> ConditionalMixture:
-        """Law of the end given the start: the entropic plan's rows."""
-        return self.end_potential.conditional(x)
-
-    @checked
-    def sample_coupling(self, n: int, *, generator: torch.Generator | None = None) -> tuple[State, State]:
-        """Draw both ends, float64, each ``n *d``."""
-        generator = source_of(generator)
-        x0 = self.start.sample(n, generator=generator).double()
-        return x0, self.conditional(x0).sample(generator=generator)
-
-    @checked
-    def sample_path(self, times: Tensor, n: int, *, generator: torch.Generator | None = None) -> State:
-        """Draw ``n`` paths at increasing times, exactly whatever the grid, shape ``m n *d``, float64."""
-        generator = source_of(generator)
-        x0, x1 = self.sample_coupling(n, generator=generator)
-        return pinned_path(self.reference, times, x0, x1, generator=generator)
 
 
 def _product(

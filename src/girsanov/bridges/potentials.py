@@ -35,6 +35,7 @@ __all__ = [
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, final
@@ -80,13 +81,9 @@ class FlatPotentials(Potentials):
 
     def forward_pull(self, t: Time, x: State) -> State:
         """Zeros."""
-        del t
         return torch.zeros_like(x)
 
-    def backward_pull(self, t: Time, x: State) -> State:
-        """Zeros."""
-        del t
-        return torch.zeros_like(x)
+    backward_pull = forward_pull
 
 
 @final
@@ -195,33 +192,26 @@ class MixtureStart:
 
 
 @dataclass(frozen=True)
-class _Ends:
-    """Rows of the potential's own end and of the other one."""
-
-    own: Tensor
-    other: Tensor
-
-
-@final
-@dataclass(frozen=True)
 class _Dual:
-    """The dual of entropic transport as a loss per row and dimension, and its value on held-out rows."""
+    """The dual of entropic transport as a loss per row and dimension, and its value on held-out rows.
 
-    held: _Ends
+    Rows come as those of the potential's own end and those of the other one.
+    """
+
+    held: Sequence[Tensor]
     blur: float
 
-    def __call__(self, module: nn.Module, ends: _Ends, generator: torch.Generator, step: int) -> Tensor:
-        del generator, step
+    def __call__(self, module: nn.Module, ends: Sequence[Tensor], generator: torch.Generator, step: int) -> Tensor:
         assert isinstance(module, _LearnedMixture)
-        return (module.log_prob(ends.other, self.blur) - module.log_prob(ends.own)) / ends.own.shape[1]
+        own, other = ends
+        return (module.log_prob(other, self.blur) - module.log_prob(own)) / own.shape[1]
 
     def validate(self, module: nn.Module, step: int) -> float:
-        del step
         assert isinstance(module, _LearnedMixture)
-        return float(module.log_prob(self.held.own).mean() - module.log_prob(self.held.other, self.blur).mean())
+        own, other = self.held
+        return float(module.log_prob(own).mean() - module.log_prob(other, self.blur).mean())
 
 
-@final
 class _LearnedMixture(nn.Module):
     """Weights, means and covariances of a mixture as parameters, where the rows have variance about 1.
 
@@ -305,9 +295,9 @@ def fit_mixture_potential(
     scale = float((own.double() - centre).square().mean().sqrt())
     rows = [((x.double() - centre) / scale).flatten(1).float() for x in (own, other)]
     kept = [x[torch.arange(len(x)) % HELD_OUT > 0] for x in rows]
-    dual = _Dual(_Ends(*(x[::HELD_OUT] for x in rows)), variance / scale**2)
+    dual = _Dual([x[::HELD_OUT] for x in rows], variance / scale**2)
     order = [ShuffledBatches(len(x), BATCH, mix(seed, i)) for i, x in enumerate(kept)]
-    batches = lambda step: _Ends(*(x[shuffled(step)] for x, shuffled in zip(kept, order, strict=True)))  # noqa: E731
+    batches = lambda step: [x[shuffled(step)] for x, shuffled in zip(kept, order, strict=True)]  # noqa: E731
     config = TrainingConfig(
         steps=mixture.steps, batch_size=BATCH, learning_rate=mixture.learning_rate, weight_decay=0.0, seed=seed,
         ema_decay=0.99, validate_every=max(1, mixture.steps // 20), clip_norm=None, time_budget=time_budget,

@@ -8,7 +8,6 @@ that a fit that goes on makes the same paths.
 __all__ = ["Recipe", "middle_seconds"]
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from girsanov.bridges.potentials import MixtureStart
 from girsanov.bridges.reference_size import ReferenceSize, choose_size
 from girsanov.bridges.schrodinger import SchrodingerBridge
 from girsanov.datasets import fingerprint
-from girsanov.files import parse_json, write_text_atomic
+from girsanov.files import read_json, write_json
 from girsanov.processes import BrownianMotion
 from girsanov.randomness import mix
 from girsanov.training import Progress, Within, default_progress
@@ -147,8 +146,7 @@ class Recipe:
 
 
 def _read(place: Path, cells: str) -> dict[str, Any]:
-    path = place / PLAN
-    plan = parse_json(path.read_bytes(), str(path))
+    plan = read_json(place / PLAN)
     if plan.get("cells") != cells:
         raise InputError(f"{place} holds a fit of other cells, or with another sigma: give another run=")
     return plan
@@ -157,7 +155,7 @@ def _read(place: Path, cells: str) -> dict[str, Any]:
 def _write(place: Path, plan: dict[str, Any]) -> None:
     try:
         place.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(place / PLAN, json.dumps(plan, allow_nan=False) + "\n")
+        write_json(place / PLAN, plan)
     except OSError as error:
         raise InputError(f"cannot write in {place} ({error.strerror}): give another run=") from error
 

@@ -35,8 +35,9 @@ from girsanov.bridges.building import (
     starting_potentials,
 )
 from girsanov.bridges.chain import BridgeChain, StepVariances, cosine_times, joined, uniform_times
+from girsanov.bridges.closed import ForwardProcess
 from girsanov.bridges.couplings import EndRows
-from girsanov.bridges.flow import ForwardProcess, flow_log_prob
+from girsanov.bridges.flow import flow_log_prob
 from girsanov.bridges.halves import Ends, NetworkConfig, bridge_condition
 from girsanov.bridges.joint import JointConfig, fit_joint
 from girsanov.bridges.potentials import MixtureStart, Potentials
@@ -52,7 +53,6 @@ from girsanov.saved import fill
 from girsanov.training import Progress
 from girsanov.types import Estimate, InputError, State, Time, require_count
 
-Rows = Tensor | Mapping[float, Tensor]
 Look = Callable[["SchrodingerBridge", int], None]
 
 
@@ -136,7 +136,7 @@ class SchrodingerBridge(nn.Module):
 
     def fit(
         self,
-        x0: Rows,
+        x0: Tensor | Mapping[float, Tensor],
         x1: Tensor | None = None,
         *,
         prior: Density | None = None,
@@ -291,9 +291,9 @@ class SchrodingerBridge(nn.Module):
         Raises:
             InputError: if the bridge has no prior.
         """
-        fitted, prior = self.sections, self.sections.bounded().prior
+        prior = self.sections.bounded().prior
         assert prior is not None
-        return Pair(ForwardProcess(fitted), self.backward_drift, prior, event_shape=self.event_shape)
+        return Pair(ForwardProcess(self), self.backward_drift, prior, event_shape=self.event_shape)
 
     def elbo(
         self, x: State, *, paths: int = 8, condition: Any = None, generator: torch.Generator | None = None

@@ -2,7 +2,6 @@ r"""Training the score of a prepared model: batches, the loss, validation by the
 
 __all__ = ["allowance", "settle", "train_score"]
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from girsanov.density_model.config import Config, FitConfig
 from girsanov.density_model.flow import FlowObjective
 from girsanov.density_model.fresh import fresh_elbo, fresh_log_prob
 from girsanov.density_model.model import DensityModel
-from girsanov.files import write_text_atomic
+from girsanov.files import read_json, write_json
 from girsanov.models import Ensemble, ScoreModel
 from girsanov.objectives import Batch, DenoisingObjective, ScheduledObjective
 from girsanov.randomness import mix, stream
@@ -44,11 +43,11 @@ def allowance(time_budget: float | None, left: float, out: Path | None) -> float
         return left
     path = out / "allowance.json"
     if path.exists():
-        record = json.loads(path.read_text())
+        record = read_json(path)
         if record.get("time_budget") == time_budget:
             return float(record["network"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(path, json.dumps({"time_budget": time_budget, "network": left}) + "\n")
+    write_json(path, {"time_budget": time_budget, "network": left})
     return left
 
 

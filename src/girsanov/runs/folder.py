@@ -10,7 +10,6 @@ __all__ = ["Identity", "RunFolder", "Source"]
 import contextlib
 import csv
 import io
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,15 +20,11 @@ import torch
 from torch import Tensor
 
 from girsanov.density_model.storage import MODEL
-from girsanov.files import parse_json, write_bytes_atomic, write_text_atomic
+from girsanov.files import parse_json, read_file, read_json, write_bytes_atomic, write_json
 from girsanov.types import InputError
 
-TRACES = (
-    ".lock",
-    "train.jsonl",
-    "flow",
-    "allowance.json",
-)  # what a training that failed before its first checkpoint leaves
+#: what a training that failed before its first checkpoint leaves
+TRACES = (".lock", "train.jsonl", "flow", "allowance.json")
 
 
 @dataclass(frozen=True)
@@ -134,7 +129,7 @@ class RunFolder:
         path = self.path / "config.json"
         if not path.is_file() or not (self.path / "manifest.json").is_file():
             return None
-        description = parse_json(_read(path), str(path))
+        description = read_json(path)
         record, ours = description.get("record"), MODEL.is_described(description)
         if not ours or not isinstance(record, dict) or not {"data", "config", "splits"} <= set(record):
             raise InputError(
@@ -146,14 +141,14 @@ class RunFolder:
     def metrics(self) -> dict[str, Any] | None:
         """The results, ``None`` before there are any."""
         path = self.path / "metrics.json"
-        return parse_json(_read(path), str(path)) if path.is_file() else None
+        return read_json(path) if path.is_file() else None
 
     def history(self) -> list[dict[str, Any]]:
         """The lines of ``train.jsonl``."""
         path = self.path / "train.jsonl"
         if not path.is_file():
             return []
-        return [parse_json(line, str(path)) for line in _read(path).splitlines() if line.strip()]
+        return [parse_json(line, str(path)) for line in read_file(path).splitlines() if line.strip()]
 
     def values(self) -> tuple[Tensor, dict[str, Tensor]] | None:
         """Row numbers from 0 and per-row values of ``test.csv``, ``None`` where it is missing."""
@@ -161,7 +156,7 @@ class RunFolder:
         if not path.is_file():
             return None
         try:
-            header, *lines = csv.reader(io.StringIO(_read(path).decode()))
+            header, *lines = csv.reader(io.StringIO(read_file(path).decode()))
             columns = torch.tensor([[float(cell) for cell in line] for line in lines], dtype=torch.float64).T
             named = dict(zip(header, columns, strict=True))
             return named.pop("row").long() - 1, named
@@ -179,7 +174,7 @@ class RunFolder:
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write ``metrics.json``."""
-        write_text_atomic(self.path / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+        write_json(self.path / "metrics.json", metrics, indent=1)
 
     def write(self, name: str, content: bytes | str) -> None:
         """Write any other file."""
@@ -193,10 +188,3 @@ class RunFolder:
             path = self.path / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         self.path.rmdir()
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}): check the file and its permissions") from error

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from girsanov.types import InputError
+from girsanov.types import InputError, require_counts
 
 # Settings that only say when to stop or to write, not what is computed: a resume may change them.
 FREE = ("time_budget", "checkpoint_seconds", "checkpoint_steps", "log_every")
@@ -62,13 +62,8 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every"):
-            self._check_int(name, 1)
-        for name in ("validate_every", "patience", "checkpoint_steps"):
-            if getattr(self, name) is not None:
-                self._check_int(name, 1)
-        self._check_int("warmup", 0)
-        self._check_int("seed", 0)
+        require_counts(self, "steps", "batch_size", "log_every", "validate_every", "patience", "checkpoint_steps")
+        require_counts(self, "warmup", "seed", least=0)
         self._check_float("learning_rate", 0.0, math.inf, open_low=True)
         self._check_float("final_rate", 0.0, 1.0)
         self._check_float("weight_decay", 0.0, math.inf)
@@ -81,11 +76,6 @@ class TrainingConfig:
     def numerics(self) -> dict[str, Any]:
         """The settings that change the numbers: a resumed run must have the same."""
         return {name: value for name, value in asdict(self).items() if name not in FREE}
-
-    def _check_int(self, name: str, low: int) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise InputError(f"{name} is {value!r}: it must be a whole number, {low} or more")
 
     def _check_float(
         self, name: str, low: float, high: float, *, open_low: bool = False, open_high: bool = False

@@ -171,9 +171,8 @@ class _Loop:
         self.randomness = StepRandomness(config.seed, device, self.world.rank)
         self.average = MovingAverage(module, config.ema_decay)
         self.validator = Validator(validate, self.state, self.randomness, self.world)
-        self.snapshot = Snapshot(
-            module, loss, self.average, self.optimizer, self.validator, self.state, config, identity
-        )
+        parts = self.average, self.optimizer, self.validator, self.state
+        self.snapshot = Snapshot(module, loss, *parts, config, identity)
         self.clock = StepClock(config.time_budget or 0.0)
 
     def go(self, folder: Path | None, progress: Progress) -> TrainingResult:
@@ -339,11 +338,8 @@ class _Loop:
         }
         self.log.write(record)
         self.progress.report(record)
-        self.reported, self.reported_step, self.reported_validation = (
-            state.seconds,
-            state.step,
-            self.validator.seconds,
-        )
+        self.reported, self.reported_step = state.seconds, state.step
+        self.reported_validation = self.validator.seconds
 
     def _save_due(self) -> bool:
         every, since = self.config.checkpoint_steps, self.state.seconds - self.saved

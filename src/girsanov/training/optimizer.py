@@ -90,15 +90,11 @@ class Optimizer:
             found = {slot: remaining.pop(f"{name}:{slot}", None) for slot in SLOTS}
             if all(tensor is None for tensor in found.values()):
                 continue
-            shapes = {
-                "step": torch.Size(),
-                "exp_avg": parameter.shape,
-                "exp_avg_sq": parameter.shape,
-            }
             for slot, tensor in found.items():
-                if tensor is None or tensor.shape != shapes[slot]:
+                counter = slot == "step"
+                if tensor is None or tensor.shape != (torch.Size() if counter else parameter.shape):
                     raise InputError(f"the checkpoint's optimiser does not fit {name}: start in another folder")
-                dtype = torch.float32 if slot == "step" else parameter.dtype
+                dtype = torch.float32 if counter else parameter.dtype
                 self.adamw.state[parameter][slot] = tensor.to(parameter.device, dtype)
         if remaining:
             raise InputError(f"the checkpoint's optimiser has an unknown {min(remaining)}: use another folder")

@@ -11,47 +11,27 @@ from girsanov.training.log import Record
 
 
 class Progress(Protocol):
-    """Follows a run; called a few times a second at most, by the process of rank 0."""
+    """Follows a run; called a few times a second at most, by rank 0. What an heir leaves out shows nothing."""
 
     def stage(self, name: str) -> None:
         """What follows, where a fit is made of several runs: such as a section of a bridge."""
-        ...
 
     def start(self, step: int, total: int) -> None:
         """Training begins, or goes on from a checkpoint."""
-        ...
 
     def advance(self, step: int, total: int) -> None:
         """So many steps are completed; the total changes once when a time budget is planned."""
-        ...
 
     def report(self, record: Record) -> None:
         """A line was added to the log."""
-        ...
 
     def stop(self) -> None:
         """Training is over, or has failed."""
-        ...
 
 
 @final
-class SilentProgress:
+class SilentProgress(Progress):
     """Shows nothing."""
-
-    def stage(self, name: str) -> None:
-        """Show nothing."""
-
-    def start(self, step: int, total: int) -> None:
-        """Show nothing."""
-
-    def advance(self, step: int, total: int) -> None:
-        """Show nothing."""
-
-    def report(self, record: Record) -> None:
-        """Show nothing."""
-
-    def stop(self) -> None:
-        """Show nothing."""
 
 
 @final
@@ -76,7 +56,7 @@ class Within:
 
 
 @final
-class LineProgress:
+class LineProgress(Progress):
     """Plain lines for logs and pipes, at most one every ``interval`` seconds, however many runs they tell of.
 
     Args:
@@ -119,12 +99,9 @@ class LineProgress:
         text = f"{self._stage}step {record['step']}/{self._total}  {_numbers(record)}"
         print(text.rstrip(), file=self._stream or sys.stderr, flush=True)
 
-    def stop(self) -> None:
-        """Print nothing more."""
-
 
 @final
-class RichProgress:
+class RichProgress(Progress):
     """A bar on standard error: steps, steps per second, time left, loss and validation."""
 
     def __init__(self) -> None:
@@ -141,15 +118,12 @@ class RichProgress:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
 
-        columns = (
+        self._bar = Bar(
             TextColumn("{task.description}", style="default"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
-        )
-        self._bar = Bar(
-            *columns,
             TextColumn("{task.fields[note]}"),
             console=Console(stderr=True),
             transient=True,

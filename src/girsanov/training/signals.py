@@ -4,7 +4,7 @@ __all__ = ["Interrupted", "StopSignals"]
 
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, final
 
 
@@ -43,12 +43,7 @@ class StopSignals:
                 self._previous[signum] = signal.signal(signum, self._note)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for signum, handler in self._previous.items():
             # A handler that was not installed from Python reads as None and cannot be put back.
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)

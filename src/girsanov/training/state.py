@@ -11,7 +11,6 @@ from girsanov.training.schedule import Plan
 from girsanov.types import InputError
 
 Outcome: TypeAlias = Literal["finished", "patience", "time"]
-OUTCOMES = ("finished", "patience", "time")
 
 
 @dataclass
@@ -92,7 +91,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if value is None:
         return type(None) in kinds
     if Outcome in kinds:
-        return value in OUTCOMES
+        return value in get_args(Outcome)
     if isinstance(value, bool):
         return False
     if int in kinds:

@@ -41,12 +41,7 @@ class Validator:
         randomness: StepRandomness,
         world: World,
     ) -> None:
-        self._validate, self._state, self._randomness, self._world = (
-            validate,
-            state,
-            randomness,
-            world,
-        )
+        self._validate, self._state, self._randomness, self._world = validate, state, randomness, world
         self.best: dict[str, Tensor] | None = None
         self.seconds = 0.0
 
