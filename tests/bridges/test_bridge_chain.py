@@ -14,7 +14,7 @@ from girsanov.bridges import (
     cosine_times,
     gaussian_bridge,
 )
-from girsanov.bridges.halves import Ends
+from girsanov.bridges.halves import EndMoments
 from girsanov.bridges.potentials import MixturePotentials, QuadraticPotentials
 from girsanov.bridges.reference import Clock
 from girsanov.densities import Gaussian, GaussianMixture
@@ -28,7 +28,7 @@ D = 2
 
 
 def make_chain(reference, potentials, prior=None, steps=6, noise=0.0, **options):
-    clock, ends = Clock(reference), Ends.of(torch.randn(50, D) - 1.0, torch.randn(50, D) + 1.0)
+    clock, ends = Clock(reference), EndMoments.of(torch.randn(50, D) - 1.0, torch.randn(50, D) + 1.0)
     halves = []
     for direction in ("forward", "backward"):
         network = BridgeNetwork((D,), NetworkConfig(width=16, blocks=1))
@@ -210,7 +210,7 @@ def test_rows_may_share_times_of_closed_forms(make):
 
 
 def random_half(direction, shape, config, potentials=None):
-    clock, ends = Clock(BrownianMotion()), Ends.of(draws(50, *shape) - 1.0, 2.0 * draws(50, *shape))
+    clock, ends = Clock(BrownianMotion()), EndMoments.of(draws(50, *shape) - 1.0, 2.0 * draws(50, *shape))
     network = BridgeNetwork(shape, config)
     for parameter in network.parameters():
         parameter.data.add_(0.3 * torch.randn_like(parameter))

@@ -18,7 +18,7 @@ from girsanov.bridges import (
     gaussian_bridge,
     prior_loss,
 )
-from girsanov.bridges.halves import Ends
+from girsanov.bridges.halves import EndMoments
 from girsanov.bridges.joint import JointObjective, Progressed, _Fitting, fit_joint
 from girsanov.bridges.reference import Clock
 from girsanov.densities import Gaussian
@@ -35,7 +35,7 @@ def make_chain(reference=None, steps=6, noise=0.0, prior=None, seed=0, d=D):
     reference = reference or OrnsteinUhlenbeck(2.0)
     prior = prior or Gaussian(torch.zeros(D), 1.0)
     clock, halves = Clock(reference), []
-    ends = Ends.of(torch.randn(100, d), prior)
+    ends = EndMoments.of(torch.randn(100, d), prior)
     for direction in ("forward", "backward"):
         network = BridgeNetwork((d,), NetworkConfig(width=16, blocks=1))
         for parameter in network.parameters():

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from girsanov.bridges import BridgeChain, BridgeNetwork, EndRows, FlatPotentials, Half, NetworkConfig, gaussian_bridge
-from girsanov.bridges.couplings import Pairs, coupled_rows
-from girsanov.bridges.halves import Ends
+from girsanov.bridges.ends import Pairs, coupled_rows
+from girsanov.bridges.halves import EndMoments
 from girsanov.bridges.matching import MatchingObjective, Paths, TrajectoryObjective
 from girsanov.bridges.potentials import QuadraticPotentials
 from girsanov.bridges.reference import Clock
@@ -25,7 +25,7 @@ def make_bridge(reference):
 
 
 def make_half(direction, reference, potentials, bridge):
-    ends = Ends.of(bridge.start, bridge.end)
+    ends = EndMoments.of(bridge.start, bridge.end)
     return Half(direction, Clock(reference), potentials, ends, BridgeNetwork((D,), NetworkConfig(width=8, blocks=1)))
 
 

@@ -45,7 +45,7 @@ from girsanov.bridges.alternating import AlternatingConfig
 from girsanov.bridges.cells import fit_trajectories
 from girsanov.bridges.chain import BridgeChain, cosine_times
 from girsanov.bridges.closed import ClosedBridge
-from girsanov.bridges.couplings import EndRows
+from girsanov.bridges.ends import EndRows
 from girsanov.bridges.gaussian import GaussianBridge, Transition, gaussian_bridge
 from girsanov.bridges.halves import BridgeNetwork, Half, NetworkConfig
 from girsanov.bridges.joint import JointConfig, PriorLoss, prior_loss

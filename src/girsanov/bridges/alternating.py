@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.bridges.chain import BridgeChain, rows_at_once
-from girsanov.bridges.couplings import EndRows, Pairs, coupled_rows
+from girsanov.bridges.ends import EndRows, Pairs, coupled_rows
 from girsanov.bridges.halves import Half
 from girsanov.bridges.matching import MatchingObjective, Paths, TrajectoryObjective
 from girsanov.pairs import Direction

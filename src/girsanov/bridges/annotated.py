@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from girsanov.bridges.cell_times import as_numbers, as_times
-from girsanov.bridges.couplings import EndRows
+from girsanov.bridges.ends import EndRows
 from girsanov.types import InputError, State
 
 FEWEST = 10  # cells at a time: some are held out
@@ -36,6 +36,17 @@ class Snapshots:
 
     rows: dict[float, Tensor]
     weights: dict[float, Tensor]
+
+    @classmethod
+    def of_tensors(cls, times: list[float], tensors: dict[str, Tensor]) -> "Snapshots":
+        """From what :meth:`tensors` gave."""
+        rows = {t: tensors[f"rows{i}"] for i, t in enumerate(times)}
+        return cls(rows, {t: tensors[f"weights{i}"] for i, t in enumerate(times) if f"weights{i}" in tensors})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The cells of every time, and their weights where they have some, by names."""
+        rows = {f"rows{i}": self.rows[t] for i, t in enumerate(self.times)}
+        return rows | {f"weights{i}": self.weights[t] for i, t in enumerate(self.times) if t in self.weights}
 
     @property
     def times(self) -> list[float]:

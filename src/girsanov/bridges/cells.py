@@ -10,10 +10,10 @@ import torch
 
 from girsanov.bridges.alternating import AlternatingConfig
 from girsanov.bridges.annotated import AnnotatedCells
-from girsanov.bridges.building import Start, start_of
 from girsanov.bridges.halves import NetworkConfig
 from girsanov.bridges.recipe import Recipe
 from girsanov.bridges.reference_size import fixed_size
+from girsanov.bridges.starts import Start, start_of
 from girsanov.bridges.trajectories import Trajectories
 from girsanov.inputs import as_device, checked
 from girsanov.training import Progress

@@ -12,7 +12,7 @@ second order, tells how much the two learned halves disagree (test T10 there).
 
 __all__ = ["flow_log_prob"]
 
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ def _integrate(bridge: Sections, x: State, end: Density, condition: Tensor | Non
         total = cost = state.new_zeros(len(state))
         for i in range(len(bridge)):
             grid = torch.tensor(bridge.times[i : i + 2], dtype=torch.float64, device=x.device)
-            solution = Adaptive(rtol=TOLERANCE, atol=TOLERANCE).solve(_Velocity(bridge, i, given), state, grid)
+            solution = Adaptive(rtol=TOLERANCE, atol=TOLERANCE).solve(partial(_velocity, bridge, i, given), state, grid)
             state, total = solution.state, total + solution.integrals[0]
             cost = cost + solution.evaluations.max()
         return {"value": end.log_prob(state) + total, "cost": cost}
@@ -80,20 +80,15 @@ def _integrate(bridge: Sections, x: State, end: Density, condition: Tensor | Non
     return found["value"], 2 * int(found["cost"].max())
 
 
-@dataclass(frozen=True)
-class _Velocity:
-    """Velocity of the flow in one section and its divergence: what a solver integrates."""
+def _velocity(
+    bridge: Sections, i: int, condition: Tensor | None, t: Time, x: State, index: Tensor
+) -> tuple[State, Tensor]:
+    """Half of the sum of both drifts in one section, and its divergence: what a solver integrates."""
+    given = condition_at(condition, index)
 
-    bridge: Sections
-    section: int
-    condition: Tensor | None
+    def at(point: State) -> State:
+        y, times = point.to(torch.get_default_dtype()), t.expand(len(point))
+        u, v = (bridge.section_drift(i, times, y, given, way) for way in DIRECTIONS)
+        return (0.5 * (u + v)).to(point.dtype)
 
-    def __call__(self, t: Time, x: State, index: Tensor) -> tuple[State, Tensor]:
-        given = condition_at(self.condition, index)
-        return Exact()(lambda z: self.at(t, z, given), x, None)
-
-    def at(self, t: Time, x: State, condition: Tensor | None) -> State:
-        """Half of the sum of both drifts, shape ``b *d``."""
-        y, times = x.to(torch.get_default_dtype()), t.expand(len(x))
-        u, v = (self.bridge.section_drift(self.section, times, y, condition, way) for way in DIRECTIONS)
-        return (0.5 * (u + v)).to(x.dtype)
+    return Exact()(at, x, None)

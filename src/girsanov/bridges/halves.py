@@ -19,7 +19,7 @@ the standard deviation of the pull to a single point of the end, given the state
 __all__ = [
     "DIRECTIONS",
     "BridgeNetwork",
-    "Ends",
+    "EndMoments",
     "Half",
     "NetworkConfig",
     "bridge_condition",
@@ -69,7 +69,7 @@ class NetworkConfig:
 
 
 @final
-class Ends(nn.Module):
+class EndMoments(nn.Module):
     """Mean and variance of every coordinate at both ends: what scales the networks' inputs and outputs."""
 
     start_mean: Tensor
@@ -87,7 +87,7 @@ class Ends(nn.Module):
             self.register_buffer(name, value.double().clone())
 
     @classmethod
-    def of(cls, start: State | Density, end: State | Density) -> "Ends":
+    def of(cls, start: State | Density, end: State | Density) -> "EndMoments":
         """From rows or a density at each end."""
         return cls(*_moments(start), *_moments(end))
 
@@ -179,7 +179,7 @@ class Half(nn.Module):
     """
 
     def __init__(
-        self, direction: Direction, clock: Clock, potentials: Potentials, ends: Ends, network: nn.Module
+        self, direction: Direction, clock: Clock, potentials: Potentials, ends: EndMoments, network: nn.Module
     ) -> None:
         super().__init__()
         self.direction: Direction = direction

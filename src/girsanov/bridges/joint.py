@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from girsanov.bridges.alternating import simulate_rows
 from girsanov.bridges.chain import BridgeChain, StepVariances
-from girsanov.bridges.couplings import EndRows
+from girsanov.bridges.ends import EndRows
 from girsanov.bridges.matching import MatchingObjective, Paths, TrajectoryObjective
 from girsanov.bridges.potentials import FlatPotentials
 from girsanov.densities import Density, Gaussian, StandardNormal

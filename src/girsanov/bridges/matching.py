@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.bridges.chain import BridgeChain
-from girsanov.bridges.couplings import Pairs
+from girsanov.bridges.ends import Pairs
 from girsanov.bridges.halves import Half
 from girsanov.calculus import sum_event
 from girsanov.objectives.times import low_discrepancy

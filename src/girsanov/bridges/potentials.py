@@ -30,7 +30,6 @@ __all__ = [
     "QuadraticPotentials",
     "fit_mixture_potential",
     "fit_mixture_potentials",
-    "moment_potentials",
 ]
 
 import math
@@ -43,10 +42,10 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, nn
 
-from girsanov.bridges.gaussian import GaussianBridge, least_deviation
+from girsanov.bridges.gaussian import GaussianBridge
 from girsanov.bridges.reference import Clock
 from girsanov.calculus import expand_as_rows
-from girsanov.densities import Gaussian, GaussianMixture
+from girsanov.densities import GaussianMixture
 from girsanov.processes import LinearProcess
 from girsanov.randomness import mix
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, train
@@ -373,9 +372,3 @@ def _initial_mixture(rows: Tensor, mixture: MixtureStart, seed: int) -> _Learned
         prior = 2.0 + rows.shape[1]
         spread = torch.stack([(x.T @ x + prior * torch.diag(overall)) / (len(x) + prior) for x in parts])
     return _LearnedMixture((shares + 1.0).log(), means, spread)
-
-
-def moment_potentials(reference: LinearProcess, x0: State, x1: State) -> QuadraticPotentials:
-    """Those of the bridge between the Gaussians of the rows' moments."""
-    floor = least_deviation(x0, x1)
-    return QuadraticPotentials(GaussianBridge(reference, Gaussian.fit(x0, floor=floor), Gaussian.fit(x1, floor=floor)))

@@ -18,11 +18,11 @@ import torch
 
 from girsanov.bridges.alternating import AlternatingConfig
 from girsanov.bridges.annotated import Snapshots
-from girsanov.bridges.building import Start
 from girsanov.bridges.halves import NetworkConfig
 from girsanov.bridges.potentials import MixtureStart
 from girsanov.bridges.reference_size import ReferenceSize, choose_size
 from girsanov.bridges.schrodinger import SchrodingerBridge
+from girsanov.bridges.starts import Start, start_from_json
 from girsanov.datasets import fingerprint
 from girsanov.files import read_json, write_json
 from girsanov.processes import BrownianMotion
@@ -64,6 +64,22 @@ class Recipe:
     device: torch.device
     run: Path | None
     time_budget: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; device and folder are those of the next caller."""
+        plain = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("device", "run")}
+        return plain | {"size": None if self.size is None else self.size.to_json()}
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any], device: torch.device) -> "Recipe":
+        """From what :meth:`to_json` gave."""
+        built = {
+            "size": None if plain["size"] is None else ReferenceSize.from_json(plain["size"]),
+            "start": start_from_json(plain["start"]),
+            "network": None if plain["network"] is None else NetworkConfig(**plain["network"]),
+            "alternating": AlternatingConfig(**plain["alternating"]),
+        }
+        return cls(**plain | built, device=device, run=None)
 
     def fit(
         self, snapshots: Snapshots, number: int = 0, *, progress: Progress | None = None, folder: str = ""

@@ -19,36 +19,24 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.bridges.alternating import AlternatingConfig, project
-from girsanov.bridges.building import (
-    Start,
-    blank_halves,
-    by_time,
-    described,
-    end_rows,
-    event_rows,
-    in_section,
-    rows_by_time,
-    section_reference,
-    shaped,
-    start_from_json,
-    start_of,
-    starting_potentials,
-)
 from girsanov.bridges.chain import BridgeChain, StepVariances, cosine_times, joined, uniform_times
 from girsanov.bridges.closed import ForwardProcess
-from girsanov.bridges.couplings import EndRows
+from girsanov.bridges.ends import EndRows, by_time, described, rows_by_time
 from girsanov.bridges.flow import flow_log_prob
-from girsanov.bridges.halves import Ends, NetworkConfig, bridge_condition
+from girsanov.bridges.halves import EndMoments, NetworkConfig, bridge_condition
 from girsanov.bridges.joint import JointConfig, fit_joint
 from girsanov.bridges.potentials import MixtureStart, Potentials
 from girsanov.bridges.reference import Clock
-from girsanov.bridges.sections import Sections
+from girsanov.bridges.sections import Sections, event_rows, in_section, section_reference
+from girsanov.bridges.starts import Start, blank_halves, shaped, start_from_json, start_of, starting_potentials
 from girsanov.bridges.storage import BRIDGE, blank_reference, blank_sections, bridge_tensors, describe
 from girsanov.densities import Density
+from girsanov.inputs import as_condition
 from girsanov.likelihoods import chain_elbo, importance_bound
 from girsanov.pairs import Direction, Noise, Pair
 from girsanov.processes import LinearProcess
 from girsanov.randomness import seed_of, source_of
+from girsanov.rows import conditions_for
 from girsanov.saved import fill
 from girsanov.training import Progress
 from girsanov.types import Estimate, InputError, State, Time, require_count
@@ -212,10 +200,10 @@ class SchrodingerBridge(nn.Module):
         training |= {"time_budget": self.alternating.time_budget}
         default: Start = "gaussian" if prior is None else "reference"
         potentials = starting_potentials(self.start or default, process, first, second, seed=seed, **training)
-        return self._chain(process, potentials, Ends.of(first, second), prior, seed).to(place)
+        return self._chain(process, potentials, EndMoments.of(first, second), prior, seed).to(place)
 
     def _chain(
-        self, process: LinearProcess, potentials: Potentials, ends: Ends, prior: Density | None, seed: int = 0
+        self, process: LinearProcess, potentials: Potentials, ends: EndMoments, prior: Density | None, seed: int = 0
     ) -> BridgeChain:
         learned: StepVariances = "diagonal" if self.alternating.loss == "trajectory" else "fixed"
         variances = learned if prior is None else self.joint.step_variances
@@ -382,7 +370,8 @@ class SchrodingerBridge(nn.Module):
 
     def _end(self, x: Any, condition: Any, weights: Any) -> EndRows:
         x = event_rows(x, self.event_shape)
-        return end_rows(x, bridge_condition(condition, self.network, x), weights)
+        given = conditions_for(bridge_condition(condition, self.network, x), len(x))
+        return EndRows(x, given, None if weights is None else as_condition(weights, x, "weights"))
 
 
 def _pairs(ends: dict[float, EndRows]) -> list[tuple[EndRows, EndRows]]:

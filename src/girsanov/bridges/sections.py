@@ -5,23 +5,26 @@ bridge through all of them. A section's chain has the clock of its part of the r
 :class:`girsanov.processes.Section`.
 """
 
-__all__ = ["Sections"]
+__all__ = ["Sections", "event_rows", "in_section", "known_time", "section_reference"]
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from girsanov.bridges.building import event_rows, known_time
 from girsanov.bridges.chain import BridgeChain, joined
 from girsanov.bridges.halves import BridgeNetwork, NetworkConfig, bridge_condition
 from girsanov.densities import Density
+from girsanov.inputs import as_rows
 from girsanov.pairs import Direction, Noise
-from girsanov.processes import LinearProcess
+from girsanov.processes import LinearProcess, Section
 from girsanov.rows import condition_at, conditions_for
+from girsanov.training import Within
 from girsanov.types import InputError, State, Time
+
+ROUNDING = 1e-6  # of the whole time: closer times are one
 
 
 @final
@@ -152,3 +155,41 @@ class Sections(nn.Module):
         rate, squared = (v.reshape(-1, *(1,) * (x.ndim - 1)).to(x) for v in half.clock.reference.rates(local))
         sign = 1.0 if direction == "forward" else -1.0
         return speed * (rate * x + sign * squared * half(local, x, given))
+
+
+def event_rows(x: Any, event_shape: torch.Size) -> State:
+    """Rows of the bridge's shape, in the dtype of its networks.
+
+    Raises:
+        InputError: if they have another shape.
+    """
+    x = as_rows(x)
+    if x.shape[1:] != event_shape:
+        raise InputError(
+            f"This bridge is of rows of shape {tuple(event_shape)}; got rows of shape {tuple(x.shape[1:])}"
+        )
+    return x.to(torch.get_default_dtype())
+
+
+def section_reference(reference: LinearProcess, times: list[float], i: int) -> LinearProcess:
+    """The reference between neighbouring times i and i + 1, on its own clock."""
+    if len(times) <= 2:
+        return reference
+    first, last = times[0], times[-1]
+    return Section(reference, *(reference.horizon * ((t - first) / (last - first)) for t in times[i : i + 2]))
+
+
+def in_section(training: Mapping[str, Any], times: list[float], i: int) -> dict[str, Any]:
+    """Folder, progress and identity of a training, for one section: of several, the progress says which."""
+    run, progress, span = training["run"], training["progress"], f"{times[i]:g} to {times[i + 1]:g}"
+    shown = progress if progress is None or len(times) == 2 else Within(progress, span)
+    return {**training, "run": None if run is None else run / f"section-{i}", "progress": shown}
+
+
+def known_time(known: list[float], time: float) -> float:
+    """The time, or the fitted one from which it differs by rounding."""
+    close = ROUNDING * (known[-1] - known[0])
+    time = next((t for t in known if abs(t - time) <= close), float(time))
+    if not known[0] <= time <= known[-1]:
+        raise InputError(f"Time {time:g} is outside this fit, which knows the times from {known[0]:g} to {known[-1]:g}")
+    return time

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 
 from girsanov import processes
-from girsanov.bridges.building import section_reference
 from girsanov.bridges.chain import BridgeChain
 from girsanov.bridges.gaussian import GaussianBridge
-from girsanov.bridges.halves import Ends
+from girsanov.bridges.halves import EndMoments
 from girsanov.bridges.potentials import FlatPotentials, MixturePotentials, Potentials, QuadraticPotentials
-from girsanov.bridges.sections import Sections
+from girsanov.bridges.sections import Sections, section_reference
 from girsanov.densities import Density, Gaussian, GaussianMixture
 from girsanov.processes import LinearProcess
 from girsanov.saved import ModelFolder
@@ -87,7 +86,7 @@ def blank_reference(description: dict[str, Any]) -> LinearProcess:
 def blank_sections(
     description: dict[str, Any],
     reference: LinearProcess,
-    chain: Callable[[LinearProcess, Potentials, Ends, Density | None], BridgeChain],
+    chain: Callable[[LinearProcess, Potentials, EndMoments, Density | None], BridgeChain],
 ) -> Sections:
     """A fitted bridge before its tensors are filled in.
 
@@ -102,7 +101,8 @@ def blank_sections(
     chains = []
     for i, entry in enumerate(description["potentials"]):
         process = section_reference(reference, times, i)
-        chains.append(chain(process, _blank_potentials(entry, process, shape), Ends(zeros, ones, zeros, ones), prior))
+        potentials = _blank_potentials(entry, process, shape)
+        chains.append(chain(process, potentials, EndMoments(zeros, ones, zeros, ones), prior))
     return Sections(reference, times, chains, prior)
 
 

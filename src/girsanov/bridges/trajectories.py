@@ -15,6 +15,7 @@ sampling dominates, as it does between small samples in many dimensions.
 
 __all__ = ["HeldOutError", "Trajectories"]
 
+import dataclasses
 import functools
 import math
 import struct
@@ -28,18 +29,19 @@ import torch
 from torch import Tensor
 
 from girsanov.bridges.annotated import AnnotatedCells, Snapshots, is_annotated, matrix
-from girsanov.bridges.building import known_time
 from girsanov.bridges.cell_times import as_time
 from girsanov.bridges.metrics import wasserstein
 from girsanov.bridges.recipe import Recipe
 from girsanov.bridges.reference_size import ReferenceSize
 from girsanov.bridges.schrodinger import SchrodingerBridge
-from girsanov.bridges.trajectory_storage import TRAJECTORIES, cells_of, describe, parts
+from girsanov.bridges.sections import known_time
 from girsanov.inputs import as_device
 from girsanov.randomness import mix
+from girsanov.saved import ModelFolder
 from girsanov.training import Progress
 from girsanov.types import InputError, State, require_count
 
+TRAJECTORIES = ModelFolder("set of trajectories")
 COMPARED = 2000  # cells on each side of an exact distance
 PATHS = 64  # that an expected place is the average of
 Way = Literal["sample", "mean"]
@@ -238,9 +240,10 @@ class Trajectories:
         Raises:
             InputError: if the folder is not empty.
         """
-        description = describe(self.times, self.size, self._recipe, self._keys)
+        description = {"times": self.times, "size": self.size.to_json()}
+        description |= {"keys": dataclasses.asdict(self._keys), "recipe": self._recipe.to_json()}
         beside = lambda place: self.bridge.save_pretrained(place / "bridge")  # noqa: E731
-        TRAJECTORIES.write(Path(folder), description, cells_of(self._snapshots), beside=beside)
+        TRAJECTORIES.write(Path(folder), description, self._snapshots.tensors(), beside=beside)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> "Trajectories":
@@ -257,7 +260,9 @@ class Trajectories:
         description, tensors = TRAJECTORIES.read(place)
         bridge = SchrodingerBridge.from_pretrained(place / "bridge").to(where)
         with TRAJECTORIES.described(place):
-            return cls(bridge, *parts(description, tensors, where))
+            size, keys = ReferenceSize.from_json(description["size"]), AnnotatedCells(**description["keys"])
+            snapshots = Snapshots.of_tensors([float(t) for t in description["times"]], tensors)
+            return cls(bridge, size, snapshots, Recipe.from_json(description["recipe"], where), keys)
 
     def _distances(
         self, bridge: SchrodingerBridge, time: float, cells: int, way: Way, paths: int, generator: torch.Generator

@@ -8,7 +8,7 @@ import time
 import torch
 
 from girsanov.bridges import SchrodingerBridge
-from girsanov.bridges.couplings import Pairs
+from girsanov.bridges.ends import Pairs
 from girsanov.bridges.joint import JointObjective
 from girsanov.bridges.matching import MatchingObjective
 from girsanov.bridges.recipe import middle_seconds

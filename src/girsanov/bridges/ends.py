@@ -1,15 +1,19 @@
-"""Pairs of ends: independent, by minibatch optimal transport, or simulated by a bridge; and weighted draws of rows."""
+"""Rows of the ends of a bridge: as they come in, weighted draws of them, and pairs of both ends."""
 
-__all__ = ["EndRows", "Pairs", "coupled_rows"]
+__all__ = ["EndRows", "Pairs", "by_time", "coupled_rows", "described", "rows_by_time"]
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from girsanov.datasets import fingerprint
+from girsanov.densities import Density
 from girsanov.objectives import Batch
+from girsanov.processes import LinearProcess
 from girsanov.types import InputError, State
 
 BATCH = 512  # rows of a minibatch plan
@@ -133,3 +137,49 @@ def coupled_rows(start: EndRows, end: EndRows, n: int, coupling: Coupling, gener
         _, column = linear_sum_assignment(torch.cdist(a, b).square().cpu().numpy())
         order.append(begin + torch.as_tensor(column))
     return Pairs(first.x, second.x[torch.cat(order).to(second.x.device)])
+
+
+def by_time(value: Any, times: list[float]) -> dict[float, Any]:
+    """Conditions or weights in any of their forms, by time.
+
+    Raises:
+        InputError: if a tuple has not one entry for each time, or a time has no rows.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        unknown = [float(t) for t in value if float(t) not in times]
+        if unknown:
+            raise InputError(f"condition= or weights= has an entry for time {unknown[0]:g}, which has no rows")
+        return {float(t): v for t, v in value.items() if v is not None}
+    if isinstance(value, tuple):
+        if len(value) != len(times):
+            raise InputError(f"condition= and weights= need one entry for each of {len(times)} times; got {len(value)}")
+        return {t: v for t, v in zip(times, value, strict=True) if v is not None}
+    return {times[0]: value}
+
+
+def rows_by_time(x0: Any, x1: Any, prior: Density | None, horizon: float) -> dict[float, Any]:
+    """The rows of a fit by their time.
+
+    Raises:
+        InputError: if it is not one of the three kinds of fits.
+    """
+    if (x1 is not None) + (prior is not None) + isinstance(x0, Mapping) != 1:
+        raise InputError("A bridge is fitted to x0 and x1, to x0 and prior=, or to {time: rows}")
+    if isinstance(x0, Mapping):
+        if len(x0) < 2:
+            raise InputError("A bridge needs rows at two times or more")
+        return {float(t): x for t, x in x0.items()}
+    return {0.0: x0} if x1 is None else {0.0: x0, horizon: x1}
+
+
+def described(reference: LinearProcess, start: object, ends: Sequence[EndRows], prior: Density | None) -> str:
+    """What a fit that goes on must share with the one that was stopped: its rows, reference, start and prior."""
+    grid = torch.linspace(0.0, reference.horizon, 9, dtype=torch.float64)
+    parts = [*reference.marginal(grid)]
+    for rows in ends:
+        parts += [part for part in (rows.x, rows.condition, rows.weights) if part is not None]
+    if prior is not None:
+        parts.append(prior.log_prob(ends[0].x[:100].to(next(prior.buffers(), ends[0].x).device)))
+    return f"{start} " + " ".join(fingerprint(part)[:16] for part in parts)
