@@ -12,11 +12,10 @@ import sys
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from girsanov.inputs import checked
 from girsanov.stein.gram import gram_sums
-from girsanov.stein.kernels import RadialKernel, resolve_kernels
+from girsanov.stein.kernels import RadialKernel, resolve_kernel
 from girsanov.stein.matrices import DiffusionLike
 from girsanov.stein.points import ScoreLike, SteinPoints
 from girsanov.types import InputError, State
@@ -76,24 +75,18 @@ def compare_scores(
     projections = []
     for score in (first, second):
         points = SteinPoints.at(x, score, diffusion)
-        kernels = resolve_kernels(kernel, points.x, generator=generator)
-        if len(kernels) != 1:
-            raise InputError("Two models are compared under one kernel: give one")
-        rows = gram_sums(points, kernels, rows=True, block=block).rows
+        chosen = resolve_kernel(kernel, points.x, "Two models are compared", generator)
+        rows = gram_sums(points, [chosen], rows=True, block=block).rows
         assert rows is not None
         projections.append(rows[0] / (len(points) - 1))
-    return _compared(*projections)
-
-
-def _compared(first: Tensor, second: Tensor) -> ComparisonResult:
     from scipy.special import stdtr
 
-    gap, n = first - second, len(first)
+    first_rows, second_rows = projections
+    gap, n = first_rows - second_rows, len(x)
     stderr = 2.0 * float(gap.std()) / math.sqrt(n)
     if stderr == 0.0:
         raise InputError("The two scores agree at all rows: there is nothing to compare")
     statistic = float(gap.mean())
     pvalue = 2.0 * float(stdtr(n - 1, -abs(statistic) / stderr))
-    return ComparisonResult(
-        statistic, stderr, max(pvalue, sys.float_info.min), (float(first.mean()), float(second.mean())), n
-    )
+    discrepancies = float(first_rows.mean()), float(second_rows.mean())
+    return ComparisonResult(statistic, stderr, max(pvalue, sys.float_info.min), discrepancies, n)

@@ -22,7 +22,7 @@ from torch import Tensor
 from girsanov.inputs import checked
 from girsanov.randomness import seed_of
 from girsanov.stein.gram import GramSums, gram_sums
-from girsanov.stein.kernels import RadialKernel, resolve_kernels
+from girsanov.stein.kernels import RadialKernel, is_several, listed_kernels, resolve_kernels
 from girsanov.stein.matrices import DiffusionLike
 from girsanov.stein.points import ScoreLike, SteinPoints
 from girsanov.types import InputError, State
@@ -75,10 +75,10 @@ def kernel_stein_discrepancy(
         kernels = resolve_kernels(kernel, points.x, generator=generator)
         sums = gram_sums(points, kernels, block=block)
     else:
-        kernels, directions = _listed(kernel), random_directions(points, slices, generator)
+        kernels, directions = listed_kernels(kernel), random_directions(points, slices, generator)
         sums = sliced_sums(points, kernels, directions, block=block)
     value = sums.u if statistic == "u" else sums.v
-    return value if _several(kernel) else value[0]
+    return value if is_several(kernel) else value[0]
 
 
 def random_directions(points: SteinPoints, count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -128,13 +128,3 @@ def sliced_sums(
         total = sums if total is None else total + sums
     assert total is not None
     return total / len(directions)
-
-
-def _several(kernel: object) -> bool:
-    return isinstance(kernel, Sequence) and not isinstance(kernel, str)
-
-
-def _listed(kernel: str | RadialKernel | Sequence[str | RadialKernel] | None) -> list[str | RadialKernel]:
-    if isinstance(kernel, Sequence) and not isinstance(kernel, str):
-        return list(kernel)
-    return [kernel or "imq"]

@@ -27,7 +27,7 @@ from torch import Tensor
 from girsanov.linear import ValueMap
 from girsanov.stein.discrepancy import kernel_stein_discrepancy
 from girsanov.stein.gram import gram_sums
-from girsanov.stein.kernels import RadialKernel, resolve_kernels
+from girsanov.stein.kernels import RadialKernel, resolve_kernel
 from girsanov.stein.matrices import DiffusionLike, as_diffusion, score_rows
 from girsanov.stein.points import SteinPoints
 from girsanov.stein.score_matching import pointwise_loss, squared_matrix
@@ -234,7 +234,7 @@ def minimum_stein_discrepancy(
         True
     """
     rows = x.double()
-    (resolved,) = resolve_kernels(kernel, rows.flatten(1))
+    resolved = resolve_kernel(kernel, rows.flatten(1), "Parameters are estimated")
     return _estimate(_DiscrepancyCriterion(rows, score, resolved, diffusion_at), start, optimiser)
 
 

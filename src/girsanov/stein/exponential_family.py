@@ -21,9 +21,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from girsanov.linear.fields import Map
 from girsanov.stein.matrices import DiffusionLike
-from girsanov.stein.score_matching import pointwise_loss, squared_matrix
+from girsanov.stein.score_matching import gradient_of, pointwise_loss, squared_matrix
 from girsanov.types import InputError, State
 
 
@@ -107,7 +106,7 @@ def fit_exponential_family(
     values = squared_matrix(rows, diffusion)
     with torch.enable_grad():
         k = statistics(rows[:1]).shape[1]
-    slopes = [_gradient(lambda x, j=j: statistics(x)[:, j]) for j in range(k)]
+    slopes = [gradient_of(lambda x, j=j: statistics(x)[:, j]) for j in range(k)]
     transposed = values.matrix.transpose()
     raised = torch.stack([transposed.times(slope(rows).detach().flatten(1)) for slope in slopes], 1)
     with torch.no_grad():
@@ -115,7 +114,7 @@ def fit_exponential_family(
         linear = [pointwise_loss(rows, slope, values) for slope in slopes]
     v = torch.stack(linear, 1) - 0.5 * raised.square().sum(2)
     if base is not None:
-        v = v + torch.einsum("nkr,nr->nk", raised, transposed.times(_gradient(base)(rows).detach().flatten(1)))
+        v = v + torch.einsum("nkr,nr->nk", raised, transposed.times(gradient_of(base)(rows).detach().flatten(1)))
     curvature, slope = torch.einsum("nkr,nlr->kl", raised, raised) / len(rows), v.mean(0)
     if float(torch.linalg.cond(curvature)) > 1e14:
         raise InputError("The gradients of the statistics are linearly dependent at these rows: drop one of them")
@@ -124,17 +123,3 @@ def fit_exponential_family(
     psi = torch.einsum("nkr,nlr,l->kn", raised, raised, parameters) + v.T
     noise = torch.cov(psi).reshape(k, k) / len(rows)
     return ExponentialFamilyFit(parameters, inverse @ noise @ inverse, curvature, slope, len(rows))
-
-
-def _gradient(potential: Callable[[State], Tensor]) -> Map:
-    """The gradient of a scalar per row, differentiable; 0 where it is constant."""
-
-    def slope(x: State) -> State:
-        point = x if x.requires_grad else x.detach().requires_grad_()
-        with torch.enable_grad():
-            value = potential(point).sum()
-            if not value.requires_grad:
-                return torch.zeros_like(x)
-            return torch.autograd.grad(value, point, create_graph=True, materialize_grads=True)[0]
-
-    return slope

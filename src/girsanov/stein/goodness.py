@@ -13,7 +13,7 @@ tells how large it is.
 __all__ = ["BLIND_SPOTS", "GoodnessOfFitResult", "goodness_of_fit"]
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,7 +21,13 @@ from torch import Tensor
 from girsanov.inputs import checked
 from girsanov.randomness import seed_of
 from girsanov.stein.discrepancy import random_directions
-from girsanov.stein.kernels import InverseMultiquadric, RadialKernel, bandwidth_collection, resolve_kernels
+from girsanov.stein.kernels import (
+    InverseMultiquadric,
+    RadialKernel,
+    bandwidth_collection,
+    listed_kernels,
+    resolve_kernels,
+)
 from girsanov.stein.matrices import DiffusionLike
 from girsanov.stein.nulls import Method, Outcome, Problem, WildBootstrap
 from girsanov.stein.points import ScoreLike, SteinPoints
@@ -121,20 +127,13 @@ def goodness_of_fit(
     directions = None if slices is None else random_directions(points, slices, source)
 
     def resolve(at: SteinPoints) -> Sequence[str | RadialKernel]:
-        if directions is not None:
-            return _in_units([kernel or "imq"] if isinstance(kernel, str | RadialKernel | None) else kernel, unit)
-        if kernel is None:
-            return _default_collection(at)
-        return resolve_kernels(
-            _in_units(kernel if isinstance(kernel, Sequence) and not isinstance(kernel, str) else [kernel], unit), at.x
-        )
+        if directions is None and kernel is None:
+            return [InverseMultiquadric(bandwidth) for bandwidth in bandwidth_collection(at.x)]
+        given = _in_units(listed_kernels(kernel), unit)
+        return given if directions is not None else resolve_kernels(given, at.x)
 
     problem = Problem(points, resolve(points), resolve, diffusion, directions, score, source, block, unit)
     return _result(method.run(problem), tuple(_in_units(problem.kernels, 1.0 / unit)), unit)
-
-
-def _default_collection(points: SteinPoints) -> list[RadialKernel]:
-    return [InverseMultiquadric(bandwidth) for bandwidth in bandwidth_collection(points.x)]
 
 
 def _in_units(kernels: Sequence[str | RadialKernel], unit: float) -> list[str | RadialKernel]:
@@ -144,11 +143,9 @@ def _in_units(kernels: Sequence[str | RadialKernel], unit: float) -> list[str | 
 
 def _result(outcome: Outcome, kernels: tuple[str | RadialKernel, ...], unit: float) -> GoodnessOfFitResult:
     """The result in the caller's units, of an outcome in units of ``unit``."""
-    statistics, replicates, stderr = (
-        a.cpu() / unit**2 for a in (outcome.statistics, outcome.replicates, outcome.stderr)
-    )
-    outcome = replace(outcome, statistics=statistics, replicates=replicates, stderr=stderr)
-    pooled = torch.cat([outcome.statistics[:, None], outcome.replicates], 1)
+    parts = outcome.statistics, outcome.replicates, outcome.stderr
+    statistics, replicates, stderr = (a.cpu() / unit**2 for a in parts)
+    pooled = torch.cat([statistics[:, None], replicates], 1)
     ranks = _upper_shares(pooled)
     excess = (pooled - pooled.mean(1, keepdim=True)) / pooled.std(1, keepdim=True).clamp_min(1e-300)
     # equal ranks, of which there are many at the top, are told apart by the excess
@@ -161,11 +158,11 @@ def _result(outcome: Outcome, kernels: tuple[str | RadialKernel, ...], unit: flo
         statistic=float(combined[0]),
         pvalue=float(_upper_shares(combined[None])[0, 0]),
         null_distribution=combined[1:],
-        discrepancy=float(outcome.statistics[best]),
-        stderr=float(outcome.stderr[best]),
+        discrepancy=float(statistics[best]),
+        stderr=float(stderr[best]),
         effect_size=float(effects[best]),
         kernels=kernels,
-        discrepancies=outcome.statistics,
+        discrepancies=statistics,
         pvalues=ranks[:, 0],
         effect_sizes=effects,
         n=outcome.n,

@@ -20,7 +20,10 @@ __all__ = [
     "RadialKernel",
     "SquaredExponential",
     "bandwidth_collection",
+    "is_several",
+    "listed_kernels",
     "median_bandwidth",
+    "resolve_kernel",
     "resolve_kernels",
 ]
 
@@ -230,12 +233,7 @@ def resolve_kernels(
     Raises:
         InputError: for an unknown name, no kernel, or a bandwidth that is not positive.
     """
-    several = (
-        kernel
-        if isinstance(kernel, Sequence) and not isinstance(kernel, str)
-        else ["imq" if kernel is None else kernel]
-    )
-    found = [_named(member) for member in several]
+    found = [_named(member) for member in listed_kernels(kernel)]
     if not found:
         raise InputError("An empty list of kernels: give one or more")
     if any(member.bandwidth is None for member in found):
@@ -245,6 +243,32 @@ def resolve_kernels(
         if not (0.0 < float(member.squared_bandwidth) < math.inf and float(member.bandwidth or 0.0) > 0.0):
             raise InputError(f"A bandwidth must be positive and finite; got {member.bandwidth}")
     return tuple(found)
+
+
+def resolve_kernel(
+    kernel: KernelLike | Sequence[KernelLike] | None, x: State, purpose: str, generator: torch.Generator | None = None
+) -> RadialKernel:
+    """The one kernel that an argument means, see :func:`resolve_kernels`.
+
+    Raises:
+        InputError: for several, with the purpose.
+    """
+    found = resolve_kernels(kernel, x, generator=generator)
+    if len(found) != 1:
+        raise InputError(f"{purpose} under one kernel: give one")
+    return found[0]
+
+
+def is_several(kernel: object) -> bool:
+    """Whether an argument stands for several kernels, of which there are as many results."""
+    return isinstance(kernel, Sequence) and not isinstance(kernel, str)
+
+
+def listed_kernels(kernel: KernelLike | Sequence[KernelLike] | None) -> list[KernelLike]:
+    """The kernels that an argument means, by name or with what bandwidths they have."""
+    if isinstance(kernel, Sequence) and not isinstance(kernel, str):
+        return list(kernel)
+    return ["imq" if kernel is None else kernel]
 
 
 def _named(kernel: KernelLike) -> RadialKernel:

@@ -19,7 +19,7 @@ from girsanov.linear.inverse_jacobian import FlowMatrix, flow_map
 from girsanov.randomness import seed_of
 from girsanov.stein.gram import gram_features, kernel_tile
 from girsanov.stein.johnson import JohnsonFlow
-from girsanov.stein.kernels import RadialKernel, resolve_kernels
+from girsanov.stein.kernels import RadialKernel, resolve_kernel
 from girsanov.stein.matrices import score_rows
 from girsanov.stein.points import ScoreLike, SteinPoints
 from girsanov.transforms import SplineFlow
@@ -68,7 +68,7 @@ def fit_flow(
     if x.ndim != 2 or len(x) < 100:
         raise InputError(f"A flow is fitted to 100 rows of shape (d,) or more; got shape {tuple(x.shape)}")
     seed = seed_of(generator)
-    rows = x.detach().double()[_permutation(len(x), seed)]
+    rows = x.detach().double()[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))]
     held_out, training = rows.split([int(HELD_OUT * len(x)), len(x) - int(HELD_OUT * len(x))])
     if x.shape[1] == 1 or transforms == 0:
         return FlowMatrix(JohnsonFlow.fit(rows))
@@ -119,7 +119,7 @@ def tune_flow(
     s = score_rows(rows, score).detach().reshape(rows.shape)
     module = _tunable(rows, seed_of(generator)) if flow is None else flow
     matrix = FlowMatrix(module)
-    (resolved,) = resolve_kernels(kernel, rows.flatten(1))
+    resolved = resolve_kernel(kernel, rows.flatten(1), "A flow is tuned")
     optimiser = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], lr=learning_rate)
     for _ in range(steps):
         loss = -signal_to_noise(SteinPoints.at(rows, s, matrix, attached=True), resolved)
@@ -140,10 +140,6 @@ def signal_to_noise(points: SteinPoints, kernel: RadialKernel) -> Tensor:
     rows = gram.sum(1) / (n - 1)
     null = gram.square().sum().sqrt() / (n - 1)
     return rows.mean() / (2.0 * rows.std() + 0.1 * null.detach() / n**0.5)
-
-
-def _permutation(n: int, seed: int) -> Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
 
 class _Chain(nn.Module):

@@ -21,6 +21,7 @@ __all__ = [
     "Sliced",
     "SquaredMatrix",
     "fisher_divergence",
+    "gradient_of",
     "pointwise_loss",
     "riemannian_score_matching",
     "score_matching",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias, final
 
@@ -218,6 +220,20 @@ def pointwise_loss(
     return loss if keep else loss.detach()
 
 
+def gradient_of(potential: Callable[[State], Tensor]) -> Map:
+    """The gradient of a scalar per row, differentiable; 0 where it is constant."""
+
+    def slope(x: State) -> State:
+        point = x if x.requires_grad else x.detach().requires_grad_()
+        with torch.enable_grad():
+            value = potential(point).sum()
+            if not value.requires_grad:
+                return torch.zeros_like(x)
+            return torch.autograd.grad(value, point, create_graph=True, materialize_grads=True)[0]
+
+    return slope
+
+
 def _basis(values: SquaredMatrix, divergence: Directions, probes: Tensor | None) -> Tensor:
     """Vectors e, shape ``k n r``."""
     if isinstance(divergence, Exact):
@@ -288,15 +304,7 @@ def riemannian_score_matching(x: State, score: Map, diffusion: DiffusionLike = N
     if values.columns != values.drift.shape[1]:
         raise InputError("A Riemannian metric needs a square diffusion matrix")
 
-    def log_volume_slope(point: State) -> State:
-        """Gradient of log|det m|, which is -1/2 log det M."""
-        leaf = point if point.requires_grad else point.detach().requires_grad_()
-        with torch.enable_grad():
-            value = strategy.at(leaf).log_det(leaf)
-            if not value.requires_grad:
-                return torch.zeros_like(point)
-            (slope,) = torch.autograd.grad(value.sum(), leaf, create_graph=True, materialize_grads=True)
-        return slope
+    log_volume_slope = gradient_of(lambda point: strategy.at(point).log_det(point))  # of log|det m| = -1/2 log det M
 
     def intrinsic(point: State) -> State:
         return score(point) + log_volume_slope(point)

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from girsanov.inputs import checked
 from girsanov.stein.gram import dense_gram, diagonal
-from girsanov.stein.kernels import RadialKernel, resolve_kernels
+from girsanov.stein.kernels import RadialKernel, resolve_kernel
 from girsanov.stein.matrices import DiffusionLike
 from girsanov.stein.points import ScoreLike, SteinPoints
-from girsanov.types import InputError, State
+from girsanov.types import State
 
+PURPOSE = "Points are chosen and weighed"
 RIDGE = 1e-10  # of the mean diagonal: rounding must not make the matrix indefinite
 
 
@@ -52,7 +53,8 @@ def stein_thinning(
         >>> stein_thinning(x, lambda x: -x, 3)
         tensor([1, 0, 3])
     """
-    points, chosen_kernel = _prepared(x, score, kernel, diffusion, generator)
+    points = SteinPoints.at(x, score, diffusion)
+    chosen_kernel = resolve_kernel(kernel, points.x, PURPOSE, generator)
     own = diagonal(points, chosen_kernel)
     objective, chosen = 0.5 * own, []
     for _ in range(count):
@@ -92,7 +94,8 @@ def stein_weights(
         >>> stein_weights(torch.tensor([[-1.0], [0.0], [1.0], [8.0]]), lambda x: -x).round(decimals=2)
         tensor([0.3300, 0.3400, 0.3300, 0.0000], dtype=torch.float64)
     """
-    points, chosen_kernel = _prepared(x, score, kernel, diffusion, generator)
+    points = SteinPoints.at(x, score, diffusion)
+    chosen_kernel = resolve_kernel(kernel, points.x, PURPOSE, generator)
     gram = dense_gram(points, chosen_kernel).double()
     gram.diagonal().add_(RIDGE * gram.diagonal().mean())
     factor = torch.linalg.cholesky(gram)
@@ -107,17 +110,3 @@ def stein_weights(
         solution, _ = nnls(factor.T.cpu().numpy(), target.cpu().numpy(), maxiter=30 * len(gram))
         weights = torch.from_numpy(solution).to(gram)
     return weights / weights.sum()
-
-
-def _prepared(
-    x: State,
-    score: ScoreLike,
-    kernel: str | RadialKernel | None,
-    diffusion: DiffusionLike,
-    generator: torch.Generator | None,
-) -> tuple[SteinPoints, RadialKernel]:
-    points = SteinPoints.at(x, score, diffusion)
-    kernels = resolve_kernels(kernel, points.x, generator=generator)
-    if len(kernels) != 1:
-        raise InputError("Points are chosen and weighed under one kernel: give one")
-    return points, kernels[0]
