@@ -12,7 +12,7 @@ from girsanov.likelihoods.certificate import certificate
 from girsanov.likelihoods.ddpm import SCHEDULES, ddpm_bound
 from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
-from girsanov.reports.checks import ScoreTests, certificate_section, score_tests_section
+from girsanov.reports.report import ScoreTests, certificate_section, score_tests_section
 from girsanov.stein import BLIND_SPOTS, WildBootstrap
 from tests.seeds import seeded
 

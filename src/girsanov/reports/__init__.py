@@ -12,7 +12,6 @@ __all__ = [
     "samples_png",
 ]
 
-from girsanov.reports.attempts import Attempts
-from girsanov.reports.checks import ScoreTests
-from girsanov.reports.report import Contents, render_report, samples_png
+from girsanov.reports.page import Attempts
+from girsanov.reports.report import Contents, ScoreTests, render_report, samples_png
 from girsanov.reports.tables import ResultTable, advice, differences, result_tables

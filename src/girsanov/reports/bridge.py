@@ -4,7 +4,6 @@ __all__ = ["BridgeContents", "BridgeView", "render_bridge"]
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import PurePath
 from typing import Any
 
@@ -13,11 +12,9 @@ from torch import Tensor
 
 from girsanov.datasets import Schema
 from girsanov.reports import bridge_figures as drawings, figures
-from girsanov.reports.attempts import Attempts
-from girsanov.reports.page import number, render
+from girsanov.reports.page import Attempts, number, render
 from girsanov.reports.png import image_uri
 from girsanov.reports.report import described
-from girsanov.reports.tables import KINDS
 
 GRID, COLUMNS = 30, 10  # images of a grid
 STRIPS, TIMES = 6, 10  # paths of images, and states of each
@@ -73,16 +70,15 @@ def render_bridge(contents: BridgeContents, attempts: Attempts | None = None) ->
     attempts = attempts or Attempts(lambda _: None)
     builders = {"Result": _result, "What the numbers mean": _meaning, "Both ends": _ends, "Paths": _paths}
     builders |= {"Training": _training, "Data, settings, versions": _facts}
-    made = attempts.sections({title: partial(build, contents) for title, build in builders.items()})
     version = contents.metrics["versions"]["girsanov"]
     subtitle = f"A bridge between {described(contents.schema)} by girsanov {version}, learned without pairs"
-    return render("page", title=_title(contents, "forward"), subtitle=subtitle, sections=made)
+    return attempts.page(_title(contents, "forward"), subtitle, builders, contents)
 
 
 def _result(contents: BridgeContents) -> str:
     test = contents.metrics["test"]
     elbo, rows = test.get("elbo"), [_row(direction, test[direction]) for direction in ("forward", "backward")]
-    kind = KINDS[elbo["kind"]] if elbo else ""
+    kind = elbo["kind"].replace("_", " ") if elbo else ""
     return render("bridge_result", elbo=elbo, kind=kind, forward=test["forward"], rows=rows)
 
 

@@ -1,11 +1,22 @@
-"""Pages from templates: files that a designer can open, in which every text is escaped and nothing is loaded."""
+"""Pages from templates: files that a designer can open, in which every text is escaped and nothing is loaded.
 
-__all__ = ["number", "render"]
+Parts of a page may fail: what cannot be made becomes one sentence in its place, never the end of a run.
+"""
+
+__all__ = ["Attempts", "number", "render"]
 
 import math
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from girsanov.training import Interrupted
+from girsanov.types import InputError
+
+T = TypeVar("T")
 
 
 def number(value: float | None, form: str = "") -> str:
@@ -47,3 +58,49 @@ def render(name: str, **values: Any) -> str:
         '<p>a &lt; b</p>'
     """
     return TEMPLATES.get_template(f"{name}.html").render(**values)
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """Makes the parts of a report, and keeps why some could not be made.
+
+    Attributes:
+        note: receives one sentence for each that failed.
+        failed: reasons by the part's title.
+
+    Example:
+        >>> attempts = Attempts(print)
+        >>> attempts("Curve", lambda: 1 / 0)
+        the report's part "Curve" could not be made (ZeroDivisionError: division by zero); the rest is complete
+        >>> attempts.failed
+        {'Curve': 'ZeroDivisionError: division by zero'}
+    """
+
+    note: Callable[[str], None]
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, title: str, make: Callable[[], T]) -> T | None:
+        """What ``make`` returns, or ``None``. Signals pass."""
+        try:
+            return make()
+        except Interrupted:
+            raise
+        except Exception as error:  # whatever went wrong, the model and its numbers are worth keeping
+            reason = " ".join(str(error).split()).rstrip(".")
+            kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+            self.failed[title] = kind + reason
+            self.note(f'the report\'s part "{title}" could not be made ({kind}{reason}); the rest is complete')
+            return None
+
+    def page(self, title: str, subtitle: str, builders: Mapping[str, Callable[[Any], str]], contents: Any) -> str:
+        """HTML of the page whose sections the builders make of the contents; one that failed says so in its place.
+
+        Sections without content are left out.
+        """
+        found = []
+        for name, build in builders.items():
+            html = None if name in self.failed else self(name, partial(build, contents))
+            if html is None:
+                html = render("sentence", text=f"This section could not be made: {self.failed[name]}.")
+            found.append((name, html))
+        return render("page", title=title, subtitle=subtitle, sections=[(name, html) for name, html in found if html])

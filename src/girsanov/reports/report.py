@@ -1,10 +1,21 @@
 """The report of a run: one HTML file that says what the numbers are, where they come from and what the model draws."""
 
-__all__ = ["CERTIFICATE", "CURVE", "SAMPLES", "TESTS", "Contents", "described", "render_report", "samples_png"]
+__all__ = [
+    "CERTIFICATE",
+    "CURVE",
+    "SAMPLES",
+    "TESTS",
+    "Contents",
+    "ScoreTests",
+    "certificate_section",
+    "described",
+    "render_report",
+    "samples_png",
+    "score_tests_section",
+]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import PurePath
 from typing import Any
 
@@ -14,15 +25,17 @@ from torch import Tensor
 
 from girsanov.datasets import Schema
 from girsanov.evaluation import Curve
+from girsanov.likelihoods import ScoreTest
 from girsanov.likelihoods.certificate import Certificate
 from girsanov.reports import figures
-from girsanov.reports.attempts import Attempts
-from girsanov.reports.checks import ScoreTests, certificate_section, score_tests_section
 from girsanov.reports.examples import extremes, samples_beside_data
-from girsanov.reports.page import render
+from girsanov.reports.page import Attempts, render
 from girsanov.reports.png import image_grid, png_bytes
-from girsanov.reports.tables import KINDS, NAMES, advice, differences, result_tables
+from girsanov.reports.tables import NAMES, advice, differences, result_tables
+from girsanov.stein import BLIND_SPOTS
 from girsanov.types import FEWEST, student_quantile
+
+SHOWN = 9  # points of a certificate's curve
 
 #: titles of the sections that hold what is computed beforehand
 CURVE, TESTS, CERTIFICATE, SAMPLES = (
@@ -31,6 +44,19 @@ CURVE, TESTS, CERTIFICATE, SAMPLES = (
     "Certificate of DDPM training",
     "Samples",
 )
+
+
+@dataclass(frozen=True)
+class ScoreTests:
+    """Both tests of one model's score; in the place of one that could not be made, why.
+
+    Attributes:
+        held_out: rows that took no part in the fit against the score.
+        drawn: rows that the sampler drew against the score that it followed.
+    """
+
+    held_out: ScoreTest | str
+    drawn: ScoreTest | str
 
 
 @dataclass(frozen=True)
@@ -89,8 +115,7 @@ def render_report(contents: Contents, attempts: Attempts | None = None) -> str:
     }
     version = contents.metrics["versions"]["girsanov"]
     subtitle = f"A density model of {described(contents.schema)} by girsanov {version}, fitted to {contents.name}"
-    made = attempts.sections({title: partial(build, contents) for title, build in builders.items()})
-    return render("page", title=PurePath(contents.name).name or contents.name, subtitle=subtitle, sections=made)
+    return attempts.page(PurePath(contents.name).name or contents.name, subtitle, builders, contents)
 
 
 def described(schema: Schema) -> str:
@@ -129,7 +154,7 @@ def _main(metrics: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
 def _result(contents: Contents) -> str:
     metrics = contents.metrics
     name, entry = _main(metrics)
-    model, kind = NAMES.get(name, name).removeprefix("girsanov, "), KINDS[entry["kind"]]
+    model, kind = NAMES.get(name, name).removeprefix("girsanov, "), entry["kind"].replace("_", " ")
     return render("result", entry=entry, kind=kind, model=model, advice=advice(metrics), tables=result_tables(metrics))
 
 
@@ -158,6 +183,21 @@ def _curve(contents: Contents) -> str:
     if contents.curve is None:
         return _absent(contents)
     return render("curve", svg=figures.curve(contents.curve), gain=contents.curve.nats_per_dim())
+
+
+def score_tests_section(tests: ScoreTests) -> str:
+    """Is the score that of the held-out rows, and do the samples follow the score? HTML."""
+    named = {"Held-out rows: the model": tests.held_out, "The model's own samples: the sampler": tests.drawn}
+    made = {name: test for name, test in named.items() if isinstance(test, ScoreTest)}
+    svg = figures.effects(made) if made else ""
+    return render("score_tests", tests=named, svg=svg, blind_spots=BLIND_SPOTS)
+
+
+def certificate_section(certificate: Certificate) -> str:
+    """The terms of the discrete bound of held-out rows, and what follows from them, as HTML."""
+    last = len(certificate.curve) - 1
+    points = sorted({round(i * last / (SHOWN - 1)) for i in range(SHOWN)})
+    return render("certificate", certificate=certificate, points=points)
 
 
 def _extremes(contents: Contents) -> str:

@@ -3,7 +3,7 @@
 Two kinds of likelihood, or two models of one network (its SDE and its ODE), never share a table.
 """
 
-__all__ = ["KINDS", "NAMES", "ResultTable", "advice", "differences", "result_tables"]
+__all__ = ["NAMES", "ResultTable", "advice", "differences", "result_tables"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,13 +22,6 @@ NAMES: dict[str, str] = {
     "gaussian": "Gaussian, full covariance",
     "mixture": "Gaussian mixture",
     "spline_flow": "neural spline flow",
-}
-KINDS = {
-    "exact": "exact",
-    "unbiased": "unbiased",
-    "lower_bound": "lower bound",
-    "upper_bound": "upper bound",
-    "estimate": "estimate",
 }
 TITLES = {
     "exact": "Exact {measure}",
@@ -123,31 +116,15 @@ def _table(key: tuple[str, bool, str, str], entries: list[tuple[str, Record]]) -
     rows = {entry["rows"] for _, entry in entries}
     title += f", {max(rows):,} held-out rows"
     bits = any(entry["bits_per_dim"] is not None for _, entry in entries)
-    header = (
-        "model",
-        "kind",
-        *(("bits/dim",) if bits else ()),
-        "nats/row",
-        "± estimator",
-        "± rows",
-        "nfe",
-        "fit s",
-        "eval s",
-    )
+    numbers = "nats/row", "± estimator", "± rows", "nfe", "fit s", "eval s"
+    header = ("model", "kind", *(("bits/dim",) if bits else ()), *numbers)
     best = sorted(entries, key=lambda item: -item[1]["nats"])
     return ResultTable(title, header, tuple(_row(name, entry, bits) for name, entry in best))
 
 
 def _row(name: str, entry: Record, bits: bool) -> tuple[str, ...]:
     per_dim = (number(entry["bits_per_dim"], ",.4f"),) if bits else ()
-    return (
-        NAMES.get(name, name),
-        KINDS[entry["kind"]],
-        *per_dim,
-        number(entry["nats"], ",.3f"),
-        number(entry["stderr"], ",.3f"),
-        number(entry["rows_stderr"], ",.3f"),
-        f"{entry['nfe']:,}" if entry["nfe"] else "–",
-        number(entry.get("fit_seconds"), ",.1f"),
-        number(entry.get("seconds"), ",.1f"),
-    )
+    nats = (number(entry[key], ",.3f") for key in ("nats", "stderr", "rows_stderr"))
+    seconds = (number(entry.get(key), ",.1f") for key in ("fit_seconds", "seconds"))
+    calls = f"{entry['nfe']:,}" if entry["nfe"] else "–"
+    return (NAMES.get(name, name), entry["kind"].replace("_", " "), *per_dim, *nats, calls, *seconds)
