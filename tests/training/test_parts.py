@@ -31,7 +31,7 @@ from tests.seeds import seeded
     ],
 )  # fmt: skip
 def test_config_refuses(name, value):
-    with pytest.raises(InputError, match=f"^{name} is "):
+    with pytest.raises(InputError, match=f"^{name} must be "):
         TrainingConfig(**{name: value})
 
 

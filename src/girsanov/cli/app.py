@@ -112,7 +112,6 @@ def _handle_signals() -> dict[int, Any]:
     """
 
     def stop(signum: int, frame: FrameType | None) -> NoReturn:
-        del frame
         raise Stopped(signum)
 
     if threading.current_thread() is not threading.main_thread():

@@ -11,7 +11,7 @@ import typer
 
 from girsanov.cli.lines import Cells, RowLines
 from girsanov.cli.options import Common, OnError, OnErrorOption, RunArgument, out_option, spread
-from girsanov.cli.output import UsageError, note_refused, stderr_note
+from girsanov.cli.output import UsageError, check_place, note_refused, stderr_note
 
 COLUMNS = ("class", "probability", "evaluations", "decided", "probabilities")
 BLOCK = 1024  # rows that are classified before they are printed
@@ -90,8 +90,6 @@ def classify(
     nan and a sentence, unless --on-error fail.
     """
     how.check()
-    from girsanov.cli.files import check_place
-
     check_place(out)
     device = common.prepare()
     from girsanov.runs import all_rows

@@ -6,6 +6,7 @@ The model is a run of ours, or a folder of diffusers with the scale of the data 
 __all__ = ["register"]
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -13,21 +14,19 @@ import typer
 
 from girsanov.cli.given import Given, conditioned
 from girsanov.cli.lines import RowLines
-from girsanov.cli.options import (
-    Common,
-    LikelihoodOption,
-    Likelihoods,
-    OnError,
-    OnErrorOption,
-    RunArgument,
-    SamplesOption,
-    out_option,
-    spread,
-)
-from girsanov.cli.output import UsageError, as_json, emit, note_refused, print_result, stderr_note
+from girsanov.cli.options import Common, OnError, OnErrorOption, RunArgument, SamplesOption, out_option, spread
+from girsanov.cli.output import UsageError, as_json, check_place, emit, note_refused, print_result, stderr_note
 
 COLUMNS = ("value", "stderr", "kind", "model")
 BLOCK = 4096  # rows that are evaluated before they are printed
+
+
+class Likelihoods(StrEnum):
+    """What a row's value is."""
+
+    elbo = "elbo"
+    density = "density"
+    ode = "ode"
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,13 @@ class Pretrained:
 
 
 @dataclass(frozen=True)
-class Method:
+class Evaluating:
     """Which likelihood, and how much is spent on it."""
 
     panel: ClassVar[str] = "Evaluation"
-    likelihood: LikelihoodOption = Likelihoods.elbo
+    likelihood: Annotated[
+        Likelihoods, typer.Option(help="Bound of the SDE, density formula, or the ODE's own likelihood.")
+    ] = Likelihoods.elbo
     samples: SamplesOption = 32
     target_stderr: Annotated[
         float | None,
@@ -95,7 +96,7 @@ def evaluate(
         str | None, typer.Argument(metavar="DATA", help="Other rows; the run's own held-out ones if left out.")
     ] = None,
     *,
-    method: Method,
+    method: Evaluating,
     given: Given,
     pretrained: Pretrained,
     common: Common,
@@ -128,7 +129,7 @@ def score(
     out: Annotated[Path | None, out_option("CSV file to write instead of standard output.")] = None,
     on_error: OnErrorOption = OnError.nan,
     *,
-    method: Method,
+    method: Evaluating,
     given: Given,
     pretrained: Pretrained,
     common: Common,
@@ -138,8 +139,6 @@ def score(
     Rows count from 1, as in sentences about them, the header apart. A row that the model cannot have gets nan and a
     sentence, unless --on-error fail.
     """
-    from girsanov.cli.files import check_place
-
     check_place(out)
     device = common.prepare()
     from girsanov.rows import condition_at
@@ -203,7 +202,7 @@ def _check(model: Any, rows: Any, condition: Any, pretrained: Pretrained, quiet:
         stderr_note(quiet)(note)
 
 
-def _estimate(model: Any, x: Any, condition: Any, method: Method, common: Common) -> Any:
+def _estimate(model: Any, x: Any, condition: Any, method: Evaluating, common: Common) -> Any:
     from girsanov.evaluation import evaluate as evaluate_rows
 
     options = {"samples": method.samples, "target_stderr": method.target_stderr, "generator": common.generator()}
@@ -215,7 +214,7 @@ def _estimate(model: Any, x: Any, condition: Any, method: Method, common: Common
     return estimate
 
 
-def _measure(model: Any, x: Any, condition: Any, method: Method, common: Common) -> dict[str, Any]:
+def _measure(model: Any, x: Any, condition: Any, method: Evaluating, common: Common) -> dict[str, Any]:
     import time
 
     from girsanov.evaluation import summary

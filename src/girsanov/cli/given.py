@@ -11,24 +11,19 @@ import typer
 from girsanov.cli.options import Common
 from girsanov.cli.output import UsageError
 
-ClassOption = Annotated[
-    str | None, typer.Option("--class", metavar="NAME", help="Given this class; a number for diffusers.")
-]
-OwnClassOption = Annotated[bool, typer.Option("--own-class", help="Every row given its own class.")]
-ConditionOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE.npy", help="Given numbers, one condition for every row or one for all."),
-]
-
 
 @dataclass(frozen=True)
 class Given:
     """What likelihoods are conditioned on."""
 
     panel: ClassVar[str] = "Evaluation"
-    label: ClassOption = None
-    own_class: OwnClassOption = False
-    condition: ConditionOption = None
+    label: Annotated[
+        str | None, typer.Option("--class", metavar="NAME", help="Given this class; a number for diffusers.")
+    ] = None
+    own_class: Annotated[bool, typer.Option("--own-class", help="Every row given its own class.")] = False
+    condition: Annotated[
+        Path | None, typer.Option(metavar="FILE.npy", help="Given numbers, one condition for every row or one for all.")
+    ] = None
 
     def described(self) -> str | None:
         """For results; ``None`` without a condition."""

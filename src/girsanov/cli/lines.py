@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
-from girsanov.cli.output import as_json, emit
+from girsanov.cli.output import as_json, emit, write_file
 
 #: what is said of one row, by column
 Cells: TypeAlias = dict[str, Any]
@@ -53,10 +53,11 @@ class RowLines:
         for block, span in rows.blocks(size):
             found = compute(block).to_dict("index") if len(rows) else {}
             lines = [self._line(row, found.get(row), rows) for row in span]
-            put(_jsons(lines) if json else _csv([self._csv_line(line, header) for line in lines]))
+            if json:
+                put("".join(as_json(line) + "\n" for line in lines))
+            else:
+                put(_csv([self._csv_line(line, header) for line in lines]))
         if out is not None:
-            from girsanov.cli.files import write_file
-
             write_file(out, "".join(parts).encode())
 
     def _line(self, row: int, found: Cells | None, rows: Any) -> Cells:
@@ -69,10 +70,6 @@ class RowLines:
     def _csv_line(self, line: Cells, header: Sequence[str]) -> list[Any]:
         cells = {**line, self.number: "nan"} if line.get("error") is not None else self.shown(line)
         return [cells[name] for name in header]
-
-
-def _jsons(lines: Sequence[Cells]) -> str:
-    return "".join(as_json(line) + "\n" for line in lines)
 
 
 def _csv(lines: Sequence[Sequence[Any]]) -> str:

@@ -8,8 +8,6 @@ __all__ = [
     "Common",
     "Computing",
     "JsonOption",
-    "LikelihoodOption",
-    "Likelihoods",
     "MissingAsLevelOption",
     "OnError",
     "OnErrorOption",
@@ -38,14 +36,6 @@ import typer
 from girsanov.cli.output import UsageError
 
 
-class Likelihoods(StrEnum):
-    """What a row's value is."""
-
-    elbo = "elbo"
-    density = "density"
-    ode = "ode"
-
-
 class Devices(StrEnum):
     """Where a model is evaluated."""
 
@@ -62,9 +52,6 @@ class OnError(StrEnum):
 
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or a Hugging Face model id.")]
-LikelihoodOption = Annotated[
-    Likelihoods, typer.Option(help="Bound of the SDE, density formula, or the ODE's own likelihood.")
-]
 SamplesOption = Annotated[int, typer.Option(min=1, help="Network evaluations per row.")]
 OnErrorOption = Annotated[
     OnError,
@@ -73,9 +60,6 @@ OnErrorOption = Annotated[
         "sentence, or the end of the command.",
         rich_help_panel="Data",
     ),
-]
-LimitOption = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Only the first N rows.", rich_help_panel="Data")
 ]
 MissingAsLevelOption = Annotated[
     list[str] | None,
@@ -86,7 +70,6 @@ JsonOption = Annotated[
     bool,
     typer.Option("--json", help="Results as JSON on standard output, all else elsewhere.", rich_help_panel="Output"),
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.", rich_help_panel="Output")]
 
 
 def listed(options: Sequence[str] | None) -> list[str]:
@@ -113,7 +96,9 @@ class Computing:
     threads: ThreadsOption = None
     device: Annotated[Devices, typer.Option(help="Where to compute.")] = Devices.auto
     json: JsonOption = False
-    quiet: QuietOption = False
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no notes.", rich_help_panel="Output")
+    ] = False
 
     def prepare(self) -> Any:
         """Set the number of threads, and return the ``torch.device`` that was asked for.
@@ -135,7 +120,9 @@ class Computing:
 class Common(Computing):
     """What every command that evaluates rows can be told."""
 
-    limit: LimitOption = None
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only the first N rows.", rich_help_panel="Data")
+    ] = None
 
 
 def settings_of(kind: Callable[..., Any], whose: str, **given: Any) -> Any:

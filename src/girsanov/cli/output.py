@@ -1,11 +1,21 @@
-"""What commands print: results on standard output, notes on standard error."""
+"""What commands print: results on standard output, or in a file whole or not at all; notes on standard error."""
 
-__all__ = ["UsageError", "as_json", "emit", "note_refused", "print_result", "stderr_note"]
+__all__ = [
+    "UsageError",
+    "as_json",
+    "check_place",
+    "emit",
+    "note_refused",
+    "print_result",
+    "stderr_note",
+    "write_file",
+]
 
 import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -21,6 +31,35 @@ def emit(text: str, *, end: str = "\n") -> None:
     except BrokenPipeError:
         # so that the flush at exit finds a place to write
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def check_place(path: Path | None) -> None:
+    """Refuse a file that cannot be written because of where it lies, before anything is computed.
+
+    Raises:
+        UsageError: for a folder, or a file in a folder that is missing.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: give --out the name of a file")
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot write {path} ({path.parent} is no folder): check that its folder exists")
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file atomically, replacing what is there.
+
+    Raises:
+        UsageError: where the folder is missing or not writable.
+    """
+    from girsanov.files import write_bytes_atomic
+
+    check_place(path)
+    try:
+        write_bytes_atomic(path, content)
+    except OSError as error:
+        raise UsageError(f"cannot write {path} ({error.strerror}): check that its folder exists") from error
 
 
 def as_json(content: Any) -> str:

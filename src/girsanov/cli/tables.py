@@ -7,15 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from girsanov.cli.output import UsageError, as_json, emit
+from girsanov.cli.output import UsageError, as_json, check_place, emit, write_file
 
 SUFFIXES = (".csv", ".npy", ".png")
 
 
 def check_suffix(out: Path | None) -> None:
     """Refuse a file whose kind is unknown or whose folder is missing, before anything is computed."""
-    from girsanov.cli.files import check_place
-
     if out is not None and out.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{out}: has none of the suffixes {', '.join(SUFFIXES)}")
     check_place(out)
@@ -56,8 +54,6 @@ def write_rows(
 
 
 def _save(out: Path, rows: Any, schema: Any, refused: Mapping[int, str]) -> None:
-    from girsanov.cli.files import write_file
-
     suffix = out.suffix.lower()
     if suffix == ".csv":
         write_file(out, _csv(rows, schema, refused).encode())

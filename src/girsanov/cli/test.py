@@ -79,14 +79,12 @@ def _content(found: Any) -> dict[str, Any]:
     """The result as JSON."""
     from girsanov.stein import BLIND_SPOTS
 
+    names = ("discrepancy", "stderr", "effect_size", "pvalue")
     levels = [
         {
             "log_snr": level.log_snr,
             "time": level.time,
-            "discrepancy": level.result.discrepancy,
-            "stderr": level.result.stderr,
-            "effect_size": level.result.effect_size,
-            "pvalue": level.result.pvalue,
+            **{name: getattr(level.result, name) for name in names},
             "corrected": level.corrected,
         }
         for level in found.levels
@@ -101,11 +99,7 @@ def _text(found: Any) -> str:
     lines = [ROW.format(*HEADER)]
     for level in found.levels:
         noise = math.exp(-0.5 * level.log_snr)
-        cells = (f"{level.log_snr:g}", f"{noise:.3g}", *(f"{value:.3g}" for value in _numbers(level)))
-        lines.append(ROW.format(*cells))
+        values = level.result.discrepancy, level.result.effect_size, level.result.pvalue, level.corrected
+        lines.append(ROW.format(f"{level.log_snr:g}", f"{noise:.3g}", *(f"{value:.3g}" for value in values)))
     lines += ["", found.statement(), "", "What this test does not see:"]
     return "\n".join([*lines, *(f"- {sentence}" for sentence in BLIND_SPOTS)])
-
-
-def _numbers(level: Any) -> tuple[float, ...]:
-    return level.result.discrepancy, level.result.effect_size, level.result.pvalue, level.corrected

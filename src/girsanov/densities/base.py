@@ -9,17 +9,13 @@ __all__ = ["Density", "DensityScore"]
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from girsanov.calculus import expand_as_rows
 from girsanov.types import Nats, State, Time
-
-if TYPE_CHECKING:
-    from typing import Any
-
 
 LIMIT, TAIL = 15.0, 9.0  # log-SNR
 
@@ -110,7 +106,6 @@ class DensityScore(nn.Module):
 
     def forward(self, t: Time, x: State, condition: Tensor | None = None) -> State:
         """Evaluate the score at times ``b`` (or one time for all) and rows ``b *d``."""
-        del condition
         times = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x))
         alpha_t, sigma_t = self.process.marginal(times)
         return self.density.diffused_score(alpha_t, sigma_t, x)

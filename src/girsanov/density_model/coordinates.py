@@ -6,12 +6,14 @@ diffusion's starting point: the flow as the last transform, the mixture as the e
 scaled.
 """
 
-__all__ = ["Coordinates", "fit_coordinates"]
+__all__ = ["Coordinates", "fit_coordinates", "train_flow"]
 
 import math
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -156,44 +158,70 @@ def _fit_flow(
 ) -> tuple[SplineFlow, float]:
     """A spline flow by maximum likelihood, stopped early on held-out rows."""
     small = len(rows) < LARGE
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mix(config.seed, 4))
-        flow = SplineFlow(rows.shape[1], width=64 if small else 128)
-    settings = _flow_settings(config, len(rows))
-    shuffled = ShuffledBatches(len(rows), settings.batch_size, mix(config.seed, 5))
+    steps = 2000 if small else 6000
+    settings = {
+        "steps": steps if config.steps is None else min(steps, config.steps),
+        "learning_rate": 4e-3 if small else 3e-3,
+        "weight_decay": 0.1 if small else 0.01,
+        "time_budget": None if config.time_budget is None else FLOW_SHARE * config.time_budget,
+        "seed": config.seed,
+    }
     other, log_det = columns.spread(held, stream(config.seed, "held-out flow"), copies_for(len(held), HELD_OUT_ROWS))
 
-    def loss(module: nn.Module, batch: State, generator: torch.Generator, step: int) -> Tensor:
-        uniform = torch.rand(batch.shape, generator=generator, dtype=batch.dtype)
+    def validate(flow: SplineFlow) -> float:
         with torch.no_grad():
-            y, _ = columns.transforms(batch, uniform)
-        assert isinstance(module, SplineFlow)
-        return -module.log_prob(y) / batch.shape[1]
-
-    def validate(module: nn.Module, step: int) -> float:
-        assert isinstance(module, SplineFlow)
-        with torch.no_grad():
-            return float(module.log_prob(other).double().mean() + log_det.mean())
+            return float(flow.log_prob(other).double().mean() + log_det.mean())
 
     run, identity = None if out is None else out / "flow", f"flow {fingerprint(rows)} {columns.schema.cells}"
-    options = {"validate": validate, "run": run, "progress": progress, "identity": identity}
-    result = train(flow, loss, lambda step: rows[shuffled(step)], config=settings, **options)
+    options = {"run": run, "progress": progress, "identity": identity}
+    size = {"width": 64 if small else 128}
+    return train_flow(columns, rows, validate, size, settings, purposes=(4, 5), **options)[:2]
+
+
+def train_flow(
+    encoding: Encoding,
+    rows: State,
+    validate: Callable[[SplineFlow], float],
+    size: Mapping[str, int],
+    settings: Mapping[str, Any],
+    *,
+    purposes: tuple[int, int],
+    **options: Any,
+) -> tuple[SplineFlow, float, int]:
+    """A spline flow by maximum likelihood of rows with fresh noise in every step, stopped early.
+
+    AdamW with warm-up and a cosine, averaged weights: the one loop that trains our own models.
+
+    Args:
+        encoding: to the coordinates of the flow, which are flattened.
+        rows: encoded training rows ``n *event_shape``.
+        validate: the value of a flow on held-out rows, to be maximised.
+        size: options of the flow.
+        settings: of the training: steps, rates, time budget and seed.
+        purposes: key the initial weights and the batches, beside the seed.
+        **options: of :func:`girsanov.training.train`.
+
+    Returns:
+        The flow of the best validation, that value, and its step.
+    """
+    seed = settings["seed"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mix(seed, purposes[0]))
+        flow = SplineFlow(rows[0].numel(), **size)
+    config = TrainingConfig(batch_size=min(256, len(rows)), clip_norm=5.0, ema_decay=0.995, patience=8, **settings)
+    shuffled = ShuffledBatches(len(rows), config.batch_size, mix(seed, purposes[1]))
+
+    def loss(module: nn.Module, batch: State, generator: torch.Generator, step: int) -> Tensor:
+        assert isinstance(module, SplineFlow)
+        y = encoding.spread(batch, generator, copies=1)[0].flatten(1)
+        return -module.log_prob(y) / y.shape[1]
+
+    def value(module: nn.Module, step: int) -> float:
+        assert isinstance(module, SplineFlow)
+        return validate(module)
+
+    result = train(flow, loss, lambda step: rows[shuffled(step)], config=config, validate=value, **options)
     assert isinstance(result.module, SplineFlow)
     assert result.best_value is not None
-    return result.module, result.best_value
-
-
-def _flow_settings(config: FitConfig, rows: int) -> TrainingConfig:
-    small = rows < LARGE
-    steps = 2000 if small else 6000
-    return TrainingConfig(
-        steps=steps if config.steps is None else min(steps, config.steps),
-        batch_size=min(256, rows),
-        learning_rate=4e-3 if small else 3e-3,
-        weight_decay=0.1 if small else 0.01,
-        clip_norm=5.0,
-        ema_decay=0.995,
-        patience=8,
-        time_budget=None if config.time_budget is None else FLOW_SHARE * config.time_budget,
-        seed=config.seed,
-    )
+    assert result.best_step is not None
+    return result.module, result.best_value, result.best_step

@@ -117,12 +117,10 @@ class Diagonal(ValueMap):
 
     def log_det(self, x: State) -> Nats:
         """Sum of the logarithms."""
-        del x
         return sum_event(self.value.double().abs().log())
 
     def dense(self, x: State) -> Tensor:
         """The numbers on the diagonal."""
-        del x
         return torch.diag_embed(self.value)
 
 
@@ -142,7 +140,6 @@ class Full(ValueMap):
 
     def log_det(self, x: State) -> Nats:
         """Log of the determinant's absolute value."""
-        del x
         return torch.linalg.slogdet(self.value.double()).logabsdet
 
     def squared(self) -> "Full":
@@ -155,12 +152,10 @@ class Full(ValueMap):
 
     def columns(self, x: State) -> int:
         """Number r."""
-        del x
         return self.value.shape[2]
 
     def dense(self, x: State) -> Tensor:
         """The matrix itself."""
-        del x
         return self.value
 
 

@@ -5,7 +5,6 @@ __all__ = ["fit_gaussian"]
 import time
 
 import torch
-from torch import Tensor
 
 from girsanov.densities import Gaussian
 from girsanov.peers.data import Peer, PeerData
@@ -20,19 +19,14 @@ def fit_gaussian(data: PeerData, seconds: float) -> Peer:
         data: the rows.
         seconds: not needed: the fit is closed form.
     """
-    del seconds
     begun = time.monotonic()
     rows = data.training()
     mean, covariance = rows.mean(0), torch.cov(rows.T, correction=0).reshape(data.dim, data.dim)
+    values, vectors = torch.linalg.eigh(covariance)
     candidates: dict[str, Gaussian] = {"shrinkage": Gaussian.fit(rows)}
     for ridge in RIDGES:
         added = ridge * float(covariance.diagonal().mean())
-        candidates[f"ridge {ridge:g}"] = _gaussian(mean, covariance, added)
+        candidates[f"ridge {ridge:g}"] = Gaussian.from_spectrum(mean, vectors, values.clamp_min(0.0) + added)
     scores = {name: data.validation(candidate.log_prob) for name, candidate in candidates.items()}
     best = max(scores, key=lambda name: scores[name])
     return Peer("gaussian", {"covariance": best}, candidates[best].log_prob, scores[best], time.monotonic() - begun)
-
-
-def _gaussian(mean: Tensor, covariance: Tensor, ridge: float) -> Gaussian:
-    values, vectors = torch.linalg.eigh(covariance)
-    return Gaussian.from_spectrum(mean, vectors, values.clamp_min(0.0) + ridge)

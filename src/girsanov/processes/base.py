@@ -8,11 +8,11 @@ finite range, so that a drift which diverges at an end is never evaluated there.
 float64 inside, in forms that do not cancel at either end; results take the dtype of the argument.
 """
 
-__all__ = ["LinearProcess", "Process", "is_number", "require_range"]
+__all__ = ["LinearProcess", "Process", "bisected", "is_number", "require_range"]
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -28,6 +28,7 @@ LIMIT = 15.0  # |log-SNR| beyond which float32 noise and signal no longer see ea
 FORGOTTEN = 2e-3  # share of the data in a state that N(0, I) may stand for
 MISSTATED, MISSTATED_PER_DIMENSION = 0.02, 1e-4  # nats that N(0, I) may be off about a row of a known law
 ROUNDING = 1e-9  # of a log-SNR
+BISECTIONS = 60  # to the last bit of a float64
 
 
 def is_number(value: Any) -> bool:
@@ -48,6 +49,15 @@ def require_range(log_snr_range: Any) -> None:
         raise InputError(
             f"log_snr_range must be (low, high), two finite numbers with low < high; got {log_snr_range!r}"
         )
+
+
+def bisected(noisier: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
+    """The times from which on ``noisier`` is true, between ``low`` and ``high``, by halving."""
+    for _ in range(BISECTIONS):
+        middle = 0.5 * (low + high)
+        late = noisier(middle)
+        low, high = torch.where(late, low, middle), torch.where(late, middle, high)
+    return 0.5 * (low + high)
 
 
 def _misstated(law: Density) -> float:

@@ -17,10 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from girsanov.processes.base import LIMIT, LinearProcess, require_range
+from girsanov.processes.base import LIMIT, LinearProcess, bisected, require_range
 from girsanov.types import require_count
-
-BISECTIONS = 60
 
 
 @final
@@ -81,13 +79,9 @@ class LearnedSchedule(LinearProcess):
         return -0.5 * g2, g2
 
     def _time(self, log_snr: Tensor) -> Tensor:
-        left, right = torch.zeros_like(log_snr), torch.full_like(log_snr, self.horizon)
+        ends = torch.zeros_like(log_snr), torch.full_like(log_snr, self.horizon)
         with torch.no_grad():
-            for _ in range(BISECTIONS):
-                middle = 0.5 * (left + right)
-                noisier = self._level(middle)[0] < log_snr
-                left, right = torch.where(noisier, left, middle), torch.where(noisier, middle, right)
-        found = 0.5 * (left + right)
+            found = bisected(lambda t: self._level(t)[0] < log_snr, *ends)
         # one Newton step carries the gradient of the inverse, in the level and in the parameters
         level, slope = self._level(found)
         return (found - (level - log_snr) / slope.detach()).clamp(0.0, self.horizon)

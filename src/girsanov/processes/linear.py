@@ -169,7 +169,7 @@ class OrnsteinUhlenbeck(_PreservingProcess):
 
 
 @final
-class Cosine(_PreservingProcess):
+class Cosine(LinearProcess):
     r"""Cosine schedule: :math:`\alpha_t = \cos(\pi t/2)`, :math:`\sigma_t = \sin(\pi t/2)`.
 
     Example:
@@ -177,22 +177,20 @@ class Cosine(_PreservingProcess):
         tensor([True])
     """
 
-    def _clock(self, t: Tensor) -> Tensor:
-        return -torch.log1p(-torch.sin(0.5 * math.pi * t).square())
-
-    def _rate(self, t: Tensor) -> Tensor:
-        return math.pi * torch.tan(0.5 * math.pi * t)
-
     def _kernel(self, t: Tensor) -> tuple[Tensor, Tensor]:
         angle = 0.5 * math.pi * t
         # cos near pi/2 as the sine of the complement, which the horizon's rounding makes exactly 0
         return torch.sin(0.5 * math.pi * (1.0 - t)).log(), torch.sin(angle).log()
 
-    def _clock_inverse(self, clock: Tensor) -> Tensor:
-        return (2.0 / math.pi) * torch.atan(torch.expm1(clock).sqrt())
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        rate = math.pi * torch.tan(0.5 * math.pi * t)
+        return -0.5 * rate, rate
 
     def _time(self, log_snr: Tensor) -> Tensor:
         return (2.0 / math.pi) * torch.atan(torch.exp(-0.5 * log_snr))
+
+    def _alpha_at(self, log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(log_snr).sqrt()
 
 
 @final

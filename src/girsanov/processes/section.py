@@ -17,10 +17,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from girsanov.processes.base import LinearProcess, is_number
+from girsanov.processes.base import LinearProcess, bisected, is_number
 from girsanov.types import InputError
-
-BISECTIONS = 60  # of the clock: to the last bit of a float64
 
 
 @final
@@ -72,13 +70,8 @@ class Section(LinearProcess):
         return self.speed * rate, self.speed * squared
 
     def _time(self, log_snr: Tensor) -> Tensor:
-        low, high = torch.zeros_like(log_snr), torch.full_like(log_snr, self.horizon)
-        for _ in range(BISECTIONS):
-            middle = 0.5 * (low + high)
-            log_alpha, log_sigma = self._kernel(middle)
-            early = 2.0 * (log_alpha - log_sigma) > log_snr
-            low, high = torch.where(early, middle, low), torch.where(early, high, middle)
-        return 0.5 * (low + high)
+        ends = torch.zeros_like(log_snr), torch.full_like(log_snr, self.horizon)
+        return bisected(lambda t: self.log_snr(t) <= log_snr, *ends)
 
     def _alpha_at(self, log_snr: Tensor) -> Tensor:
         return self._kernel(self._time(log_snr))[0].exp()

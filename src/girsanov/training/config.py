@@ -85,4 +85,4 @@ class TrainingConfig:
         if number and low <= value <= high and not (open_low and value == low) and not (open_high and value == high):
             return
         left, right = "(" if open_low else "[", ")" if open_high or math.isinf(high) else "]"
-        raise InputError(f"{name} is {value!r}: it must be a number in {left}{low:g}, {high:g}{right}")
+        raise InputError(f"{name} must be a number in {left}{low:g}, {high:g}{right}; got {value!r}")

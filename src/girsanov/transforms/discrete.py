@@ -67,17 +67,13 @@ class TruncatedNormalDequantise(Dequantise):
         bell = math.exp(-0.5 * (self.tau**2 + LOG_2PI))
         return 0.5 * (LOG_2PI + 1.0) + math.log(mass) - self.tau * bell / mass
 
-    def forward(self, x: State, uniform: Tensor | None = None) -> tuple[State, Tensor]:
-        """Add truncated-normal noise; the log-determinant is minus its log-density, drawn with it."""
-        discrete = self.step > 0
-        if not bool(discrete.any()):
-            return x, torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        scale = self.step / (2.0 * self.tau)
+    def _noise(self, x: State, uniform: Tensor) -> tuple[State, Tensor]:
+        discrete, scale = self.step > 0, self.step / (2.0 * self.tau)
         mass = math.erf(self.tau / math.sqrt(2.0))
-        share = 0.5 * (1.0 - mass) + mass * _require(uniform).double()
+        share = 0.5 * (1.0 - mass) + mass * uniform.double()
         z = torch.special.ndtri(share).clamp(-self.tau, self.tau)  # rounding may leave the cell by 1e-16
         surprise = 0.5 * (z.square() + LOG_2PI) + math.log(mass) + torch.where(discrete, scale, 1.0).log()
-        return x + (scale * z).to(x.dtype), sum_event(torch.where(discrete, surprise, 0.0))
+        return scale * z, sum_event(torch.where(discrete, surprise, 0.0))
 
     def config(self) -> dict[str, Any]:
         """See :class:`Transform`."""
@@ -128,19 +124,16 @@ class VariationalDequantise(Dequantise):
         for parameter in self.network[2].parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: State, uniform: Tensor | None = None) -> tuple[State, Tensor]:
-        """Add the learned noise; the log-determinant is minus its log-density, drawn with it."""
+    def _noise(self, x: State, uniform: Tensor) -> tuple[State, Tensor]:
         discrete = self.step > 0
-        if not bool(discrete.any()):
-            return x, torch.zeros(len(x), dtype=torch.float64, device=x.device)
         # a draw of 0 stands for its rounding cell
-        v = _require(uniform).double().clamp_min(2.0**-25)
+        v = uniform.double().clamp_min(2.0**-25)
         log_scale, shift = self._scale_and_shift(x)
         logit = shift + log_scale.exp() * torch.logit(v)
         u = torch.sigmoid(logit)
         slope = log_scale + _log_slope(logit) - _log_slope(torch.logit(v))
         log_det = torch.where(discrete, slope + torch.where(discrete, self.step, 1.0).log(), 0.0)
-        return x + (self.step * (u - 0.5)).to(x.dtype), sum_event(log_det)
+        return self.step * (u - 0.5), sum_event(log_det)
 
     def _scale_and_shift(self, x: State) -> tuple[Tensor, Tensor]:
         dtype = next(self.network.parameters()).dtype
@@ -178,18 +171,11 @@ class OnLattice(Dequantise):
 
     def forward(self, x: State, uniform: Tensor | None = None) -> tuple[State, Tensor]:
         """The rows themselves, and log-determinant 0: the decoder's masses need no volume."""
-        del uniform
         return x, torch.zeros(len(x), dtype=torch.float64, device=x.device)
 
     def config(self) -> dict[str, Any]:
         """See :class:`Transform`."""
         return {**super().config(), "count": self.count}
-
-
-def _require(uniform: Tensor | None) -> Tensor:
-    if uniform is None:
-        raise ValueError("Dequantisation needs its uniform draws")
-    return uniform
 
 
 def _log_slope(logit: Tensor) -> Tensor:

@@ -43,14 +43,18 @@ class Dequantise(Transform):
         self.register_buffer("offset", (zeros if offset is None else offset.double()).clone())
 
     def forward(self, x: State, uniform: Tensor | None = None) -> tuple[State, Tensor]:
-        """Add uniform noise within cells; the log-volume of a cell is the log-determinant."""
-        discrete = self.step > 0
-        log_volume = torch.where(discrete, self.step, 1.0).log().sum().expand(len(x))
-        if not bool(discrete.any()):
-            return x, log_volume
+        """Add noise within cells; the log-determinant is minus its log-density, the log-volume of a cell if uniform."""
+        if not bool((self.step > 0).any()):
+            return x, torch.zeros(len(x), dtype=torch.float64, device=x.device)
         if uniform is None:
-            raise ValueError("Dequantise needs its uniform draws")
-        return x + (self.step * (uniform - 0.5)).to(x.dtype), log_volume
+            raise ValueError("Dequantisation needs its uniform draws")
+        noise, log_det = self._noise(x, uniform)
+        return x + noise.to(x.dtype), log_det
+
+    def _noise(self, x: State, uniform: Tensor) -> tuple[State, Tensor]:
+        """Noise on the cells of rows, made of uniform draws, and minus its log-density, ``n``."""
+        log_volume = torch.where(self.step > 0, self.step, 1.0).log().sum()
+        return self.step * (uniform - 0.5), log_volume.expand(len(x))
 
     def inverse(self, y: State) -> State:
         """Round to the nearest lattice point."""
@@ -129,7 +133,6 @@ class Standardise(Transform):
 
     def forward(self, x: State, uniform: Tensor | None = None) -> tuple[State, Tensor]:
         """Subtract the mean and divide by the scale."""
-        del uniform
         low, high, unit = (end.to(x.dtype) for end in (self.low, self.high, self.unit))
         inside = x.clamp(low, high)
         beyond = torch.log1p((x - inside).abs() / unit)
@@ -170,7 +173,6 @@ class Logit(Transform):
 
     def forward(self, x: State, uniform: Tensor | None = None) -> tuple[State, Tensor]:
         """Squash into the unit interval and take the logit."""
-        del uniform
         slope = (1.0 - 2.0 * self.margin) / (self.high - self.low)
         z = self.margin + slope * (x - self.low)
         if not bool(((z > 0) & (z < 1)).all()):

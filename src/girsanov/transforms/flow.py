@@ -42,7 +42,6 @@ class SplineFlow(Transform):
 
     def forward(self, x: State, uniform: Tensor | None = None) -> tuple[State, Tensor]:
         """Apply the flow in its own dtype; results in the dtype of ``x`` and float64."""
-        del uniform
         y, log_det = self.flow().transform.call_and_ladj(x.to(self._dtype))
         return y.to(x.dtype), log_det.double()
 

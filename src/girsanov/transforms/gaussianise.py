@@ -102,12 +102,8 @@ class Gaussianise(Transform):
 
     def forward(self, x: State, uniform: Tensor | None = None) -> tuple[State, Tensor]:
         """Apply every column's map."""
-        del uniform
-        values = x.double().T.contiguous()
-        bins = self._bins(self.x, values)
-        low, high = self._ends(self.x)
-        inside = values.clamp(min=low, max=high)
-        x0, y0, width, height, left, right = self._gather(bins)
+        values, inside, low, high = self._within(self.x, x)
+        x0, y0, width, height, left, right = self._bins(self.x, values)
         slope = height / width
         t = (inside - x0) / width
         u = t * (1.0 - t)
@@ -116,18 +112,13 @@ class Gaussianise(Transform):
         rise = right * t.square() + 2.0 * slope * u + left * (1.0 - t).square()
         log_det = 2.0 * slope.log() + rise.log() - 2.0 * bend.log()
         tail, tail_log_det = self._tails(values, low, high)
-        outside = values != inside
-        y = y + tail
-        log_det = torch.where(outside, tail_log_det, log_det)
-        return y.T.to(x.dtype), log_det.sum(0)
+        log_det = torch.where(values != inside, tail_log_det, log_det)
+        return (y + tail).T.to(x.dtype), log_det.sum(0)
 
     def inverse(self, y: State) -> State:
         """Undo every column's map."""
-        values = y.double().T.contiguous()
-        bins = self._bins(self.y, values)
-        low, high = self._ends(self.y)
-        inside = values.clamp(min=low, max=high)
-        x0, y0, width, height, left, right = self._gather(bins)
+        values, inside, low, high = self._within(self.y, y)
+        x0, y0, width, height, left, right = self._bins(self.y, values)
         slope = height / width
         share = (inside - y0) / height
         curve = left + right - 2.0 * slope
@@ -144,17 +135,18 @@ class Gaussianise(Transform):
         """See :class:`Transform`."""
         return {"columns": self.columns, "bins": self.bins}
 
-    def _bins(self, knots: Tensor, values: Tensor) -> Tensor:
-        index = torch.searchsorted(knots, values, right=True) - 1
-        return torch.minimum(index.clamp_min(0), self.used[:, None] - 1)
-
-    def _ends(self, knots: Tensor) -> tuple[Tensor, Tensor]:
-        return knots[:, :1], knots.gather(1, self.used[:, None])
+    def _within(self, knots: Tensor, rows: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Columns ``d n``, what of them lies within the outer knots, and these."""
+        values, low, high = rows.double().T.contiguous(), knots[:, :1], knots.gather(1, self.used[:, None])
+        return values, values.clamp(min=low, max=high), low, high
 
     def _end_slopes(self) -> tuple[Tensor, Tensor]:
         return self.left[:, :1], self.right.gather(1, self.used[:, None] - 1)
 
-    def _gather(self, bins: Tensor) -> tuple[Tensor, ...]:
+    def _bins(self, knots: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+        """Corner, sides and slopes of the bin of each value."""
+        index = torch.searchsorted(knots, values, right=True) - 1
+        bins = torch.minimum(index.clamp_min(0), self.used[:, None] - 1)
         x0, y0 = self.x.gather(1, bins), self.y.gather(1, bins)
         width, height = self.x.gather(1, bins + 1) - x0, self.y.gather(1, bins + 1) - y0
         return x0, y0, width, height, self.left.gather(1, bins), self.right.gather(1, bins)
