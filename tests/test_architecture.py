@@ -5,7 +5,7 @@ The levels are read from the page, so that the page and the code cannot drift ap
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -211,6 +211,31 @@ def test_tests_mirror_the_package():
     assert {folder for folder in folders if not (PACKAGE / folder).is_dir()} == {Path("benchmarks")}
     own = {path.stem.removeprefix("test_") for path in tests if path.parent == Path()}
     assert own - set(LEVELS) == {"architecture", "devices", "doors", "package", "tutorials"}  # of the whole
+
+
+def undocumented_methods(trees: Iterable[ast.AST]) -> list[str]:
+    """Public methods of public classes without a docstring of their own or of a method that they override."""
+    classes: dict[str, list[ast.ClassDef]] = {}
+    for node in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+        classes.setdefault(node.name, []).append(node)
+
+    def documented(owner: ast.ClassDef, name: str) -> bool:
+        own = (node for node in owner.body if isinstance(node, ast.FunctionDef) and node.name == name)
+        bases = [found for base in owner.bases for found in classes.get(ast.unparse(base).rpartition(".")[2], [])]
+        return any(ast.get_docstring(node) for node in own) or any(documented(base, name) for base in bases)
+
+    return [
+        f"{owner.name}.{node.name}"
+        for owner in (owner for group in classes.values() for owner in group if not owner.name.startswith("_"))
+        for node in owner.body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and not documented(owner, node.name)
+    ]
+
+
+def test_public_methods_are_documented_where_they_are_first_defined():
+    assert not undocumented_methods(SOURCES.values())
+    base = "class A:\n    def f(self):\n        'Doc.'\n    def g(self): ...\nclass B(A):\n    def f(self): ...\n"
+    assert undocumented_methods([ast.parse(base)]) == ["A.g"]
 
 
 def test_modules_say_what_they_are_and_what_they_export():

@@ -131,7 +131,6 @@ class BridgeChain(Chain):
         return self._forward(k, x, self.forward_half(self._times(k), x, condition))
 
     def decode(self, k: int | Tensor, x: State, condition: Tensor | None = None) -> Kernel:
-        """From time k + 1 to time k."""
         return self._backward(k, x, self.backward_half(self._times(k + 1), x, condition))
 
     def _forward(self, k: int | Tensor, x: State, pull: State) -> Kernel:

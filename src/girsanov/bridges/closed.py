@@ -110,11 +110,9 @@ class ForwardProcess(Process):
         self.bridge, self.horizon = bridge, bridge.reference.horizon
 
     def drift(self, t: Time, x: State, *condition: Tensor) -> State:
-        """The bridge's own, forwards."""
         return self.bridge.forward_drift(t, x, *condition)
 
     def diffusion(self, t: Time, x: State) -> Tensor:
-        """That of its reference."""
         return self.bridge.reference.diffusion(t, x)
 
 

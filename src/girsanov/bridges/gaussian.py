@@ -145,11 +145,9 @@ class GaussianBridge(ClosedBridge):
         return self._drift(t, x, self._slope)
 
     def backward_drift(self, t: float | Time, x: State) -> State:
-        """Drift v, written forward in t, shape ``b *d``."""
         return self._drift(t, x, self._backward_slope)
 
     def marginal(self, t: float | Tensor) -> Gaussian:
-        """N(m_t, S_t)."""
         time = torch.as_tensor(t, dtype=torch.float64).reshape(1)
         mean, covariance = self._moments(time)
         values, basis = torch.linalg.eigh(covariance[0])
@@ -187,7 +185,6 @@ class GaussianBridge(ClosedBridge):
 
     @checked
     def sample_coupling(self, n: int, *, generator: torch.Generator | None = None) -> tuple[State, State]:
-        """Draw both ends, float64, each ``n *d``."""
         generator = source_of(generator)
         x0 = self.start.sample(n, generator=generator)
         law = self.transition(0.0, self.horizon)
@@ -296,19 +293,15 @@ class GaussianBridgeChain(Chain):
         self._down = [bridge.transition(t, s) for s, t in pairwise(grid)]
 
     def encode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
-        """Exact kernel from time k to time k + 1."""
         return self._up[k].kernel(x, self.encoder_log_variance[k])
 
     def decode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
-        """Exact kernel from time k + 1 to time k."""
         return self._down[k].kernel(x, self.decoder_log_variance[k])
 
     def log_prior(self, x: State) -> Nats:
-        """Log-density of the end."""
         return self.bridge.end.log_prob(x)
 
     def sample_prior(self, n: int, generator: torch.Generator) -> State:
-        """Draw from the end."""
         return self.bridge.end.sample(n, generator=generator)
 
 

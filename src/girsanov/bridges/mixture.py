@@ -134,7 +134,6 @@ class PotentialBridge(Bridge):
 
     @checked
     def sample_coupling(self, n: int, *, generator: torch.Generator | None = None) -> tuple[State, State]:
-        """Draw both ends, float64, each ``n *d``."""
         generator = source_of(generator)
         x0 = self.start.sample(n, generator=generator).double()
         return x0, self.conditional(x0).sample(generator=generator)

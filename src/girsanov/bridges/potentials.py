@@ -79,7 +79,6 @@ class FlatPotentials(Potentials):
     """
 
     def forward_pull(self, t: Time, x: State) -> State:
-        """Zeros."""
         return torch.zeros_like(x)
 
     backward_pull = forward_pull
@@ -120,7 +119,6 @@ class QuadraticPotentials(Potentials):
             self.register_buffer(f"{name}_slope", offset @ vectors)
 
     def forward_pull(self, t: Time, x: State) -> State:
-        """See the module for the formula."""
         alpha, tau = self.clock(t)
         rho = self.clock.scale / alpha
         return self._pull("end", rho, self.clock.scale.square() * (self.clock.total - tau), x)

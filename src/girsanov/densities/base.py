@@ -43,7 +43,7 @@ class Density(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> State:
-        """Draw ``n`` rows, shape ``n *event_shape``; ``None`` means seed 0."""
+        """Draw ``n`` rows, float64, shape ``n *event_shape``; ``None`` means seed 0."""
 
     @abstractmethod
     def diffused(self, alpha: float | Tensor, sigma: float | Tensor) -> "Density":

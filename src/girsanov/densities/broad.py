@@ -45,7 +45,6 @@ class BroadGaussian(Density):
 
     @checked
     def log_prob(self, x: State) -> Nats:
-        """Log-density in nats, shape ``n``, float64."""
         return self._mixed(self.law.log_prob(x), self._white(x).square())
 
     def expected_log_prob(self, mean: State, variance: Tensor) -> Nats:
@@ -59,7 +58,6 @@ class BroadGaussian(Density):
 
     @checked
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> State:
-        """Draw ``n`` rows, float64; ``None`` means seed 0."""
         generator = source_of(generator)
         x = self.law.sample(n, generator=generator)
         chosen = (torch.rand(n, dtype=torch.float64, generator=generator) < self.share).to(x.device)
@@ -74,7 +72,6 @@ class BroadGaussian(Density):
         raise InputError("A broad Gaussian stands at the noise end and has no noised version: diffuse its law")
 
     def diffused_score(self, alpha: Tensor, sigma: Tensor, x: State) -> State:
-        """Refused: see :meth:`diffused`."""
         raise InputError("A broad Gaussian stands at the noise end and has no noised version: diffuse its law")
 
     def _white(self, x: State) -> State:

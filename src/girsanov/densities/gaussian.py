@@ -139,7 +139,6 @@ class Gaussian(Density):
         return self.spectral(torch.eye(self.event_dim).to(self.mean), lambda v: v)
 
     def variance_range(self) -> tuple[float, float]:
-        """Smallest and largest eigenvalue."""
         return float(self.spectrum().min()), float(self.spectrum().max())
 
     def spectrum(self) -> Tensor:
@@ -159,25 +158,21 @@ class Gaussian(Density):
 
     @checked
     def log_prob(self, x: State) -> Nats:
-        """Log-density in nats, shape ``n``, float64."""
         y = x.double() - self.mean
         quadratic = sum_event(y * self.spectral(y, torch.reciprocal))
         return -0.5 * (quadratic + self.spectrum().log().sum() + self.event_dim * LOG_2PI)
 
     @checked
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> State:
-        """Draw ``n`` rows, float64; ``None`` means seed 0."""
         noise = torch.randn(n, *self.event_shape, dtype=self.mean.dtype, generator=source_of(generator))
         return self.mean + self.spectral(noise.to(self.mean.device), torch.sqrt)
 
     def diffused(self, alpha: float | Tensor, sigma: float | Tensor) -> "Gaussian":
-        """Law of alpha X + sigma eps."""
         alpha, sigma = torch.as_tensor(alpha).to(self.mean), torch.as_tensor(sigma).to(self.mean)
         noised = [alpha.square() * v + sigma.square() for v in (self.eigenvalues, self.remainder)]
         return Gaussian.from_spectrum(alpha * self.mean, self.basis, noised[0], noised[1])
 
     def diffused_score(self, alpha: Tensor, sigma: Tensor, x: State) -> State:
-        """Score of alpha X + sigma eps at ``x``, one alpha and sigma per row."""
         y = x - expand_as_rows(alpha, x) * self.mean.to(x.dtype)
         return -self.spectral(y, lambda v: 1.0 / (alpha[:, None].square() * v + sigma[:, None].square()))
 
@@ -328,7 +323,6 @@ class StandardNormal(Density):
 
     @checked
     def log_prob(self, x: State) -> Nats:
-        """Log-density in nats, shape ``n``, float64."""
         return -0.5 * (sum_event(x.double().square()) + x[0].numel() * LOG_2PI)
 
     def expected_log_prob(self, mean: State, variance: Tensor) -> Nats:
@@ -345,7 +339,6 @@ class StandardNormal(Density):
         raise InputError("StandardNormal has no event shape to diffuse: use Gaussian(torch.zeros(shape), 1.0)")
 
     def diffused_score(self, alpha: Tensor, sigma: Tensor, x: State) -> State:
-        """Score of alpha X + sigma eps at ``x``, one alpha and sigma per row."""
         return -x / expand_as_rows(alpha.square() + sigma.square(), x)
 
 

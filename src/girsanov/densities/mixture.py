@@ -71,14 +71,12 @@ class GaussianMixture(Density):
 
     @checked
     def log_prob(self, x: State) -> Nats:
-        """Log-density in nats, shape ``n``, float64."""
         rows = x.double()
         ones = rows.new_ones(len(rows))
         return self._joint_log_prob(ones, 0.0 * ones, rows)[0].logsumexp(1)
 
     @checked
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> State:
-        """Draw ``n`` rows, float64; ``None`` means seed 0."""
         generator = source_of(generator)
         component = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         noise = torch.randn(n, self.means[0].numel(), dtype=torch.float64, generator=generator)
@@ -88,7 +86,6 @@ class GaussianMixture(Density):
         return self.means[component] + y.reshape(n, *self.event_shape)
 
     def diffused(self, alpha: float | Tensor, sigma: float | Tensor) -> "GaussianMixture":
-        """Law of alpha X + sigma eps."""
         alpha, sigma = torch.as_tensor(alpha).to(self.means), torch.as_tensor(sigma).to(self.means)
         mixture = GaussianMixture.__new__(GaussianMixture)
         Density.__init__(mixture)

@@ -86,7 +86,6 @@ class Identity(DiffusionMatrix):
     """
 
     def matrix(self, x: State) -> Tensor:
-        """Ones, shape ``n``."""
         return x.new_ones(len(x))
 
 
@@ -107,7 +106,6 @@ class Constant(DiffusionMatrix):
     values: Tensor
 
     def matrix(self, x: State) -> Tensor:
-        """The values, expanded over rows."""
         return self.values.to(x).expand(len(x), *self.values.shape)
 
 
@@ -129,7 +127,6 @@ class Function(DiffusionMatrix):
     function: Callable[[State], Tensor]
 
     def matrix(self, x: State) -> Tensor:
-        """The function's value."""
         return self.function(x)
 
 
@@ -172,7 +169,6 @@ class Radial(DiffusionMatrix):
         return cls(centre, scale, power, freedom)
 
     def matrix(self, x: State) -> Tensor:
-        """The scalar, shape ``n``."""
         z = (x - self.centre.to(x)) / self.scale.to(x)
         return (1.0 + z.square().flatten(1).sum(1) / (self.freedom or x[0].numel())).pow(self.power)
 

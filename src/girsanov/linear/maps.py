@@ -64,7 +64,6 @@ class ValueMap(LinearMap):
     value: Tensor
 
     def stretched(self, factor: float | Tensor) -> Self:
-        """The tensor times a positive number."""
         return type(self)(factor * self.value)
 
     def squared(self) -> Self:
@@ -86,19 +85,15 @@ class Isotropic(ValueMap):
     """A number per row, shape ``b``."""
 
     def times(self, e: State) -> State:
-        """Value times e."""
         return expand_as_rows(self.value, e) * e
 
     def solve(self, y: State) -> State:
-        """Y over value."""
         return y / expand_as_rows(self.value, y)
 
     def log_det(self, x: State) -> Nats:
-        """D times the logarithm."""
         return x[0].numel() * self.value.double().abs().log().expand(len(x))
 
     def dense(self, x: State) -> Tensor:
-        """The number on every diagonal."""
         return Diagonal(self.value[:, None].expand(-1, x[0].numel())).dense(x)
 
 
@@ -108,19 +103,15 @@ class Diagonal(ValueMap):
     """A number per row and dimension, shape ``b d``."""
 
     def times(self, e: State) -> State:
-        """Elementwise product."""
         return self.value.reshape(e.shape) * e
 
     def solve(self, y: State) -> State:
-        """Elementwise quotient."""
         return y / self.value.reshape(y.shape)
 
     def log_det(self, x: State) -> Nats:
-        """Sum of the logarithms."""
         return sum_event(self.value.double().abs().log())
 
     def dense(self, x: State) -> Tensor:
-        """The numbers on the diagonal."""
         return torch.diag_embed(self.value)
 
 
@@ -135,27 +126,21 @@ class Full(ValueMap):
         return image.reshape(e.shape) if self.value.shape[1] == self.value.shape[2] else image
 
     def solve(self, y: State) -> State:
-        """Solution of the linear system."""
         return torch.linalg.solve(self.value, y.flatten(1)[:, :, None])[:, :, 0].reshape(y.shape)
 
     def log_det(self, x: State) -> Nats:
-        """Log of the determinant's absolute value."""
         return torch.linalg.slogdet(self.value.double()).logabsdet
 
     def squared(self) -> "Full":
-        """The matrix times its transpose."""
         return Full(self.value @ self.value.mT)
 
     def transpose(self) -> "Full":
-        """The transposed matrix."""
         return Full(self.value.mT)
 
     def columns(self, x: State) -> int:
-        """Number r."""
         return self.value.shape[2]
 
     def dense(self, x: State) -> Tensor:
-        """The matrix itself."""
         return self.value
 
 
@@ -173,13 +158,11 @@ class Triangular(LinearMap):
     below: Tensor
 
     def times(self, e: State) -> State:
-        """Matrix times vector times value."""
         flat = e.flatten(1)
         moved = flat + (self.below.tril(-1) @ flat[:, :, None])[:, :, 0]
         return expand_as_rows(self.value, e) * moved.reshape(e.shape)
 
     def solve(self, y: State) -> State:
-        """Forward substitution over value."""
         flat = y.flatten(1)
         if self.below.ndim == 2:  # one system with all rows as right sides
             solved = torch.linalg.solve_triangular(self.below, flat.T, upper=False, unitriangular=True).T
@@ -189,15 +172,12 @@ class Triangular(LinearMap):
         return solved.reshape(y.shape) / expand_as_rows(self.value, y)
 
     def log_det(self, x: State) -> Nats:
-        """D times the logarithm of value."""
         return Isotropic(self.value).log_det(x)
 
     def stretched(self, factor: float | Tensor) -> "Triangular":
-        """Value times a positive number."""
         return Triangular(factor * self.value, self.below)
 
     def transpose(self) -> Full:
-        """The transposed matrix, in full."""
         unit = torch.eye(self.below.shape[-1], dtype=self.below.dtype, device=self.below.device)
         return Full((self.value[:, None, None] * (unit + self.below.tril(-1))).mT)
 
@@ -216,19 +196,15 @@ class Spectral(LinearMap):
     function: Callable[[Tensor], Tensor]
 
     def times(self, e: State) -> State:
-        """Scale along the principal axes."""
         return self.law.spectral(e, self.function)
 
     def solve(self, y: State) -> State:
-        """Unscale along the principal axes."""
         return self.law.spectral(y, lambda v: 1.0 / self.function(v))
 
     def log_det(self, x: State) -> Nats:
-        """Sum of the logarithms over the spectrum."""
         return self.function(self.law.spectrum()).log().sum().expand(len(x))
 
     def stretched(self, factor: float | Tensor) -> "Spectral":
-        """The function times a positive number."""
         return Spectral(self.law, lambda v: factor * self.function(v))
 
 

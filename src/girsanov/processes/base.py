@@ -171,12 +171,10 @@ class LinearProcess(Process):
         return rate.to(t.dtype), squared.to(t.dtype)
 
     def drift(self, t: Time, x: State) -> State:
-        """Drift a(t) x."""
         rate, _ = self._rates(t.double())
         return expand_as_rows(rate.expand(len(x)), x) * x
 
     def diffusion(self, t: Time, x: State) -> Tensor:
-        """Scalar diffusion g(t), shape ``b``."""
         _, squared = self._rates(t.double())
         return squared.sqrt().expand(len(x)).to(x.dtype)
 

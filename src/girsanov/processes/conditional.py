@@ -98,7 +98,6 @@ class ProcessPath(ConditionalPath):
         self.span = (start, end)
 
     def mean_and_scale(self, t: Time, x: State) -> tuple[State, State]:
-        """See :class:`ConditionalPath`."""
         alpha, sigma = self.process.marginal(t)
         return expand_as_rows(alpha, x) * x, expand_as_rows(sigma, x).expand(x.shape)
 
@@ -157,7 +156,6 @@ class ScheduledPath(ConditionalPath):
         return high - (high - low) * share
 
     def mean_and_scale(self, t: Time, x: State) -> tuple[State, State]:
-        """See :class:`ConditionalPath`."""
         level = self.log_snr(t, x)
         return torch.sigmoid(level).sqrt() * x, torch.sigmoid(-level).sqrt()
 
@@ -186,7 +184,6 @@ class EncodedPath(ConditionalPath):
         self.span = self.base.span
 
     def mean_and_scale(self, t: Time, x: State) -> tuple[State, State]:
-        """See :class:`ConditionalPath`."""
         start, end = self.span
         ramp = expand_as_rows((t - start) / (end - start), x)
         return self.base.mean_and_scale(t, x + ramp * self.encoder(t, x))
@@ -203,7 +200,6 @@ class EncodedPath(ConditionalPath):
         return self.base.velocity(t, point, eps) + expand_as_rows(alpha, x) * moved
 
     def clock(self, positions: Tensor) -> tuple[Time, Tensor]:
-        """As the process's."""
         return self.base.clock(positions)
 
 

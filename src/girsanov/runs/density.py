@@ -51,7 +51,6 @@ class DensityRun(Kind):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def within(self, seconds: float | None) -> "DensityRun":
-        """The same, its training limited."""
         if seconds is None:
             return self
         others = EVALUATION + REPORT + (PEERS if self.evaluation.peers else 0.0)
@@ -65,7 +64,6 @@ class DensityRun(Kind):
 
     @classmethod
     def begun(cls, folder: RunFolder) -> Identity | None:
-        """The same of a saved model."""
         record = None if folder.is_new(FILES) else folder.record()
         if record is None:
             return None
@@ -73,7 +71,6 @@ class DensityRun(Kind):
         return Identity(data["name"], (data["fingerprint"],), data["cells"], record["config"])
 
     def is_complete(self, metrics: Mapping[str, Any]) -> bool:
-        """Whether the settings are those of the results."""
         return metrics.get("settings") == self._settings()
 
     def _settings(self) -> dict[str, Any]:
@@ -134,17 +131,14 @@ class DensityRun(Kind):
 
     @classmethod
     def load(cls, folder: RunFolder) -> DensityModel:
-        """The model."""
         return DensityModel.from_pretrained(folder.path)
 
     def shown(self, model: DensityModel) -> Rows:
-        """Held-out rows."""
         test = Splits.from_json(model.record["splits"]).test
         return Rows(self.chosen.data[test], self.chosen.index[test], "the held-out rows").first(TEST_ROWS)
 
     @classmethod
     def read_again(cls, model: DensityModel) -> Rows:
-        """Held-out rows, read again."""
         return tested_rows(model)
 
     @classmethod

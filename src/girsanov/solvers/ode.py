@@ -51,13 +51,13 @@ class Solver(Protocol):
         ...
 
     def points(self) -> int:
-        """Number of grid points that the solver wants."""
+        """Number of grid points that the solver wants: 2 where only the ends matter."""
         ...
 
 
 @final
 @dataclass(frozen=True)
-class FixedGrid:
+class FixedGrid(Solver):
     """Classical fourth-order Runge-Kutta on a given grid, the same for every row.
 
     Args:
@@ -76,11 +76,9 @@ class FixedGrid:
         require_counts(self, "steps")
 
     def points(self) -> int:
-        """One more than the number of steps."""
         return self.steps + 1
 
     def solve(self, field: Dynamics, y: State, grid: Tensor) -> Solution:
-        """Integrate ``field`` from ``grid[0]`` to ``grid[-1]`` through every grid point."""
         rows = torch.arange(len(y), device=y.device)
         total: Tensor | float = 0.0
         for start, end in pairwise(grid):
@@ -114,7 +112,7 @@ _ERROR = tuple(a - b for a, b in zip(_FIFTH, _FOURTH, strict=True))
 
 @final
 @dataclass(frozen=True)
-class Adaptive:
+class Adaptive(Solver):
     """Dormand-Prince 5(4) with one step size per row.
 
     Args:
@@ -143,11 +141,9 @@ class Adaptive:
                 raise InputError(f"{name} must be a positive number; got {getattr(self, name)}")
 
     def points(self) -> int:
-        """Only the end points matter."""
         return 2
 
     def solve(self, field: Dynamics, y: State, grid: Tensor) -> Solution:
-        """Integrate ``field`` from ``grid[0]`` to ``grid[-1]``."""
         start, end = float(grid[0]), float(grid[-1])
         count = len(y)
         rows = torch.arange(count, device=y.device)

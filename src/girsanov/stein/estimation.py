@@ -99,7 +99,7 @@ class Optimiser(Protocol):
 
 @final
 @dataclass(frozen=True)
-class BFGS:
+class BFGS(Optimiser):
     """Quasi-Newton, of SciPy.
 
     Args:
@@ -111,7 +111,6 @@ class BFGS:
     tolerance: float = 1e-7
 
     def minimise(self, criterion: Criterion, start: Tensor) -> tuple[Tensor, int]:
-        """See :class:`Optimiser`."""
         from scipy.optimize import minimize
 
         def evaluate(theta: np.ndarray) -> tuple[float, np.ndarray]:
@@ -130,7 +129,7 @@ class BFGS:
 
 @final
 @dataclass(frozen=True)
-class NaturalGradient:
+class NaturalGradient(Optimiser):
     """Descent along the metric's own gradient, with halved steps where a full one does not descend.
 
     Args:
@@ -144,7 +143,6 @@ class NaturalGradient:
     damping: float = 1e-8
 
     def minimise(self, criterion: Criterion, start: Tensor) -> tuple[Tensor, int]:
-        """See :class:`Optimiser`."""
         theta = start.double()
         for step in range(self.max_steps):
             value, gradient = criterion.gradient(theta)

@@ -105,7 +105,6 @@ class InverseMultiquadric(RadialKernel):
             raise InputError(f"The exponent of an inverse multiquadric lies between 0 and 1; got {self.exponent}")
 
     def profile(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See :class:`RadialKernel`."""
         square = self.squared_bandwidth
         v = (1.0 + u / square).reciprocal()
         phi = v.sqrt() if self.exponent == 0.5 else v**self.exponent
@@ -123,7 +122,6 @@ class SquaredExponential(RadialKernel):
     """
 
     def profile(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See :class:`RadialKernel`."""
         slope = torch.as_tensor(-0.5 / self.squared_bandwidth, dtype=u.dtype, device=u.device)
         return (u * slope).exp(), slope, slope
 
@@ -139,7 +137,6 @@ class Matern(RadialKernel):
     """
 
     def profile(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See :class:`RadialKernel`."""
         square = self.squared_bandwidth
         s = (5.0 * u / square).clamp_min(torch.finfo(u.dtype).tiny).sqrt()  # so that equal points have a gradient
         polynomial = 1.0 + s + s.square() / 3.0
@@ -158,7 +155,6 @@ class InverseLog(RadialKernel):
     """
 
     def profile(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See :class:`RadialKernel`."""
         square = self.squared_bandwidth
         phi = (1.0 + (u / square).log1p()).reciprocal()
         v = (1.0 + u / square).reciprocal() / square

@@ -81,7 +81,6 @@ class FiniteSet(Method):
     resamples: int = 999
 
     def run(self, problem: Problem) -> Outcome:
-        """See :class:`Method`."""
         _require_pointwise(problem)
         if self.locations < 1 or not 0.0 < self.train < 1.0:
             raise InputError("A finite set needs one location or more, and a training share between 0 and 1")
@@ -137,7 +136,6 @@ class IncompleteU(Method):
     resamples: int = 999
 
     def run(self, problem: Problem) -> Outcome:
-        """See :class:`Method`."""
         _require_pointwise(problem)
         points, kernels, n = problem.points, problem.radial, len(problem.points)
         if not 1 <= self.diagonals < n:

@@ -134,7 +134,6 @@ class WildBootstrap(Method):
     resamples: int = 999
 
     def run(self, problem: Problem) -> Outcome:
-        """See :class:`Method`."""
         n = len(problem.points)
         signs = random_signs(n, self.resamples, problem.generator).to(problem.points.x.device)
         sums = problem.sums(signs, rows=True)
@@ -161,7 +160,6 @@ class MarkovBootstrap(Method):
     flip: float | None = None
 
     def run(self, problem: Problem) -> Outcome:
-        """See :class:`Method`."""
         points, n = problem.points, len(problem.points)
         time = autocorrelation_time(torch.cat([points.x, points.b], 1))
         flip = self.flip if self.flip is not None else 0.5 / (1.0 + CHAIN_MARGIN * (time - 1.0))
@@ -195,7 +193,6 @@ class ParametricBootstrap(Method):
     resamples: int = 199
 
     def run(self, problem: Problem) -> Outcome:
-        """See :class:`Method`."""
         n = len(problem.points)
         if self.fit is None and isinstance(problem.score, Tensor):
             raise InputError("New samples need the score as a function: give score as a callable, not as a tensor")

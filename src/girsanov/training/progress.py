@@ -79,7 +79,6 @@ class LineProgress(Progress):
         self._printed: float | None = None
 
     def stage(self, name: str) -> None:
-        """Begin the next lines with the name."""
         self._stage = f"{name}: "
 
     def start(self, step: int, total: int) -> None:
@@ -88,11 +87,9 @@ class LineProgress(Progress):
         self._printed = time.monotonic() if self._printed is None else self._printed
 
     def advance(self, step: int, total: int) -> None:
-        """Remember the total."""
         self._total = total
 
     def report(self, record: Record) -> None:
-        """Print a line if the last one is old enough."""
         if self._printed is not None and time.monotonic() - self._printed < self._interval:
             return
         self._printed = time.monotonic()
@@ -110,11 +107,9 @@ class RichProgress(Progress):
         self._stage = ""
 
     def stage(self, name: str) -> None:
-        """Put the name before the next bar."""
         self._stage = name
 
     def start(self, step: int, total: int) -> None:
-        """Draw the bar."""
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
 
@@ -132,7 +127,6 @@ class RichProgress(Progress):
         self._bar.start()
 
     def advance(self, step: int, total: int) -> None:
-        """Move the bar."""
         speed = self._bar.tasks[0].speed
         rate = "" if speed is None else f"{speed:.0f}/s"
         self._bar.update(self._task, completed=step, total=total, rate=rate)
@@ -142,7 +136,6 @@ class RichProgress(Progress):
         self._bar.update(self._task, note=_numbers(record))
 
     def stop(self) -> None:
-        """Take the bar away."""
         if self._bar is not None:
             self._bar.stop()
 

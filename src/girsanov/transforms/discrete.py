@@ -76,7 +76,6 @@ class TruncatedNormalDequantise(Dequantise):
         return scale * z, sum_event(torch.where(discrete, surprise, 0.0))
 
     def config(self) -> dict[str, Any]:
-        """See :class:`Transform`."""
         return {**super().config(), "tau": self.tau}
 
 
@@ -143,7 +142,6 @@ class VariationalDequantise(Dequantise):
         return log_scale.reshape(x.shape), shift.reshape(x.shape)
 
     def config(self) -> dict[str, Any]:
-        """See :class:`Transform`."""
         return {**super().config(), "width": self.width}
 
 
@@ -174,7 +172,6 @@ class OnLattice(Dequantise):
         return x, torch.zeros(len(x), dtype=torch.float64, device=x.device)
 
     def config(self) -> dict[str, Any]:
-        """See :class:`Transform`."""
         return {**super().config(), "count": self.count}
 
 

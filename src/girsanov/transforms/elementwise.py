@@ -63,7 +63,6 @@ class Dequantise(Transform):
         return torch.where(self.step > 0, rounded, y.double()).to(y.dtype)
 
     def config(self) -> dict[str, Any]:
-        """See :class:`Transform`."""
         return {"event_shape": list(self.event_shape)}
 
 
@@ -132,7 +131,6 @@ class Standardise(Transform):
         return Standardise(self.event_shape, self.mean, self.scale, (low - MARGIN * unit, high + MARGIN * unit, unit))
 
     def forward(self, x: State, uniform: Tensor | None = None) -> tuple[State, Tensor]:
-        """Subtract the mean and divide by the scale."""
         low, high, unit = (end.to(x.dtype) for end in (self.low, self.high, self.unit))
         inside = x.clamp(low, high)
         beyond = torch.log1p((x - inside).abs() / unit)
@@ -140,14 +138,12 @@ class Standardise(Transform):
         return y, -self.scale.log().sum() - sum_event(beyond)
 
     def inverse(self, y: State) -> State:
-        """Multiply by the scale and add the mean."""
         low, high, unit = (end.to(y.dtype) for end in (self.low, self.high, self.unit))
         x = y * self.scale.to(y.dtype) + self.mean.to(y.dtype)
         inside = x.clamp(low, high)
         return inside + (x - inside).sign() * unit * torch.expm1((x - inside).abs() / unit)
 
     def config(self) -> dict[str, Any]:
-        """See :class:`Transform`."""
         return {"event_shape": list(self.event_shape)}
 
 
@@ -172,7 +168,6 @@ class Logit(Transform):
         self.low, self.high, self.margin = low, high, margin
 
     def forward(self, x: State, uniform: Tensor | None = None) -> tuple[State, Tensor]:
-        """Squash into the unit interval and take the logit."""
         slope = (1.0 - 2.0 * self.margin) / (self.high - self.low)
         z = self.margin + slope * (x - self.low)
         if not bool(((z > 0) & (z < 1)).all()):
@@ -181,10 +176,8 @@ class Logit(Transform):
         return torch.logit(z), log_slope - sum_event(z.log() + torch.log1p(-z))
 
     def inverse(self, y: State) -> State:
-        """Sigmoid, then undo the squashing."""
         slope = (1.0 - 2.0 * self.margin) / (self.high - self.low)
         return self.low + (torch.sigmoid(y) - self.margin) / slope
 
     def config(self) -> dict[str, Any]:
-        """See :class:`Transform`."""
         return {"low": self.low, "high": self.high, "margin": self.margin}

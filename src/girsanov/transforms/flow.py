@@ -46,7 +46,6 @@ class SplineFlow(Transform):
         return y.to(x.dtype), log_det.double()
 
     def inverse(self, y: State) -> State:
-        """Invert the flow."""
         return self.flow().transform.inv(y.to(self._dtype)).to(y.dtype)
 
     def log_prob(self, x: State) -> Tensor:
@@ -54,7 +53,6 @@ class SplineFlow(Transform):
         return self.flow().log_prob(x.to(self._dtype))
 
     def config(self) -> dict[str, Any]:
-        """See :class:`Transform`."""
         return dict(self.options)
 
     @property

@@ -101,7 +101,6 @@ class Gaussianise(Transform):
         self.left[j, :count], self.right[j, :count] = spline.left, spline.right
 
     def forward(self, x: State, uniform: Tensor | None = None) -> tuple[State, Tensor]:
-        """Apply every column's map."""
         values, inside, low, high = self._within(self.x, x)
         x0, y0, width, height, left, right = self._bins(self.x, values)
         slope = height / width
@@ -116,7 +115,6 @@ class Gaussianise(Transform):
         return (y + tail).T.to(x.dtype), log_det.sum(0)
 
     def inverse(self, y: State) -> State:
-        """Undo every column's map."""
         values, inside, low, high = self._within(self.y, y)
         x0, y0, width, height, left, right = self._bins(self.y, values)
         slope = height / width
@@ -132,7 +130,6 @@ class Gaussianise(Transform):
         return x.T.to(y.dtype)
 
     def config(self) -> dict[str, Any]:
-        """See :class:`Transform`."""
         return {"columns": self.columns, "bins": self.bins}
 
     def _within(self, knots: Tensor, rows: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
