@@ -27,7 +27,7 @@ from girsanov.datasets import fingerprint
 from girsanov.files import read_json, write_json
 from girsanov.processes import BrownianMotion
 from girsanov.randomness import mix
-from girsanov.training import Progress, Within, default_progress
+from girsanov.training import PartProgress, Progress, default_progress
 from girsanov.types import InputError
 
 PLAN = "plan.json"
@@ -98,7 +98,7 @@ class Recipe:
         bridge = self._blank(snapshots, size, settings)
         rows = {t: x.to(self.device) for t, x in snapshots.rows.items()}
         weights = {t: w.to(self.device) for t, w in snapshots.weights.items()} or None
-        shown = Within(progress or default_progress(), f"sigma {size.sigma:.3g}")
+        shown = PartProgress(progress or default_progress(), f"sigma {size.sigma:.3g}")
         generator = torch.Generator().manual_seed(seed)
         return bridge.fit(rows, weights=weights, generator=generator, run=place, progress=shown), size
 

@@ -21,7 +21,7 @@ from girsanov.inputs import as_rows
 from girsanov.pairs import Direction, Noise
 from girsanov.processes import LinearProcess, Section
 from girsanov.rows import condition_at, conditions_for
-from girsanov.training import Within
+from girsanov.training import PartProgress
 from girsanov.types import InputError, State, Time
 
 ROUNDING = 1e-6  # of the whole time: closer times are one
@@ -182,7 +182,7 @@ def section_reference(reference: LinearProcess, times: list[float], i: int) -> L
 def in_section(training: Mapping[str, Any], times: list[float], i: int) -> dict[str, Any]:
     """Folder, progress and identity of a training, for one section: of several, the progress says which."""
     run, progress, span = training["run"], training["progress"], f"{times[i]:g} to {times[i + 1]:g}"
-    shown = progress if progress is None or len(times) == 2 else Within(progress, span)
+    shown = progress if progress is None or len(times) == 2 else PartProgress(progress, span)
     return {**training, "run": None if run is None else run / f"section-{i}", "progress": shown}
 
 

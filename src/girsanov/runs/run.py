@@ -20,10 +20,6 @@ from girsanov.types import InputError
 FORMAT = 2
 
 
-def _nothing(text: str) -> None:
-    del text
-
-
 @dataclass(frozen=True)
 class Work:
     """Where a run is made, how long that may take, and who is told.
@@ -39,7 +35,7 @@ class Work:
     folder: RunFolder
     budget: Budget = field(default_factory=Budget)
     progress: Progress | None = None
-    note: Callable[[str], None] = _nothing
+    note: Callable[[str], None] = lambda _: None
     device: str | torch.device = "cpu"
 
     def training(self, seconds: float) -> float:
@@ -149,7 +145,7 @@ def fit_run(
         InputError: for settings or a folder that cannot work; nothing is left behind then.
         Interrupted: on SIGINT or SIGTERM during training, after a checkpoint was saved.
     """
-    work = Work(RunFolder(Path(out)), budget or Budget(), progress, note or _nothing, device)
+    work = Work(RunFolder(Path(out)), budget or Budget(), progress, note or (lambda _: None), device)
     work.budget.note = work.note
     kind, folder = kind.within(work.budget.seconds), work.folder
     held = kind.begun(folder)

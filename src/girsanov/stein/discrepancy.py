@@ -22,7 +22,7 @@ from torch import Tensor
 from girsanov.inputs import checked
 from girsanov.randomness import seed_of
 from girsanov.stein.gram import GramSums, gram_sums
-from girsanov.stein.kernels import RadialKernel, is_several, listed_kernels, resolve_kernels
+from girsanov.stein.kernels import RadialKernel, listed_kernels, resolve_kernels
 from girsanov.stein.matrices import DiffusionLike
 from girsanov.stein.points import ScoreLike, SteinPoints
 from girsanov.types import InputError, State
@@ -78,7 +78,7 @@ def kernel_stein_discrepancy(
         kernels, directions = listed_kernels(kernel), random_directions(points, slices, generator)
         sums = sliced_sums(points, kernels, directions, block=block)
     value = sums.u if statistic == "u" else sums.v
-    return value if is_several(kernel) else value[0]
+    return value if isinstance(kernel, Sequence) and not isinstance(kernel, str) else value[0]
 
 
 def random_directions(points: SteinPoints, count: int, generator: torch.Generator | None = None) -> Tensor:

@@ -68,7 +68,7 @@ class JohnsonFlow(nn.Module):
 
         def closure() -> Tensor:
             optimiser.zero_grad()
-            loss = _negative_log_likelihood(z, parameters)
+            loss = RIDGE * parameters[1].square().sum() / len(z) ** 0.5 - _log_density(z, parameters).mean(0).sum()
             loss.backward()
             return loss
 
@@ -95,7 +95,3 @@ def _log_density(z: Tensor, parameters: Tensor) -> Tensor:
     y = shift + log_sharpness.exp() * torch.asinh(u)
     log_slope = log_sharpness - log_scale - 0.5 * torch.log1p(u.square())
     return log_slope - 0.5 * (y.square() + torch.tensor(2.0 * torch.pi, dtype=z.dtype).log())
-
-
-def _negative_log_likelihood(z: Tensor, parameters: Tensor) -> Tensor:
-    return RIDGE * parameters[1].square().sum() / len(z) ** 0.5 - _log_density(z, parameters).mean(0).sum()

@@ -20,7 +20,6 @@ __all__ = [
     "RadialKernel",
     "SquaredExponential",
     "bandwidth_collection",
-    "is_several",
     "listed_kernels",
     "median_bandwidth",
     "resolve_kernel",
@@ -253,11 +252,6 @@ def resolve_kernel(
     if len(found) != 1:
         raise InputError(f"{purpose} under one kernel: give one")
     return found[0]
-
-
-def is_several(kernel: object) -> bool:
-    """Whether an argument stands for several kernels, of which there are as many results."""
-    return isinstance(kernel, Sequence) and not isinstance(kernel, str)
 
 
 def listed_kernels(kernel: KernelLike | Sequence[KernelLike] | None) -> list[KernelLike]:

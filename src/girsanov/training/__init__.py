@@ -10,6 +10,7 @@ __all__ = [
     "Loss",
     "MovingAverage",
     "NonFiniteLossError",
+    "PartProgress",
     "Progress",
     "RichProgress",
     "ShuffledBatches",
@@ -17,7 +18,6 @@ __all__ = [
     "TrainingConfig",
     "TrainingResult",
     "Validation",
-    "Within",
     "default_progress",
     "load_latest",
     "save",
@@ -30,6 +30,13 @@ from girsanov.training.config import TrainingConfig
 from girsanov.training.ema import MovingAverage
 from girsanov.training.loop import Loss, TrainingResult, train
 from girsanov.training.meter import NonFiniteLossError
-from girsanov.training.progress import LineProgress, Progress, RichProgress, SilentProgress, Within, default_progress
+from girsanov.training.progress import (
+    LineProgress,
+    PartProgress,
+    Progress,
+    RichProgress,
+    SilentProgress,
+    default_progress,
+)
 from girsanov.training.signals import Interrupted
 from girsanov.training.validation import Validation

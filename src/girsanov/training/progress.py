@@ -1,6 +1,6 @@
 """What a person sees during training: a bar in a terminal, lines elsewhere, or nothing."""
 
-__all__ = ["LineProgress", "Progress", "RichProgress", "SilentProgress", "Within", "default_progress"]
+__all__ = ["LineProgress", "PartProgress", "Progress", "RichProgress", "SilentProgress", "default_progress"]
 
 import os
 import sys
@@ -35,11 +35,11 @@ class SilentProgress(Progress):
 
 
 @final
-class Within:
+class PartProgress:
     """Progress of a part: its stages are named after the whole's.
 
     Example:
-        >>> progress = Within(LineProgress(sys.stdout, interval=0.0), "day 2 to 3")
+        >>> progress = PartProgress(LineProgress(sys.stdout, interval=0.0), "day 2 to 3")
         >>> progress.stage("round 1 of 3")
         >>> progress.start(0, 200)
         >>> progress.report({"step": 50, "loss": 0.25})
