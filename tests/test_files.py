@@ -15,8 +15,8 @@ from girsanov.files import (
     parse_json,
     parse_tensors,
     read_verified,
+    write_atomic,
     write_manifest,
-    write_text_atomic,
 )
 from girsanov.types import InputError
 
@@ -39,8 +39,8 @@ def folder(tmp_path):
 
 def test_atomic_text_replaces_and_leaves_nothing_else(tmp_path):
     path = tmp_path / "a.txt"
-    write_text_atomic(path, "one")
-    write_text_atomic(path, "zwei ä")
+    write_atomic(path, "one")
+    write_atomic(path, "zwei ä")
     assert path.read_text(encoding="utf-8") == "zwei ä"
     assert os.listdir(tmp_path) == ["a.txt"]
     mask = os.umask(0)

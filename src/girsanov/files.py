@@ -18,10 +18,9 @@ __all__ = [
     "read_json",
     "read_verified",
     "remove_leftovers",
-    "write_bytes_atomic",
+    "write_atomic",
     "write_json",
     "write_manifest",
-    "write_text_atomic",
 ]
 
 import contextlib
@@ -46,16 +45,16 @@ MANIFEST_FORMAT = 1
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
 
-def write_bytes_atomic(path: str | Path, data: bytes) -> None:
-    """Replace the file ``path`` by ``data``: a reader sees the old content or the new.
+def write_atomic(path: str | Path, content: bytes | str) -> None:
+    """Replace the content of the file ``path``: a reader sees the old one or the new.
 
     Args:
         path: the file to write; its folder exists.
-        data: the whole content.
+        content: the whole of it; text is written in UTF-8.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_bytes_atomic(Path(folder) / "note.txt", b"whole")
+        ...     write_atomic(Path(folder) / "note.txt", b"whole")
         ...     (Path(folder) / "note.txt").read_bytes()
         b'whole'
     """
@@ -63,7 +62,7 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> None:
     handle, temporary = tempfile.mkstemp(prefix=f".tmp-{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         _allow_default_access(Path(temporary), 0o666)
@@ -73,11 +72,6 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> None:
             os.unlink(temporary)
         raise
     _sync_directory(path.parent)
-
-
-def write_text_atomic(path: str | Path, text: str) -> None:
-    """Replace the text file ``path`` (UTF-8) at once; see :func:`write_bytes_atomic`."""
-    write_bytes_atomic(path, text.encode())
 
 
 @contextlib.contextmanager
@@ -155,7 +149,7 @@ def write_manifest(directory: str | Path, names: Iterable[str] | None = None) ->
     for name in sorted(names):
         _check_name(directory, name)
         files[name] = _fingerprint(read_file(directory / name))
-    write_text_atomic(directory / MANIFEST, _manifest_text(files))
+    write_atomic(directory / MANIFEST, _manifest_text(files))
 
 
 def read_verified(directory: str | Path) -> dict[str, bytes]:
@@ -250,8 +244,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any], indent: int | None = None) -> None:
-    """Replace a JSON file, a line at its end, at once; see :func:`write_bytes_atomic`."""
-    write_text_atomic(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
+    """Replace a JSON file, a line at its end, at once; see :func:`write_atomic`."""
+    write_atomic(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from girsanov.files import (
     parse_json,
     parse_tensors,
     read_verified,
-    write_bytes_atomic,
+    write_atomic,
     write_json,
     write_manifest,
 )
@@ -89,7 +89,7 @@ class ModelFolder:
 
     def _fill(self, folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         write_json(folder / CONFIG, {"kind": self.kind, "format": self.format, **description}, indent=1)
-        write_bytes_atomic(folder / TENSORS, pack_tensors(tensors))
+        write_atomic(folder / TENSORS, pack_tensors(tensors))
 
     def read(self, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Description and tensors of a folder.

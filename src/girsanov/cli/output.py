@@ -53,11 +53,11 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         UsageError: where the folder is missing or not writable.
     """
-    from girsanov.files import write_bytes_atomic
+    from girsanov.files import write_atomic
 
     check_place(path)
     try:
-        write_bytes_atomic(path, content)
+        write_atomic(path, content)
     except OSError as error:
         raise UsageError(f"cannot write {path} ({error.strerror}): check that its folder exists") from error
 

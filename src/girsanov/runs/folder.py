@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from girsanov.density_model.storage import MODEL
-from girsanov.files import parse_json, read_file, read_json, write_bytes_atomic, write_json
+from girsanov.files import parse_json, read_file, read_json, write_atomic, write_json
 from girsanov.types import InputError
 
 #: what a training that failed before its first checkpoint leaves
@@ -178,7 +178,7 @@ class RunFolder:
 
     def write(self, name: str, content: bytes | str) -> None:
         """Write any other file."""
-        write_bytes_atomic(self.path / name, content.encode() if isinstance(content, str) else content)
+        write_atomic(self.path / name, content)
 
     def discard_traces(self) -> None:
         """Remove what a fit that was refused before its first checkpoint has left."""

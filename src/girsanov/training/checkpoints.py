@@ -26,7 +26,7 @@ from girsanov.files import (
     parse_tensors,
     read_verified,
     remove_leftovers,
-    write_text_atomic,
+    write_atomic,
 )
 from girsanov.types import InputError
 
@@ -94,7 +94,7 @@ def save(
             for group, named in tensors.items():
                 (folder / f"{group}.safetensors").write_bytes(pack_tensors(named))
             (folder / STATE).write_text(content)
-        write_text_atomic(root / POINTER, f"{target.name}\n")
+        write_atomic(root / POINTER, f"{target.name}\n")
         _prune(root, step)
     except OSError as error:
         message = f"cannot write a checkpoint in {root} ({error.strerror or error})"

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TypeAlias, final
 
-from girsanov.files import parse_json, write_text_atomic
+from girsanov.files import parse_json, write_atomic
 from girsanov.types import InputError
 
 Record: TypeAlias = dict[str, float | None]
@@ -55,7 +55,7 @@ class TrainLog:
 
     def _rewrite(self) -> None:
         if self._path is not None:
-            write_text_atomic(self._path, "".join(map(_line, self.records)))
+            write_atomic(self._path, "".join(map(_line, self.records)))
 
 
 def _line(record: Record) -> str:
