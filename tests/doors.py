@@ -178,7 +178,8 @@ DOORS: dict[str, Callable[[], Door]] = {
     "Hutchinson": lambda: Door(gv.calculus.Hutchinson, {"probes": 4}),
     "Sliced": lambda: Door(gv.stein.Sliced, {"probes": 4}),
     "Annealing": lambda: Door(gv.applications.Annealing, {"particles": 16}),
-    "Config": lambda: Door(gv.Config, {"steps": 4, "width": 8, "batch_size": 8}),
+    "Config": lambda: Door(gv.Config, {"steps": 4, "batch_size": 8}),
+    "MLPConfig": lambda: Door(gv.models.MLPConfig, {"width": 8}),
 }
 
 COUNTS = ("n", "samples", "steps", "paths", "groups", "replicates", "slices", "count", "probes", "particles", "width")
