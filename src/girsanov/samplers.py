@@ -29,7 +29,7 @@ from torch import Tensor
 
 from girsanov.calculus import sum_event
 from girsanov.inputs import checked
-from girsanov.pairs import AncestralChain, Move, ScorePair
+from girsanov.pairs import AncestralChain, GaussianKernel, Move, ScorePair
 from girsanov.randomness import normal_blocks, source_of
 from girsanov.rows import condition_at
 from girsanov.types import Estimate, Nats, State
@@ -139,6 +139,7 @@ def _log_density(chain: AncestralChain, start: State, moves: Iterable[Move]) -> 
     x, law, previous = start, chain.reference, None
     value = variance = start.new_zeros(len(start), dtype=torch.float64)
     for move in moves:
+        assert isinstance(move.kernel, GaussianKernel)
         assert move.kernel.pull is not None
         v = chain.variance(move.k + 1)
         h = v - chain.variance(move.k)

@@ -103,7 +103,7 @@ def test_a_step_is_cut_in_proportion_to_its_clock():
     whole, cut = chain.encode(1, x0), part.encode(1, x0)
     torch.testing.assert_close(cut.shift, 0.25 * whole.shift)
     eps = torch.ones_like(x0)
-    torch.testing.assert_close(cut.spread(eps), 0.5 * whole.spread(eps))
+    torch.testing.assert_close(cut.change(eps) - cut.shift, 0.5 * (whole.change(eps) - whole.shift))
     torch.testing.assert_close(part.encode(0, x0).shift, chain.encode(0, x0).shift)
     later, _ = chain.on(0.0, 1.0, middle, 1.0)
     assert later.decoder_log_variance.tolist() == chain.decoder_log_variance[1:].tolist()

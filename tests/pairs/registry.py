@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import girsanov as gv
-from girsanov.pairs import AncestralChain, Chain, EulerChain, ScorePair
+from girsanov.pairs import AncestralChain, Chain, EulerChain, MidpointChain, ScorePair
+from tests import state_noise
 from tests.bridges.registry import GAUSSIANS
 from tests.bridges.test_bridge_chain import perturbed
 from tests.laws import mixture_case
@@ -45,6 +46,9 @@ CHAINS: dict[str, Callable[[], tuple[Chain, tuple[int, ...]]]] = {
     ),
     "Euler, image": lambda: (random_linear_pair(2, 3, 7, shape=(1, 2))[0], (1, 2)),
     "Euler, family": lambda: (EulerChain(score_pair().family(0.5), 8), (2,)),
+    "midpoint, diagonal": lambda: (stretched(MidpointChain(state_noise.bounded("diagonal"), 3)), (2,)),
+    "midpoint, isotropic": lambda: (MidpointChain(state_noise.bounded("isotropic"), 4), (2,)),
+    "midpoint, full": lambda: (MidpointChain(state_noise.bounded("full"), 4), (2,)),
     "ancestral": lambda: (stretched(AncestralChain(score_pair(), 6)), (2,)),
     "ancestral, no reference": lambda: (AncestralChain(score_pair(reference=False), 6), (2,)),
     "ancestral, half way to the ODE": lambda: (AncestralChain(score_pair(), 6, lmbd=0.5), (2,)),

@@ -9,7 +9,7 @@ from torch.distributions import MultivariateNormal
 
 import girsanov as gv
 from girsanov.linear import Full, Isotropic
-from girsanov.pairs import AncestralChain, Chain, EulerChain, Kernel, Pair, ScorePair
+from girsanov.pairs import AncestralChain, Chain, EulerChain, GaussianKernel, Pair, ScorePair
 from girsanov.processes import Process
 from tests.laws import mixture_case
 from tests.linear_pairs import chain_marginal, log_mean_exp, mean_of_quadratic, random_linear_pair
@@ -107,7 +107,7 @@ class Posterior(Chain):
         spread = covariance - gain @ step @ covariance
         centre = mean + (x - step @ mean - offset) @ gain.T
         root = torch.linalg.cholesky(0.5 * (spread + spread.T)).expand(len(x), -1, -1)
-        return Kernel(centre - x, Full(root), self.encoder_log_variance[k])
+        return GaussianKernel(centre - x, Full(root), self.encoder_log_variance[k])
 
     def decode(self, k, x, condition=None):
         return self.inner.decode(k, x)
@@ -176,11 +176,11 @@ def ornstein(variance=0.05):
                 self.variances.append((1.0 - 4.0 * self.h) ** 2 * self.variances[-1] + 8.0 * self.h)
 
         def encode(self, k, x, condition=None):
-            return Kernel(-4.0 * self.h * x, self._scale(x), self.encoder_log_variance[k])
+            return GaussianKernel(-4.0 * self.h * x, self._scale(x), self.encoder_log_variance[k])
 
         def decode(self, k, x, condition=None):
             gain = self.variances[k] * (1.0 - 4.0 * self.h) / self.variances[k + 1]
-            return Kernel((gain - 1.0) * x, self._scale(x), self.decoder_log_variance[k])
+            return GaussianKernel((gain - 1.0) * x, self._scale(x), self.decoder_log_variance[k])
 
         def _scale(self, x):
             return Isotropic(torch.full((len(x),), math.sqrt(8.0 * self.h)))

@@ -1,5 +1,6 @@
 """Laws of every chain of Gaussian steps, against the densities of its steps as dense matrices."""
 
+import inspect
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from girsanov import bridges
-from girsanov.pairs import Chain
+from girsanov.pairs import Chain, GaussianKernel
 from tests.pairs.registry import CHAINS, each_chain
 from tests.seeds import seeded
 
@@ -36,21 +37,32 @@ def rows(n, shape, seed=3):
     return torch.randn(n, *shape, generator=seeded(seed))
 
 
-def matrices(kernel, x):
-    """What multiplies the noise, ``n d d``."""
-    d = x[0].numel()
-    units = torch.eye(d).reshape(d, 1, *x.shape[1:]).expand(d, *x.shape)
-    return torch.stack([kernel.spread(unit).flatten(1) for unit in units], 2)
+def matrices(kernel, eps):
+    """Derivative of a step's change in its noise, ``n d d``."""
+    eps = eps.detach().requires_grad_()
+    change = kernel.change(eps).flatten(1)
+    rows = [torch.autograd.grad(own.sum(), eps, retain_graph=True)[0].flatten(1) for own in change.unbind(1)]
+    return torch.stack(rows, 1)
 
 
-def log_density(kernel, step):
-    """Of a step, by its dense covariance."""
-    root = matrices(kernel, step)
-    return MultivariateNormal(kernel.shift.flatten(1), root @ root.mT).log_prob(step.flatten(1))
+def log_density(kernel, change):
+    """Of a step, by its noise and the dense derivative there."""
+    eps = kernel.noise(change)
+    torch.testing.assert_close(kernel.change(eps), change)
+    normal = -0.5 * (eps.flatten(1).square() + math.log(2.0 * math.pi)).sum(1)
+    return normal - torch.linalg.slogdet(matrices(kernel, eps)).logabsdet
+
+
+def kinds(parent=Chain):
+    """Chains of the package that can be made."""
+    for kind in parent.__subclasses__():
+        yield from kinds(kind)
+        if kind.__module__.startswith("girsanov.") and not inspect.isabstract(kind):
+            yield kind
 
 
 def test_every_kind_of_chain_is_under_the_laws():
-    ours = {kind for kind in Chain.__subclasses__() if kind.__module__.startswith("girsanov.")}
+    ours = set(kinds())
     assert bridges.BridgeChain in ours
     assert {type(make()[0]) for make in CHAINS.values()} == ours
 
@@ -64,7 +76,7 @@ def test_the_log_weight_is_the_ratio_of_the_densities_of_the_steps(make):
     state, expected = chain.begin(x, next(eps) if noise.taken > chain.length else torch.zeros_like(x))
     for k in range(chain.length):
         forward = chain.encode(k, state)
-        following = state + forward.shift + forward.spread(next(eps))
+        following = state + forward.change(next(eps))
         backward = chain.decode(k, following)
         expected = expected + log_density(backward, state - following) - log_density(forward, following - state)
         state = following
@@ -73,15 +85,19 @@ def test_the_log_weight_is_the_ratio_of_the_densities_of_the_steps(make):
 
 
 @each_chain
-def test_a_kernel_whitens_what_it_spreads_and_has_its_density(make):
+def test_a_kernel_finds_the_noise_of_a_change_and_has_its_density(make):
     chain, shape = make()
     x = rows(4, shape)
     for kernel in (chain.encode(0, x), chain.decode(chain.length - 1, x)):
         eps = rows(4, shape, seed=5)
-        torch.testing.assert_close(kernel.whiten(kernel.spread(eps)), eps)
-        torch.testing.assert_close(kernel.log_det(x), torch.linalg.slogdet(matrices(kernel, x)).logabsdet)
-        change = kernel.shift + kernel.spread(eps)
+        change = kernel.change(eps)
+        torch.testing.assert_close(kernel.noise(change), eps)
+        torch.testing.assert_close(kernel.log_det(change), torch.linalg.slogdet(matrices(kernel, eps)).logabsdet)
         torch.testing.assert_close(kernel.log_prob(change), log_density(kernel, change))
+        if isinstance(kernel, GaussianKernel):
+            root = matrices(kernel, eps)
+            law = MultivariateNormal(kernel.shift.flatten(1), root @ root.mT)
+            torch.testing.assert_close(kernel.log_prob(change), law.log_prob(change.flatten(1)))
 
 
 @each_chain

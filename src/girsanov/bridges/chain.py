@@ -26,7 +26,7 @@ from girsanov.bridges.halves import Half
 from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Density
 from girsanov.linear import Isotropic, LinearMap, Triangular
-from girsanov.pairs import Chain, Direction, Kernel, Move, Noise
+from girsanov.pairs import Chain, Direction, GaussianKernel, Kernel, Move, Noise
 from girsanov.pairs.chain import recomputing
 from girsanov.randomness import normal_blocks, source_of
 from girsanov.types import InputError, Nats, State
@@ -126,28 +126,28 @@ class BridgeChain(Chain):
                 getattr(part, name).data = value.detach()[step.to(value.device)]
         return part
 
-    def encode(self, k: int | Tensor, x: State, condition: Tensor | None = None) -> Kernel:
+    def encode(self, k: int | Tensor, x: State, condition: Tensor | None = None) -> GaussianKernel:
         """From time k to time k + 1; k may be a number of its own for each row, shape ``b``."""
         return self._forward(k, x, self.forward_half(self._times(k), x, condition))
 
-    def decode(self, k: int | Tensor, x: State, condition: Tensor | None = None) -> Kernel:
+    def decode(self, k: int | Tensor, x: State, condition: Tensor | None = None) -> GaussianKernel:
         return self._backward(k, x, self.backward_half(self._times(k + 1), x, condition))
 
-    def _forward(self, k: int | Tensor, x: State, pull: State) -> Kernel:
+    def _forward(self, k: int | Tensor, x: State, pull: State) -> GaussianKernel:
         """The encoder's step, given its pull at time k."""
         alpha, following, width = self._step(k)
         shift = _wide(following / alpha - 1.0, x) * x + _wide(following * width * alpha, x) * pull
         offset = _offset(self.encoder_log_variance, k, x)
-        return Kernel(shift, self._scale(following * width**0.5, x), offset, pull)
+        return GaussianKernel(shift, self._scale(following * width**0.5, x), offset, pull)
 
-    def _backward(self, k: int | Tensor, x: State, pull: State) -> Kernel:
+    def _backward(self, k: int | Tensor, x: State, pull: State) -> GaussianKernel:
         """The decoder's step, given its pull at time k + 1."""
         alpha, following, width = self._step(k)
         shift = _wide(alpha / following - 1.0, x) * x + _wide(alpha * width * following, x) * pull
         scale: LinearMap = self._scale(alpha * width**0.5, x)
         if self.decoder_below is not None:
             scale = Triangular(scale.value, self.decoder_below[k])
-        return Kernel(shift, scale, _offset(self.decoder_log_variance, k, x), pull)
+        return GaussianKernel(shift, scale, _offset(self.decoder_log_variance, k, x), pull)
 
     def returns(
         self,
@@ -244,12 +244,13 @@ class BridgeChain(Chain):
         for move, pull in zip(moves, pulls, strict=True):
             kernel = self._forward(move.k, move.before, pull)
             kernel = replace(kernel, log_variance=kernel.log_variance.detach())
-            held.append(replace(move, kernel=kernel, eps=kernel.whiten(move.change - kernel.shift)))
+            held.append(replace(move, kernel=kernel, eps=kernel.noise(move.change)))
         return held
 
     def _divergence(self, move: Move) -> Nats:
         """Divergence of the encoder's step from the reference's, shape ``b``."""
         alpha, following, width = self._step(move.k)
+        assert isinstance(move.kernel, GaussianKernel)
         control = move.kernel.shift - (following / alpha - 1.0) * move.before
         offset = move.kernel.log_variance.double()
         size = sum_event(control.square()) / (following**2 * width)

@@ -39,7 +39,7 @@ from girsanov.bridges.closed import ClosedBridge, require_one_shape
 from girsanov.densities import Gaussian
 from girsanov.inputs import checked
 from girsanov.linear import Full
-from girsanov.pairs import Chain, Kernel
+from girsanov.pairs import Chain, GaussianKernel
 from girsanov.processes import LinearProcess
 from girsanov.randomness import source_of
 from girsanov.types import InputError, Nats, State, Time
@@ -106,9 +106,9 @@ class Transition:
         """Mean given rows ``n *d``, of the same shape and dtype."""
         return (x.double().flatten(1) @ self.gain.T + self.offset).reshape(x.shape).to(x.dtype)
 
-    def kernel(self, x: State, log_variance: Tensor) -> Kernel:
+    def kernel(self, x: State, log_variance: Tensor) -> GaussianKernel:
         """The step from rows ``n *d`` as one of a chain."""
-        return Kernel(self.mean(x) - x, Full(self.root.to(x.dtype).expand(len(x), -1, -1)), log_variance)
+        return GaussianKernel(self.mean(x) - x, Full(self.root.to(x.dtype).expand(len(x), -1, -1)), log_variance)
 
 
 @final
@@ -292,10 +292,10 @@ class GaussianBridgeChain(Chain):
         self._up = [bridge.transition(s, t) for s, t in pairwise(grid)]
         self._down = [bridge.transition(t, s) for s, t in pairwise(grid)]
 
-    def encode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
+    def encode(self, k: int, x: State, condition: Tensor | None = None) -> GaussianKernel:
         return self._up[k].kernel(x, self.encoder_log_variance[k])
 
-    def decode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
+    def decode(self, k: int, x: State, condition: Tensor | None = None) -> GaussianKernel:
         return self._down[k].kernel(x, self.decoder_log_variance[k])
 
     def log_prior(self, x: State) -> Nats:

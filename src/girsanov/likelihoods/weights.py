@@ -30,7 +30,7 @@ from torch import Tensor
 from girsanov.calculus import Divergence, Exact
 from girsanov.inputs import checked
 from girsanov.likelihoods.estimator import keeps_graph
-from girsanov.pairs import Chain, EulerChain, Pair, euler_log_weights
+from girsanov.pairs import Chain, EulerChain, MidpointChain, Pair, euler_log_weights
 from girsanov.randomness import keyed_generators, keyed_normal, seed_of, source_of
 from girsanov.rows import by_blocks, condition_at, conditions_for
 from girsanov.types import Estimate, InputError, MeanEstimate, Nats, State, interval_of_mean
@@ -124,7 +124,9 @@ def chain_elbo(
     r"""Evidence lower bound of the N-step sampler: a true bound at every N.
 
     Args:
-        pair: two processes, taken by Euler steps; or a chain, of which ``steps`` is already decided.
+        pair: two processes, taken by Euler steps, or by midpoint steps (:class:`girsanov.pairs.MidpointChain`) where
+            their noise depends on the state, of which Euler's would lose some nats at any number; or a chain, of which
+            ``steps`` is already decided.
         x: rows ``n *d``.
         steps: number of steps of a pair.
         paths: paths per row, whose spread is the standard error.
@@ -147,7 +149,7 @@ def chain_elbo(
         >>> torch.allclose(estimate.value, law.log_prob(torch.zeros(3, 2)), atol=1e-4), estimate.model
         (True, 'chain')
     """
-    chain = _chain(pair, steps)
+    chain = _chain(pair, steps, x)
     weights = _simulate(chain.log_weights, x, paths, condition, generator)
     return Estimate.from_replicates(
         weights, kind="lower_bound", model="chain", nfe=chain.length * paths, event_dim=x[0].numel()
@@ -182,7 +184,7 @@ def importance_bound(
     Raises:
         InputError: as for :func:`chain_elbo`.
     """
-    chain = _chain(pair, steps)
+    chain = _chain(pair, steps, x)
     weights = _simulate(chain.log_weights, x, groups * paths, condition, generator)
     return Estimate.from_replicates(
         _log_mean_groups(weights, groups),
@@ -284,14 +286,16 @@ def chain_bracket(
     )
 
 
-def _chain(pair: Pair | Chain, steps: int | None) -> Chain:
+def _chain(pair: Pair | Chain, steps: int | None, x: State | None = None) -> Chain:
+    """The chain of a pair: midpoint steps where the noise depends on the state, for which Euler's lose some nats."""
     if isinstance(pair, Chain):
         if steps is not None and steps != pair.length:
             raise InputError(f"This chain has {pair.length} steps: leave steps out, or pass the pair")
         return pair
     if steps is None:
         raise InputError("steps= is needed: the bound of a pair is that of its sampler with so many steps")
-    return EulerChain(pair, steps)
+    rows = pair.sample_prior(1, torch.Generator().manual_seed(0)) if x is None else x[:1]
+    return (MidpointChain if pair.noise_depends_on(rows) else EulerChain)(pair, steps)
 
 
 def _simulate(

@@ -13,8 +13,11 @@ __all__ = [
     "Map",
     "Radial",
     "carries_gradient",
+    "depends_on_rows",
     "diffusion_terms",
+    "ito_correction",
     "leaf",
+    "log_det_about",
     "weighted_gradient",
 ]
 
@@ -203,14 +206,63 @@ def diffusion_terms(coefficient: Callable[[State], Tensor], x: State) -> tuple[S
     Returns:
         ``None`` where the coefficient does not depend on ``x``.
     """
-    if not _depends(coefficient, x):
+    if not depends_on_rows(coefficient, x):
         return None
     field = Function(coefficient)
     value, double = Exact()(lambda y: field.drift(y)[1].reshape(y.shape), x)
     return value, double[0]
 
 
-def _depends(coefficient: Callable[[State], Tensor], x: State) -> bool:
+def ito_correction(coefficient: Callable[[State], Tensor], x: State) -> State:
+    r"""What Ito's drift has beyond Stratonovich's, shape ``b *d``.
+
+    It is :math:`c_i = \tfrac12 \sum_{jk} G_{jk}\, \partial_j G_{ik}`: half of what div(G G') has beyond G div G, the
+    divergence by column.
+
+    Args:
+        coefficient: G, from rows ``b *d`` to ``b``, ``b *d`` or ``b d d``.
+        x: rows.
+
+    Example:
+        >>> ito_correction(lambda x: 0.4 * x, torch.tensor([[2.0]]))  # geometric Brownian motion: sigma^2 x / 2
+        tensor([[0.1600]])
+    """
+    field = Function(coefficient)
+    (matrix, by_column), (_, whole) = field.divergence(x), field.drift(x)
+    return 0.5 * (whole.reshape(x.shape) - matrix.times(by_column.reshape(x.shape)))
+
+
+def log_det_about(coefficient: Callable[[State], Tensor], x: State, w: State) -> Nats:
+    r"""Log-determinant of :math:`I + \partial_x [G(x)\, w]`, shape ``b``, float64; nan where it is not positive.
+
+    Args:
+        coefficient: G, from rows ``b *d`` to ``b``, ``b *d`` or ``b d d``.
+        x: rows.
+        w: a vector for each row, ``b *d``, held fixed.
+
+    Example:
+        >>> log_det_about(lambda x: 0.4 * x, torch.ones(1, 2), torch.tensor([[0.5, 1.0]])).exp()  # 1.2 * 1.4
+        tensor([1.6800], dtype=torch.float64)
+    """
+    attached = torch.is_grad_enabled() and (w.requires_grad or carries_gradient(coefficient, x))
+    with torch.enable_grad():
+        point = leaf(x, attached)
+        point = point.view_as(point)  # a node of its own, since w may depend on the rows too
+        matrix = map_of(coefficient(point), point)
+        if not matrix.value.requires_grad:
+            return x.new_zeros(len(x), dtype=torch.float64)
+        if isinstance(matrix, Isotropic):  # a matrix of rank one
+            slope = weighted_gradient(matrix.value, torch.ones_like(matrix.value), point, attached)
+            return (slope * w.flatten(1)).sum(1, dtype=torch.float64).log1p()
+        moved = matrix.times(w).flatten(1)
+        rows = [weighted_gradient(own, torch.ones_like(own), point, attached) for own in moved.unbind(1)]
+    bent = torch.stack(rows, 1).double()
+    sign, value = torch.linalg.slogdet(torch.eye(bent.shape[1], dtype=bent.dtype, device=bent.device) + bent)
+    return torch.where(sign > 0, value, torch.nan)
+
+
+def depends_on_rows(coefficient: Callable[[State], Tensor], x: State) -> bool:
+    """Whether a function of rows has a gradient in them."""
     with torch.enable_grad():
         point = x.detach().requires_grad_()
         g = coefficient(point)

@@ -7,7 +7,9 @@ __all__ = [
     "Drift",
     "EulerChain",
     "FamilyPair",
+    "GaussianKernel",
     "Kernel",
+    "MidpointChain",
     "Move",
     "Noise",
     "Pair",
@@ -17,8 +19,10 @@ __all__ = [
 ]
 
 from girsanov.pairs.ancestral import AncestralChain
-from girsanov.pairs.chain import Chain, Direction, EulerChain, Kernel, Move
+from girsanov.pairs.chain import Chain, Direction, GaussianKernel, Kernel, Move
+from girsanov.pairs.euler import EulerChain
 from girsanov.pairs.family import FamilyPair
+from girsanov.pairs.midpoint import MidpointChain
 from girsanov.pairs.pair import Drift, Pair, Step
 from girsanov.pairs.paths import Noise, euler_log_weights
 from girsanov.pairs.score_pair import ScorePair

@@ -25,7 +25,7 @@ from torch import Tensor
 from girsanov.densities import draw_rows
 from girsanov.inputs import checked
 from girsanov.linear import Isotropic, Spectral
-from girsanov.pairs.chain import Chain, Kernel
+from girsanov.pairs.chain import Chain, GaussianKernel
 from girsanov.pairs.score_pair import ScorePair
 from girsanov.rows import conditions_for
 from girsanov.solvers import LogSNRDensity
@@ -69,7 +69,7 @@ class AncestralChain(Chain):
         nodes = LogSNRDensity.from_spectrum(*pair.log_snr_range, variances, floor=0.3).nodes(steps + 1)
         self.register_buffer("levels", nodes.flip(0).contiguous().to(pair.device))
 
-    def encode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
+    def encode(self, k: int, x: State, condition: Tensor | None = None) -> GaussianKernel:
         """Exact noising from v_k to v_{k+1}; v_0 = 0 are the data.
 
         Raises:
@@ -80,9 +80,9 @@ class AncestralChain(Chain):
         if self.lmbd == 1.0:
             raise InputError("The steps of lmbd = 1 have no noise, so its paths have no weights: use ode_log_prob")
         added = (self.variance(k + 1) - self.variance(k)).sqrt()
-        return Kernel(torch.zeros_like(x), self._isotropic(added, x), self.encoder_log_variance[k])
+        return GaussianKernel(torch.zeros_like(x), self._isotropic(added, x), self.encoder_log_variance[k])
 
-    def decode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
+    def decode(self, k: int, x: State, condition: Tensor | None = None) -> GaussianKernel:
         """The sampler's step from v_{k+1} to v_k, whose pull is the :meth:`correction` there."""
         lmbd, correction = self.lmbd if k else 0.0, self.correction(k, x, condition)
         power, v, following = 1.0 - 0.5 * lmbd, self.variance(k + 1), self.variance(k)
@@ -90,11 +90,11 @@ class AncestralChain(Chain):
         if law is None:
             spread = v if k == 0 else following * (1.0 - (following / v) ** (1.0 - lmbd))
             isotropic = self._isotropic(spread.sqrt(), x)
-            return Kernel(share * correction, isotropic, self.decoder_log_variance[k], correction)
+            return GaussianKernel(share * correction, isotropic, self.decoder_log_variance[k], correction)
         centred = x - law.mean.to(x.dtype)
         pull = law.spectral(centred, lambda s: ((s + following) / (s + v)) ** power - 1.0)
         scale = Spectral(law, lambda s: ((s + following) * (1.0 - ((s + following) / (s + v)) ** (1.0 - lmbd))).sqrt())
-        return Kernel(pull + share * correction, scale, self.decoder_log_variance[k], correction)
+        return GaussianKernel(pull + share * correction, scale, self.decoder_log_variance[k], correction)
 
     def correction(self, k: int, y: State, condition: Tensor | None = None) -> State:
         """Denoised point minus the reference's denoised point, or minus y where there is no reference, at v_{k+1}."""

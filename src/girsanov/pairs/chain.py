@@ -12,7 +12,7 @@ the form that does not cancel (note of paper 3, section 2.6). Its mean over enco
 of its mean weight tends to, the log-density of the chain; on paths of the decoder it errs to the other side.
 """
 
-__all__ = ["Chain", "Direction", "EulerChain", "Kernel", "Move", "recomputing"]
+__all__ = ["Chain", "Direction", "GaussianKernel", "Kernel", "Move", "recomputing"]
 
 import math
 from abc import ABC, abstractmethod
@@ -28,7 +28,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from girsanov.calculus import sum_event
 from girsanov.inputs import checked
 from girsanov.linear import LinearMap
-from girsanov.pairs.pair import DataEnd, Pair
+from girsanov.pairs.pair import DataEnd
 from girsanov.pairs.paths import Noise
 from girsanov.randomness import normal_blocks, source_of
 from girsanov.types import Nats, State, require_count
@@ -40,8 +40,30 @@ LOG_2PI = math.log(2.0 * math.pi)
 Direction = Literal["forward", "backward"]
 
 
+class Kernel(ABC):
+    """The law of one step, given the state that it leaves: a change of the state for each standard normal noise."""
+
+    @abstractmethod
+    def change(self, eps: State) -> State:
+        """The change of the state that noise ``eps`` makes, shape ``b *d``."""
+
+    @abstractmethod
+    def noise(self, change: State) -> State:
+        """The noise that makes ``change``."""
+
+    @abstractmethod
+    def log_det(self, change: State) -> Nats:
+        """Log-determinant of the change's derivative in the noise, shape ``b``, float64."""
+
+    def log_prob(self, change: State) -> Nats:
+        """Log-density of a change of the state, shape ``b``, float64."""
+        square = sum_event(self.noise(change).square())
+        return -0.5 * (square + change[0].numel() * LOG_2PI) - self.log_det(change)
+
+
+@final
 @dataclass(frozen=True)
-class Kernel:
+class GaussianKernel(Kernel):
     """A Gaussian step: ``x + shift + exp(log_variance / 2) scale eps``.
 
     Attributes:
@@ -57,25 +79,20 @@ class Kernel:
     log_variance: Tensor
     pull: State | None = None
 
-    def spread(self, eps: State) -> State:
-        """Noise of the step, shape ``b *d``."""
-        return (0.5 * self.log_variance).exp().to(eps.dtype) * self.scale.times(eps)
+    def change(self, eps: State) -> State:
+        """The shift, and the noise in its scale."""
+        return self.shift + (0.5 * self.log_variance).exp().to(eps.dtype) * self.scale.times(eps)
 
-    def whiten(self, y: State) -> State:
-        """The eps that :meth:`spread` maps to ``y``."""
-        return self.scale.solve((-0.5 * self.log_variance).exp().to(y.dtype) * y)
+    def noise(self, change: State) -> State:
+        """What is left beyond the shift, over its scale."""
+        return self.scale.solve((-0.5 * self.log_variance).exp().to(change.dtype) * (change - self.shift))
 
-    def log_det(self, x: State) -> Nats:
-        """Log-determinant of :meth:`spread`, shape ``b``."""
+    def log_det(self, change: State) -> Nats:
+        """Log-determinant of the scale, shape ``b``."""
         offset = self.log_variance.double()
-        each = offset.ndim == x.ndim
-        total = sum_event(offset.expand(x.shape)) if each else offset.expand(x.shape[1:]).sum()
-        return self.scale.log_det(x) + 0.5 * total
-
-    def log_prob(self, change: State) -> Nats:
-        """Log-density of a change of the state, shape ``b``, float64."""
-        square = sum_event(self.whiten(change - self.shift).square())
-        return -0.5 * (square + change[0].numel() * LOG_2PI) - self.log_det(change)
+        each = offset.ndim == change.ndim
+        total = sum_event(offset.expand(change.shape)) if each else offset.expand(change.shape[1:]).sum()
+        return self.scale.log_det(change) + 0.5 * total
 
 
 @dataclass(frozen=True)
@@ -99,14 +116,14 @@ class Move:
     kernel: Kernel
 
     def returned(self, back: Kernel) -> State:
-        """The noise with which the kernel ``back`` of the other direction makes this move undone."""
-        return back.whiten(self.change + back.shift)
+        """The noise with which the kernel ``back`` of the other direction undoes this move."""
+        return back.noise(-self.change)
 
     def gain(self, back: Kernel) -> Nats:
         """Log-density of the way back less that of the way here, shape ``b``, float64."""
-        whitened = self.returned(back)
-        log_det = self.kernel.log_det(self.change) - back.log_det(self.change)
-        return log_det + 0.5 * sum_event((self.eps - whitened) * (self.eps + whitened))
+        noise = self.returned(back)
+        log_det = self.kernel.log_det(self.change) - back.log_det(-self.change)
+        return log_det + 0.5 * sum_event((self.eps - noise) * (self.eps + noise))
 
 
 class Chain(DataEnd, ABC):
@@ -177,7 +194,7 @@ class Chain(DataEnd, ABC):
         for k in range(self.length) if direction == "forward" else reversed(range(self.length)):
             kernel = step(k, x, condition)
             eps = torch.zeros_like(x) if k in still else noise(1)[0]
-            change = kernel.shift if k in still else kernel.shift + kernel.spread(eps)
+            change = kernel.change(eps)
             yield Move(k, x, x + change, change, eps, kernel)
             x = x + change
 
@@ -259,81 +276,3 @@ def _shrunk_log_mean(squares: Tensor) -> Tensor:
     variance = squares.var(0, correction=0) / (len(squares) * mean.square())
     offset = mean.log()
     return (offset * (1.0 - variance / offset.square()).clamp_min(0.0)).nan_to_num(0.0)
-
-
-@final
-class EulerChain(Chain):
-    r"""Euler steps of a pair.
-
-    Shifts are :math:`h u(t_k, x_k)` and :math:`-h v(t_{k+1}, x_{k+1})`, both scales :math:`\sqrt h\, G(t_k, \cdot)`.
-
-    Args:
-        pair: the two processes.
-        steps: number of steps, on ``pair.times``.
-        times: increasing grid in place of ``pair.times(steps)``.
-        learn_variances: see :class:`Chain`.
-        per_dimension: whether the decoder has one offset per dimension of ``pair.event_shape``.
-
-    Example:
-        >>> from girsanov.densities import StandardNormal
-        >>> from girsanov.processes import OrnsteinUhlenbeck
-        >>> process = OrnsteinUhlenbeck(2.0)
-        >>> pair = Pair(process, lambda t, x: -process.drift(t, x), StandardNormal(), event_shape=(2,))
-        >>> chain = EulerChain(pair, 64)
-        >>> x, noise = torch.zeros(1000, 2), lambda count: torch.randn(count, 1000, 2)
-        >>> chain.log_weights(x, noise).mean().round(decimals=1)  # log N(0; 0, I) is -1.84
-        tensor(-1.8000, dtype=torch.float64)
-    """
-
-    times: Tensor
-
-    def __init__(
-        self,
-        pair: Pair,
-        steps: int,
-        *,
-        times: Tensor | None = None,
-        learn_variances: bool = False,
-        per_dimension: bool = False,
-    ) -> None:
-        grid = pair.times(require_count("steps", steps)) if times is None else times.double()
-        shape = pair.event_shape if per_dimension else ()
-        super().__init__(len(grid) - 1, learn_variances=learn_variances, per_dimension=shape)
-        self.pair = pair
-        self.register_buffer("times", grid)
-
-    def encode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
-        """Euler-Maruyama step of the inference process."""
-        drift = self.pair.inference_drift(self._time(k, x), x, condition)
-        return Kernel(self._width(k) * drift, self._scale(k, x), self.encoder_log_variance[k])
-
-    def decode(self, k: int, x: State, condition: Tensor | None = None) -> Kernel:
-        """Euler-Maruyama step of the generative process: drift at the later time, scale at the earlier."""
-        drift = self.pair.generative_drift(self._time(k + 1, x), x, condition)
-        return Kernel(-self._width(k) * drift, self._scale(k, x), self.decoder_log_variance[k])
-
-    def begin(self, x: State, eps: State, condition: Tensor | None = None) -> tuple[State, Nats]:
-        """The pair's own entry."""
-        return self.pair.begin(x, eps, condition)
-
-    def finish(self, x: State, eps: State, condition: Tensor | None = None) -> tuple[State, Nats]:
-        """The pair's own exit."""
-        return self.pair.finish(x, eps, condition)
-
-    def log_prior(self, x: State) -> Nats:
-        """Log-density of the pair's prior."""
-        return self.pair.log_prior(x)
-
-    def sample_prior(self, n: int, generator: torch.Generator) -> State:
-        """Draw from the pair's prior."""
-        return self.pair.sample_prior(n, generator)
-
-    def _time(self, k: int, x: State) -> Tensor:
-        return self.times[k].to(x.device).expand(len(x))
-
-    def _width(self, k: int) -> float:
-        return float(self.times[k + 1] - self.times[k])
-
-    def _scale(self, k: int, x: State) -> LinearMap:
-        """The coefficient of both kernels: the ratio of their variances tends to 1 with the step, as it must."""
-        return self.pair.scale(self._time(k, x), x).stretched(self._width(k) ** 0.5)

@@ -25,7 +25,7 @@ from girsanov.calculus import Divergence
 from girsanov.densities import Density, draw_rows
 from girsanov.inputs import ask
 from girsanov.linear import Full, LinearMap, ValueMap, map_of
-from girsanov.linear.fields import diffusion_terms
+from girsanov.linear.fields import depends_on_rows, diffusion_terms
 from girsanov.processes import Process
 from girsanov.types import InputError, Nats, State, Time
 
@@ -139,13 +139,18 @@ class Pair(DataEnd):
         drift = self.generative.drift if isinstance(self.generative, Process) else self.generative
         return _call(drift, t, x, condition)
 
-    def scale(self, t: Time, x: State) -> LinearMap:
+    def scale(self, t: Time, x: State) -> ValueMap:
         """The shared diffusion coefficient at rows ``x``.
 
         Raises:
             InputError: for one that is not positive and finite or, as a matrix, not invertible.
         """
         return _invertible(map_of(self.inference.diffusion(t.to(x.dtype), x), x), x)
+
+    def noise_depends_on(self, x: State) -> bool:
+        """Whether the diffusion coefficient has a gradient in rows ``x``, at half time."""
+        t = torch.full((len(x),), 0.5 * self.horizon, dtype=x.dtype, device=x.device)
+        return depends_on_rows(lambda y: self.inference.diffusion(t, y), x)
 
     def log_prior(self, x: State) -> Nats:
         """Log-density of the prior at rows of the horizon, shape ``b``."""
