@@ -68,9 +68,9 @@ class PairChain(Chain):
 class EulerChain(PairChain):
     r"""Euler steps of a pair.
 
-    Shifts are :math:`h u(t_k, x_k)` and :math:`-h v(t_{k+1}, x_{k+1})`, both scales :math:`\sqrt h\, G(t_k, \cdot)`. Where
-    G depends on the state, take :class:`girsanov.pairs.MidpointChain`: the bound of Euler steps then stays below the
-    log-density of the continuum at any number of steps.
+    Shifts are :math:`h u(t_k, x_k)` and :math:`-h v(t_{k+1}, x_{k+1})`, both scales :math:`\sqrt h\, G(t_k, \cdot)`.
+    Where G depends on the state, take :class:`girsanov.pairs.MidpointChain`: the bound of Euler steps then stays below
+    the log-density of the continuum at any number of steps.
 
     Args:
         pair: the two processes.
