@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -17,6 +17,7 @@ import typer
 
 from girsanov import __version__
 from girsanov.cli import bridge, classify, evaluate, fit, inspect, sample, test
+from girsanov.cli.options import spread
 from girsanov.cli.output import UsageError, emit
 
 BAD_INPUT = 2
@@ -30,13 +31,29 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-fit.register(app)
-evaluate.register(app)
-sample.register(app)
-classify.register(app)
-bridge.register(app)
-test.register(app)
-inspect.register(app)
+COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {  # in the order of --help, each with an example
+    "fit": (fit.fit, "girsanov fit data.csv --out runs/data --time-budget 600"),
+    "evaluate": (
+        evaluate.evaluate,
+        "girsanov evaluate runs/digits --likelihood density, "
+        "or girsanov evaluate ddpm-cifar10-32 images --data-range=-1,1",
+    ),
+    "score": (evaluate.score, "girsanov score runs/data new.csv --out scores.csv"),
+    "sample": (sample.sample, "girsanov sample runs/digits -n 36 --out samples.png"),
+    "classify": (classify.classify, "girsanov classify runs/digits digits --confidence 0.95 --screen"),
+    "bridge": (
+        bridge.bridge,
+        "girsanov bridge before.csv after.csv --out runs/change, or "
+        "girsanov bridge digits digits --source-classes 0,1,2,3,4 --target-classes 5,6,7,8,9 --out runs/digits",
+    ),
+    "translate": (bridge.translate, "girsanov translate runs/change new.csv --out moved.csv"),
+    "test": (test.run_test, "girsanov test samples.npy runs/digits --limit 2000"),
+    "report": (inspect.report, "girsanov report runs/digits"),
+    "datasets": (inspect.datasets, "girsanov datasets"),
+    "env": (inspect.env, "girsanov env"),
+}
+for _name, (_command, _example) in COMMANDS.items():
+    app.command(_name, epilog=f"Example: {_example}")(spread(_command))
 
 
 class Stopped(BaseException):

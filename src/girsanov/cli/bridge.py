@@ -1,6 +1,6 @@
 """``girsanov bridge`` and ``girsanov translate``: unpaired rows of two sources, and the way between them."""
 
-__all__ = ["register"]
+__all__ = ["bridge", "translate"]
 
 import time
 from dataclasses import dataclass
@@ -18,14 +18,9 @@ from girsanov.cli.options import (
     listed,
     out_option,
     settings_of,
-    spread,
 )
 from girsanov.cli.output import UsageError, as_json, emit, note_refused, stderr_note
 
-EXAMPLE = (
-    "Example: girsanov bridge before.csv after.csv --out runs/change, or "
-    "girsanov bridge digits digits --source-classes 0,1,2,3,4 --target-classes 5,6,7,8,9 --out runs/digits"
-)
 HEADER = ("direction", "rows", "energy", "true rows", "untouched", "W1", "true rows", "untouched")
 LINE = "{:<9} {:>6} {:>9} {:>10} {:>10} {:>9} {:>10} {:>10}"
 
@@ -141,14 +136,6 @@ class Moving:
     ] = None
     classes: Annotated[str | None, typer.Option(metavar="A,B", help="Of DATA, only rows of these classes.")] = None
     number: Annotated[int, typer.Option("-n", "--number", min=1, help="Rows to draw where the end is normal.")] = 64
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("bridge", epilog=EXAMPLE)(spread(bridge))
-    app.command("translate", epilog="Example: girsanov translate runs/change new.csv --out moved.csv")(
-        spread(translate)
-    )
 
 
 def bridge(

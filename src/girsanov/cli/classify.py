@@ -1,6 +1,6 @@
 """``girsanov classify``: the class of every row, its probability, and what finding out has cost."""
 
-__all__ = ["register"]
+__all__ = ["classify"]
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 import typer
 
 from girsanov.cli.lines import Cells, RowLines
-from girsanov.cli.options import Common, OnError, OnErrorOption, RunArgument, out_option, spread
+from girsanov.cli.options import Common, OnError, OnErrorOption, RunArgument, out_option
 from girsanov.cli.output import UsageError, check_place, note_refused, stderr_note
 
 COLUMNS = ("class", "probability", "evaluations", "decided", "probabilities")
@@ -66,13 +66,6 @@ class Classifying:
             note(f"calibrating on {len(held_out[0]):,} validation rows")
             found.calibrate(*held_out)
         return found
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("classify", epilog="Example: girsanov classify runs/digits digits --confidence 0.95 --screen")(
-        spread(classify)
-    )
 
 
 def classify(

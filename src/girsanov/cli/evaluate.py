@@ -3,7 +3,7 @@
 The model is a run of ours, or a folder of diffusers with the scale of the data said explicitly.
 """
 
-__all__ = ["register"]
+__all__ = ["evaluate", "score"]
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,7 +14,7 @@ import typer
 
 from girsanov.cli.given import Given, conditioned
 from girsanov.cli.lines import RowLines
-from girsanov.cli.options import Common, OnError, OnErrorOption, RunArgument, SamplesOption, out_option, spread
+from girsanov.cli.options import Common, OnError, OnErrorOption, RunArgument, SamplesOption, out_option
 from girsanov.cli.output import UsageError, as_json, check_place, emit, note_refused, print_result, stderr_note
 
 COLUMNS = ("value", "stderr", "kind", "model")
@@ -78,16 +78,6 @@ class Evaluating:
         float | None,
         typer.Option(metavar="NATS", help="With --likelihood density: draw until every row's standard error is below."),
     ] = None
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command(
-        "evaluate",
-        epilog="Example: girsanov evaluate runs/digits --likelihood density, "
-        "or girsanov evaluate ddpm-cifar10-32 images --data-range=-1,1",
-    )(spread(evaluate))
-    app.command("score", epilog="Example: girsanov score runs/data new.csv --out scores.csv")(spread(score))
 
 
 def evaluate(

@@ -1,6 +1,6 @@
 """``girsanov fit``: data to a run folder with a model, its numbers and its report."""
 
-__all__ = ["register"]
+__all__ = ["fit"]
 
 import re
 import time
@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from girsanov.cli.options import Computing, MissingAsLevelOption, SamplesOption, listed, out_option, settings_of, spread
+from girsanov.cli.options import Computing, MissingAsLevelOption, SamplesOption, listed, out_option, settings_of
 from girsanov.cli.output import UsageError, as_json, emit, print_result, stderr_note
 
 if TYPE_CHECKING:
     from girsanov.training import Progress
-
-EXAMPLE = "Example: girsanov fit data.csv --out runs/data --time-budget 600"
 
 
 @dataclass(frozen=True)
@@ -119,11 +117,6 @@ class Evaluation:
     peer_seconds: Annotated[
         float | None, typer.Option(metavar="S", help="Seconds for each peer.", show_default="as the training")
     ] = None
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("fit", epilog=EXAMPLE)(spread(fit))
 
 
 def fit(

@@ -1,18 +1,10 @@
 """``girsanov report``, ``girsanov datasets`` and ``girsanov env``: what is there."""
 
-__all__ = ["register"]
+__all__ = ["datasets", "env", "report"]
 
-import typer
 
 from girsanov.cli.options import JsonOption, RunArgument, ThreadsOption, prepare_threads
 from girsanov.cli.output import as_json, emit, stderr_note
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("report", epilog="Example: girsanov report runs/digits")(report)
-    app.command("datasets", epilog="Example: girsanov datasets")(datasets)
-    app.command("env", epilog="Example: girsanov env")(env)
 
 
 def report(run: RunArgument, threads: ThreadsOption = None, json: JsonOption = False) -> None:

@@ -1,6 +1,6 @@
 """``girsanov sample``: rows that a model draws, as CSV, an array or a picture."""
 
-__all__ = ["register"]
+__all__ = ["sample"]
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from girsanov.cli.options import Computing, RunArgument, out_option, spread
+from girsanov.cli.options import Computing, RunArgument, out_option
 from girsanov.cli.output import UsageError, stderr_note
 from girsanov.cli.tables import check_suffix, write_rows
 
@@ -26,11 +26,6 @@ class Drawing(Computing):
         ),
     ] = None
     label: Annotated[str | None, typer.Option("--class", help="Draw one class of a conditional model.")] = None
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("sample", epilog="Example: girsanov sample runs/digits -n 36 --out samples.png")(spread(sample))
 
 
 def sample(

@@ -1,6 +1,6 @@
 """``girsanov test``: are these rows a sample of the run's model, as far as its score can tell?"""
 
-__all__ = ["register"]
+__all__ = ["run_test"]
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 import typer
 
 from girsanov.cli.given import Given, conditioned
-from girsanov.cli.options import Common, RunArgument, spread
+from girsanov.cli.options import Common, RunArgument
 from girsanov.cli.output import as_json, emit, stderr_note
 
 ROW = "{:>9}  {:>9}  {:>11}  {:>11}  {:>10}  {:>10}"
@@ -30,11 +30,6 @@ class Testing:
         typer.Option(metavar="NAME", help="Diffusion matrix: robust, heavy_tailed, moments or gaussianise."),
     ] = None
     resamples: Annotated[int, typer.Option(min=19, metavar="B", help="Replicates of the null distribution.")] = 999
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("test", epilog="Example: girsanov test samples.npy runs/digits --limit 2000")(spread(run_test))
 
 
 def run_test(
