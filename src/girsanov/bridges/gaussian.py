@@ -126,6 +126,10 @@ class GaussianBridge(ClosedBridge):
 
     start: Gaussian
     end: Gaussian
+    m0: Tensor
+    m1: Tensor
+    S0: Tensor
+    S1: Tensor
     cross: Tensor
 
     def __init__(self, reference: LinearProcess, start: Gaussian, end: Gaussian) -> None:
@@ -133,10 +137,9 @@ class GaussianBridge(ClosedBridge):
         super().__init__(reference, start, end)
         alpha, tau = self.clock.scale, self.clock.total
         variance = alpha.square() * tau
-        self.register_buffer("m0", start.mean.flatten())
-        self.register_buffer("m1", end.mean.flatten())
-        self.register_buffer("S0", start.covariance)
-        self.register_buffer("S1", end.covariance)
+        for i, law in enumerate((start, end)):
+            self.register_buffer(f"m{i}", law.mean.flatten())
+            self.register_buffer(f"S{i}", law.covariance)
         self.register_buffer("cross", _cross_covariance(start, end, alpha, variance))
         self._alpha, self._variance = alpha, variance
 
@@ -162,8 +165,8 @@ class GaussianBridge(ClosedBridge):
         (alpha_s, tau_s), (alpha_t, tau_t) = self.clock(s), self.clock(t)
         shared = alpha_s * alpha_t * tau_s * (1.0 - tau_t / self.clock.total)
         return (
-            first.start * second.start * self._matrix("S0")
-            + first.end * second.end * self._matrix("S1")
+            first.start * second.start * self.S0
+            + first.end * second.end * self.S1
             + first.start * second.end * self.cross
             + first.end * second.start * self.cross.T
             + shared * self._eye()
@@ -199,7 +202,7 @@ class GaussianBridge(ClosedBridge):
     def kl(self) -> float:
         r"""KL(bridge || reference from the same start), nats: :math:`\tfrac12 \int E\|u - f\|^2 / g^2\, dt`."""
         d, variance = len(self.cross), self._variance
-        residual = self._matrix("S1") - self.cross.T @ torch.linalg.solve(self._matrix("S0"), self.cross)
+        residual = self.S1 - self.cross.T @ torch.linalg.solve(self.S0, self.cross)
         cost = self._squared_distance() / variance
         return float(0.5 * (cost + d * variance.log() - d - torch.logdet(residual)))
 
@@ -213,23 +216,23 @@ class GaussianBridge(ClosedBridge):
 
     def mutual_information(self) -> float:
         """KL of the coupling from the product of its ends, nats."""
-        gain = torch.linalg.solve(self._matrix("S0"), self.cross)
-        share = torch.linalg.solve(self._matrix("S1"), self.cross.T @ gain)
+        gain = torch.linalg.solve(self.S0, self.cross)
+        share = torch.linalg.solve(self.S1, self.cross.T @ gain)
         return float(-0.5 * torch.logdet(self._eye() - share))
 
     def _squared_distance(self) -> Tensor:
         """Mean of the squared distance between the end and the scaled start under the bridge."""
         alpha = self._alpha
-        shift = self._matrix("m1") - alpha * self._matrix("m0")
-        spread = alpha.square() * self._matrix("S0") + self._matrix("S1") - 2.0 * alpha * self.cross
+        shift = self.m1 - alpha * self.m0
+        spread = alpha.square() * self.S0 + self.S1 - 2.0 * alpha * self.cross
         return shift.square().sum() + spread.trace()
 
     def _moments(self, t: Time) -> tuple[Tensor, Tensor]:
         """m_t ``k d`` and S_t ``k d d`` at ``k`` times."""
         law = self.clock.pinned(t.to(self.cross.device))
         A, B, c = (v[:, None, None] for v in (law.start, law.end, law.variance))
-        mean = law.start[:, None] * self._matrix("m0") + law.end[:, None] * self._matrix("m1")
-        ends = A.square() * self._matrix("S0") + B.square() * self._matrix("S1")
+        mean = law.start[:, None] * self.m0 + law.end[:, None] * self.m1
+        ends = A.square() * self.S0 + B.square() * self.S1
         return mean, ends + A * B * (self.cross + self.cross.T) + c * self._eye()
 
     def _drift(self, t: float | Time, x: State, slope: Callable[[Time, Tensor], Tensor]) -> State:
@@ -240,7 +243,7 @@ class GaussianBridge(ClosedBridge):
         mean, covariance = self._moments(unique)
         matrix, centred = slope(unique, covariance), rows.flatten(1) - mean[index]
         pull = centred @ matrix[0].T if len(unique) == 1 else torch.einsum("bij,bj->bi", matrix[index], centred)
-        push = self._push(unique)[index, None] * (self._matrix("m1") - self._alpha * self._matrix("m0"))
+        push = self._push(unique)[index, None] * (self.m1 - self._alpha * self.m0)
         flow = rate[index, None] * rows.flatten(1) + squared[index, None] * (push + pull)
         return flow.reshape(x.shape).to(x.dtype)
 
@@ -252,8 +255,8 @@ class GaussianBridge(ClosedBridge):
         """Hessian of log psi_t, ``k d d``."""
         law = self.clock.pinned(t)
         A, B = law.start[:, None, None], law.end[:, None, None]
-        forward = A * self.cross.T + B * self._matrix("S1")
-        backward = A * self._matrix("S0") + B * self.cross
+        forward = A * self.cross.T + B * self.S1
+        backward = A * self.S0 + B * self.cross
         K = forward - self._alpha * backward - B * self._variance * self._eye()
         return self._push(t)[:, None, None] * torch.linalg.solve(covariance, K, left=False)
 
@@ -262,9 +265,6 @@ class GaussianBridge(ClosedBridge):
 
     def _eye(self) -> Tensor:
         return torch.eye(len(self.cross), dtype=torch.float64, device=self.cross.device)
-
-    def _matrix(self, name: str) -> Tensor:
-        return self.get_buffer(name)
 
 
 @final

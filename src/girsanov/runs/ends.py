@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-import torch
-
 from girsanov.datasets import Raw, Schema, Splits, fingerprint, joined, keep_classes, read, split, take
+from girsanov.runs.folder import Source
 from girsanov.types import InputError, State
 
 NORMAL = "normal"  # the name of the end that is a standard normal law
@@ -140,7 +138,5 @@ def read_ends(
 
 
 def _limited(raw: Raw, limit: int | None, seed: int) -> Raw:
-    if limit is None or limit >= len(raw):
-        return raw
-    order = torch.randperm(len(raw), generator=torch.Generator().manual_seed(seed))
-    return take(raw, np.sort(order[:limit].numpy()))
+    index = Source(str(raw.name), limit, seed).chosen(len(raw))
+    return raw if len(index) == len(raw) else take(raw, index.numpy())

@@ -41,6 +41,12 @@ class Source:
     limit: int | None = None
     seed: int = 0
 
+    def chosen(self, n: int) -> Tensor:
+        """Which of ``n`` rows, in their order: all of them, or so many at random."""
+        if self.limit is None or self.limit >= n:
+            return torch.arange(n)
+        return torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))[: self.limit].sort().values
+
     def to_json(self) -> dict[str, Any]:
         """All fields."""
         return asdict(self)

@@ -104,7 +104,7 @@ def select(source: Source, **reading: Unpack[Reading]) -> Selection:
         (torch.Size([50, 4]), True)
     """
     data = load(source.name, **reading)
-    index = _chosen(len(data.x), source)
+    index = source.chosen(len(data.x))
     border = None if data.n_train is None else int((index < data.n_train).sum())
     codes = None if data.codes is None else data.codes[index]
     border = border if border and border < len(index) else None
@@ -113,13 +113,6 @@ def select(source: Source, **reading: Unpack[Reading]) -> Selection:
     schema = dataclasses.replace(schema, notes=(*schema.notes, *few)) if few else schema
     chosen = dataclasses.replace(data, x=data.x[index], codes=codes, n_train=border, schema=schema)
     return Selection(chosen.of_present_classes(), source, index)
-
-
-def _chosen(n: int, source: Source) -> Tensor:
-    if source.limit is None or source.limit >= n:
-        return torch.arange(n)
-    generator = torch.Generator().manual_seed(source.seed)
-    return torch.randperm(n, generator=generator)[: source.limit].sort().values
 
 
 def part_rows(model: DensityModel, part: str, advice: str) -> Rows:
@@ -184,7 +177,7 @@ def _source(model: DensityModel) -> Source:
 def _of_fit(model: DensityModel, name: str) -> tuple[Rows, Tensor, bool]:
     """All rows of a source, which of them a fit to it would have chosen, and whether the model's fit had the same."""
     found = _encoded(model, name)
-    index = _chosen(len(found), _source(model))
+    index = _source(model).chosen(len(found))
     return found, index, fingerprint(found.data.x[index]) == model.record["data"]["fingerprint"]
 
 
