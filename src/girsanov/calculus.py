@@ -15,6 +15,7 @@ __all__ = [
     "gain",
     "noised",
     "sum_event",
+    "where_rows",
 ]
 
 from collections.abc import Callable
@@ -37,6 +38,16 @@ def expand_as_rows(t: Tensor, x: State) -> Tensor:
         torch.Size([5, 1, 1, 1])
     """
     return t.to(x.device, x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def where_rows(mask: Tensor, x: State, other: State) -> State:
+    """The rows of ``x`` where ``mask``, shape ``b``, those of ``other`` elsewhere.
+
+    Example:
+        >>> where_rows(torch.tensor([True, False]), torch.ones(2, 3), torch.zeros(2, 3)).sum(1)
+        tensor([3., 0.])
+    """
+    return torch.where(mask.reshape(-1, *(1,) * (x.ndim - 1)), x, other)
 
 
 def sum_event(x: State) -> Nats:

@@ -17,7 +17,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from girsanov.calculus import sum_event
+from girsanov.calculus import sum_event, where_rows
 from girsanov.densities import Gaussian
 from girsanov.randomness import seed_of
 from girsanov.types import InputError, State, require_counts
@@ -163,8 +163,7 @@ class _Path:
         chance = (after - before).clamp_max(0.0).exp()
         uniform = torch.rand(len(z), dtype=torch.float64, generator=self.source).to(z.device)
         take = uniform < chance
-        rows = take.reshape(-1, *(1,) * (z.ndim - 1))
-        kept = torch.where(rows, point, z), torch.where(take, value, gap), torch.where(rows, new_gradient, gradient)
+        kept = where_rows(take, point, z), torch.where(take, value, gap), where_rows(take, new_gradient, gradient)
         return *kept, float(chance.mean())
 
     def _normal(self, particles: int) -> State:

@@ -184,7 +184,7 @@ class DiffusionClassifier:
         start = self._named("likelihood" if fitted else self.weights)
         ones = Levels(LevelWeights(start.weights.edges, torch.ones_like(start.weights.values)), start.proposal)
         explored = self._everything(rows, ones, max(samples // 2, 2), EXPLORE)
-        span, gaps = self.model.log_snr_range, (explored.values, explored.levels)
+        span, gaps = self.model.pair.log_snr_range, (explored.values, explored.levels)
         weights = fit_on(*gaps, label, self._log_prior, *span) if fitted else start.weights
         levels = Levels(weights, weights.proposal(*explored_sizes(*gaps, explored.density, *span)))
         checked = self._everything(rows, levels, self.samples // 2, CHECK)
@@ -264,7 +264,7 @@ class DiffusionClassifier:
 
     def _named(self, weights: str | Callable[[Tensor], Tensor]) -> Levels:
         """Levels before anything is known of where classes differ: as the reference's own denoising noise."""
-        low, high = self.model.log_snr_range
+        low, high = self.model.pair.log_snr_range
         chosen = LevelWeights.of(weights, self.model.pair.process, low, high)
         return Levels(chosen, chosen.proposal(*spectral_sizes(self.model.pair.reference, low, high)))
 

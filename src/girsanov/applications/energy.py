@@ -184,15 +184,11 @@ def fit_energy(
     held_out, chosen = order.split([max(1, int(HELD_OUT * len(rows))), len(rows) - max(1, int(HELD_OUT * len(rows)))])
     values = squared_matrix(rows, diffusion)
     judged = Exact() if rows[0].numel() <= EXACT_DIMENSIONS else divergence
-    fixed = _fixed_probes(rows[held_out], values, judged, config.seed)
+    fixed = _probes(judged, rows[held_out], values, stream(config.seed, "energy validation"))
     shuffled = ShuffledBatches(len(chosen), min(config.batch_size, len(chosen)), mix(config.seed, 12))
 
     def loss(module: nn.Module, index: Tensor, generator: torch.Generator, step: int) -> Tensor:
-        probes = None
-        if not isinstance(divergence, Exact):
-            shape = (divergence.probes, len(index), values.columns)
-            draws = torch.randint(2, shape, generator=generator, device=generator.device)
-            probes = (2.0 * draws - 1.0).to(rows)
+        probes = _probes(divergence, rows[index], values, generator)
         return _loss(module, rows[index], values.rows(index), divergence, probes) / rows[0].numel()
 
     def validate(module: nn.Module, step: int) -> MeanEstimate:
@@ -317,14 +313,14 @@ def _loss(
     return pointwise_loss(rows, lambda x: energy_score(module, x), values, divergence=divergence, probes=probes)
 
 
-def _fixed_probes(
-    rows: State, values: SquaredMatrix, divergence: Exact | Hutchinson | Sliced, seed: int
+def _probes(
+    divergence: Exact | Hutchinson | Sliced, rows: State, values: SquaredMatrix, generator: torch.Generator
 ) -> Tensor | None:
-    """The held-out rows' own signs, the same at every validation."""
+    """Random signs of each row, where the divergence takes any."""
     if isinstance(divergence, Exact):
         return None
     shape = (divergence.probes, len(rows), values.columns)
-    return (2.0 * torch.randint(2, shape, generator=stream(seed, "energy validation")) - 1.0).to(rows)
+    return (2.0 * torch.randint(2, shape, generator=generator, device=generator.device) - 1.0).to(rows)
 
 
 def _widened(reference: Gaussian, factor: float) -> Gaussian:

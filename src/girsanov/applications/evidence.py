@@ -90,11 +90,6 @@ class ClassConditional:
         """Rows as the user has them to a tensor ``n *e``, or an :class:`InputError`."""
         return as_rows(x) if self.encoding is None else self.encoding.encode(x).rows
 
-    @property
-    def log_snr_range(self) -> tuple[float, float]:
-        """Where the score is known."""
-        return self.pair.log_snr_range
-
     @torch.no_grad()
     def look(
         self,

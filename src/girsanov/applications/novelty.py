@@ -244,7 +244,8 @@ class Novelty:
 
     def score(self, x: Any) -> Tensor:
         """Novelty of each row, shape ``n``: larger is more novel."""
-        return RULES[self.rule](self._calibrated(), self._evaluate(x))
+        found = self._evaluate(x)
+        return RULES[self.rule](self._calibration, found)
 
     def pvalue(self, x: Any) -> Tensor:
         """Conformal p-value of each row, shape ``n``: the share of held-out scores as large, itself counted."""
@@ -255,15 +256,10 @@ class Novelty:
     def curve(self, x: Any) -> tuple[Tensor, Tensor]:
         """Edges of the bands ``b + 1`` and the rows' errors in units of the held-out spread ``n b``."""
         found = self._evaluate(x)
-        return found.edges, self._calibrated().z(found)
+        return found.edges, self._calibration.z(found)
 
     def _evaluate(self, x: Any) -> BandErrors:
         if self._model is None:
             raise InputError("This novelty score has no model yet: call fit(model, held_out) first")
         generator = torch.Generator().manual_seed(self.seed)
         return band_errors(self._model, x, bands=self.bands, samples=self.samples, generator=generator)
-
-    def _calibrated(self) -> Calibration:
-        if self._model is None:
-            raise InputError("This novelty score has no model yet: call fit(model, held_out) first")
-        return self._calibration

@@ -24,7 +24,7 @@ from torch import Tensor
 from girsanov.applications.level_weights import fit_temperature
 from girsanov.types import InputError, State
 
-#: ``rows n *e -> log-scores n C``, rows as the model's ``encode`` returns them
+#: ``rows n *e -> log-scores n C``, of encoded rows in data units
 Screen = Callable[[State], Tensor]
 
 NOISES = (0.01, 0.03, 0.1, 0.3, 1.0)  # variances added to every class, in units of the mean variance
@@ -103,7 +103,7 @@ class GaussianScreen:
         """Fit to training rows, noise and scaling by cross-validation.
 
         Args:
-            rows: as the model's ``encode`` returns them, ``n *e``.
+            rows: encoded, in data units, ``n *e``: of what a model's ``encode`` returns the ``rows``.
             label: their classes 0 ... C - 1, shape ``n``.
 
         Raises:

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from girsanov.calculus import Noised, sum_event
+from girsanov.calculus import Noised, sum_event, where_rows
 from girsanov.densities import Gaussian
 from girsanov.models.score_model import given_way
 from girsanov.pairs import ScorePair
@@ -83,8 +83,7 @@ class Baseline(ABC):
         """The decoder's metric applied to ``error`` at the end, the identity elsewhere."""
         if self.decoder is None or at_end is None or not bool(at_end.any()):
             return error
-        stretched = self.decoder.posterior_form(log_snr, error)
-        return torch.where(at_end.reshape(-1, *(1,) * (error.ndim - 1)), stretched, error)
+        return where_rows(at_end, self.decoder.posterior_form(log_snr, error), error)
 
 
 @final
@@ -136,7 +135,7 @@ class GaussianBaseline(Baseline):
         if not bool(far.any()):
             return None
         near = self.reference.unwhiten(clean, white * (1.0 - share))
-        return torch.where(far.reshape(-1, *(1,) * (x.ndim - 1)), near, x.double())
+        return where_rows(far, near, x.double())
 
     def sampled(self, at: Noised, at_end: Tensor | None = None, near: State | None = None) -> Nats:
         """See :class:`Baseline`."""

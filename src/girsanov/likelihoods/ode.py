@@ -23,7 +23,7 @@ import math
 import torch
 from torch import Tensor
 
-from girsanov.calculus import Divergence, Exact, Hutchinson
+from girsanov.calculus import Divergence, Exact, Hutchinson, where_rows
 from girsanov.densities import Gaussian
 from girsanov.inputs import checked, like_rows
 from girsanov.likelihoods.estimator import keeps_graph
@@ -178,7 +178,7 @@ class WhitenedFlow:
         if not bool(far.any()):
             return velocity, rates
         general, other = self._general(log_snr, w, rows, None)
-        return torch.where(far.reshape(-1, *(1,) * (w.ndim - 1)), general, velocity), torch.where(far, other, rates)
+        return where_rows(far, general, velocity), torch.where(far, other, rates)
 
     def _given(self, rows: Tensor) -> Tensor | None:
         return conditions_for(condition_at(self.condition, rows), len(rows))

@@ -28,7 +28,7 @@ from girsanov.pairs import ScorePair
 from girsanov.processes import LinearProcess
 from girsanov.randomness import source_of
 from girsanov.solvers import LogSNRDensity
-from girsanov.types import InputError, Kind, Nats, State
+from girsanov.types import InputError, Nats, State
 
 #: ``t -> lambda(t)``, shape ``b``: the weight of the squared error of the noise prediction per unit of time
 Weighting = Callable[[Tensor], Tensor]
@@ -72,6 +72,7 @@ class ScoreMatchingObjective(BoundLoss):
     ) -> None:
         super().__init__()
         self.matching = matching or DenoisingScoreMatching()
+        self.kind, self.probes = self.matching.kind, self.matching.probes
         self.weighting, self.times, self.draws = weighting, times, draws
         if times is not None and weighting is None and not times.atom > 0.0:
             raise InputError(
@@ -106,16 +107,6 @@ class ScoreMatchingObjective(BoundLoss):
         at, weights, _ = self._noised(model, clean, draws, condition)
         values = self.matching.loss(model, at) + self.matching.constant(at)
         return {"prior": _closed_form(model, x, at.eps), "matching": -weights * values}
-
-    @property
-    def kind(self) -> Kind:
-        """``lower_bound``, or ``estimate`` of explicit score matching, a bound in the mean over data only."""
-        return self.matching.kind
-
-    @property
-    def probes(self) -> int:
-        """As many as the matching draws."""
-        return self.matching.probes
 
     def cost(self, event_dim: int) -> int:
         """As the matching's."""

@@ -18,7 +18,7 @@ from typing import Protocol, final
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows
+from girsanov.calculus import expand_as_rows, where_rows
 from girsanov.types import InputError, State, require_counts
 
 #: ``(s, y, active) -> (velocity of y, rates)``: times ``b``, state ``b *d``, row indices ``b`` into the
@@ -162,7 +162,7 @@ class Adaptive(Solver):
             new, gain, ratio, local = self._try(field, s, y, rows, torch.where(moving, step, 0.0))
             evaluations += 7 * moving
             accept = moving & (ratio <= 1.0)
-            y = torch.where(accept.reshape(-1, *(1,) * (y.ndim - 1)), new, y)
+            y = where_rows(accept, new, y)
             s = torch.where(accept, s + step, s)
             integrals = integrals + torch.where(accept, gain, 0.0)
             error = error + torch.where(accept, local, 0.0)
