@@ -91,24 +91,20 @@ class NormBaseline(Baseline):
     """The share of the noise's own norm that an N(0, I) denoiser leaves."""
 
     def sampled(self, at: Noised, at_end: Tensor | None = None, near: State | None = None) -> Nats:
-        """See :class:`Baseline`."""
         del near
         error = at.eps - self.pair.noise(at.log_snr, at.z, at.condition)
         squared = sum_event(error * self._precise(at.log_snr, error, at_end))
         return 0.5 * (torch.sigmoid(at.log_snr) * sum_event(at.eps.square()) - squared)
 
     def integral(self, x: State, low: float, high: float) -> Nats:
-        """See :class:`Baseline`."""
         span = softplus(torch.tensor([low, high], dtype=torch.float64)).diff()
         return (x[0].numel() * span).to(x.device).expand(len(x))
 
     def end(self, x: State, high: float) -> Nats:
-        """See :class:`Baseline`."""
         share = torch.sigmoid(torch.tensor(high, dtype=torch.float64))
         return (x[0].numel() * share).to(x.device).expand(len(x))
 
     def excess(self, x: State, log_snr: Tensor, eps: State) -> Nats:
-        """See :class:`Baseline`."""
         return torch.sigmoid(log_snr) * (eps.flatten(2).square().sum(2, dtype=torch.float64) - x[0].numel())
 
 
@@ -124,7 +120,6 @@ class GaussianBaseline(Baseline):
     reference: Gaussian
 
     def near(self, x: State) -> State | None:
-        """See :class:`Baseline`."""
         if not getattr(self.pair.score, "broad_share", False):
             return None
         clean = torch.full((len(x),), math.inf, dtype=torch.float64, device=x.device)
@@ -138,7 +133,6 @@ class GaussianBaseline(Baseline):
         return where_rows(far, near, x.double())
 
     def sampled(self, at: Noised, at_end: Tensor | None = None, near: State | None = None) -> Nats:
-        """See :class:`Baseline`."""
         noise, delta = self.pair.deviation(at.log_snr, at.z, at.condition, reference=self.reference)
         if near is not None:
             nearer = self.reference.noise(at.log_snr, near)
@@ -146,17 +140,14 @@ class GaussianBaseline(Baseline):
         return 0.5 * sum_event(self._precise(at.log_snr, delta, at_end) * (2.0 * (at.eps - noise) - delta))
 
     def integral(self, x: State, low: float, high: float) -> Nats:
-        """See :class:`Baseline`."""
         return self.reference.squared_error_integral(x, low, high)
 
     def end(self, x: State, high: float) -> Nats:
-        """See :class:`Baseline`."""
         if self.decoder is not None:
             return self.reference.posterior_quadratic(high, x)
         return self.reference.squared_error(x, high)
 
     def excess(self, x: State, log_snr: Tensor, eps: State) -> Nats:
-        """See :class:`Baseline`."""
         return self.reference.squared_error_excess(x, log_snr, eps)
 
 

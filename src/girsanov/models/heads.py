@@ -78,7 +78,6 @@ class ResidualHead(Head):
         self.predicts = predicts
 
     def deviation(self, network: NetworkCall, log_snr: Tensor, z: State) -> State:
-        """See :class:`Head`."""
         return self.colour(log_snr, network(self.reference.whiten(log_snr, z)[:, None])[:, 0])
 
     def colour(self, log_snr: Tensor, residual: State) -> State:
@@ -127,7 +126,6 @@ class ExpertHead(Head):
         """The deviation under a given share, broadcastable with ``z``."""
 
     def deviation(self, network: NetworkCall, log_snr: Tensor, z: State) -> State:
-        """See :class:`Head`."""
         return self.blend(network, log_snr, z, expand_as_rows(self._share(log_snr), z))
 
     @torch.no_grad()
@@ -169,7 +167,6 @@ class MixtureHead(ExpertHead):
         self.mixture = mixture
 
     def blend(self, network: NetworkCall, log_snr: Tensor, z: State, share: Tensor) -> State:
-        """See :class:`ExpertHead`."""
         expert = self.mixture.noise(log_snr, z) - self.reference.noise(log_snr, z)
         added = self.reference.function_at(
             log_snr, expert, lambda alpha2, sigma2, v: ((alpha2 * v + sigma2) / (alpha2 * v)).sqrt()
@@ -211,7 +208,6 @@ class LatticeHead(ExpertHead):
         self.register_buffer("scale", reference.marginal_variance().sqrt().float())
 
     def blend(self, network: NetworkCall, log_snr: Tensor, z: State, share: Tensor) -> State:
-        """See :class:`ExpertHead`."""
         gate = self._gate(log_snr, z) * share
         r = torch.exp(-0.5 * log_snr)
         noisy = z * expand_as_rows(torch.sigmoid(log_snr).rsqrt(), z)

@@ -109,15 +109,12 @@ class ScoreMatchingObjective(BoundLoss):
         return {"prior": _closed_form(model, x, at.eps), "matching": -weights * values}
 
     def cost(self, event_dim: int) -> int:
-        """As the matching's."""
         return self.matching.cost(event_dim)
 
     def dtype(self, model: ScorePair, x: State) -> torch.dtype:
-        """As the pair's."""
         return model.dtype(x)
 
     def log_snr_range(self, model: ScorePair) -> tuple[float, float]:
-        """As the pair's."""
         return model.log_snr_range
 
     def _noised(

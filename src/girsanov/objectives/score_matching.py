@@ -119,7 +119,6 @@ class ImplicitScoreMatching(Matching):
         return self.divergence.probes
 
     def cost(self, event_dim: int) -> int:
-        """As the divergence's."""
         return self.divergence.cost(event_dim)
 
     def loss(self, pair: ScorePair, at: Noised) -> Nats:

@@ -42,11 +42,9 @@ class PairChain(Chain):
         self.register_buffer("times", grid)
 
     def begin(self, x: State, eps: State, condition: Tensor | None = None) -> tuple[State, Nats]:
-        """The pair's own entry."""
         return self.pair.begin(x, eps, condition)
 
     def finish(self, x: State, eps: State, condition: Tensor | None = None) -> tuple[State, Nats]:
-        """The pair's own exit."""
         return self.pair.finish(x, eps, condition)
 
     def log_prior(self, x: State) -> Nats:

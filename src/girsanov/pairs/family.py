@@ -76,24 +76,19 @@ class FamilyPair(Pair):
 
     @property
     def prior(self) -> Density:
-        """That of the base."""
         return self.base.prior
 
     @property
     def event_shape(self) -> torch.Size:
-        """That of the base."""
         return self.base.event_shape
 
     def times(self, steps: int) -> Tensor:
-        """That of the base."""
         return self.base.times(steps)
 
     def begin(self, x: State, eps: State, condition: Tensor | None = None) -> tuple[State, Nats]:
-        """That of the base."""
         return self.base.begin(x, eps, condition)
 
     def finish(self, x: State, eps: State, condition: Tensor | None = None) -> tuple[State, Nats]:
-        """That of the base."""
         return self.base.finish(x, eps, condition)
 
     def inference_drift(self, t: Time, x: State, condition: Tensor | None = None) -> State:

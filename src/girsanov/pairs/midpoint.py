@@ -26,7 +26,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from girsanov.calculus import sum_event
+from girsanov.calculus import sum_event, where_rows
 from girsanov.linear import ValueMap
 from girsanov.linear.fields import ito_correction, log_det_about
 from girsanov.pairs.chain import Kernel
@@ -72,7 +72,7 @@ class MidpointKernel(Kernel):
             following = self.coefficient(self.x + 0.5 * change).times(w)
             moved = (following - change).flatten(1).norm(dim=1).detach()
             # a row that has settled stays as it is: its bits do not depend on how long others take
-            change = torch.where(settled.reshape(-1, *(1,) * (w.ndim - 1)), change, following)
+            change = where_rows(settled, change, following)
             settled = settled | (moved <= tolerance * change.flatten(1).norm(dim=1).detach())
             if bool(settled.all()):
                 return change

@@ -149,7 +149,6 @@ class PretrainedHead(Head):
         self.reference: Any = reference
 
     def deviation(self, network: NetworkCall, log_snr: Tensor, z: State) -> State:
-        """See :class:`girsanov.models.Head`."""
         return network(z) - self.reference.noise(log_snr, z)
 
     def silent(self, log_snr: Tensor, features: Tensor) -> Tensor:
