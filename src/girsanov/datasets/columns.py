@@ -33,8 +33,39 @@ from girsanov.datasets.refusals import refuse
 SHOWN_TERMS = 8
 
 
+class Kept(ABC):
+    """A column that every row has.
+
+    Attributes:
+        name: of the column.
+    """
+
+    name: str
+
+    @abstractmethod
+    def encode(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The encoded dimensions, shape ``n dimensions``.
+
+        Args:
+            column: its cells, shape ``n``.
+            source: how errors call the rows.
+            columns: all columns.
+
+        Raises:
+            InputError: for a cell that the fitted data could not hold, naming row, column, value and why.
+        """
+
+    def dimensions(self) -> list[tuple[str, Lattice]]:
+        """Name and lattice of each encoded dimension."""
+        return []
+
+    @abstractmethod
+    def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The column from its encoded dimensions, ``n dimensions``, or from the others, decoded."""
+
+
 @dataclass(frozen=True)
-class Numeric:
+class Numeric(Kept):
     """A number, kept; on a lattice if the column is discrete (``lattice.step`` 0 if continuous).
 
     Attributes:
@@ -57,20 +88,13 @@ class Numeric:
         return cls(name, lattice, (low, high))
 
     def encode(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Values on the lattice, shape ``n 1``.
-
-        Raises:
-            InputError: for a value that lies off the lattice, naming row, column, value and step.
-        """
         values = _numbers(column, self.name, source)
         return on_lattice(values, self.lattice, self.name, source)[:, None]
 
     def dimensions(self) -> list[tuple[str, Lattice]]:
-        """Name and lattice of each encoded dimension."""
         return [(self.name, self.lattice)]
 
     def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The column from its encoded dimensions, discrete values on the lattice and in the range that was seen."""
         return _integers(self.nearest(block[:, 0]), self.lattice.whole)
 
     def nearest(self, values: np.ndarray) -> np.ndarray:
@@ -80,18 +104,13 @@ class Numeric:
 
 
 @dataclass(frozen=True)
-class OneHot:
+class OneHot(Kept):
     """Text, encoded as one 0/1 dimension per level."""
 
     name: str
     levels: tuple[str, ...]
 
     def encode(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Indicators of the levels, shape ``n levels``.
-
-        Raises:
-            InputError: for a level that the fitted data did not have.
-        """
         texts = _texts(column)
         position = {level: k for k, level in enumerate(self.levels)}
         codes = np.array([position.get(text, -1) for text in texts])
@@ -107,25 +126,16 @@ class OneHot:
         return np.eye(len(self.levels))[codes]
 
     def dimensions(self) -> list[tuple[str, Lattice]]:
-        """Name and lattice of each encoded dimension."""
         return [(f"{self.name}={level}", Lattice(1.0, 0.0, 1e-3)) for level in self.levels]
 
     def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The level with the largest indicator in each row."""
         return np.array(self.levels, dtype=object)[block.argmax(1)]
 
 
-class Dropped(ABC):
+class Dropped(Kept):
     """A column without dimensions of its own, which every row must have as the fitted data had it."""
 
-    name: str
-
     def encode(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Nothing, shape ``n 0``.
-
-        Raises:
-            InputError: for a row in which the column is another.
-        """
         refuse(
             self._wrong(column, source, columns),
             source,
@@ -135,14 +145,6 @@ class Dropped(ABC):
             ),
         )
         return np.empty((len(column), 0))
-
-    def dimensions(self) -> list[tuple[str, Lattice]]:
-        """No encoded dimension."""
-        return []
-
-    @abstractmethod
-    def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The column from the decoded others; ``block`` has shape ``n 0``."""
 
     @abstractmethod
     def _wrong(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -160,7 +162,6 @@ class Constant(Dropped):
     value: float | str
 
     def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The constant, once per row."""
         if isinstance(self.value, str):
             return np.full(len(block), self.value, dtype=object)
         return _integers(np.full(len(block), self.value), self.value % 1 == 0)
@@ -193,7 +194,6 @@ class Copy(Dropped):
         return f"the same as {self.twin!r}" if same else f"what {self.twin!r} determines"
 
     def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """What stands beside the decoded twin."""
         own = dict(self.values)
         found = np.array([own[twin] for twin in columns[self.twin]], dtype=float if self._numeric else object)
         return _integers(found, self._numeric and all(float(value) % 1 == 0 for value in own.values()))
@@ -244,7 +244,6 @@ class Combination(Dropped):
         return text + (f" + {more} more" if more > 0 else "")
 
     def decode(self, block: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The sum of the decoded columns."""
         total = np.full(len(block), self.intercept)
         for name, slope in self.terms:
             total = total + slope * columns[name]

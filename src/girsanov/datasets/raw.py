@@ -138,12 +138,11 @@ def keep_classes(raw: Raw, classes: Sequence[str]) -> np.ndarray:
     """
     if raw.labels is None:
         raise InputError(f"{raw.name}: has no classes to choose from; leave the choice of classes out.")
-    named = raw.classes or tuple(str(label) for label in sorted(set(raw.labels.tolist())))
-    numbers = range(len(raw.classes)) if raw.classes else sorted(set(raw.labels.tolist()))
-    number = dict(zip(named, numbers, strict=True))
+    number = {name: k for k, name in enumerate(raw.classes or ())}
+    number = number or {str(label): label for label in sorted(set(raw.labels.tolist()))}
     unknown = next((name for name in classes if name not in number), None)
     if unknown is not None:
-        raise InputError(f"{raw.name}: has no class {unknown!r}; its classes are {', '.join(named)}.")
+        raise InputError(f"{raw.name}: has no class {unknown!r}; its classes are {', '.join(number)}.")
     found = np.flatnonzero(np.isin(raw.labels, [number[name] for name in classes]))
     if not len(found):
         raise InputError(f"{raw.name}: has no row of the classes {', '.join(classes)}; choose others.")
