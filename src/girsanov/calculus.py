@@ -25,6 +25,7 @@ from typing import Protocol, final, runtime_checkable
 import torch
 from torch import Tensor
 
+from girsanov.rows import Calls
 from girsanov.types import Nats, State, require_counts
 
 Field = Callable[[State], State]  #: a vector field
@@ -100,6 +101,7 @@ class Noised:
         eps: the noise in them, ``b *d``.
         condition: conditions ``b ...``, or ``None``.
         signs: Rademacher vectors ``m b *d`` for a divergence, or ``None`` where none are drawn.
+        calls: how a network sees them; ``None`` for all at once.
     """
 
     log_snr: Tensor
@@ -107,6 +109,7 @@ class Noised:
     eps: State
     condition: Tensor | None = None
     signs: Tensor | None = None
+    calls: Calls | None = None
 
     @classmethod
     def of(

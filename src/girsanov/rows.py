@@ -3,9 +3,10 @@
 A condition has one entry for each row, or one for all of them.
 """
 
-__all__ = ["LANES", "by_blocks", "condition_at", "conditions_for"]
+__all__ = ["LANES", "Calls", "at_once", "by_blocks", "condition_at", "conditions_for"]
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -45,6 +46,44 @@ def by_blocks(
         parts.append({name: value.narrow(dim, 0, min(size, n - start)) for name, value in named.items()})
     joined = {name: torch.cat([part[name] for part in parts], dim) for name in parts[0]}
     return joined.get("", joined)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Calls:
+    """How a network sees the rows of a block, whose other work is done at once.
+
+    Attributes:
+        asked: number of rows that are asked for; the others fill the block up.
+        size: rows of a call.
+    """
+
+    asked: int
+    size: int
+
+    def __call__(self, network: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+        """What ``network(*inputs)`` is of the rows asked for, in calls of one size; filled up with the last.
+
+        Args:
+            network: of inputs with a leading dimension of rows.
+            *inputs: of all rows, or ``None``.
+
+        Example:
+            >>> Calls(3, 2)(lambda x: 0 * x + len(x), torch.arange(4.0))
+            tensor([2., 2., 2., 2.])
+        """
+        first = next(given for given in inputs if given is not None)
+
+        def evaluate(index: Tensor) -> Tensor:
+            return network(*(given if given is None else given[index] for given in inputs))
+
+        values = by_blocks(evaluate, self.asked, self.size, first.device, dim=0)
+        missing = len(first) - self.asked
+        return torch.cat([values, values[-1:].expand(missing, *values.shape[1:])]) if missing else values
+
+
+def at_once(network: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+    """What a network is of all rows in one call: what :class:`Calls` are where rows are few."""
+    return network(*inputs)
 
 
 def condition_at(condition: Tensor | None, index: Tensor | slice) -> Tensor | None:

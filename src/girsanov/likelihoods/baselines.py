@@ -92,7 +92,7 @@ class NormBaseline(Baseline):
 
     def sampled(self, at: Noised, at_end: Tensor | None = None, near: State | None = None) -> Nats:
         del near
-        error = at.eps - self.pair.noise(at.log_snr, at.z, at.condition)
+        error = at.eps - self.pair.noise(at.log_snr, at.z, at.condition, calls=at.calls)
         squared = sum_event(error * self._precise(at.log_snr, error, at_end))
         return 0.5 * (torch.sigmoid(at.log_snr) * sum_event(at.eps.square()) - squared)
 
@@ -133,7 +133,7 @@ class GaussianBaseline(Baseline):
         return where_rows(far, near, x.double())
 
     def sampled(self, at: Noised, at_end: Tensor | None = None, near: State | None = None) -> Nats:
-        noise, delta = self.pair.deviation(at.log_snr, at.z, at.condition, reference=self.reference)
+        noise, delta = self.pair.deviation(at.log_snr, at.z, at.condition, reference=self.reference, calls=at.calls)
         if near is not None:
             nearer = self.reference.noise(at.log_snr, near)
             noise, delta = nearer, delta + (noise - nearer)

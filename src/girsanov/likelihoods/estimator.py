@@ -28,7 +28,7 @@ __all__ = [
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ from torch import Tensor
 from girsanov.calculus import Noised, noised
 from girsanov.likelihoods.baselines import Baseline
 from girsanov.randomness import KeyedStreams, keyed_generators, keyed_normal, keyed_uniform
-from girsanov.rows import LANES, by_blocks, condition_at, conditions_for
+from girsanov.rows import LANES, Calls, by_blocks, condition_at, conditions_for
 from girsanov.solvers import LogSNRDensity
 from girsanov.transforms import Transform
 from girsanov.types import Measure, Nats, State, require_count
@@ -322,17 +322,16 @@ class _Block:
         return levels, weights, at_end
 
     def _values(self, x: State, near: State | None, levels: Tensor, eps: State, at_end: Tensor) -> Tensor:
-        """The sampled integrand of the rows asked for, shape ``b k``, in network calls of one size."""
+        """The sampled integrand of the rows asked for, ``b k``; the network in calls of one size, all else at once."""
         points, each = self.grid.points, self.grid.replicates * self.grid.points
-        level, noise, end = levels.flatten(), eps.flatten(0, 1), at_end.flatten()
-
-        def sampled(part: Tensor) -> Nats:
-            row, given = part // points, conditions_for(condition_at(self.condition, part // each), len(part))
-            at = Noised.of(level[part], x[row], noise[part], given)
-            moved = None if near is None else noised(at.log_snr, near[row], at.eps)
-            return self.baseline.sampled(at, end[part], moved)
-
-        return by_blocks(sampled, self.count * each, self.call, x.device).reshape(-1, points)
+        calls = Calls(self.count * each, self.call)
+        # a block of fixed size too, filled up with the last evaluation asked for
+        index = torch.arange(len(x) * points, device=x.device).clamp_max(calls.asked - 1)
+        row, given = index // points, conditions_for(condition_at(self.condition, index // each), len(index))
+        level, noise, end = levels.flatten()[index], eps.flatten(0, 1)[index], at_end.flatten()[index]
+        at = replace(Noised.of(level, x[row], noise, given), calls=calls)
+        moved = None if near is None else noised(level, near[row], noise)
+        return self.baseline.sampled(at, end, moved)[: calls.asked].reshape(-1, points)
 
     def _prior_noise(self, x: State) -> State:
         """Antithetic draws, shape ``b DRAWS *d``, float64."""

@@ -18,6 +18,7 @@ standard deviations once in a million draws, whatever the law of the data. With 
 __all__ = ["HALF", "ScoreModel", "called"]
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from girsanov.models.heads import Head, ResidualHead
 from girsanov.models.networks import Ensemble
 from girsanov.models.predictions import PREDICTIONS, to_noise
 from girsanov.processes import LinearProcess
+from girsanov.rows import Calls, at_once
 from girsanov.types import InputError, State, Time
 
 # where a coordinate of the noise prediction begins to give way to the flat law's, and where it has given way
@@ -107,11 +109,15 @@ class ScoreModel(nn.Module):
         """The score at one time, as a function of the state alone."""
         return lambda x: self(torch.tensor(t, dtype=torch.float64).expand(len(x)), x)
 
-    def noise(self, log_snr: Tensor, z: State, condition: Tensor | None = None) -> State:
-        """Noise prediction at variance-preserving ``z``, ``log_snr`` of shape ``b``."""
+    def noise(self, log_snr: Tensor, z: State, condition: Tensor | None = None, *, calls: Calls | None = None) -> State:
+        """Noise prediction at variance-preserving ``z``, ``log_snr`` of shape ``b``; see :meth:`deviation`."""
         if self.reference is not None:
             noise = self.reference.noise(log_snr, z)
-            return noise + self.deviation(log_snr, z, condition, noise=noise)
+            return noise + self.deviation(log_snr, z, condition, noise=noise, calls=calls)
+        return (calls or at_once)(self._plain_noise, log_snr, z, condition)
+
+    def _plain_noise(self, log_snr: Tensor, z: State, condition: Tensor | None) -> State:
+        """That of a network without a reference."""
         alpha, sigma = self.process.marginal_at(log_snr.double())
         x_t = expand_as_rows((alpha.square() + sigma.square()).sqrt(), z) * z
         answer = called(self.network, log_snr.to(z.dtype), x_t, condition)
@@ -119,7 +125,13 @@ class ScoreModel(nn.Module):
         return to_noise(self.predicts, self.process, log_snr, x_t, prediction)
 
     def deviation(
-        self, log_snr: Tensor, z: State, condition: Tensor | None = None, *, noise: State | None = None
+        self,
+        log_snr: Tensor,
+        z: State,
+        condition: Tensor | None = None,
+        *,
+        noise: State | None = None,
+        calls: Calls | None = None,
     ) -> State:
         """Noise prediction minus the reference's, evaluated without cancellation.
 
@@ -128,13 +140,14 @@ class ScoreModel(nn.Module):
             z: variance-preserving states ``b *d``.
             condition: leading dimension ``b``.
             noise: the reference's prediction there, where it is known already.
+            calls: how the network sees the rows; default all at once.
 
         Raises:
             InputError: if the model has no reference.
         """
         if self.head is None:
             raise InputError("This score model has no reference to deviate from")
-        delta = self._averaged(self._member, log_snr, z, condition)
+        delta = (calls or at_once)(partial(self._averaged, self._member), log_snr, z, condition)
         return self._given_way(delta, lambda law: law.noise(log_snr, z) if noise is None else noise)
 
     def whitened_deviation(self, log_snr: Tensor, w: State, condition: Tensor | None = None) -> State:

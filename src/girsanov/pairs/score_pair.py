@@ -32,6 +32,7 @@ from girsanov.pairs.family import FamilyPair, PlugIn
 from girsanov.pairs.pair import Pair
 from girsanov.processes import ROUNDING, LinearProcess
 from girsanov.processes.base import require_range
+from girsanov.rows import Calls, at_once
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError, Nats, Score, State, Time
 
@@ -227,17 +228,34 @@ class ScorePair(Pair):
             return torch.promote_types(parameter.dtype, torch.float32)
         return torch.promote_types(x.dtype, torch.float32) if x.dtype.is_floating_point else torch.float64
 
-    def noise(self, log_snr: Tensor, z: State, condition: Tensor | None = None) -> State:
-        """Noise prediction at variance-preserving ``z`` ``b *d`` and float64 levels ``b``."""
+    def noise(self, log_snr: Tensor, z: State, condition: Tensor | None = None, *, calls: Calls | None = None) -> State:
+        """Noise prediction at variance-preserving ``z`` ``b *d`` and float64 levels ``b``.
+
+        Args:
+            log_snr: levels.
+            z: states.
+            condition: leading dimension ``b``.
+            calls: how a network sees the rows; default all at once.
+        """
         if isinstance(self.score, ScoreModel):
-            return like_rows(self.score.noise(log_snr, z, condition), z, "score model")
+            return like_rows(self.score.noise(log_snr, z, condition, calls=calls), z, "score model")
+        return (calls or at_once)(self._plain_noise, log_snr, z, condition)
+
+    def _plain_noise(self, log_snr: Tensor, z: State, condition: Tensor | None) -> State:
+        """That of a score which is a function of time and state."""
         alpha, sigma = self.process.marginal_at(log_snr)
         x_t = expand_as_rows((alpha.square() + sigma.square()).sqrt(), z) * z
         time = self.process.time(log_snr)
         return -expand_as_rows(sigma, z) * ask(partial(called, self.score), time, x_t, condition)
 
     def deviation(
-        self, log_snr: Tensor, z: State, condition: Tensor | None = None, *, reference: Gaussian | None = None
+        self,
+        log_snr: Tensor,
+        z: State,
+        condition: Tensor | None = None,
+        *,
+        reference: Gaussian | None = None,
+        calls: Calls | None = None,
     ) -> tuple[State, State]:
         """A reference's noise prediction, and the score's deviation from it (without cancellation where it can be).
 
@@ -246,13 +264,15 @@ class ScorePair(Pair):
             z: variance-preserving states ``b *d``.
             condition: leading dimension ``b``.
             reference: default the pair's own.
+            calls: how a network sees the rows; default all at once.
         """
         law = reference if reference is not None else self.reference
         assert law is not None
         noise = law.noise(log_snr, z)
         if isinstance(self.score, ScoreModel) and self.score.reference is law:
-            return noise, like_rows(self.score.deviation(log_snr, z, condition, noise=noise), z, "score model")
-        return noise, self.noise(log_snr, z, condition) - noise
+            delta = self.score.deviation(log_snr, z, condition, noise=noise, calls=calls)
+            return noise, like_rows(delta, z, "score model")
+        return noise, self.noise(log_snr, z, condition, calls=calls) - noise
 
     def noised(self, law: Density) -> Density:
         """A law of the data, noised to the noise end of the range."""
