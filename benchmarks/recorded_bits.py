@@ -20,7 +20,7 @@ import girsanov as gv
 from girsanov import applications, bridges, stein
 from girsanov.datasets import continuous_table, load
 from girsanov.likelihoods.denoising import Quadrature, density_by_quadrature
-from girsanov.models import TwoLayerNetwork
+from girsanov.networks import TwoLayerNetwork
 from girsanov.objectives import Batch, DenoisingObjective, PairObjective
 from girsanov.transforms import Compose
 
@@ -269,14 +269,14 @@ def loss_chain():
 def table():
     """A fit of fifty steps to a table with two columns."""
     return gv.fit(
-        continuous_table(rows(200).exp()), config=gv.Config(steps=50, network=gv.models.MLPConfig(width=16, blocks=1))
+        continuous_table(rows(200).exp()), config=gv.Config(steps=50, network=gv.networks.MLPConfig(width=16, blocks=1))
     )
 
 
 @cache
 def digits(conditional=True):
     """A fit of fifty steps to digits."""
-    settings = gv.Config(steps=50, network=gv.models.MLPConfig(width=32, blocks=1), conditional=conditional, rank=16)
+    settings = gv.Config(steps=50, network=gv.networks.MLPConfig(width=32, blocks=1), conditional=conditional, rank=16)
     return gv.fit(load("digits"), config=settings)
 
 

@@ -52,7 +52,7 @@ def pair() -> gv.ScorePair:
 
 @cache
 def model() -> gv.DensityModel:
-    config = gv.Config(steps=1, network=gv.models.MLPConfig(width=8, blocks=1), flow=False, gaussianise=False)
+    config = gv.Config(steps=1, network=gv.networks.MLPConfig(width=8, blocks=1), flow=False, gaussianise=False)
     return gv.fit(torch.randn(60, 2, generator=seeded(2)), config=config)
 
 
@@ -179,7 +179,7 @@ DOORS: dict[str, Callable[[], Door]] = {
     "Sliced": lambda: Door(gv.stein.Sliced, {"probes": 4}),
     "Annealing": lambda: Door(gv.applications.Annealing, {"particles": 16}),
     "Config": lambda: Door(gv.Config, {"steps": 4, "batch_size": 8}),
-    "MLPConfig": lambda: Door(gv.models.MLPConfig, {"width": 8}),
+    "MLPConfig": lambda: Door(gv.networks.MLPConfig, {"width": 8}),
 }
 
 COUNTS = ("n", "samples", "steps", "paths", "groups", "replicates", "slices", "count", "probes", "particles", "width")

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from girsanov.densities import Density, Gaussian, GaussianMixture
-from girsanov.models import PREDICTIONS, ConvNetwork, ResidualMLP, Signature, TwoLayerNetwork
-from girsanov.models.unet import UNet
+from girsanov.networks import PREDICTIONS, ConvNetwork, ResidualMLP, Signature, TwoLayerNetwork
+from girsanov.networks.unet import UNet
 from girsanov.processes import (
     BrownianMotion,
     Cosine,

@@ -27,7 +27,7 @@ from girsanov.runs import (
 from tests.elsewhere import DEVICE, Remote, accelerator
 from tests.seeds import seeded
 
-MLP = gv.models.MLPConfig(width=8, blocks=1)
+MLP = gv.networks.MLPConfig(width=8, blocks=1)
 TINY = {"steps": 2, "members": 1, "batch_size": 16}
 
 
@@ -53,7 +53,7 @@ FITS = {
     "lattice and classes": (PLAIN | {"conditional": True}, images(), torch.arange(40) % 3),
     "variational noise": (PLAIN | {"dequantise": "variational"}, images(), None),
     "cells, convolutions": (
-        PLAIN | {"network": gv.models.ConvConfig(width=8, blocks=1), "dequantise": "categorical"},
+        PLAIN | {"network": gv.networks.ConvConfig(width=8, blocks=1), "dequantise": "categorical"},
         images(),
         None,
     ),

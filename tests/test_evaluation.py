@@ -13,7 +13,7 @@ from girsanov.evaluation import LIKELIHOODS, denoising_curve, difference, evalua
 from girsanov.types import Estimate
 from tests.seeds import seeded
 
-PLAIN = gv.Config(steps=1, network=gv.models.MLPConfig(width=8, blocks=1), gaussianise=False, flow=False)
+PLAIN = gv.Config(steps=1, network=gv.networks.MLPConfig(width=8, blocks=1), gaussianise=False, flow=False)
 
 
 def untrained(x):
@@ -35,7 +35,7 @@ def clusters():
     x = torch.randn(900, 2, generator=generator) * 0.3
     x[:, 0] += 2.0 * torch.randint(0, 2, (900,), generator=generator)
     config = gv.Config(
-        steps=800, network=gv.models.MLPConfig(width=48, blocks=1), batch_size=128, gaussianise=False, flow=False
+        steps=800, network=gv.networks.MLPConfig(width=48, blocks=1), batch_size=128, gaussianise=False, flow=False
     )
     return gv.fit(x[:600], config=config), x[600:].double()
 
@@ -81,7 +81,7 @@ def test_scores_are_a_frame_with_the_index_of_the_rows(clusters):
 def test_refused_rows_take_their_conditions_with_them():
     generator = seeded(3)
     labels, x = torch.arange(60) % 3, torch.randn(60, 2, generator=generator)
-    settings = gv.Config(steps=2, network=gv.models.MLPConfig(width=8, blocks=1), conditional=True)
+    settings = gv.Config(steps=2, network=gv.networks.MLPConfig(width=8, blocks=1), conditional=True)
     model = gv.fit(x, labels=labels, config=settings)
     broken = x[:6].clone()
     broken[2, 1] = math.nan
@@ -183,7 +183,7 @@ def test_intervals_of_differences_know_that_equal_rows_share_their_noise():
 def test_rows_that_repeat_have_a_spread_of_their_own_in_the_curve():
     """One row a hundred times: the error of the mean is what the mean varies by from seed to seed."""
     rows = torch.tensor([[0.5, 1.0]], dtype=torch.float64).repeat(100, 1)
-    config = gv.Config(steps=2, network=gv.models.MLPConfig(width=8, blocks=1))
+    config = gv.Config(steps=2, network=gv.networks.MLPConfig(width=8, blocks=1))
     model, level = gv.fit(torch.randn(100, 2, generator=seeded(0)), config=config), torch.tensor([0.0])
     for parameter in model.score.network.parameters():  # a network that says something
         parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=seeded(1)))

@@ -11,8 +11,8 @@ import torch
 from scipy.stats import kstest, norm
 
 from girsanov.densities import Gaussian, StandardNormal
-from girsanov.models import ScoreModel, Signature, TwoLayerNetwork
-from girsanov.pairs import AncestralChain, ScorePair
+from girsanov.networks import Signature, TwoLayerNetwork
+from girsanov.pairs import AncestralChain, ScoreModel, ScorePair
 from girsanov.processes import OrnsteinUhlenbeck, VariancePreserving
 from girsanov.samplers import sample, sample_with_log_prob
 from girsanov.types import InputError

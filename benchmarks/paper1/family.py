@@ -41,7 +41,7 @@ def ring(n):
 
 def fit(x, steps):
     """A diffusion on standardised coordinates, without the help of flow or mixture: the network is what is seen."""
-    config = gv.Config(network=gv.models.MLPConfig(width=96, blocks=3), gaussianise=False, steps=steps)
+    config = gv.Config(network=gv.networks.MLPConfig(width=96, blocks=3), gaussianise=False, steps=steps)
     return gv.fit(x, config=config)
 
 

@@ -28,7 +28,7 @@ import torch
 from benchmarks._page import FIGURES
 from benchmarks._record import Command, record, settings
 from benchmarks.paper1._pixels import mnist, untrained
-from girsanov.models import ConvConfig
+from girsanov.networks import ConvConfig
 from girsanov.objectives import Batch, DebiasedTime, ScoreMatchingObjective, UniformTime, independent, uniform_weight
 from girsanov.pairs import ScorePair
 from girsanov.training import ShuffledBatches, TrainingConfig, train

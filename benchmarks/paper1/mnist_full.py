@@ -28,7 +28,7 @@ import torch
 import girsanov as gv
 from benchmarks._record import Command, record
 from benchmarks.paper1._pixels import mnist
-from girsanov.models import ConvConfig, UNetConfig
+from girsanov.networks import ConvConfig, UNetConfig
 from girsanov.training import Interrupted
 
 DECODERS = {"uniform": 1.00, "categorical": 0.45}  # and their goals in bits per dimension

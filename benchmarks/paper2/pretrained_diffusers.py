@@ -15,11 +15,11 @@ import time
 import torch
 
 from benchmarks._record import Command, record
+from girsanov.adapters.diffusers import from_diffusers
 from girsanov.likelihoods import Replicates, density, elbo
-from girsanov.models.diffusers import from_diffusers
 from girsanov.pairs import ScorePair
 from girsanov.types import InputError
-from tests.models.diffusers.exact import SCHEDULERS, SHAPE, ExactNetwork, diffusers, law, rows
+from tests.adapters.diffusers.exact import SCHEDULERS, SHAPE, ExactNetwork, diffusers, law, rows
 
 COMMON = (-5.0, 7.0)
 DIMENSIONS = SHAPE[0] * SHAPE[1] * SHAPE[2]

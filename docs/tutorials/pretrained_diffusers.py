@@ -22,8 +22,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from girsanov import Gaussian, InputError, ScorePair, elbo
+from girsanov.adapters.diffusers import from_diffusers
 from girsanov.density_model.diffusers import density_from_diffusers, to_diffusers
-from girsanov.models.diffusers import from_diffusers
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

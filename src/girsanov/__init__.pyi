@@ -1,6 +1,7 @@
 """The names of the package: the one list, which ``__init__.py`` serves and type checkers and editors read."""
 
 from girsanov import (
+    adapters as adapters,
     applications as applications,
     bridges as bridges,
     calculus as calculus,
@@ -10,7 +11,7 @@ from girsanov import (
     evaluation as evaluation,
     likelihoods as likelihoods,
     linear as linear,
-    models as models,
+    networks as networks,
     objectives as objectives,
     pairs as pairs,
     peers as peers,
@@ -20,6 +21,7 @@ from girsanov import (
     training as training,
     transforms as transforms,
 )
+from girsanov.adapters.diffusers import from_diffusers as from_diffusers
 from girsanov.applications import DiffusionClassifier as DiffusionClassifier
 from girsanov.bridges import (
     SchrodingerBridge as SchrodingerBridge,
@@ -51,12 +53,11 @@ from girsanov.likelihoods import (
     pointwise_information as pointwise_information,
     score_test as score_test,
 )
-from girsanov.models import ScoreModel as ScoreModel
-from girsanov.models.diffusers import from_diffusers as from_diffusers
 from girsanov.pairs import (
     AncestralChain as AncestralChain,
     EulerChain as EulerChain,
     Pair as Pair,
+    ScoreModel as ScoreModel,
     ScorePair as ScorePair,
 )
 from girsanov.processes import (

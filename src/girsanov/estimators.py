@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from girsanov.datasets import continuous_table
 from girsanov.datasets.infer import require_density
 from girsanov.density_model import Config, DensityModel, fit
-from girsanov.models import MLPConfig
+from girsanov.networks import MLPConfig
 from girsanov.randomness import seed_of
 
 SEEDS = 2**31 - 1

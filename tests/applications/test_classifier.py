@@ -209,7 +209,7 @@ def fitted():
     x = np.stack([generator.poisson(3.0 + 12.0 * label), generator.normal(size=400) + 4.0 * label], 1)
     data = dataclasses.replace(from_array(x, labels=label), classes=("low", "high"))
     config = gv.Config(
-        conditional=True, network=gv.models.MLPConfig(width=32, blocks=1), steps=200, members=1, flow=False
+        conditional=True, network=gv.networks.MLPConfig(width=32, blocks=1), steps=200, members=1, flow=False
     )
     return gv.fit(data, config=config), x, label
 

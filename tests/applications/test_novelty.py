@@ -13,8 +13,8 @@ from girsanov.densities import Gaussian, GaussianMixture
 from girsanov.inputs import as_rows
 from girsanov.likelihoods import RandomisedRows
 from girsanov.likelihoods.estimator import keyed_view
-from girsanov.models import ScoreModel, TwoLayerNetwork
-from girsanov.pairs import ScorePair
+from girsanov.networks import TwoLayerNetwork
+from girsanov.pairs import ScoreModel, ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.transforms import Compose, Standardise
 from girsanov.types import InputError

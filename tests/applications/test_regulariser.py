@@ -5,8 +5,8 @@ import torch
 
 from girsanov.applications.regulariser import density_regulariser, gan_optimum
 from girsanov.densities import Gaussian
-from girsanov.models import ScoreModel, Signature, TwoLayerNetwork
-from girsanov.pairs import ScorePair
+from girsanov.networks import Signature, TwoLayerNetwork
+from girsanov.pairs import ScoreModel, ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.types import InputError
 from tests.applications.test_novelty import ExactNetwork

@@ -59,7 +59,7 @@ def example(page: str) -> str:
 def test_the_example_of_paper_1_runs():
     code = example("docs/paper1.md").replace("steps=512", "steps=64")
     x = torch.randn(80, 2, generator=seeded(0), dtype=torch.float64)
-    model = gv.fit(x, config=gv.Config(steps=2, network=gv.models.MLPConfig(width=8, blocks=1), gaussianise=False))
+    model = gv.fit(x, config=gv.Config(steps=2, network=gv.networks.MLPConfig(width=8, blocks=1), gaussianise=False))
     found = {"gv": gv, "model": model, "x": x}
     exec(code, found)
     assert float((model.elbo(x).value - found["bound"]).abs().mean()) < 0.5  # 64 steps of an almost Gaussian model

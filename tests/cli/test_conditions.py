@@ -106,7 +106,7 @@ def test_what_cannot_work_is_one_line(run, complete, girsanov, tmp_path):
 def pretrained(tmp_path_factory):
     """Untrained networks of diffusers that take labels and text, saved with their scheduler."""
     pytest.importorskip("diffusers")
-    from tests.models.diffusers.exact import diffusers
+    from tests.adapters.diffusers.exact import diffusers
 
     torch.manual_seed(0)
     base = tmp_path_factory.mktemp("conditional")
@@ -226,7 +226,7 @@ def test_the_self_test_takes_names_of_classes(monkeypatch):
     """A conditional network of diffusers is tested on rows given their classes, as the command line names them."""
     pytest.importorskip("diffusers")
     from girsanov.density_model import diffusers as ours
-    from tests.models.diffusers.exact import diffusers
+    from tests.adapters.diffusers.exact import diffusers
 
     sizes = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 8), "norm_num_groups": 4}
     plain = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "layers_per_block": 1}

@@ -8,7 +8,7 @@ pytest.importorskip("diffusers")
 
 from sklearn.datasets import load_digits
 
-from tests.models.diffusers.exact import diffusers
+from tests.adapters.diffusers.exact import diffusers
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def test_every_option_is_in_a_panel(command):
     [
         (
             "fit",
-            KINDS | fields(gv.Config, gv.models.ConvConfig, EvaluationConfig) | parameters(gv.datasets.Schema.infer),
+            KINDS | fields(gv.Config, gv.networks.ConvConfig, EvaluationConfig) | parameters(gv.datasets.Schema.infer),
         ),
         ("bridge", fields(BridgeConfig) | parameters(read_ends)),
     ],

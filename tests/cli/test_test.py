@@ -18,7 +18,7 @@ def gaussian(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gaussian")
     generator = seeded(0)
     rows = torch.randn(400, 2, generator=generator, dtype=torch.float64) * torch.tensor([1.0, 3.0]) + 5.0
-    model = gv.fit(rows, config=gv.Config(steps=1, network=gv.models.MLPConfig(width=8, blocks=1), flow=False))
+    model = gv.fit(rows, config=gv.Config(steps=1, network=gv.networks.MLPConfig(width=8, blocks=1), flow=False))
     model.save_pretrained(folder / "model")
     drawn = model.sample(200, generator=generator)
     for name, shift in (("good", 0.0), ("shifted", 0.6)):

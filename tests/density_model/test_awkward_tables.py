@@ -15,7 +15,7 @@ from girsanov.likelihoods.ddpm import SCHEDULES
 from tests import awkward
 from tests.seeds import rng, seed, seeded
 
-TINY = gv.Config(steps=3, network=gv.models.MLPConfig(width=8, blocks=1), flow=False, seed=seed())
+TINY = gv.Config(steps=3, network=gv.networks.MLPConfig(width=8, blocks=1), flow=False, seed=seed())
 each_table = pytest.mark.parametrize("name", awkward.TABLES)
 
 

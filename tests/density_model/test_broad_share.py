@@ -12,15 +12,14 @@ from girsanov.densities import BroadGaussian, Gaussian
 from girsanov.likelihoods import density, elbo
 from girsanov.likelihoods.denoising import MonteCarlo, squared_errors
 from girsanov.likelihoods.discrete import LatticePoints
-from girsanov.models import ScoreModel
-from girsanov.models.score_model import FAR, NEAR, given_way
-from girsanov.pairs import ScorePair
+from girsanov.pairs import ScoreModel, ScorePair
+from girsanov.pairs.score_model import FAR, NEAR, given_way
 from girsanov.peers import PEERS, PeerData
 from girsanov.processes import VariancePreserving
 from girsanov.transforms import Standardise
 from tests.seeds import rng, seed, seeded
 
-TINY = {"network": gv.models.MLPConfig(width=16, blocks=1), "members": 1, "steps": 40, "flow": False, "test": 0.0}
+TINY = {"network": gv.networks.MLPConfig(width=16, blocks=1), "members": 1, "steps": 40, "flow": False, "test": 0.0}
 KINDS = {
     "lattice": {"gaussianise": False},
     "columns": {},

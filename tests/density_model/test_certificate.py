@@ -8,7 +8,7 @@ from girsanov.density_model.certificate import certify
 from girsanov.likelihoods.ddpm import SCHEDULES
 from tests.seeds import seeded
 
-PLAIN = {"steps": 10, "network": gv.models.MLPConfig(width=8, blocks=1), "flow": False}
+PLAIN = {"steps": 10, "network": gv.networks.MLPConfig(width=8, blocks=1), "flow": False}
 
 
 def table(kind, n=300):
@@ -59,7 +59,7 @@ def test_a_model_that_decodes_cells_says_that_its_elbo_is_another_number():
 
 def test_discrete_columns_are_dequantised_and_draws_follow_the_generator():
     x = torch.randint(0, 5, (200, 2), generator=seeded(0))
-    model = gv.fit(x.double(), config=gv.Config(steps=2, network=gv.models.MLPConfig(width=8, blocks=1), flow=False))
+    model = gv.fit(x.double(), config=gv.Config(steps=2, network=gv.networks.MLPConfig(width=8, blocks=1), flow=False))
     options = {"schedule": SCHEDULES["linear"](50)}
     first, again, other = (certify(model, x[:20].double(), generator=seeded(s), **options) for s in (1, 1, 2))
     assert first.to_json() == again.to_json()

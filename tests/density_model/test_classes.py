@@ -15,7 +15,7 @@ from girsanov.solvers import FixedGrid
 from girsanov.stein import WildBootstrap
 from tests.seeds import rng, seed, seeded
 
-TINY = gv.Config(steps=2, network=gv.models.MLPConfig(width=8, blocks=1), flow=False, conditional=True, seed=seed())
+TINY = gv.Config(steps=2, network=gv.networks.MLPConfig(width=8, blocks=1), flow=False, conditional=True, seed=seed())
 COARSE = FixedGrid(2)
 CODES = np.arange(60) % 2
 LABELS = {
@@ -50,7 +50,7 @@ def test_predictions_are_right_whatever_the_labels_are_called():
     labels = np.where(np.arange(200) % 2 == 0, 11, 2)
     x = rng(1).normal(size=(200, 2)) + np.where(labels == 11, 5.0, -5.0)[:, None]
     config = gv.Config(
-        steps=200, network=gv.models.MLPConfig(width=16, blocks=1), conditional=True, gaussianise=False, flow=False
+        steps=200, network=gv.networks.MLPConfig(width=16, blocks=1), conditional=True, gaussianise=False, flow=False
     )
     classifier = gv.DiffusionClassifier(gv.fit(x, labels=labels, config=config), samples=16)
     assert classifier.score(x, labels) > 0.95

@@ -9,15 +9,15 @@ import torch
 import girsanov as gv
 from girsanov.datasets import from_array
 from girsanov.density_model import Config
-from girsanov.models import ConditionMap, Signature
-from girsanov.models.conditioning import Embedding
+from girsanov.networks import ConditionMap, Signature
+from girsanov.networks.conditioning import Embedding
 from girsanov.objectives import Batch, DenoisingObjective
 from girsanov.transforms import Compose
 from girsanov.types import InputError
 from tests.seeds import seeded
 
 TINY = Config(
-    network=gv.models.MLPConfig(width=64, blocks=2), steps=600, members=1, gaussianise=False, conditional=True
+    network=gv.networks.MLPConfig(width=64, blocks=2), steps=600, members=1, gaussianise=False, conditional=True
 )
 
 
@@ -130,7 +130,7 @@ def test_training_hides_conditions_at_the_given_rate(fitted):
 
 def test_the_unet_takes_continuous_conditions():
     pytest.importorskip("diffusers")
-    from girsanov.models.unet import UNet
+    from girsanov.networks.unet import UNet
 
     network = UNet((1, 8, 8), Signature(condition_dim=2), width=8, multipliers=(1, 2))
     with torch.no_grad():

@@ -10,7 +10,7 @@ import girsanov as gv
 from girsanov.datasets import from_array
 from tests.seeds import rng, seeded
 
-TINY = {"steps": 3, "network": gv.models.MLPConfig(width=8, blocks=1)}
+TINY = {"steps": 3, "network": gv.networks.MLPConfig(width=8, blocks=1)}
 
 
 @pytest.mark.parametrize(
@@ -30,9 +30,9 @@ def test_a_setting_that_cannot_be_is_refused(settings, message):
         gv.Config(**settings)
 
 
-@pytest.mark.parametrize("kind", gv.models.NETWORKS)
+@pytest.mark.parametrize("kind", gv.networks.NETWORKS)
 def test_sizes_of_a_network_that_cannot_be_are_refused(kind):
-    config = gv.models.NETWORKS[kind]
+    config = gv.networks.NETWORKS[kind]
     for name, bad in (("width", 0), ("blocks", 1.5), ("dropout", 1.5), ("dropout", "a")):
         if name in {field.name for field in dataclasses.fields(config)}:
             with pytest.raises(gv.InputError, match=f"{name} must be"):
@@ -43,8 +43,8 @@ def test_a_setting_that_a_kind_does_not_use_is_no_field():
     flow = gv.density_model.ContinuousFlowConfig
     for kind, other in (
         (gv.Config, {"width": 8}),
-        (gv.models.TwoLayerConfig, {"blocks": 2}),
-        (gv.models.MLPConfig, {"multipliers": [1, 2]}),
+        (gv.networks.TwoLayerConfig, {"blocks": 2}),
+        (gv.networks.MLPConfig, {"multipliers": [1, 2]}),
         (flow, {"flow": False}),
         (flow, {"lattice_head": False}),
     ):

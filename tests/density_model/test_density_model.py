@@ -18,7 +18,7 @@ from girsanov.density_model.coordinates import fit_coordinates
 from girsanov.randomness import seed_of
 from tests.seeds import rng, seeded
 
-TINY = Config(network=gv.models.MLPConfig(width=16, blocks=1), steps=30, members=1)
+TINY = Config(network=gv.networks.MLPConfig(width=16, blocks=1), steps=30, members=1)
 
 
 def gaussian_rows(n=300, seed=0):
@@ -207,7 +207,7 @@ def test_class_conditions_change_the_likelihood():
     labels = torch.randint(2, (400,), generator=generator)
     x = torch.randn(400, 2, generator=generator, dtype=torch.float64) + 6.0 * labels[:, None]
     config = dataclasses.replace(TINY, conditional=True, steps=200, flow=False, gaussianise=False)
-    config = dataclasses.replace(config, network=gv.models.MLPConfig(width=32, blocks=1))
+    config = dataclasses.replace(config, network=gv.networks.MLPConfig(width=32, blocks=1))
     data = dataclasses.replace(from_array(x, labels=labels), classes=("a", "b"))
     model = gv.fit(data, config=config)
     right, wrong = (model.elbo(x, condition=c, samples=16).mean().value for c in (labels, 1 - labels))
@@ -228,7 +228,7 @@ import sys, torch
 torch.set_num_threads(1)
 import girsanov as gv
 from pathlib import Path
-config = gv.Config(network=gv.models.MLPConfig(width=16, blocks=1), steps=int(sys.argv[2]), members=1)
+config = gv.Config(network=gv.networks.MLPConfig(width=16, blocks=1), steps=int(sys.argv[2]), members=1)
 x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 gv.fit(x, config=config, out=sys.argv[1]).save_pretrained(Path(sys.argv[1]) / "model")
 """

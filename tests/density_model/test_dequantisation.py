@@ -16,7 +16,7 @@ from girsanov.types import InputError
 from tests.seeds import seeded
 
 TINY = Config(
-    network=gv.models.MLPConfig(width=16, blocks=1), steps=30, members=1, gaussianise=False, lattice_head=False
+    network=gv.networks.MLPConfig(width=16, blocks=1), steps=30, members=1, gaussianise=False, lattice_head=False
 )
 KINDS = {
     "truncated-normal": TruncatedNormalDequantise,
@@ -85,7 +85,7 @@ def test_an_untrained_categorical_model_has_a_bound_by_its_reference_without_err
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_digits_have_constant_pixels_and_are_modelled_all_the_same(kind):
     data = load("digits")
-    config = Config(network=gv.models.ConvConfig(width=8), members=1, dequantise=kind)
+    config = Config(network=gv.networks.ConvConfig(width=8), members=1, dequantise=kind)
     model = prepare(data, split(len(data.x), seed=0), config).eval()
     assert type(model.encoding.transforms.members[0]) is KINDS[kind]
     estimate = model.elbo(data.x[:16])

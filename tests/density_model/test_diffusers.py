@@ -11,15 +11,15 @@ from girsanov.pairs import ScorePair
 pytest.importorskip("diffusers")
 
 import girsanov as gv
+from girsanov.adapters.diffusers import from_diffusers
 from girsanov.datasets import load, split
 from girsanov.density_model.diffusers import check_density, density_from_diffusers, to_diffusers
 from girsanov.density_model.fit import prepare
 from girsanov.likelihoods import elbo
-from girsanov.models import ScoreModel
-from girsanov.models.diffusers import from_diffusers
+from girsanov.pairs import ScoreModel
 from girsanov.samplers import sample
 from girsanov.types import InputError
-from tests.models.diffusers.exact import SHAPE, ExactNetwork, diffusers, law, rows
+from tests.adapters.diffusers.exact import SHAPE, ExactNetwork, diffusers, law, rows
 from tests.seeds import seeded
 
 D = math.prod(SHAPE)
@@ -145,7 +145,7 @@ def test_a_pipeline_of_ours_samples_the_model(ours):
 
 def test_an_exported_network_is_the_model_in_other_coordinates(ours):
     """What diffusers sees, read back by the adapter, has the model's own densities, image scale included."""
-    from girsanov.models.diffusers import score_pipeline
+    from girsanov.adapters.diffusers import score_pipeline
 
     mean, scale = torch.full(SHAPE, 0.2, dtype=torch.float64), 0.5
     pipeline = score_pipeline(ours, SHAPE, mean=mean, scale=scale)
@@ -162,7 +162,7 @@ def test_an_exported_network_is_the_model_in_other_coordinates(ours):
 def test_a_fitted_model_is_shown_in_its_own_grey_levels():
     """The untrained model is a Gaussian in its coordinates, so what pipelines draw has its mean and spread."""
     data = load("digits")
-    model = prepare(data, split(len(data.x), seed=0), gv.Config(network=gv.models.MLPConfig(width=8)))
+    model = prepare(data, split(len(data.x), seed=0), gv.Config(network=gv.networks.MLPConfig(width=8)))
     pipeline = to_diffusers(model, data_range=(0.0, 16.0), steps=50)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler.set_timesteps(50)
@@ -184,7 +184,7 @@ def test_what_cannot_be_exported_says_so(ours, tmp_path):
         to_diffusers(ours, event_shape=(4,))
     with pytest.raises(InputError, match="save the model itself"):
         to_diffusers(ours, event_shape=SHAPE).save_pretrained(tmp_path)
-    table = gv.fit(torch.randn(60, 3), config=gv.Config(steps=2, network=gv.models.MLPConfig(width=8, blocks=1)))
+    table = gv.fit(torch.randn(60, 3), config=gv.Config(steps=2, network=gv.networks.MLPConfig(width=8, blocks=1)))
     with pytest.raises(InputError, match=r"no scaled images|Pipelines sample images"):
         to_diffusers(table)
 

@@ -8,9 +8,9 @@ import girsanov as gv
 from girsanov.density_model import ContinuousFlowConfig
 from girsanov.density_model.flow import FlowObjective
 from girsanov.likelihoods.ode import WhitenedFlow
-from girsanov.models import ResidualMLP, ScoreModel
+from girsanov.networks import ResidualMLP
 from girsanov.objectives import Batch
-from girsanov.pairs import ScorePair
+from girsanov.pairs import ScoreModel, ScorePair
 from girsanov.transforms import Compose
 from tests.seeds import seeded
 
@@ -88,7 +88,7 @@ def test_fitted_flows_reach_the_truth_of_a_mixture(tmp_path):
     config = ContinuousFlowConfig(
         steps=80,
         batch_size=64,
-        network=gv.models.MLPConfig(width=32, blocks=1),
+        network=gv.networks.MLPConfig(width=32, blocks=1),
         members=1,
         gaussianise=False,
         learning_rate=1e-2,
@@ -107,7 +107,7 @@ def test_fitted_flows_reach_the_truth_of_a_mixture(tmp_path):
 
 def test_a_flow_draws_by_its_ode_and_a_diffusion_by_its_sde():
     x = torch.randn(60, 2, generator=seeded(0), dtype=torch.float64)
-    network = gv.models.MLPConfig(width=8, blocks=1)
+    network = gv.networks.MLPConfig(width=8, blocks=1)
     for kind, own in ((ContinuousFlowConfig, 1.0), (gv.Config, 0.0)):
         model = gv.fit(x, config=kind(steps=2, network=network, gaussianise=False))
         with torch.no_grad():  # a network with something to say

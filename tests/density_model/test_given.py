@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 import girsanov as gv
-from girsanov.models import ResidualMLP
+from girsanov.networks import ResidualMLP
 from girsanov.processes import OrnsteinUhlenbeck, SubVariancePreserving
 from tests.seeds import seeded
 
 TINY = {"steps": 3, "flow": False, "batch_size": 16}
-SMALL = {**TINY, "network": gv.models.MLPConfig(width=8, blocks=1)}
+SMALL = {**TINY, "network": gv.networks.MLPConfig(width=8, blocks=1)}
 
 
 class Slow(OrnsteinUhlenbeck):

@@ -12,7 +12,7 @@ from tests.seeds import seeded
 def test_the_unet_of_the_settings_is_built_saved_and_read(tmp_path):
     pytest.importorskip("diffusers")
     x = torch.randint(0, 4, (40, 1, 10, 10), generator=seeded(0))
-    network = gv.models.UNetConfig(width=8, multipliers=(1, 2, 2), blocks=2)
+    network = gv.networks.UNetConfig(width=8, multipliers=(1, 2, 2), blocks=2)
     config = gv.Config(network=network, steps=2, batch_size=8, gaussianise=False)
     model = gv.fit(x, config=config)
     channels = [block.resnets[0].conv2.out_channels for block in model.score.network.net.down_blocks]
@@ -29,4 +29,4 @@ def test_settings_of_the_unet_are_checked():
     assert built.network["config"] == {"width": 32, "layers": 1, "dropout": 0.0}
     for bad in ((), (1, 0), (1.5,)):
         with pytest.raises(gv.InputError, match="multipliers must be positive whole numbers"):
-            gv.Config(network=gv.models.UNetConfig(multipliers=bad))
+            gv.Config(network=gv.networks.UNetConfig(multipliers=bad))

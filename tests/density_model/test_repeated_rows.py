@@ -21,7 +21,7 @@ from girsanov.transforms import Dequantise
 from tests.seeds import seed, seeded
 
 MASSES = torch.tensor([0.05, 0.1, 0.3, 0.25, 0.15, 0.1, 0.05], dtype=torch.float64)
-TINY = {"network": gv.models.MLPConfig(width=16, blocks=1), "members": 1, "steps": 30, "flow": False}
+TINY = {"network": gv.networks.MLPConfig(width=16, blocks=1), "members": 1, "steps": 30, "flow": False}
 KINDS = {
     "flow and mixture": {"flow": True},
     "columns": {},

@@ -8,7 +8,7 @@ from girsanov.objectives import Batch, ScheduledObjective
 from girsanov.processes import LearnedSchedule
 from tests.seeds import seeded
 
-OPTIONS = {"network": gv.models.MLPConfig(width=32, blocks=1), "gaussianise": False, "members": 1, "steps": 300}
+OPTIONS = {"network": gv.networks.MLPConfig(width=32, blocks=1), "gaussianise": False, "members": 1, "steps": 300}
 
 
 def rows(n=1500):

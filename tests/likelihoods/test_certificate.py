@@ -17,8 +17,8 @@ from girsanov.likelihoods import elbo
 from girsanov.likelihoods.certificate import certificate
 from girsanov.likelihoods.ddpm import SCHEDULES, ddpm_bound
 from girsanov.likelihoods.denoising import MonteCarlo, Quadrature, squared_errors
-from girsanov.models import ScoreModel, TwoLayerNetwork
-from girsanov.pairs import ScorePair
+from girsanov.networks import TwoLayerNetwork
+from girsanov.pairs import ScoreModel, ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.types import InputError
 from tests.laws import diagonal_gaussian_case, gaussian_case, mixture_case, note_mixture_1d, note_mixture_2d

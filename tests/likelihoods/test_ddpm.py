@@ -7,8 +7,8 @@ from torch.distributions import MultivariateNormal
 from girsanov.densities import Gaussian
 from girsanov.likelihoods.ddpm import SCHEDULES, NoiseSchedule, ddpm_bound
 from girsanov.likelihoods.denoising import MonteCarlo, Quadrature, density_by_quadrature, squared_errors
-from girsanov.models import ScoreModel, TwoLayerNetwork
-from girsanov.pairs import ScorePair
+from girsanov.networks import TwoLayerNetwork
+from girsanov.pairs import ScoreModel, ScorePair
 from girsanov.processes import HarmonicVP, VariancePreserving
 from girsanov.types import InputError
 from tests.laws import each_process, gaussian_case, mixture_case, note_mixture_1d, note_mixture_2d

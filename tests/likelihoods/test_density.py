@@ -12,8 +12,7 @@ import torch
 from girsanov.densities import Gaussian
 from girsanov.likelihoods import Replicates, density, fit_proposal
 from girsanov.likelihoods.bounds import Target
-from girsanov.models import ScoreModel
-from girsanov.pairs import ScorePair
+from girsanov.pairs import ScoreModel, ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError

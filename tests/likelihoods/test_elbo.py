@@ -9,8 +9,7 @@ from torch.distributions import MultivariateNormal
 
 from girsanov.densities import Gaussian
 from girsanov.likelihoods import density, elbo, fit_proposal
-from girsanov.models import ScoreModel
-from girsanov.pairs import ScorePair
+from girsanov.pairs import ScoreModel, ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.types import InputError
 from tests.laws import (

@@ -230,7 +230,7 @@ def test_half_precision_promises_no_more_than_an_estimate(dtype):
     case, process = note_mixture_2d(), gv.VariancePreserving()
     reference = case.density.moment_match()
     torch.manual_seed(0)
-    network = gv.models.ResidualMLP((2,), width=8, blocks=1).to(dtype)
+    network = gv.networks.ResidualMLP((2,), width=8, blocks=1).to(dtype)
     model = gv.ScoreModel(network, process, reference=reference)
     x = case.rows(3)
     found = gv.ode_log_prob(gv.ScorePair(model, process), x, solver=gv.solvers.FixedGrid(4))

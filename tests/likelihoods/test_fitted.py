@@ -10,7 +10,7 @@ from girsanov.densities import Gaussian
 from girsanov.density_model import Config, fit
 from girsanov.likelihoods import density, fit_proposal
 from girsanov.likelihoods.estimator import Replicates
-from girsanov.models import MLPConfig
+from girsanov.networks import MLPConfig
 from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.solvers import LogSNRDensity

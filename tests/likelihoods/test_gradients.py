@@ -13,8 +13,8 @@ from torch import nn
 from girsanov.densities import Gaussian
 from girsanov.likelihoods import density, elbo, ode_log_prob
 from girsanov.likelihoods.discrete import LatticePoints, categorical_elbo
-from girsanov.models import ResidualMLP, ScoreModel, Signature, TwoLayerNetwork
-from girsanov.pairs import ScorePair
+from girsanov.networks import ResidualMLP, Signature, TwoLayerNetwork
+from girsanov.pairs import ScoreModel, ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.solvers import FixedGrid
 from tests.laws import assert_student, gaussian_case, gaussian_elbo, mixture_case

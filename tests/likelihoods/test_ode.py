@@ -7,8 +7,8 @@ from torch import nn
 from girsanov.calculus import Exact, Hutchinson
 from girsanov.densities import Gaussian
 from girsanov.likelihoods import ode, ode_log_prob
-from girsanov.models import ScoreModel, TwoLayerNetwork
-from girsanov.pairs import ScorePair
+from girsanov.networks import TwoLayerNetwork
+from girsanov.pairs import ScoreModel, ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.randomness import keyed_generators
 from girsanov.solvers import Adaptive, FixedGrid

@@ -7,8 +7,8 @@ from girsanov.calculus import Hutchinson
 from girsanov.densities import Gaussian
 from girsanov.likelihoods import Target, density, elbo, estimator, fit_proposal, ode, ode_log_prob
 from girsanov.likelihoods.estimator import Replicates
-from girsanov.models import ConvNetwork, ScoreModel, Signature, TwoLayerNetwork
-from girsanov.pairs import ScorePair
+from girsanov.networks import ConvNetwork, Signature, TwoLayerNetwork
+from girsanov.pairs import ScoreModel, ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.randomness import keyed_generators
 from girsanov.solvers import Adaptive, FixedGrid

@@ -4,9 +4,9 @@ import torch
 
 from girsanov.densities import Gaussian, GaussianMixture
 from girsanov.likelihoods import density
-from girsanov.models import MixtureHead, ScoreModel
+from girsanov.networks import MixtureHead
 from girsanov.objectives import Batch, DenoisingObjective
-from girsanov.pairs import ScorePair
+from girsanov.pairs import ScoreModel, ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.transforms import Compose
 from tests.seeds import seeded

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from girsanov.densities import Gaussian, GaussianMixture
-from girsanov.models import ResidualMLP, ScoreModel
+from girsanov.networks import ResidualMLP
 from girsanov.objectives import Batch, DenoisingObjective, ScheduledObjective
+from girsanov.pairs import ScoreModel
 from girsanov.processes import LearnedSchedule
 from girsanov.transforms import Compose
 from tests.seeds import seeded

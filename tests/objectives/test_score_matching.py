@@ -10,7 +10,7 @@ from torch import nn
 from girsanov.calculus import Hutchinson, Noised
 from girsanov.densities import Gaussian, StandardNormal
 from girsanov.likelihoods import Replicates, elbo, loss_bound
-from girsanov.models import ResidualMLP, ScoreModel
+from girsanov.networks import ResidualMLP
 from girsanov.objectives import (
     Batch,
     DebiasedTime,
@@ -24,7 +24,7 @@ from girsanov.objectives import (
     independent,
     uniform_weight,
 )
-from girsanov.pairs import ScorePair
+from girsanov.pairs import ScoreModel, ScorePair
 from girsanov.processes import VarianceExploding, VariancePreserving
 from girsanov.types import InputError
 from tests.laws import (

@@ -14,7 +14,7 @@ from tests.seeds import seeded
 def peer_data(x, seed=0, gaussianise=True):
     data = from_array(x)
     splits = split(len(x), seed=seed)
-    config = gv.Config(steps=1, network=gv.models.MLPConfig(width=8, blocks=1), flow=False, gaussianise=gaussianise)
+    config = gv.Config(steps=1, network=gv.networks.MLPConfig(width=8, blocks=1), flow=False, gaussianise=gaussianise)
     return PeerData(prepare(data, splits, config).eval(), data.x, splits, seed)
 
 

@@ -27,7 +27,7 @@ class Run:
 
 
 def make_run(folder, data, evaluation):
-    config = gv.Config(steps=8, network=gv.models.MLPConfig(width=8, blocks=1), batch_size=32, flow=False)
+    config = gv.Config(steps=8, network=gv.networks.MLPConfig(width=8, blocks=1), batch_size=32, flow=False)
     metrics = fit_run(DensityRun(select(Source(str(data))), config, evaluation), folder / "run")
     return Run(folder / "run", metrics)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from girsanov.bridges import BridgeNetwork, NetworkConfig
-from girsanov.models import ConvNetwork, takes_convolutions
+from girsanov.networks import ConvNetwork, takes_convolutions
 from girsanov.runs import BridgeConfig, EndSource, LawBridgeConfig, read_ends
 from girsanov.types import InputError
 from tests.seeds import rng

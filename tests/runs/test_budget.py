@@ -22,7 +22,7 @@ from girsanov.runs import (
 )
 from girsanov.types import InputError
 
-CONFIG = gv.Config(steps=4, network=gv.models.MLPConfig(width=8, blocks=1), flow=False)
+CONFIG = gv.Config(steps=4, network=gv.networks.MLPConfig(width=8, blocks=1), flow=False)
 
 
 class Clock:

@@ -31,9 +31,9 @@ from girsanov.calculus import gain, noised
 from girsanov.densities import Gaussian
 from girsanov.inputs import as_condition, as_rows, checked
 from girsanov.likelihoods import elbo
-from girsanov.models import ResidualMLP, ScoreModel, Signature
+from girsanov.networks import ResidualMLP, Signature
 from girsanov.objectives import Batch, DenoisingObjective
-from girsanov.pairs import ScorePair
+from girsanov.pairs import ScoreModel, ScorePair
 from girsanov.processes import Cosine, LinearProcess
 from girsanov.randomness import mix, seed_of, source_of
 from girsanov.samplers import sample

@@ -38,7 +38,7 @@ from girsanov.bridges.potentials import Potentials
 from girsanov.bridges.reference import Clock
 from girsanov.densities import Density, Gaussian, GaussianMixture
 from girsanov.inputs import as_condition
-from girsanov.models import ConvNetwork, ResidualMLP, Signature, takes_convolutions
+from girsanov.networks import ConvNetwork, ResidualMLP, Signature, takes_convolutions
 from girsanov.pairs import Direction
 from girsanov.types import InputError, State, Time
 
@@ -117,7 +117,7 @@ class BridgeNetwork(nn.Module):
     """A residual network of time and standardised state, plus a part that is affine in the state.
 
     Args:
-        event_shape: shape of one row; a convolutional network if :func:`girsanov.models.takes_convolutions`.
+        event_shape: shape of one row; a convolutional network if :func:`girsanov.networks.takes_convolutions`.
         config: its size.
 
     Example:

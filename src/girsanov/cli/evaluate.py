@@ -151,7 +151,7 @@ def score(
 
 
 def _model(run: str, device: Any, pretrained: Pretrained) -> Any:
-    from girsanov.models.diffusers import is_diffusers_folder
+    from girsanov.adapters.diffusers import is_diffusers_folder
 
     # what is no folder here may be an id of Hugging Face: with a data range, of a model of diffusers
     if is_diffusers_folder(run) or (pretrained.data_range is not None and not Path(run).exists()):
@@ -179,7 +179,7 @@ def _tested_with(model: Any, rows: Any, condition: Any, given: Given) -> Any:
 
 def _check(model: Any, rows: Any, condition: Any, pretrained: Pretrained, quiet: bool) -> None:
     """The self-test of a network of diffusers on the rows at hand, and what else is to be known of it."""
-    from girsanov.models.diffusers import DiffusersNetwork
+    from girsanov.adapters.diffusers import DiffusersNetwork
 
     if not isinstance(model.score.network, DiffusersNetwork):
         return

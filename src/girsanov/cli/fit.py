@@ -85,7 +85,7 @@ class Model:
             UsageError: for an option that the kind of model or network does not have.
         """
         from girsanov.density_model.config import CONFIGS
-        from girsanov.models import NETWORKS, default_network
+        from girsanov.networks import NETWORKS, default_network
 
         given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         sizes = {name: given.pop(name) for name in ("width", "blocks") if name in given}

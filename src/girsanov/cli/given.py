@@ -34,7 +34,7 @@ class Given:
 
 def conditioned(model: Any, rows: Any, given: Given, common: Common) -> tuple[Any, Any]:
     """The rows asked for and their condition, on the model's device."""
-    from girsanov.models.diffusers import DiffusersNetwork
+    from girsanov.adapters.diffusers import DiffusersNetwork
     from girsanov.runs import condition_of
 
     network = model.score.network

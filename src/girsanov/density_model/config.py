@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from girsanov.models.configs import NETWORKS, NetworkKind
+from girsanov.networks.configs import NETWORKS, NetworkKind
 from girsanov.processes import (
     Cosine,
     HarmonicVP,
@@ -61,11 +61,11 @@ class FitConfig:
 
     Attributes:
         network: ``conv`` (small images), ``mlp``, ``two-layer`` (closed-form divergence) or ``unet`` (diffusers); or
-            one of these with its sizes, as in ``girsanov.models.MLPConfig(width=256)``; or
+            one of these with its sizes, as in ``girsanov.networks.MLPConfig(width=256)``; or
             a network of one's own, a module ``network(log_snr, features, condition)`` that maps ``b 1 *d`` to
             ``b 1 *d`` at levels ``b``, of which a copy is trained; or what makes one,
-            ``make(event_shape, signature)`` with the number of maps in a :class:`girsanov.models.Signature`, for which
-            more heads are there: a class of :mod:`girsanov.models`, or ``functools.partial`` of one.
+            ``make(event_shape, signature)`` with the number of maps in a :class:`girsanov.networks.Signature`, for
+            which more heads are there: a class of :mod:`girsanov.networks`, or ``functools.partial`` of one.
         members: networks whose predictions are averaged; each sees its own share of a batch in training.
         process: the forward process, or its name.
         predicts: what the network predicts.

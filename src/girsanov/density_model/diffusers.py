@@ -16,6 +16,10 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from girsanov.adapters.diffusers import DiffusersNetwork, event_shape_of, from_diffusers, latent_scaling, score_pipeline
+from girsanov.adapters.diffusers.loading import find_parts, import_diffusers
+from girsanov.adapters.diffusers.network import CLASSES
+from girsanov.adapters.diffusers.selftest import check_rows
 from girsanov.datasets import Schema
 from girsanov.datasets.columns import Numeric
 from girsanov.datasets.lattice import Lattice
@@ -23,11 +27,7 @@ from girsanov.densities import Gaussian
 from girsanov.density_model.conditions import Conditioning
 from girsanov.density_model.model import DensityModel
 from girsanov.encoding import Encoding
-from girsanov.models import ScoreModel
-from girsanov.models.diffusers import DiffusersNetwork, event_shape_of, from_diffusers, latent_scaling, score_pipeline
-from girsanov.models.diffusers.loading import find_parts, import_diffusers
-from girsanov.models.diffusers.network import CLASSES
-from girsanov.models.diffusers.selftest import check_rows
+from girsanov.pairs import ScoreModel
 from girsanov.rows import condition_at
 from girsanov.transforms import Dequantise, Standardise, Transform
 from girsanov.types import InputError, State
@@ -55,7 +55,7 @@ def density_from_diffusers(
         levels: number N of grey levels of the images, whole numbers 0 ... N - 1; ``None`` for continuous images that
             lie on the network's scale already.
         vae: the autoencoder of a model of latents, in place of range and levels: rows are latents as it encodes them
-            (:func:`girsanov.models.diffusers.encode_latents`), and their density holds the Jacobian of its scaling.
+            (:func:`girsanov.adapters.diffusers.encode_latents`), and their density holds the Jacobian of its scaling.
             It is no density of images.
         event_shape: shape of one row, ``(c, h, w)``; default the network's.
         options: see :func:`girsanov.from_diffusers`; ``check`` takes rows in the network's scale.

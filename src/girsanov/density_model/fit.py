@@ -28,7 +28,8 @@ from girsanov.density_model.networks import Architecture, build_network, build_p
 from girsanov.encoding import COPIES
 from girsanov.inputs import as_device, checked
 from girsanov.likelihoods import fit_proposal
-from girsanov.models import ConditionMap, ScoreModel
+from girsanov.networks import ConditionMap
+from girsanov.pairs import ScoreModel
 from girsanov.randomness import mix, seed_of, stream
 from girsanov.training import Progress, TrainingResult
 from girsanov.transforms import Dequantise, OnLattice
@@ -71,7 +72,7 @@ def fit(
 
     Example:
         >>> import girsanov as gv
-        >>> from girsanov.models import MLPConfig
+        >>> from girsanov.networks import MLPConfig
         >>> model = gv.fit(torch.randn(200, 2), config=gv.Config(steps=20, network=MLPConfig(width=16)))
         >>> model.elbo(torch.zeros(3, 2)).value.shape
         torch.Size([3])

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from girsanov.calculus import Exact, Hutchinson
 from girsanov.likelihoods import ode_log_prob
-from girsanov.models import ScoreModel
 from girsanov.objectives.denoising import Batch, DequantisedLoss
-from girsanov.pairs import ScorePair
+from girsanov.pairs import ScoreModel, ScorePair
 from girsanov.solvers import FixedGrid
 from girsanov.transforms import Transform
 

@@ -10,7 +10,7 @@ from girsanov.density_model.config import Config, FitConfig
 from girsanov.density_model.coordinates import MAX_CELLS, Coordinates
 from girsanov.density_model.model import DensityModel
 from girsanov.encoding import Encoding
-from girsanov.models import CellHistogram, ExpertHead, Head, LatticeHead, MixtureHead, ResidualHead
+from girsanov.networks import CellHistogram, ExpertHead, Head, LatticeHead, MixtureHead, ResidualHead
 from girsanov.randomness import mix, stream
 from girsanov.transforms import Dequantise, Standardise
 from girsanov.types import State

@@ -14,8 +14,9 @@ from girsanov.density_model.flow import FlowObjective
 from girsanov.density_model.fresh import fresh_elbo, fresh_log_prob
 from girsanov.density_model.model import DensityModel
 from girsanov.files import read_json, write_json
-from girsanov.models import Ensemble, ScoreModel
+from girsanov.networks import Ensemble
 from girsanov.objectives import Batch, DenoisingObjective, ScheduledObjective
+from girsanov.pairs import ScoreModel
 from girsanov.randomness import mix, stream
 from girsanov.solvers import FixedGrid
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, TrainingResult, train

@@ -3,7 +3,7 @@ r"""A fitted density: the encoding of a user's rows, and a score model with its 
 The reference serves throughout: prior = its law at the noise end, last decoder = its posterior, control variate =
 its exact denoiser. An untrained model therefore is the Gaussian: every likelihood returns
 :math:`\log \mathcal{N}(x; m, S)` with standard error 0, unless a row is far from the training rows, where every fitted
-diffusion gives way to the flat law of its broad share (:class:`girsanov.models.ScoreModel`).
+diffusion gives way to the flat law of its broad share (:class:`girsanov.pairs.ScoreModel`).
 """
 
 __all__ = ["DensityModel"]
@@ -42,8 +42,7 @@ from girsanov.likelihoods.differences import Condition, DifferenceCurve, Pointwi
 from girsanov.likelihoods.discrete import LatticePoints
 from girsanov.likelihoods.estimator import keeps_graph
 from girsanov.likelihoods.score_test import LEVELS
-from girsanov.models import ScoreModel
-from girsanov.pairs import ScorePair
+from girsanov.pairs import ScoreModel, ScorePair
 from girsanov.processes import LinearProcess
 from girsanov.randomness import apart, seed_of
 from girsanov.samplers import sample

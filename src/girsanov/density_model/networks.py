@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.density_model.config import LEARNED, PROCESSES, FitConfig, type_name
-from girsanov.models import NETWORKS, Ensemble, Head, NetworkKind, Signature, default_network
+from girsanov.networks import NETWORKS, Ensemble, Head, NetworkKind, Signature, default_network
 from girsanov.processes import LearnedSchedule, LinearProcess
 from girsanov.types import InputError
 

@@ -19,7 +19,8 @@ from girsanov.density_model.conditions import Conditioning
 from girsanov.density_model.networks import Architecture, build_network, build_process
 from girsanov.encoding import Encoding
 from girsanov.files import MANIFEST
-from girsanov.models import CellHistogram, Head, LatticeHead, MixtureHead, ResidualHead, ScoreModel
+from girsanov.networks import CellHistogram, Head, LatticeHead, MixtureHead, ResidualHead
+from girsanov.pairs import ScoreModel
 from girsanov.processes import LinearProcess
 from girsanov.saved import FILES, ModelFolder
 from girsanov.solvers import LogSNRDensity

@@ -14,7 +14,7 @@ A baseline's fluctuation about its mean is also a control variate, whose best co
 that is sharper than the Gaussian, the Gaussian's error explains less of what fluctuates. :meth:`Baseline.excess`
 is that fluctuation; its coefficient, level by level, is fitted on held-out rows.
 
-Where a score has a broad share (:class:`girsanov.models.ScoreModel`), its noise prediction stays small for rows
+Where a score has a broad share (:class:`girsanov.pairs.ScoreModel`), its noise prediction stays small for rows
 many deviations away; the Gaussian's grows with the distance, and so would what is sampled. There the baseline is that
 of a row :math:`x'` nearby, a function of x alone, under the same noise: its mean is closed form too.
 
@@ -34,8 +34,8 @@ from torch.nn.functional import softplus
 
 from girsanov.calculus import Noised, sum_event, where_rows
 from girsanov.densities import Gaussian
-from girsanov.models.score_model import given_way
 from girsanov.pairs import ScorePair
+from girsanov.pairs.score_model import given_way
 from girsanov.types import Nats, State
 
 

@@ -28,9 +28,9 @@ from girsanov.densities import Gaussian
 from girsanov.inputs import checked, like_rows
 from girsanov.likelihoods.estimator import keeps_graph
 from girsanov.likelihoods.resolution import confirmed, needed_range
-from girsanov.models import ResidualHead, ScoreModel
-from girsanov.models.score_model import given_way
-from girsanov.pairs import ScorePair
+from girsanov.networks import ResidualHead
+from girsanov.pairs import ScoreModel, ScorePair
+from girsanov.pairs.score_model import given_way
 from girsanov.randomness import keyed_generators, keyed_rademacher, seed_of
 from girsanov.rows import by_blocks, condition_at, conditions_for
 from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity

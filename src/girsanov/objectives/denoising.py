@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.calculus import gain, noised
-from girsanov.models import ScoreModel
 from girsanov.objectives.times import low_discrepancy
+from girsanov.pairs import ScoreModel
 from girsanov.solvers import LogSNRDensity
 from girsanov.transforms import Transform
 from girsanov.types import Nats, State

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from girsanov.calculus import Noised
 from girsanov.inputs import checked
-from girsanov.models import ScoreModel
 from girsanov.objectives.denoising import Batch, GainObjective
 from girsanov.objectives.score_matching import DenoisingScoreMatching, Matching
 from girsanov.objectives.times import low_discrepancy
-from girsanov.pairs import ScorePair
+from girsanov.pairs import ScoreModel, ScorePair
 from girsanov.processes import LearnedSchedule, LinearProcess
 from girsanov.randomness import source_of
 from girsanov.types import InputError, Nats, State

@@ -1,6 +1,7 @@
 """Two processes that share a diffusion coefficient, and the log-weights of their paths and chains."""
 
 __all__ = [
+    "HALF",
     "AncestralChain",
     "Chain",
     "Direction",
@@ -13,8 +14,10 @@ __all__ = [
     "Move",
     "Noise",
     "Pair",
+    "ScoreModel",
     "ScorePair",
     "Step",
+    "called",
     "euler_log_weights",
 ]
 
@@ -25,4 +28,5 @@ from girsanov.pairs.family import FamilyPair
 from girsanov.pairs.midpoint import MidpointChain
 from girsanov.pairs.pair import Drift, Pair, Step
 from girsanov.pairs.paths import Noise, euler_log_weights
+from girsanov.pairs.score_model import HALF, ScoreModel, called
 from girsanov.pairs.score_pair import ScorePair

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from girsanov.calculus import expand_as_rows, gain
 from girsanov.densities import BroadGaussian, Density, DensityScore, Gaussian, StandardNormal
 from girsanov.inputs import ask, checked, like_rows
-from girsanov.models import HALF, ScoreModel, called
 from girsanov.pairs.family import FamilyPair, PlugIn
 from girsanov.pairs.pair import Pair
+from girsanov.pairs.score_model import HALF, ScoreModel, called
 from girsanov.processes import ROUNDING, LinearProcess
 from girsanov.processes.base import require_range
 from girsanov.rows import Calls, at_once

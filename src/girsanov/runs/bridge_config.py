@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from girsanov.bridges import AlternatingConfig, JointConfig, NetworkConfig, SchrodingerBridge
-from girsanov.models import takes_convolutions
+from girsanov.networks import takes_convolutions
 from girsanov.processes import BrownianMotion
 from girsanov.runs.ends import Ends
 from girsanov.types import InputError, require_counts

@@ -40,7 +40,7 @@ def condition_of(
 
     Example:
         >>> import girsanov as gv
-        >>> config = gv.Config(steps=2, network=gv.models.MLPConfig(width=8, blocks=1), conditional=True)
+        >>> config = gv.Config(steps=2, network=gv.networks.MLPConfig(width=8, blocks=1), conditional=True)
         >>> model = gv.fit(torch.randn(60, 2), labels=torch.arange(60) % 3, config=config)
         >>> rows = Rows(gv.datasets.from_array(torch.randn(2, 2)), torch.arange(2), "two rows")
         >>> condition_of(model, rows, label="2")

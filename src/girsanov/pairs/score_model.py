@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from girsanov.calculus import expand_as_rows
 from girsanov.densities import Gaussian
 from girsanov.inputs import like_rows
-from girsanov.models.heads import Head, ResidualHead
-from girsanov.models.networks import Ensemble
-from girsanov.models.predictions import PREDICTIONS, to_noise
+from girsanov.networks.dense import Ensemble
+from girsanov.networks.heads import Head, ResidualHead
+from girsanov.networks.predictions import PREDICTIONS, to_noise
 from girsanov.processes import LinearProcess
 from girsanov.rows import Calls, at_once
 from girsanov.types import InputError, State, Time

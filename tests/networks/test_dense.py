@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from girsanov.calculus import Exact
-from girsanov.models import ConvNetwork, Signature, TwoLayerNetwork
+from girsanov.networks import ConvNetwork, Signature, TwoLayerNetwork
 from tests.laws import each_network
 from tests.seeds import seeded
 

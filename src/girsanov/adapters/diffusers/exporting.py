@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from girsanov.adapters.diffusers.loading import import_diffusers
+from girsanov.adapters.diffusers.schedule import signal_and_noise
 from girsanov.calculus import expand_as_rows
-from girsanov.models.diffusers.loading import import_diffusers
-from girsanov.models.diffusers.schedule import signal_and_noise
-from girsanov.models.score_model import ScoreModel
+from girsanov.pairs.score_model import ScoreModel
 from girsanov.types import InputError
 
 FINEST = 12.0  # log-SNR at the data end beyond which the scheduler's single precision does not follow

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from girsanov.models import PREDICTIONS, from_noise, to_noise
+from girsanov.networks import PREDICTIONS, from_noise, to_noise
 from girsanov.processes import StraightPath
 from girsanov.types import InputError
 from tests.laws import each_clock, each_prediction

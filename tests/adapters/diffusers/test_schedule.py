@@ -6,10 +6,10 @@ import torch
 
 pytest.importorskip("diffusers")
 
-from girsanov.models.diffusers.readings import READINGS, convention_of
-from girsanov.models.diffusers.schedule import FlowSchedule, TableSchedule, alpha_bar_table, signal_and_noise
+from girsanov.adapters.diffusers.readings import READINGS, convention_of
+from girsanov.adapters.diffusers.schedule import FlowSchedule, TableSchedule, alpha_bar_table, signal_and_noise
 from girsanov.types import InputError
-from tests.models.diffusers.exact import SCHEDULERS, TABLES, diffusers
+from tests.adapters.diffusers.exact import SCHEDULERS, TABLES, diffusers
 
 pytestmark = pytest.mark.usefixtures("float64")
 

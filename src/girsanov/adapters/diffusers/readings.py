@@ -27,8 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from girsanov.calculus import expand_as_rows
-from girsanov.models.diffusers.schedule import (
+from girsanov.adapters.diffusers.schedule import (
     EDMSchedule,
     ExplodingSchedule,
     FlowSchedule,
@@ -37,6 +36,7 @@ from girsanov.models.diffusers.schedule import (
     alpha_bar_table,
     signal_and_noise,
 )
+from girsanov.calculus import expand_as_rows
 from girsanov.types import InputError, State
 
 Coefficients = tuple[Tensor, Tensor]

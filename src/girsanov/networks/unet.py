@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from girsanov.models.conditioning import Signature, condition_map
+from girsanov.networks.conditioning import Signature, condition_map
 from girsanov.types import InputError
 
 TIME_SCALE = 1000.0 / 30.0  # diffusers' embeddings expect times up to about 1000; log-SNR spans about 30

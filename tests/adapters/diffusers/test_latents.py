@@ -11,11 +11,11 @@ from girsanov.pairs import ScorePair
 
 pytest.importorskip("diffusers")
 
+from girsanov.adapters.diffusers import encode_latents, from_diffusers, latent_scaling
 from girsanov.likelihoods import elbo
 from girsanov.likelihoods.estimator import View
-from girsanov.models.diffusers import encode_latents, from_diffusers, latent_scaling
 from girsanov.types import InputError
-from tests.models.diffusers.exact import SHAPE, ExactNetwork, diffusers, law, rows
+from tests.adapters.diffusers.exact import SHAPE, ExactNetwork, diffusers, law, rows
 from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -30,12 +30,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from girsanov.adapters.diffusers.loading import find_parts
+from girsanov.adapters.diffusers.network import Call, DiffusersNetwork, PretrainedHead, bare, setting
+from girsanov.adapters.diffusers.readings import convention_of
+from girsanov.adapters.diffusers.selftest import check_noise_end, check_rows
 from girsanov.densities import Gaussian
-from girsanov.models.diffusers.loading import find_parts
-from girsanov.models.diffusers.network import Call, DiffusersNetwork, PretrainedHead, bare, setting
-from girsanov.models.diffusers.readings import convention_of
-from girsanov.models.diffusers.selftest import check_noise_end, check_rows
-from girsanov.models.score_model import ScoreModel
+from girsanov.pairs.score_model import ScoreModel
 from girsanov.processes import Cosine
 from girsanov.types import InputError, State
 

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from girsanov.models.convolutions import ConvNetwork, takes_convolutions
-from girsanov.models.networks import ResidualMLP, TwoLayerNetwork
-from girsanov.models.unet import UNet
+from girsanov.networks.convolutions import ConvNetwork, takes_convolutions
+from girsanov.networks.dense import ResidualMLP, TwoLayerNetwork
+from girsanov.networks.unet import UNet
 from girsanov.types import InputError, require_counts
 
 SMALL_IMAGE = 16  # sides up to this get the two-level network with learned positions
@@ -58,7 +58,7 @@ class NetworkKind(ABC):
 
 @dataclass(frozen=True)
 class ConvConfig(NetworkKind):
-    """Convolutions at two resolutions, for small images: :class:`girsanov.models.ConvNetwork`.
+    """Convolutions at two resolutions, for small images: :class:`girsanov.networks.ConvNetwork`.
 
     Attributes:
         width: channels; default 32.
@@ -83,7 +83,7 @@ class ConvConfig(NetworkKind):
             )
 
     def arguments(self, rows: int) -> dict[str, Any]:
-        """Of :class:`girsanov.models.ConvNetwork`."""
+        """Of :class:`girsanov.networks.ConvNetwork`."""
         width, dropout = self.width or 32, 0.4 if rows < FEW_ROWS else 0.1
         deep = {"deep_width": 5 * width // 2, "deep_blocks": self.blocks or 2}
         return {"width": width, **deep, "dropout": dropout if self.dropout is None else self.dropout}
@@ -91,7 +91,7 @@ class ConvConfig(NetworkKind):
 
 @dataclass(frozen=True)
 class MLPConfig(NetworkKind):
-    """A residual multilayer perceptron on flattened rows: :class:`girsanov.models.ResidualMLP`.
+    """A residual multilayer perceptron on flattened rows: :class:`girsanov.networks.ResidualMLP`.
 
     Attributes:
         width: units; default 128.
@@ -112,7 +112,7 @@ class MLPConfig(NetworkKind):
     dropout: float | None = None
 
     def arguments(self, rows: int) -> dict[str, Any]:
-        """Of :class:`girsanov.models.ResidualMLP`."""
+        """Of :class:`girsanov.networks.ResidualMLP`."""
         dropout = 0.1 if rows < FEW_ROWS else 0.0
         sizes = {"width": self.width or 128, "blocks": self.blocks or 3}
         return {**sizes, "dropout": dropout if self.dropout is None else self.dropout}
@@ -120,7 +120,7 @@ class MLPConfig(NetworkKind):
 
 @dataclass(frozen=True)
 class TwoLayerConfig(NetworkKind):
-    """Two hidden layers, whose divergence has a closed form: :class:`girsanov.models.TwoLayerNetwork`.
+    """Two hidden layers, whose divergence has a closed form: :class:`girsanov.networks.TwoLayerNetwork`.
 
     Attributes:
         width: units of both layers; default 256.
@@ -133,7 +133,7 @@ class TwoLayerConfig(NetworkKind):
     width: int | None = None
 
     def arguments(self, rows: int) -> dict[str, Any]:
-        """Of :class:`girsanov.models.TwoLayerNetwork`."""
+        """Of :class:`girsanov.networks.TwoLayerNetwork`."""
         del rows
         return {"width": self.width or 256}
 

@@ -1,4 +1,4 @@
-"""A small U-Net of our own, for images where position matters and data are few; see :mod:`girsanov.models.networks`."""
+"""A small U-Net of our own, for images where position matters and data are few; see :mod:`girsanov.networks.dense`."""
 
 __all__ = ["ConvNetwork", "takes_convolutions"]
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from girsanov.models.conditioning import LABEL_SCALE, Embedding, LabelMaps, Signature, condition_map, modulate
+from girsanov.networks.conditioning import LABEL_SCALE, Embedding, LabelMaps, Signature, condition_map, modulate
 
 
 def takes_convolutions(event_shape: Sequence[int]) -> bool:

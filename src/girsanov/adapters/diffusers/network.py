@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from girsanov.adapters.diffusers.readings import Convention
+from girsanov.adapters.diffusers.schedule import Schedule
 from girsanov.calculus import expand_as_rows
-from girsanov.models.diffusers.readings import Convention
-from girsanov.models.diffusers.schedule import Schedule
-from girsanov.models.heads import Head, NetworkCall
+from girsanov.networks.heads import Head, NetworkCall
 from girsanov.types import InputError, State
 
 Call = Callable[[nn.Module, Tensor, Tensor, Tensor | None], Any]  #: ``(network, input, timestep, condition) -> output``

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from girsanov.models.conditioning import LABEL_SCALE, Embedding, LabelMaps, Signature, condition_map, modulate
+from girsanov.networks.conditioning import LABEL_SCALE, Embedding, LabelMaps, Signature, condition_map, modulate
 
 
 class _Block(nn.Module):

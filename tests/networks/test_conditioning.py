@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from girsanov.models.conditioning import LabelMaps
+from girsanov.networks.conditioning import LabelMaps
 from tests.laws import NETWORKS
 
 MAPPED = {name: NETWORKS[name] for name in ("ConvNetwork", "ResidualMLP")}

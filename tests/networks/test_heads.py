@@ -6,20 +6,12 @@ import math
 import pytest
 import torch
 
+from girsanov.adapters.diffusers.network import PretrainedHead
 from girsanov.calculus import sum_event
 from girsanov.densities import Gaussian, GaussianMixture
-from girsanov.models import (
-    CellHistogram,
-    Ensemble,
-    ExpertHead,
-    Head,
-    LatticeHead,
-    MixtureHead,
-    ResidualHead,
-    ScoreModel,
-)
-from girsanov.models.diffusers.network import PretrainedHead
-from girsanov.models.heads import truncated_moments
+from girsanov.networks import CellHistogram, Ensemble, ExpertHead, Head, LatticeHead, MixtureHead, ResidualHead
+from girsanov.networks.heads import truncated_moments
+from girsanov.pairs import ScoreModel
 from girsanov.processes import VariancePreserving
 from tests.seeds import seeded
 

@@ -6,9 +6,9 @@ from torch import nn
 
 from girsanov.calculus import expand_as_rows
 from girsanov.densities import Gaussian
-from girsanov.models import ScoreModel, from_noise
-from girsanov.models.predictions import coefficients
-from girsanov.pairs import ScorePair
+from girsanov.networks import from_noise
+from girsanov.networks.predictions import coefficients
+from girsanov.pairs import ScoreModel, ScorePair
 from girsanov.processes import StraightPath, VariancePreserving
 from girsanov.types import InputError
 from tests.laws import each_gaussian, each_prediction, each_process, mixture_case, note_mixture_2d

@@ -14,12 +14,12 @@ from girsanov.pairs import ScorePair
 
 pytest.importorskip("diffusers")
 
+from girsanov.adapters.diffusers import DiffusersNetwork, from_diffusers, is_diffusers_folder, loading
+from girsanov.adapters.diffusers.readings import convention_of
 from girsanov.likelihoods import Replicates, density, elbo, ode_log_prob
-from girsanov.models import ScoreModel
-from girsanov.models.diffusers import DiffusersNetwork, from_diffusers, is_diffusers_folder, loading
-from girsanov.models.diffusers.readings import convention_of
+from girsanov.pairs import ScoreModel
 from girsanov.types import InputError
-from tests.models.diffusers.exact import SCHEDULERS, SHAPE, ExactNetwork, diffusers, law, rows
+from tests.adapters.diffusers.exact import SCHEDULERS, SHAPE, ExactNetwork, diffusers, law, rows
 
 D = law().means[0].numel()
 each_scheduler = pytest.mark.parametrize("make", SCHEDULERS.values(), ids=SCHEDULERS)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from girsanov.models.diffusers.network import setting
+from girsanov.adapters.diffusers.network import setting
 from girsanov.transforms import Standardise
 from girsanov.types import InputError, State
 

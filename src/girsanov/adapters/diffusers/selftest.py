@@ -29,9 +29,9 @@ from typing import NoReturn, final
 import torch
 from torch import Tensor
 
+from girsanov.adapters.diffusers.network import DiffusersNetwork
+from girsanov.adapters.diffusers.schedule import Schedule, signal_and_noise
 from girsanov.calculus import expand_as_rows, sum_event
-from girsanov.models.diffusers.network import DiffusersNetwork
-from girsanov.models.diffusers.schedule import Schedule, signal_and_noise
 from girsanov.randomness import keyed_generators, keyed_normal
 from girsanov.rows import condition_at
 from girsanov.types import InputError, State

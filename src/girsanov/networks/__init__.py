@@ -1,0 +1,42 @@
+"""Networks, their settings, and the heads that read them."""
+
+__all__ = [
+    "NETWORKS",
+    "PREDICTIONS",
+    "CellHistogram",
+    "ConditionMap",
+    "ConvConfig",
+    "ConvNetwork",
+    "Ensemble",
+    "ExpertHead",
+    "Head",
+    "LatticeHead",
+    "MLPConfig",
+    "MixtureHead",
+    "NetworkKind",
+    "ResidualHead",
+    "ResidualMLP",
+    "Signature",
+    "TwoLayerConfig",
+    "TwoLayerNetwork",
+    "UNetConfig",
+    "default_network",
+    "from_noise",
+    "takes_convolutions",
+    "to_noise",
+]
+
+from girsanov.networks.conditioning import ConditionMap, Signature
+from girsanov.networks.configs import (
+    NETWORKS,
+    ConvConfig,
+    MLPConfig,
+    NetworkKind,
+    TwoLayerConfig,
+    UNetConfig,
+    default_network,
+)
+from girsanov.networks.convolutions import ConvNetwork, takes_convolutions
+from girsanov.networks.dense import Ensemble, ResidualMLP, TwoLayerNetwork
+from girsanov.networks.heads import CellHistogram, ExpertHead, Head, LatticeHead, MixtureHead, ResidualHead
+from girsanov.networks.predictions import PREDICTIONS, from_noise, to_noise
