@@ -1,9 +1,13 @@
 """Rows of the data in a report: what stands out in each."""
 
+import numpy as np
+import pandas as pd
 import torch
 
-from girsanov.datasets import continuous_table
-from girsanov.reports.examples import extremes
+from girsanov.datasets import continuous_table, from_array
+from girsanov.reports.examples import extremes, samples_beside_data
+from girsanov.reports.report import described
+from tests.seeds import rng
 
 SCHEMA = continuous_table(torch.zeros(3, 2)).schema
 
@@ -18,3 +22,29 @@ def test_rows_are_counted_from_one():
     most, least = html.split("Least likely")
     assert "<td>7</td>" in most
     assert "<td>1</td>" in least
+
+
+def with_text(n=60):
+    """Encoded rows of one column of text and one of numbers, and their schema."""
+    frame = pd.DataFrame({"team": np.array(["red", "blue", "green"])[np.arange(n) % 3], "pay": rng(0).normal(size=n)})
+    data = from_array(frame, categorical=True)
+    return data.x, data.schema
+
+
+def test_text_is_shown_as_its_levels():
+    x, schema = with_text()
+    page = extremes(x, torch.arange(float(len(x))), torch.arange(len(x)), schema)
+    assert "team = red" in page
+    assert "team=" not in page
+    assert described(schema) == "tables of 2 columns (4 dimensions)"
+
+
+def test_pairs_are_of_columns_of_numbers():
+    x, schema = with_text()
+    page = samples_beside_data(x, x, schema)
+    assert "Below the diagonal" not in page  # one column of numbers has no pairs
+    assert "Marginals of all 4 columns and levels" in page
+    wide = pd.DataFrame({"team": ["red", "blue"] * 20} | {f"n{i}": rng(i).normal(size=40) for i in range(3)})
+    data = from_array(wide, categorical=True)
+    page = samples_beside_data(data.x, data.x, data.schema)
+    assert "All 3 columns of numbers" in " ".join(page.split())

@@ -2,11 +2,10 @@
 
 __all__ = ["extremes", "samples_beside_data"]
 
-from typing import Any
-
 from torch import Tensor
 
 from girsanov.datasets import Schema
+from girsanov.datasets.columns import OneHot
 from girsanov.reports import figures
 from girsanov.reports.page import number, render
 from girsanov.reports.png import image_uri
@@ -32,11 +31,26 @@ def samples_beside_data(samples: Tensor, data: Tensor | None, schema: Schema) ->
         return render("samples", pictures=pictures, pairs="", marginals="")
     shown = samples if data is None else data
     rows, drawn = shown.flatten(1).double().cpu().numpy(), samples.flatten(1).double().cpu().numpy()
-    d, names = rows.shape[1], schema.columns or ()
-    values: dict[str, Any] = {"paired": min(figures.MAX_PAIRS, d), "shown": min(figures.MAX_MARGINALS, d), "columns": d}
-    pairs = figures.pairs(rows, drawn[: max(len(rows), 2)], names) if d > 1 else ""
-    marginals = figures.marginals(rows, drawn, names) if d == 1 or d > figures.MAX_PAIRS else ""
-    return render("samples", pictures=(), pairs=pairs, marginals=marginals, **values)
+    names, numbers = schema.columns or (), _numbers(schema)
+    d, n = rows.shape[1], len(numbers)
+    paired = drawn[: max(len(rows), 2), numbers], [names[j] for j in numbers] if names else ()
+    beside = d == 1 or d > min(figures.MAX_PAIRS, n)
+    values = {
+        "pairs": figures.pairs(rows[:, numbers], *paired) if n > 1 else "",
+        "paired": min(figures.MAX_PAIRS, n),
+        "columns": n,
+        "numeric": " of numbers" if schema.blocks else "",
+        "marginals": figures.marginals(rows, drawn, names) if beside else "",
+        "shown": min(figures.MAX_MARGINALS, d),
+        "dimensions": d,
+    }
+    return render("samples", pictures=(), **values)
+
+
+def _numbers(schema: Schema) -> list[int]:
+    """Dimensions that are columns of numbers: pairs of one-hot dimensions show nothing."""
+    levels = {j for block in schema.blocks for j in range(block.start, block.stop)}
+    return [j for j in range(schema.bin_width.numel()) if j not in levels]
 
 
 def extremes(test: Tensor, values: Tensor, rows: Tensor, schema: Schema) -> str:
@@ -53,10 +67,9 @@ def extremes(test: Tensor, values: Tensor, rows: Tensor, schema: Schema) -> str:
     ends = {"Most likely": order[:count], "Least likely": order[len(order) - count :].flip(0)}
     gallery = schema.kind == "images" and test.ndim == 4
     z = _standardised(test)
-    names = schema.columns or tuple(f"x{i + 1}" for i in range(z.shape[1]))
 
     def shown(i: int) -> str:
-        return image_uri(test[i : i + 1], test) if gallery else _deviations(test[i].flatten().double(), z[i], names)
+        return image_uri(test[i : i + 1], test) if gallery else _deviations(test[i].flatten().double(), z[i], schema)
 
     found = {end: [(int(rows[i]) + 1, float(values[i]), shown(i)) for i in some.tolist()] for end, some in ends.items()}
     return render("extremes", ends=found, gallery=gallery)
@@ -67,7 +80,13 @@ def _standardised(test: Tensor) -> Tensor:
     return (flat - flat.mean(0)) / flat.std(0, correction=min(1, len(flat) - 1)).clamp_min(1e-12)
 
 
-def _deviations(row: Tensor, z: Tensor, names: tuple[str, ...]) -> str:
-    """The columns of a row that lie furthest from their mean, and how far."""
-    largest = z.abs().argsort(descending=True)[:DEVIATIONS].tolist()
-    return ", ".join(f"{names[j]} = {number(float(row[j]), '.5g')} ({number(float(z[j]), '+.1f')})" for j in largest)
+def _deviations(row: Tensor, z: Tensor, schema: Schema) -> str:
+    """The columns of a row that lie furthest from their mean, and how far; of text, its level."""
+    names = schema.columns or tuple(f"x{i + 1}" for i in range(len(z)))
+    cells = [(j, f"{names[j]} = {number(float(row[j]), '.5g')}") for j in _numbers(schema)]
+    texts = (rule for rule in schema.rules if isinstance(rule, OneHot))
+    for rule, block in zip(texts, schema.blocks, strict=True):
+        level = int(row[block].argmax())
+        cells.append((block.start + level, f"{rule.name} = {rule.levels[level]}"))
+    largest = sorted(cells, key=lambda cell: -abs(float(z[cell[0]])))[:DEVIATIONS]
+    return ", ".join(f"{text} ({number(float(z[j]), '+.1f')})" for j, text in largest)

@@ -6,6 +6,7 @@ Parts of a page may fail: what cannot be made becomes one sentence in its place,
 __all__ = ["Attempts", "number", "render"]
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +30,16 @@ def number(value: float | None, form: str = "") -> str:
     return "–" if value is None else format(value, form).replace("-", "−")
 
 
+def signs(sentence: str) -> str:
+    """A sentence with real minus and plus-minus signs before its numbers.
+
+    Example:
+        >>> signs("log-SNR from -10.1 to 9.2, off by -0.02 +- 0.04")
+        'log-SNR from −10.1 to 9.2, off by −0.02 ± 0.04'
+    """
+    return re.sub(r"(?<![\w-])-(?=\.?\d)", "−", sentence.replace("+-", "±"))
+
+
 def fact(value: Any) -> str:
     """A value of a table of facts: numbers to six digits."""
     if isinstance(value, float):
@@ -43,7 +54,7 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.filters |= {"exp": math.exp, "fact": fact, "number": number}
+TEMPLATES.filters |= {"exp": math.exp, "fact": fact, "number": number, "signs": signs}
 
 
 def render(name: str, **values: Any) -> str:

@@ -121,7 +121,10 @@ def render_report(contents: Contents, attempts: Attempts | None = None) -> str:
 def described(schema: Schema) -> str:
     """What rows are, in words."""
     shape = " × ".join(map(str, schema.event_shape))
-    return f"images of {shape}" if schema.kind == "images" else f"tables of {shape} columns"
+    if schema.kind == "images":
+        return f"images of {shape}"
+    given = sum(bool(rule.dimensions()) for rule in schema.rules)
+    return f"tables of {given} columns" + (f" ({shape} dimensions)" if schema.blocks else "")
 
 
 def samples_png(samples: Tensor, schema: Schema, limits: tuple[float, float] | None = None) -> bytes | None:
