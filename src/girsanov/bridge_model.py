@@ -22,10 +22,10 @@ from torch import Tensor
 from girsanov.bridges import SchrodingerBridge
 from girsanov.bridges.chain import rows_at_once
 from girsanov.bridges.storage import BRIDGE, bridge_tensors
-from girsanov.datasets import Schema
+from girsanov.datasets import Data, Schema
 from girsanov.encoding import Encoding
 from girsanov.files import read_json, write_json
-from girsanov.likelihoods.estimator import View
+from girsanov.likelihoods.estimator import RandomisedRows, View
 from girsanov.pairs import Direction, Noise
 from girsanov.randomness import KeyedStreams, apart, keyed_generators, keyed_normal, mix
 from girsanov.transforms import Dequantise, Standardise
@@ -80,63 +80,80 @@ class BridgeModel:
         """Of the rows of both ends."""
         return self.encoding.schema
 
-    def view(self, x: State, *, purpose: int = 0) -> View:
-        """Encoded rows ``n *event_shape`` in units of the spread, discrete columns with noise of one step, seen once.
+    def encode(self, x: Any) -> RandomisedRows:
+        """Rows of either end as the user has them, encoded; see :meth:`girsanov.encoding.Encoding.encode`."""
+        return self.encoding.encode(x)
+
+    def view(self, rows: RandomisedRows, *, purpose: int = 0) -> View:
+        """Rows in units of the spread, discrete columns with noise of one step, each seen once.
 
         Args:
-            x: rows as the schema encodes them, ``n *event_shape``.
+            rows: as :meth:`encode` returns them.
             purpose: keys the noise, beside the seed of the run and the row itself.
         """
+        x = rows.rows
         return self.encoding.view(x, 1, mix(self.seed, 100 + purpose), purpose="bridge", keys=apart(x))
 
-    def encode(self, x: State, *, purpose: int = 0) -> State:
+    def placed(self, rows: RandomisedRows, *, purpose: int = 0) -> State:
         """What :meth:`view` sees as the bridge takes it, where its networks are."""
-        rows = self.view(x, purpose=purpose).x.to(torch.get_default_dtype())
-        return rows.reshape(-1, *self.bridge.event_shape).to(self.bridge.device)
+        seen = self.view(rows, purpose=purpose).x.to(torch.get_default_dtype())
+        return seen.reshape(-1, *self.bridge.event_shape).to(self.bridge.device)
 
-    def scaled(self, x: State) -> State:
-        """Encoded rows in units of the spread, without noise, in the default dtype."""
-        return self.encoding.transforms.members[-1](x.double())[0].to(torch.get_default_dtype())
+    def scaled(self, rows: Data) -> State:
+        """Rows in units of the spread, without noise, in the default dtype."""
+        return self.encoding.transforms.members[-1](rows.x.double())[0].to(torch.get_default_dtype())
 
-    def decode(self, y: State) -> State:
+    def left(self, y: State) -> State:
         """The bridge's units to data units, unrounded, ``n *event_shape``, on the CPU."""
         return self.encoding.inverse(y.detach().cpu().reshape(-1, *self.schema.event_shape))
 
-    def rounded(self, x: State) -> State:
-        """Rows in data units as the source would hold them: discrete columns on their lattice."""
-        return self.schema.encode(self.schema.decode(x)) if self.schema.discrete else x
+    def data(self, x: State) -> Data:
+        """Unrounded rows in data units as the source would hold them: discrete columns on their lattice; encoded."""
+        rounded = self.schema.encode(self.schema.decode(x)) if self.schema.discrete else x
+        return Data(rounded, None, None, self.schema, "moved rows", None)
 
-    def translate(self, x: State, direction: Direction = "forward", *, seed: int | None = None) -> State:
+    def translate(self, x: Any, direction: Direction = "forward", *, seed: int | None = None) -> Any:
         """Move rows to the other end.
 
         Args:
-            x: rows as the schema encodes them, ``n *event_shape``, data units.
+            x: rows as the user has them: arrays, tensors, data frames or :class:`girsanov.datasets.Data`.
             direction: ``forward`` from the source to the target, or ``backward``.
             seed: of the noise, which is keyed by each row: a row moves to the same place whichever rows are moved with
                 it, and one that occurs again to another. That of the run when omitted.
 
         Returns:
-            Rows at the other end in data units, discrete columns rounded; a normal law's are not.
+            Rows at the other end in the form that the ends had, a data frame or a float64 tensor, discrete columns on
+            their lattice; rows of a normal law as a tensor.
         """
-        y, streams = self.encode(x, purpose=0 if seed is None else seed), _streams(x, mix(self._seed(seed), 200))
+        moved = self.moved(x, direction, seed=seed).x
+        return moved if self.known_end and direction == "forward" else self.encoding.decode(moved)
+
+    def moved(self, x: Any, direction: Direction = "forward", *, seed: int | None = None) -> Data:
+        """What :meth:`translate` returns, encoded."""
+        rows = self.encode(x)
+        y = self.placed(rows, purpose=0 if seed is None else seed)
+        streams = _streams(rows.rows, mix(self._seed(seed), 200))
         moved, size = [], rows_at_once(y)
         for begin in range(0, len(y), size):
             block = y[begin : begin + size]
             noise = _noise(streams[begin : begin + size], block)
             moved.append(self.bridge.sample(block, direction, noise=noise))
-        found = self.decode(torch.cat(moved))
-        return found if self.known_end and direction == "forward" else self.rounded(found)
+        found = self.left(torch.cat(moved))
+        if self.known_end and direction == "forward":
+            return Data(found, None, None, self.schema, "rows of the law", None)
+        return self.data(found)
 
-    def draw(self, n: int, *, seed: int | None = None) -> State:
-        """Rows in data units that start as draws of the known end."""
+    def draw(self, n: int, *, seed: int | None = None) -> Data:
+        """Rows that start as draws of the known end, encoded."""
         generator = torch.Generator().manual_seed(mix(self._seed(seed), 500, 3) % 2**31)
-        return self.rounded(self.decode(self.bridge.sample(n, "backward", generator=generator)))
+        return self.data(self.left(self.bridge.sample(n, "backward", generator=generator)))
 
-    def paths(self, x: State, direction: Direction = "forward") -> Tensor:
-        """Whole paths of rows in data units, unrounded: shape ``m n *event_shape``."""
-        noise = _noise(_streams(x, mix(self.seed, 200)), y := self.encode(x))
+    def paths(self, x: Any, direction: Direction = "forward") -> Tensor:
+        """Whole paths of rows as the user has them, in data units, unrounded: shape ``m n *event_shape``."""
+        rows = self.encode(x)
+        noise = _noise(_streams(rows.rows, mix(self.seed, 200)), y := self.placed(rows))
         states = self.bridge.sample(y, direction, return_path=True, noise=noise)
-        return torch.stack([self.decode(state) for state in states])
+        return torch.stack([self.left(state) for state in states])
 
     @property
     def seed(self) -> int:

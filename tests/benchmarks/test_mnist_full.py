@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import _record
 from benchmarks.paper1 import mnist_full
+from girsanov.networks import ConvConfig
 from tests.seeds import rng
 
 
@@ -39,7 +40,7 @@ def test_a_stopped_command_goes_on_to_the_same_numbers(tmp_path, monkeypatch, ca
     monkeypatch.setattr(_record, "calibration_seconds", lambda: 0.0)
     data, results = write_idx(tmp_path / "data"), []
     monkeypatch.setattr(mnist_full, "BLOCK", 6)
-    monkeypatch.setattr(mnist_full, "SMALL", mnist_full.SMALL | {"width": 4})
+    monkeypatch.setattr(mnist_full, "SMALL", mnist_full.SMALL | {"network": ConvConfig(width=4, blocks=1, dropout=0.0)})
     stopping = []
 
     def stop_after_the_first_block(line, **options):

@@ -214,21 +214,21 @@ def translate(
     model.bridge.to(device)
     note, refused = stderr_note(common.quiet), {}
     if model.known_end:
-        rows = _drawn(model, data, moving, chosen, common.seed)
+        rows = _drawn(model, data, moving, chosen, common.seed).x
     else:
         x, refused = _given(model, data, chosen, common.limit, each=on_error is OnError.nan)
         note_refused(refused, note, "")
-        rows = model.translate(x, moving.direction or "forward", seed=common.seed)
+        rows = model.moved(x, moving.direction or "forward", seed=common.seed).x
     write_rows(out, rows, model.schema, json=common.json, note=note, refused=refused)
 
 
 def _given(
     model: Any, data: str | None, classes: tuple[str, ...] | None, limit: int | None, *, each: bool
 ) -> tuple[Any, dict[int, str]]:
-    """The rows to move, encoded, and what is wrong with the others, by their numbers."""
+    """The rows to move, and what is wrong with the others, by their numbers."""
     import numpy as np
 
-    from girsanov.datasets import take
+    from girsanov.datasets import Data, take
     from girsanov.runs import EndSource
     from girsanov.runs.ends import source_rows
 
@@ -237,9 +237,9 @@ def _given(
     raw = source_rows(EndSource(data, classes))
     raw = raw if limit is None else take(raw, np.arange(min(limit, len(raw))))
     if not each:
-        return model.schema.encode(raw), {}
+        return raw, {}
     x, _, refused = model.schema.encode_each(raw)
-    return x, refused
+    return Data(x, None, None, model.schema, raw.name, None), refused
 
 
 def _drawn(model: Any, data: str | None, moving: Moving, classes: tuple[str, ...] | None, seed: int) -> Any:

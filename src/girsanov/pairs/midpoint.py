@@ -105,7 +105,7 @@ class MidpointChain(PairChain):
     are evaluated once a step, G some ten times.
 
     Example:
-        >>> from girsanov.pairs.score_model import Pair
+        >>> from girsanov.pairs import Pair
         >>> from girsanov.processes import OrnsteinUhlenbeck
         >>> from girsanov.densities import StandardNormal
         >>> process = OrnsteinUhlenbeck(2.0)

@@ -101,7 +101,7 @@ class BridgeRun(Kind):
     def _record(self, work: Work) -> dict[str, Any]:
         """What the run is of, and how many steps fit into its time."""
         ends, config = self.ends, self.settings
-        encoding = spread_units(ends.schema, [ends.part(i, "train") for i in range(len(ends.x))])
+        encoding = spread_units(ends.schema, [ends.part(i, "train").x for i in range(len(ends.x))])
         record = {
             "source": ends.sources[0].to_json(),
             "target": ends.sources[1].to_json(),
@@ -123,7 +123,7 @@ class BridgeRun(Kind):
         rows, ends = [], self.ends
         for i in range(len(ends.x)):
             generator = torch.Generator().manual_seed(mix(self.settings.seed, 400, i) % 2**31)
-            x = encoding.spread(ends.part(i, "train"), generator, copies=1)[0].to(torch.get_default_dtype())
+            x = encoding.spread(ends.part(i, "train").x, generator, copies=1)[0].to(torch.get_default_dtype())
             rows.append((x.flatten(1) if self.settings.network == "mlp" else x).to(place))
         return rows
 
@@ -177,8 +177,8 @@ class BridgeRun(Kind):
         """The held-out rows of an end, moved to the other: a table of numbered rows, or an array."""
         direction, folder, held = DIRECTIONS[end], work.folder, self.ends.part(end, "test")
         translate = work.budget.part(0.3).most
-        moved = translate(f"rows of {direction}", len(held), lambda n: model.translate(held[:n], direction), least=256)
-        raw = model.schema.decode(moved)
+        moved = translate(f"rows of {direction}", len(held), lambda n: model.moved(held[:n], direction), least=256)
+        raw = model.schema.decode(moved.x)
         if raw.kind == "images":
             buffer = io.BytesIO()
             np.save(buffer, raw.stack, allow_pickle=False)

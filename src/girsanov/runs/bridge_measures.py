@@ -10,13 +10,14 @@ import torch
 from girsanov.bridge_model import BridgeModel
 from girsanov.bridges import energy_distance, wasserstein
 from girsanov.bridges.halves import DIRECTIONS
+from girsanov.datasets import Data
 from girsanov.evaluation import summary
 from girsanov.pairs import Direction
 from girsanov.randomness import mix, normal_blocks
 from girsanov.reports.bridge import BridgeView
 from girsanov.runs.budget import Budget
 from girsanov.runs.ends import Ends
-from girsanov.types import Estimate, State
+from girsanov.types import Estimate
 
 LEAST = 100  # rows that are timed first, where there is a time budget
 ROWS = 1000  # of each sample that is compared: exact transport grows with the square of it
@@ -49,7 +50,7 @@ def errors(model: BridgeModel, ends: Ends, *, rows: int, full: bool = False) -> 
     entries = {}
     for i, direction in enumerate(DIRECTIONS):
         start, truth, spare = _samples(model, ends, i, rows)
-        moved = model.translate(start, direction) if start is not None else model.draw(len(truth))
+        moved = model.moved(start, direction) if start is not None else model.draw(len(truth))
         entry: dict[str, Any] = {"rows": len(moved), **_distances(model, moved, truth)}
         if full:
             entry["floor"] = _distances(model, spare, truth)
@@ -70,17 +71,16 @@ def _views(model: BridgeModel, ends: Ends, rows: int) -> tuple[BridgeView, ...]:
     for i, direction in enumerate(DIRECTIONS):
         start, truth, _ = _samples(model, ends, i, rows)
         if start is None:
-            found.append(BridgeView(direction, None, truth, model.draw(len(truth)), None))
+            found.append(BridgeView(direction, None, truth.x, model.draw(len(truth)).x, None))
             continue
         paths = model.paths(start[:SHOWN_PATHS], direction)
-        found.append(
-            BridgeView(direction, start, truth, model.translate(start, direction), paths, model.bridge.path_times())
-        )
+        moved = model.moved(start, direction).x
+        found.append(BridgeView(direction, start.x, truth.x, moved, paths, model.bridge.path_times()))
     return tuple(found)
 
 
-def _samples(model: BridgeModel, ends: Ends, i: int, rows: int) -> tuple[State | None, State, State]:
-    """Held-out rows of the start of direction i and of its end, and as many training rows of the end; data units."""
+def _samples(model: BridgeModel, ends: Ends, i: int, rows: int) -> tuple[Data | None, Data, Data]:
+    """Held-out rows of the start of direction i and of its end, and as many training rows of the end."""
     if len(ends.x) == 2:
         start, truth = ends.part(i, "test")[:rows], ends.part(1 - i, "test")[:rows]
         return start, truth, ends.part(1 - i, "train")[: len(start)]
@@ -90,37 +90,39 @@ def _samples(model: BridgeModel, ends: Ends, i: int, rows: int) -> tuple[State |
     return held, _normal(model, len(held), 1), _normal(model, len(held), 2)
 
 
-def _normal(model: BridgeModel, n: int, purpose: int) -> State:
-    """Draws of the known end, in data units."""
+def _normal(model: BridgeModel, n: int, purpose: int) -> Data:
+    """Draws of the known end, in the units that data would have there."""
     generator = torch.Generator().manual_seed(mix(model.seed, 500, purpose) % 2**31)
-    return model.decode(torch.randn(n, *model.bridge.event_shape, generator=generator))
+    drawn = model.left(torch.randn(n, *model.bridge.event_shape, generator=generator))
+    return Data(drawn, None, None, model.schema, "draws of the law", None)
 
 
-def _distances(model: BridgeModel, x: State, y: State) -> dict[str, Any]:
+def _distances(model: BridgeModel, x: Data, y: Data) -> dict[str, Any]:
     """Energy distance, and the exact Wasserstein distance of as many rows of each, in units of the spread."""
     a, b = (model.scaled(z).double() for z in (x, y))
     n = min(len(a), len(b))
     return {"energy": energy_distance(a, b), "wasserstein": wasserstein(a[:n], b[:n])}
 
 
-def _movement(model: BridgeModel, start: State, moved: State, direction: Direction) -> dict[str, Any]:
+def _movement(model: BridgeModel, start: Data, moved: Data, direction: Direction) -> dict[str, Any]:
     """Root mean squared change per column in spreads; forwards also the KL of the paths from the reference's, nats."""
     change = (model.scaled(moved) - model.scaled(start)).double()
     found: dict[str, Any] = {"change": float(change.square().mean().sqrt())}
     if direction == "forward":
         chain = model.bridge.sections[0]
         generator = torch.Generator().manual_seed(mix(model.seed, 600) % 2**31)
-        x = model.encode(start)
+        x = model.placed(model.encode(start))
         with torch.no_grad():
             weighed = chain.weigh(x, normal_blocks(x, generator))
         found["path_kl"] = float(weighed.reference.mean())
     return found
 
 
-def _bound(model: BridgeModel, x: State) -> Estimate:
+def _bound(model: BridgeModel, x: Data) -> Estimate:
     """The chain's bound in data units: of a log-density, or of a log-probability where columns are discrete."""
     generator = torch.Generator().manual_seed(mix(model.seed, 700) % 2**31)
-    estimate = model.bridge.elbo(model.encode(x), paths=BOUND_PATHS, generator=generator)
-    shift, measure = model.view(x).log_det[:, 0].to(estimate.value.device), model.encoding.measure
+    rows = model.encode(x)
+    estimate = model.bridge.elbo(model.placed(rows), paths=BOUND_PATHS, generator=generator)
+    shift, measure = model.view(rows).log_det[:, 0].to(estimate.value.device), model.encoding.measure
     replicates = None if estimate.replicates is None else estimate.replicates + shift
     return dataclasses.replace(estimate, value=estimate.value + shift, terms={}, replicates=replicates, measure=measure)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from girsanov.datasets import Raw, Schema, Splits, fingerprint, joined, keep_classes, read, split, take
+from girsanov.datasets import Data, Raw, Schema, Splits, fingerprint, joined, keep_classes, read, split, take
 from girsanov.runs.folder import Source
 from girsanov.types import InputError, State
 
@@ -71,9 +71,10 @@ class Ends:
         shape = tuple(self.schema.event_shape)
         return [f"{e.described}: {len(x):,} rows of shape {shape}" for e, x in zip(self.sources, self.x, strict=False)]
 
-    def part(self, end: int, name: str) -> State:
+    def part(self, end: int, name: str) -> Data:
         """Rows of an end: its ``train`` or ``test`` part."""
-        return self.x[end][getattr(self.splits[end], name)]
+        rows = self.x[end][getattr(self.splits[end], name)]
+        return Data(rows, None, None, self.schema, self.sources[end].described, None)
 
 
 def source_rows(source: EndSource) -> Raw:
