@@ -32,7 +32,7 @@ def test_what_is_not_there_yet(tmp_path):
     assert (folder.record(), folder.metrics(), folder.values(), folder.history()) == (None, None, None, [])
 
 
-MODEL = {"kind": "density model", "format": 1}
+MODEL = {"kind": "density model", "format": 2}
 RECORD = {"data": {}, "config": {}, "splits": {}}
 
 

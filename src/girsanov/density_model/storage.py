@@ -27,7 +27,7 @@ from girsanov.solvers import LogSNRDensity
 from girsanov.transforms import TRANSFORMS
 from girsanov.types import InputError
 
-MODEL = ModelFolder("density model")
+MODEL = ModelFolder("density model", format=2)
 
 
 def describe(
