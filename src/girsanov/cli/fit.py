@@ -66,7 +66,10 @@ class Model:
     width: Annotated[int | None, typer.Option(min=1, help="Channels or units of the network.")] = None
     blocks: Annotated[int | None, typer.Option(min=1, help="Residual blocks of the network.")] = None
     process: Annotated[
-        str, typer.Option(help="Forward process; learned: its noise schedule is trained with the network.")
+        str,
+        typer.Option(
+            help="vp, sub-vp, ve, ou, cosine, harmonic, straight; or learned: a vp whose schedule is trained too."
+        ),
     ] = "vp"
     dequantise: Annotated[
         str,
