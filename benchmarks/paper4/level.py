@@ -2,7 +2,8 @@
 
 Every row is a share of p-values at or below 5 % among samples of the tested model itself, with its binomial standard
 error; "pooled" has each test's share over all models. Chains are first-order autoregressions with N(0, 1) marginals
-(note of paper 4, section 3.4): independent signs are wrong for them, signs that are a Markov chain are not. Run from
+(note of paper 4, section 3.4): independent signs are wrong for them, signs that are a Markov chain are not (blocks of
+signs are in `benchmarks.nulls`). Run from
 the root of the repository:
 
     OMP_NUM_THREADS=1 python -m benchmarks.paper4.level
@@ -98,7 +99,7 @@ def over_models(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def chains(rho: float, n: int, repeats: int) -> list[dict[str, object]]:
-    """False alarms on chains, by independent signs, and by Markov signs with a flip chosen or found."""
+    """False alarms on chains, by independent signs, and by Markov signs with the published flip."""
     noise = torch.randn(n + 200, repeats, generator=seeded(round(1000 * rho)), dtype=torch.float64)
     states = [noise[0]]
     for step in noise[1:]:
@@ -106,8 +107,7 @@ def chains(rho: float, n: int, repeats: int) -> list[dict[str, object]]:
     x = torch.stack(states[200:])
     published = {0.0: 0.5, 0.5: 0.1, 0.9: 0.02}[rho]
     rows = []
-    methods = {"independent": WildBootstrap(300), "markov": MarkovBootstrap(300)}
-    methods["markov, published flip"] = MarkovBootstrap(300, flip=published)
+    methods = {"independent": WildBootstrap(300), "markov, published flip": MarkovBootstrap(300, flip=published)}
     for name, method in methods.items():
         start, kernel = time.process_time(), InverseMultiquadric(1.0)
         count = sum(

@@ -2,6 +2,9 @@ r"""Goodness of fit: a p-value and an effect size for "this sample is from this 
 
 A test with k kernels rejects where the smallest of the k p-values is small among the same minimum of its replicates
 (Westfall and Young's min-p), so that one p-value covers all bandwidths and nothing is split off or corrected twice.
+Signs alone cannot make a statistic of four pairs large, 2^-4 being above 5 %: kernels whose squares amount to fewer
+than five pairs of the largest one, as narrow ones in few rows, take no part, since their p-values would only raise the
+minimum of the replicates. That depends on absolute values alone, so that the level is kept.
 The p-value counts the sample among its replicates, :math:`p = (1 + \#\{T_b \ge T\}) / (B + 1)`, and is never 0.
 
 The effect size is the mean of the Stein kernel over pairs, over its root mean square: 0 for the model's own samples, 1
@@ -34,6 +37,7 @@ from girsanov.stein.points import ScoreLike, SteinPoints
 from girsanov.types import InputError, State, require_count
 
 TIE_SHARE = 1e-7  # far below the gap between two ranks
+LEAST_PAIRS = 5.0  # that the squares of a kernel amount to, for it to take part beside others
 
 #: what a Stein test cannot see, as sentences for reports
 BLIND_SPOTS = (
@@ -58,7 +62,8 @@ class GoodnessOfFitResult:
         effect_size: near 0 for the model's own samples, at most 1; an effect e shows in some 5/e rows.
         kernels: the k kernels.
         discrepancies: shape ``k``.
-        pvalues: of each kernel alone, shape ``k``: not corrected for their number.
+        pvalues: of each kernel alone, shape ``k``: not corrected for their number, and of those too that take no part
+            in the test, since they rest on fewer than five pairs of rows.
         effect_sizes: shape ``k``.
         n: rows tested.
         effective_n: independent rows that they are worth.
@@ -148,6 +153,7 @@ def _result(outcome: Outcome, kernels: tuple[str | RadialKernel, ...], unit: flo
     pooled = torch.cat([statistics[:, None], replicates], 1)
     ranks = _upper_shares(pooled)
     excess = (pooled - pooled.mean(1, keepdim=True)) / pooled.std(1, keepdim=True).clamp_min(1e-300)
+    pvalues, ranks = ranks[:, 0], ranks.masked_fill(_apart(outcome)[:, None], torch.inf)
     # equal ranks, of which there are many at the top, are told apart by the excess
     lead = torch.where(ranks == ranks.amin(0), excess, -torch.inf)
     best = int(lead[:, 0].argmax())
@@ -163,11 +169,19 @@ def _result(outcome: Outcome, kernels: tuple[str | RadialKernel, ...], unit: flo
         effect_size=float(effects[best]),
         kernels=kernels,
         discrepancies=statistics,
-        pvalues=ranks[:, 0],
+        pvalues=pvalues,
         effect_sizes=effects,
         n=outcome.n,
         effective_n=outcome.effective_n,
     )
+
+
+def _apart(outcome: Outcome) -> Tensor:
+    """Which kernels rest on too few pairs to take part, never all of them; shape ``k``."""
+    if outcome.spread is None:
+        return torch.zeros(len(outcome.statistics), dtype=torch.bool)
+    spread = outcome.spread.cpu()
+    return (spread < LEAST_PAIRS) & (spread < spread.max())
 
 
 def _upper_shares(values: Tensor) -> Tensor:

@@ -199,6 +199,7 @@ class GramSums:
         pairs: sum over ordered pairs i != j, shape ``k``.
         diagonal: sum over points of the kernel with itself, shape ``k``.
         squares: sum over i != j of k0_ij^2, shape ``k``; of several slices its upper bound; zero unless asked for.
+        largest: largest k0_ij in absolute value over i != j, shape ``k``; as squares.
         rows: the sum over j != i for every i, shape ``k n``; ``None`` unless asked for.
         forms: sum over i != j of w_i w_j k0_ij for each of B columns of weights, shape ``k B``; ``None`` unless asked.
         n: number of points.
@@ -207,6 +208,7 @@ class GramSums:
     pairs: Tensor
     diagonal: Tensor
     squares: Tensor
+    largest: Tensor
     rows: Tensor | None
     forms: Tensor | None
     n: int
@@ -226,18 +228,27 @@ class GramSums:
         """Mean of the kernel over pairs, over its root mean square: free of n, of units, and at most 1."""
         return self.u / (self.squares / (self.n * (self.n - 1))).sqrt()
 
+    @property
+    def spread(self) -> Tensor:
+        """How many pairs of the largest value would have the same sum of squares, shape ``k``."""
+        return 0.5 * self.squares / self.largest.square().clamp_min(torch.finfo(torch.float64).tiny)
+
     def __add__(self, other: "GramSums") -> "GramSums":
         """Sums of a sum of kernels on the same points."""
         squares = (self.squares.sqrt() + other.squares.sqrt()).square()  # the triangle inequality
         pairs = zip(self._others(), other._others(), strict=True)
         rows, forms = (None if a is None or b is None else a + b for a, b in pairs)
-        return GramSums(self.pairs + other.pairs, self.diagonal + other.diagonal, squares, rows, forms, self.n)
+        pairs, diagonal_, largest = (
+            getattr(self, name) + getattr(other, name) for name in ("pairs", "diagonal", "largest")
+        )
+        return GramSums(pairs, diagonal_, squares, largest, rows, forms, self.n)
 
     def __truediv__(self, divisor: float) -> "GramSums":
         """Sums of a kernel divided by a number."""
         rows, forms = (None if a is None else a / divisor for a in self._others())
         squares = self.squares / divisor**2
-        return GramSums(self.pairs / divisor, self.diagonal / divisor, squares, rows, forms, self.n)
+        pairs, diagonal_, largest = (a / divisor for a in (self.pairs, self.diagonal, self.largest))
+        return GramSums(pairs, diagonal_, squares, largest, rows, forms, self.n)
 
     def _others(self) -> tuple[Tensor | None, Tensor | None]:
         return self.rows, self.forms
@@ -275,7 +286,7 @@ def gram_sums(
     total = torch.stack([diagonal(points, kernel).sum() for kernel in kernels])
     if torch.is_grad_enabled() and (points.x.requires_grad or points.b.requires_grad or total.requires_grad):
         pairs = _attached_pairs(points, kernels, size)
-        return GramSums(pairs, total, torch.zeros_like(pairs), None, None, len(points))
+        return GramSums(pairs, total, torch.zeros_like(pairs), torch.zeros_like(pairs), None, None, len(points))
     with torch.no_grad():
         while True:
             try:
@@ -301,7 +312,7 @@ def _detached_sums(
     points: SteinPoints, kernels: Sequence[RadialKernel], weights: Tensor | None, rows: bool, size: int, total: Tensor
 ) -> GramSums:
     n, k = len(points), len(kernels)
-    pairs, squares = total.new_zeros(k), total.new_zeros(k)
+    pairs, squares, largest = total.new_zeros(3, k)
     by_row = total.new_zeros(k, n) if rows else None
     forms = None if weights is None else total.new_zeros(k, weights.shape[1])
     combine = _combiner(points, kernels)
@@ -310,13 +321,14 @@ def _detached_sums(
             pairs[index] += times * tile.sum(dtype=torch.float64)
             if by_row is not None:
                 squares[index] += times * tile.flatten().dot(tile.flatten())
+                largest[index] = torch.maximum(largest[index], tile.abs().max().double())
                 by_row[index, i] += tile.sum(1)
                 if not same:
                     by_row[index, j] += tile.sum(0)
             if forms is not None and weights is not None:
                 products = (tile @ weights[j].to(tile)).mul_(weights[i].to(tile))
                 forms[index] += times * products.sum(0, dtype=torch.float64)
-    return GramSums(pairs, total, squares, by_row, forms, n)
+    return GramSums(pairs, total, squares, largest, by_row, forms, n)
 
 
 def _attached_pairs(points: SteinPoints, kernels: Sequence[RadialKernel], size: int) -> Tensor:

@@ -141,7 +141,7 @@ class IncompleteU(Method):
         if not 1 <= self.diagonals < n:
             raise InputError(f"An incomplete statistic of {n} rows has 1 to {n - 1} diagonals; got {self.diagonals}")
         signs = random_signs(n, self.resamples, problem.generator).to(points.x.device)
-        rows, squares = (points.x.new_zeros(len(kernels), k, dtype=torch.float64) for k in (n, 1))
+        rows, squares, largest = (points.x.new_zeros(len(kernels), k, dtype=torch.float64) for k in (n, 1, 1))
         forms = rows.new_zeros(len(kernels), self.resamples)
         for offset in range(1, self.diagonals + 1):
             for start in range(0, n - offset, CHUNK):
@@ -151,11 +151,14 @@ class IncompleteU(Method):
                 rows[:, left] += values
                 rows[:, right] += values
                 squares += values.square().sum(1, keepdim=True)
+                largest = torch.maximum(largest, values.abs().amax(1, keepdim=True))
                 forms += (values.to(points.x) @ (signs[left] * signs[right]).to(points.x)).double()
         pairs = sum(n - offset for offset in range(1, self.diagonals + 1))
         mean = 0.5 * rows.sum(1) / pairs
         effects = mean / (squares[:, 0] / pairs).sqrt()
-        return Outcome(mean, forms / pairs, effects, self._stderr(rows, squares[:, 0], mean, pairs), float(n), n)
+        stderr = self._stderr(rows, squares[:, 0], mean, pairs)
+        spread = (squares / largest.square().clamp_min(torch.finfo(torch.float64).tiny))[:, 0]
+        return Outcome(mean, forms / pairs, effects, stderr, float(n), n, spread)
 
     def _stderr(self, rows: Tensor, squares: Tensor, mean: Tensor, pairs: int) -> Tensor:
         r"""Standard error of a mean over pairs, by the covariances of pairs that share a row.

@@ -3,8 +3,9 @@ r"""Null distributions of Stein tests: what the discrepancy would be, were the s
 Under the model the U-statistic is degenerate, and its law depends on model and kernel. Four ways to it:
 
 - wild bootstrap, for independent points: :math:`\sum_{i \ne j} \epsilon_i \epsilon_j k_0(x_i, x_j)` with random signs;
-- the same with signs that are a Markov chain, for the output of a sampler: independent signs reject 83 % of true
-  nulls at an autocorrelation of 0.9 (note of paper 4, section 3.4). The V-statistic is used, since near pairs count;
+- the same with one sign for each block of successive rows, for the output of a sampler: independent signs reject 83 %
+  of true nulls at an autocorrelation of 0.9 (note of paper 4, section 3.4). The V-statistic is used, since near pairs
+  count;
 - parametric bootstrap, where the model can be sampled; with a refit it is also right for parameters fitted to x;
 - linear-time statistics, in :mod:`girsanov.stein.linear_time`.
 
@@ -38,7 +39,9 @@ from girsanov.stein.matrices import DiffusionLike
 from girsanov.stein.points import ScoreLike, SteinPoints
 from girsanov.types import InputError, State
 
-CHAIN_MARGIN = 3.0  # how much longer than the chain the signs remember: its time is underestimated in few states
+LEAST_WORTH = 30.0  # independent rows that a chain must be worth to be tested: eight blocks, 128 patterns of signs
+NOISE = 1.5  # standard errors of white noise, up to which the correlation at two lags is taken for nothing
+BLOCKS = 1.5  # blocks per root of that worth: each is worth root(w) / 1.5 rows, so that neighbours hardly correlate
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ class Outcome:
         stderr: standard error of the squared discrepancy where the model is wrong, shape ``k``.
         effective_n: number of independent points that the sample is worth.
         n: number of points tested.
+        spread: number of pairs that the squares of a kernel amount to, shape ``k``, where replicates are of signs:
+            with few, no statistic is large among them; ``None`` for other nulls.
     """
 
     statistics: Tensor
@@ -103,6 +108,7 @@ class Outcome:
     stderr: Tensor
     effective_n: float
     n: int
+    spread: Tensor | None = None
 
 
 class Method(ABC):
@@ -144,12 +150,21 @@ class WildBootstrap(Method):
 @final
 @dataclass(frozen=True)
 class MarkovBootstrap(Method):
-    """V-statistic with a Markov chain of random signs: for the successive states of one chain, in their order.
+    r"""V-statistic with a random sign for each block: for the successive states of one Markov chain, in their order.
+
+    A chain of n states with the integrated autocorrelation time :math:`\tau` is worth :math:`w = n / \tau` independent
+    rows. It is cut into :math:`1.5 \sqrt w` blocks. Under the model their sums are nearly independent and normal with
+    mean zero, so that all patterns of signs are as likely as the one seen: a test of signs has its level with few
+    blocks, where an estimate of the variance from the same few blocks has not (Canay, Romano and Shaikh 2017).
 
     Args:
         resamples: number of replicates B.
-        flip: probability that a sign changes from one state to the next, at most 1/2; default from the integrated
-            autocorrelation time of rows and scores, the slowest coordinate's.
+        flip: probability that a sign changes from one state to the next, at most 1/2: signs that are a Markov chain
+            in the place of blocks (Chwialkowski, Strathmann and Gretton 2016), whatever the chain is worth.
+
+    Raises:
+        InputError: on :meth:`run`, for a ``flip`` that is no such probability; without one, for a chain that is worth
+            fewer than 30 rows by :func:`autocorrelation_time` of rows and scores, the slowest coordinate's.
 
     Example:
         >>> MarkovBootstrap(flip=0.02).flip
@@ -161,14 +176,27 @@ class MarkovBootstrap(Method):
 
     def run(self, problem: Problem) -> Outcome:
         points, n = problem.points, len(problem.points)
-        time = autocorrelation_time(torch.cat([points.x, points.b], 1))
-        flip = self.flip if self.flip is not None else 0.5 / (1.0 + CHAIN_MARGIN * (time - 1.0))
-        if not 0.0 < flip <= 0.5:
-            raise InputError(f"Signs must change with a probability above 0, at most 1/2; got flip={flip}")
-        signs = random_signs(n, self.resamples, problem.generator, flip).to(points.x.device)
-        sums = problem.sums(signs, rows=True)
+        worth = n / autocorrelation_time(torch.cat([points.x, points.b], 1))
+        signs = self._signs(n, worth, problem.generator)
+        sums = problem.sums(signs.to(points.x.device), rows=True)
         assert sums.forms is not None
-        return _outcome(sums, sums.v, (sums.forms + sums.diagonal[:, None]) / n**2, n / time)
+        unchanged = (signs.sum(0).abs() == n).to(points.x.device)  # few blocks: a tie, which no rounding may break
+        forms = torch.where(unchanged, sums.pairs[:, None], sums.forms)
+        return _outcome(sums, sums.v, (forms + sums.diagonal[:, None]) / n**2, worth)
+
+    def _signs(self, n: int, worth: float, generator: torch.Generator) -> Tensor:
+        """Signs ``n B``, alike within each block or flipping as asked."""
+        if self.flip is not None:
+            if not 0.0 < self.flip <= 0.5:
+                raise InputError(f"Signs must change with a probability above 0, at most 1/2; got flip={self.flip}")
+            return random_signs(n, self.resamples, generator, self.flip)
+        if worth < LEAST_WORTH:
+            raise InputError(
+                f"The {n} states of this chain are worth {worth:.1f} independent rows, too few for a test, which needs "
+                f"{LEAST_WORTH:.0f}: run the chain longer, or thin it less"
+            )
+        blocks = round(BLOCKS * math.sqrt(worth))
+        return random_signs(blocks, self.resamples, generator)[torch.arange(n) * blocks // n]
 
 
 @final
@@ -201,7 +229,7 @@ class ParametricBootstrap(Method):
             x = self.sample(n, problem.generator).to(problem.points.x)
             columns.append(problem.on(x, problem.score if self.fit is None else self.fit(x)).sums().u)
         sums = problem.sums(rows=True)
-        return _outcome(sums, sums.u, torch.stack(columns, 1), float(n))
+        return replace(_outcome(sums, sums.u, torch.stack(columns, 1), float(n)), spread=None)
 
 
 def random_signs(n: int, count: int, generator: torch.Generator, flip: float = 0.5) -> Tensor:
@@ -221,7 +249,9 @@ def random_signs(n: int, count: int, generator: torch.Generator, flip: float = 0
 def autocorrelation_time(series: Tensor) -> float:
     r"""Integrated autocorrelation time :math:`1 + 2 \sum_k \rho_k` of the slowest column, 1 or more.
 
-    Each sum ends at the first lag that is five times the time found so far (Sokal's window).
+    Each sum is Geyer's (1992): over pairs of successive lags, none larger than the one before, as long as they are
+    above 1.5 standard errors of white noise. The sample's own mean was taken off, which lowers every covariance by
+    about 1/n of the long-run variance; that is added back, since in short chains it is most of the sum.
 
     Args:
         series: successive values, shape ``n k``.
@@ -234,14 +264,19 @@ def autocorrelation_time(series: Tensor) -> float:
     n = len(series)
     centred = series.double() - series.double().mean(0)
     spectrum = torch.fft.rfft(centred, n=2 * n, dim=0).abs().square()
-    covariance = torch.fft.irfft(spectrum, n=2 * n, dim=0)[:n]
+    covariance = torch.fft.irfft(spectrum, n=2 * n, dim=0)[: n - n % 2]
     moving = covariance[0] > 1e-12 * covariance[0].max()
     correlation = covariance[:, moving] / covariance[0, moving]
-    times = 2.0 * correlation.cumsum(0) - 1.0
-    inside = torch.arange(n, dtype=times.dtype, device=times.device)[:, None] < 5.0 * times
-    last = torch.where(inside.all(0), n - 1, (~inside).int().argmax(0))
-    found = times.gather(0, last[None])[0]
-    return max(1.0, float(found.max())) if len(found) else 1.0
+    if not correlation.numel():
+        return 1.0
+    pairs = correlation[::2] + correlation[1::2]
+    above = pairs > NOISE * math.sqrt(2.0 / n)
+    above[0] = True
+    inside = above.cumprod(0)
+    found = 2.0 * (pairs.cummin(0).values * inside).sum(0) - 1.0
+    lags = (4.0 * inside.sum(0) - 1.0) / n  # of both signs, in units of n
+    # found = (time - lags time) / (1 - time / n), solved for the time
+    return max(1.0, float((found / ((1.0 - lags).clamp_min(1e-3) + found / n)).max()))
 
 
 def _outcome(sums: GramSums, statistics: Tensor, replicates: Tensor, effective_n: float) -> Outcome:
@@ -249,4 +284,4 @@ def _outcome(sums: GramSums, statistics: Tensor, replicates: Tensor, effective_n
     assert sums.rows is not None
     projection = sums.rows / (sums.n - 1)
     stderr = 2.0 * projection.std(1) / math.sqrt(effective_n)
-    return Outcome(statistics, replicates, sums.effect, stderr, effective_n, sums.n)
+    return Outcome(statistics, replicates, sums.effect, stderr, effective_n, sums.n, sums.spread)
