@@ -68,5 +68,8 @@ def test_rows_come_in_as_they_are_and_go_out_in_the_form_that_the_ends_had(tmp_p
     assert list(moved) == ["size", "kind", "fixed"]
     assert set(moved["kind"]) <= {"a", "b"}
     pd.testing.assert_frame_equal(model.translate(moved[:5]), model.translate(moved)[:5])  # what goes out comes in
+    assert list(model.translate(rows[:3].set_axis(list("xyz"))).index) == list("xyz")
+    with pytest.raises(InputError, match="seed must be a whole number"):
+        model.translate(rows, seed=1.5)
     with pytest.raises(InputError, match="'c' was not in the data"):
         model.translate(rows.assign(kind="c"))

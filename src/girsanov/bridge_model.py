@@ -29,7 +29,7 @@ from girsanov.likelihoods.estimator import RandomisedRows, View
 from girsanov.pairs import Direction, Noise
 from girsanov.randomness import KeyedStreams, apart, keyed_generators, keyed_normal, mix
 from girsanov.transforms import Dequantise, Standardise
-from girsanov.types import InputError, State
+from girsanov.types import InputError, State, require_count
 
 FORMAT = 2
 DATA_FILE = "data.json"
@@ -122,16 +122,19 @@ class BridgeModel:
                 it, and one that occurs again to another. That of the run when omitted.
 
         Returns:
-            Rows at the other end in the form that the ends had, a data frame or a float64 tensor, discrete columns on
-            their lattice; rows of a normal law as a tensor.
+            Rows at the other end in the form that the ends had, a data frame (with the index of the one that was given)
+            or a float64 tensor, discrete columns on their lattice; rows of a normal law as a tensor.
         """
         moved = self.moved(x, direction, seed=seed).x
-        return moved if self.known_end and direction == "forward" else self.encoding.decode(moved)
+        if self.known_end and direction == "forward":
+            return moved
+        found = self.encoding.decode(moved)
+        return found.set_axis(x.index) if hasattr(found, "columns") and hasattr(x, "columns") else found
 
     def moved(self, x: Any, direction: Direction = "forward", *, seed: int | None = None) -> Data:
         """What :meth:`translate` returns, encoded."""
         rows = self.encode(x)
-        y = self.placed(rows, purpose=0 if seed is None else seed)
+        y = self.placed(rows, purpose=0 if seed is None else self._seed(seed))
         streams = _streams(rows.rows, mix(self._seed(seed), 200))
         moved, size = [], rows_at_once(y)
         for begin in range(0, len(y), size):
@@ -161,7 +164,7 @@ class BridgeModel:
         return int(self.record["settings"]["seed"])
 
     def _seed(self, given: int | None) -> int:
-        return self.seed if given is None else given
+        return self.seed if given is None else require_count("seed", given, 0)
 
     @property
     def known_end(self) -> bool:

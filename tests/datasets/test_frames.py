@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import torch
 
 from girsanov.datasets import Schema, array_raw, from_array
 from girsanov.types import InputError
@@ -184,3 +185,14 @@ def test_an_image_is_a_row_of_its_pixels():
 def test_as_many_names_as_columns(x):
     with pytest.raises(InputError, match="has 2 columns but 3 names; give as many"):
         array_raw(x, names=("p", "q", "r"))
+
+
+def test_categories_of_truth_values_come_back_from_a_file(tmp_path):
+    """Which is read with truth values as numbers."""
+    frame = pd.DataFrame({"a": np.arange(30) / 7, "b": pd.Categorical([True, False, False] * 10)})
+    data = from_array(frame, categorical=True)
+    data.schema.decode(data.x).frame.to_csv(tmp_path / "out.csv", index=False)
+    again = data.schema.encode(array_raw(pd.read_csv(tmp_path / "out.csv")))
+    assert torch.allclose(again, data.x)
+    with pytest.raises(InputError, match="was not in the data"):
+        data.schema.encode(array_raw(frame.assign(b=[0, 1, 2] * 10)))

@@ -21,6 +21,8 @@ TINY = {"steps": 3, "network": gv.networks.MLPConfig(width=8, blocks=1)}
         ({"test": 1.0}, "test must be a share from 0 to below 1"),
         ({"time_budget": "a"}, "time_budget must be a positive number of seconds"),
         ({"flow": "no"}, "flow must be True or False"),
+        ({"seed": 2**63}, r"seed must be below 2\*\*63"),
+        ({"predicts": "z"}, "Unknown predicts 'z': choose one of noise"),
         ({"ema_decay": 1.0}, "ema_decay must be a number"),
     ],
     ids=str,
@@ -37,6 +39,17 @@ def test_sizes_of_a_network_that_cannot_be_are_refused(kind):
         if name in {field.name for field in dataclasses.fields(config)}:
             with pytest.raises(gv.InputError, match=f"{name} must be"):
                 config(**{name: bad})
+
+
+def test_sizes_of_a_unet_that_cannot_be_are_refused():
+    unet = gv.networks.UNetConfig
+    with pytest.raises(gv.InputError, match="must be a multiple of 8; got 12"):
+        unet(width=12)
+    for bad in (5, {1, 2}, np.array([1, 2]), [1, 2.5], []):
+        with pytest.raises(gv.InputError, match="multipliers must be positive whole numbers"):
+            unet(multipliers=bad)
+    assert hash(unet(multipliers=[1, 2])) == hash(unet(multipliers=(1, 2)))
+    assert gv.Config(network=gv.networks.MLPConfig).network == gv.networks.MLPConfig()
 
 
 def test_a_setting_that_a_kind_does_not_use_is_no_field():

@@ -16,6 +16,7 @@ from tests.laws import mixture_case, note_mixture_2d
 from tests.seeds import seeded
 
 SAMPLED = {
+    "density, target": lambda *a, **k: density(*a, samples=16, target=Target(0.02, 512), **k),
     "elbo": lambda *a, **k: elbo(*a, samples=24, **k),
     "density": lambda *a, **k: density(*a, samples=24, **k),
     "hutchinson": lambda *a, **k: ode_log_prob(*a, divergence=Hutchinson(2), solver=FixedGrid(4), **k),

@@ -111,6 +111,8 @@ class OneHot(Kept):
     levels: tuple[str, ...]
 
     def encode(self, column: np.ndarray, source: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        if set(self.levels) <= {"False", "True"} and column.dtype != object and np.isin(column, (0, 1)).all():
+            column = np.where(column != 0, "True", "False").astype(object)  # truth values, which readers make numbers
         texts = _texts(column)
         position = {level: k for k, level in enumerate(self.levels)}
         codes = np.array([position.get(text, -1) for text in texts])

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from girsanov.networks.configs import NETWORKS, NetworkKind
+from girsanov.networks.predictions import PREDICTIONS
 from girsanov.processes import (
     Cosine,
     HarmonicVP,
@@ -37,6 +38,7 @@ PROCESSES: dict[str, Callable[[], LinearProcess]] = {
 }
 #: what may be given in place of a name
 OBJECTS: dict[str, Any] = {"process": LinearProcess, "network": (NetworkKind, nn.Module, Callable, type(None))}
+SEEDS = 2**63  # what a generator takes
 LEARNED = "learned"  # the process whose schedule is trained with the network
 
 #: what the number of a setting must be, in words: above or from the first limit, and below the second
@@ -117,6 +119,8 @@ class FitConfig:
     def __post_init__(self) -> None:
         require_counts(self, "steps", "batch_size", "members", "rank", "patience")
         require_counts(self, "seed", least=0)
+        if self.seed >= SEEDS:
+            raise InputError(f"seed must be below 2**63; got {self.seed}")
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type is bool and not isinstance(value, bool):
@@ -125,9 +129,15 @@ class FitConfig:
             value = getattr(self, name)
             if value is not None and not (is_number(value) and holds(value)):
                 raise InputError(f"{name} must be {words}; got {value!r}")
+        self._require_choices()
+
+    def _require_choices(self) -> None:
+        """Names that are known, or objects in their place; a network's name stands for its default sizes."""
         if isinstance(self.process, LearnedSchedule):
             raise InputError(f"A schedule that is to be learned is asked for by process={LEARNED!r}")
-        for name, known in {"network": tuple(NETWORKS), **self.choices}.items():
+        if isinstance(self.network, type) and issubclass(self.network, NetworkKind):
+            object.__setattr__(self, "network", self.network())
+        for name, known in {"network": tuple(NETWORKS), "predicts": tuple(PREDICTIONS), **self.choices}.items():
             value = getattr(self, name)
             if not (value in known if isinstance(value, str) else isinstance(value, OBJECTS.get(name, ()))):
                 raise InputError(f"Unknown {name} {value!r}: choose one of {', '.join(known)}")
@@ -152,6 +162,7 @@ class FitConfig:
         network, process = self.network, self.process
         if isinstance(network, NetworkKind):
             values |= {"network": network.name, **asdict(network)}
+            values |= {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
         elif network is not None:
             values["network"] = type_name(network)
         return values | {"process": process if isinstance(process, str) else type_name(process)}

@@ -241,7 +241,8 @@ def _second_stage(
         if not len(index):
             continue
         for name, value in draw(index, 1 << bit, 1 + bit).items():
-            folded = value.unflatten(0, (1 << bit, -1)).sum(0)
+            # along contiguous memory: the order of a row's sum does not depend on the number of rows
+            folded = value.unflatten(0, (1 << bit, -1)).movedim(0, -1).contiguous().sum(-1)
             totals[name] = totals[name].index_add(1, index, folded)
     return {name: value / rounds for name, value in totals.items()}
 

@@ -15,9 +15,11 @@ from torch import nn
 from girsanov.networks.convolutions import ConvNetwork, takes_convolutions
 from girsanov.networks.dense import ResidualMLP, TwoLayerNetwork
 from girsanov.networks.unet import UNet
-from girsanov.types import InputError, require_counts
+from girsanov.processes.base import is_number
+from girsanov.types import InputError, require_count, require_counts
 
 SMALL_IMAGE = 16  # sides up to this get the two-level network with learned positions
+UNET_WIDTH = 8  # of whose multiples its channels are
 FEW_ROWS = 20_000  # fewer rows than these get dropout, and some kinds two members
 
 
@@ -41,7 +43,7 @@ class NetworkKind(ABC):
         settings = {field.name: getattr(self, field.name) for field in fields(self)}
         require_counts(self, *({"width", "blocks"} & set(settings)))
         dropout = settings.get("dropout")
-        if dropout is not None and not (type(dropout) in (int, float) and 0.0 <= dropout < 1.0):
+        if dropout is not None and not (is_number(dropout) and 0.0 <= dropout < 1.0):
             raise InputError(f"dropout must be a number from 0 to below 1; got {dropout!r}")
 
     def members(self, rows: int) -> int:
@@ -159,10 +161,10 @@ class UNetConfig(NetworkKind):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        factors = self.multipliers
-        if factors is not None and (not factors or any(type(factor) is not int or factor < 1 for factor in factors)):
-            raise InputError(f"multipliers must be positive whole numbers; got {factors}")
-        object.__setattr__(self, "multipliers", factors and list(factors))  # as JSON gives them back
+        if self.width is not None and self.width % UNET_WIDTH:
+            raise InputError(f"width of the unet network must be a multiple of {UNET_WIDTH}; got {self.width}")
+        if self.multipliers is not None:
+            object.__setattr__(self, "multipliers", _factors(self.multipliers))
 
     def require(self, event_shape: Sequence[int]) -> None:
         """Images."""
@@ -172,8 +174,17 @@ class UNetConfig(NetworkKind):
     def arguments(self, rows: int) -> dict[str, Any]:
         """Of the network's class."""
         del rows
-        given = {} if self.multipliers is None else {"multipliers": self.multipliers}
+        given = {} if self.multipliers is None else {"multipliers": list(self.multipliers)}  # as JSON gives them back
         return {"width": self.width or 32, "layers": self.blocks or 1, "dropout": self.dropout or 0.0, **given}
+
+
+def _factors(multipliers: Any) -> tuple[int, ...]:
+    if isinstance(multipliers, list | tuple) and multipliers:
+        try:
+            return tuple(require_count("multipliers", factor) for factor in multipliers)
+        except InputError:
+            pass
+    raise InputError(f"multipliers must be positive whole numbers, as in [1, 2, 4]; got {multipliers!r}")
 
 
 #: kinds of networks, by the name that a setting may give
