@@ -229,23 +229,24 @@ torch.set_num_threads(1)
 import girsanov as gv
 from pathlib import Path
 config = gv.Config(network=gv.networks.MLPConfig(width=16, blocks=1), steps=int(sys.argv[2]), members=1)
-x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+x = torch.randn(150, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 gv.fit(x, config=config, out=sys.argv[1]).save_pretrained(Path(sys.argv[1]) / "model")
 """
 
 
 def test_kill_and_resume_end_with_the_same_bits(tmp_path):
     """SIGKILL in the middle of the fit, the same command again: the weights of an uninterrupted run."""
-    steps = "400"
+    steps = "150"
     whole = tmp_path / "whole"
-    begun = time.monotonic()
     subprocess.run([sys.executable, "-c", KILLED, str(whole), steps], check=True)
-    seconds = time.monotonic() - begun
     broken = tmp_path / "broken"
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(broken), steps])
-    time.sleep(0.8 * seconds)
+    log, deadline = broken / "train.jsonl", time.monotonic() + 60
+    while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") >= 2):
+        time.sleep(0.01)
     process.kill()
     process.wait()
+    assert not (broken / "model").exists()
     subprocess.run([sys.executable, "-c", KILLED, str(broken), steps], check=True)
     assert _digest(whole / "model" / "model.safetensors") == _digest(broken / "model" / "model.safetensors")
 
