@@ -16,12 +16,7 @@ from girsanov.types import Nats, State, require_count
 class PairChain(Chain):
     """Steps of a pair, between the pair's own entry of data and exit to them.
 
-    Args:
-        pair: the two processes.
-        steps: number of steps, on ``pair.times``.
-        times: increasing grid in place of ``pair.times(steps)``.
-        learn_variances: see :class:`Chain`.
-        per_dimension: whether the decoder has one offset per dimension of ``pair.event_shape``.
+    Arguments are those of :class:`EulerChain`, which is one.
     """
 
     times: Tensor
