@@ -80,9 +80,30 @@ def test_a_diffusion_matrix_by_name(gaussian, girsanov):
     assert "robust" in girsanov(*options, "--diffusion", "cosy").err
 
 
+def test_a_model_that_is_nearly_right(gaussian, girsanov):
+    """Rows that are wrong by 0.6 are tolerated in a wide ball, and not in a narrow one."""
+    options = ("test", gaussian / "shifted.csv", gaussian / "model", *QUICK)
+    narrow, wide = girsanov(*options, "--contamination", "0.02").out, girsanov(*options, "--contamination", "0.6").out
+    assert "differ from the model by more than 2 % of foreign rows, most clearly at log-SNR" in narrow
+    assert "no difference found beyond 60 % of foreign rows." in wide
+    named = girsanov(*options, "--contamination", "0.01", "--radius", "9").out
+    assert "beyond 1 % of foreign rows and a discrepancy of 9." in named
+    found = girsanov(*options, "--contamination", "0.02", "--json").json
+    assert found["contamination"] == 0.02
+    assert found["radius"] == 0.0
+    assert all(0.0 < level["radius"] < level["discrepancy"] ** 0.5 for level in found["levels"])
+    assert "contamination" not in girsanov(*options, "--json").json
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--level", "99"], "log-SNR"), (["--resamples", "3"], "--resamples"), (["--limit", "1"], "two or more")],
+    [
+        (["--contamination", "1.5"], "share of foreign rows"),
+        (["--radius", "-1"], "radius"),
+        (["--level", "99"], "log-SNR"),
+        (["--resamples", "3"], "--resamples"),
+        (["--limit", "1"], "two or more"),
+    ],
 )
 def test_tests_that_cannot_be(options, message, gaussian, girsanov):
     result = girsanov("test", gaussian / "good.csv", gaussian / "model", "--quiet", *options)

@@ -278,15 +278,15 @@ def autoregression(n, rho, seed, chains=1, burn=200):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("rho", "n"), [(0.0, 100), (0.5, 200), (0.9, 1000)])
-def test_chains_keep_their_level_where_independent_signs_do_not(rho, n):
+@pytest.mark.parametrize(("rho", "n", "d"), [(0.0, 100, 1), (0.5, 200, 1), (0.5, 200, 3), (0.9, 1000, 1)])
+def test_chains_keep_their_level_where_independent_signs_do_not(rho, n, d):
     """At most 7 %, and five standard errors of 120 chains: worth 50 rows or more."""
     kernel, repeats, refused = InverseMultiquadric(1.0), 120, []
-    chains = autoregression(n, rho, 0, repeats)
+    chains = autoregression(n, rho, 0, repeats * d)
 
     def count(method):
         def test(seed):
-            x, generator = chains[:, seed : seed + 1], seeded(seed)
+            x, generator = chains[:, seed * d : (seed + 1) * d], seeded(seed)
             try:
                 return goodness_of_fit(x, normal, kernel=kernel, method=method, generator=generator).pvalue
             except InputError:
@@ -320,6 +320,20 @@ def test_chains_that_are_worth_too_little_are_refused_or_seldom_rejected(rho, n)
             said.add(str(error).split(" are worth ")[0])
     assert said == {f"The {n} states of this chain"}
     assert rejected <= binomial_limit(40, 0.05)
+
+
+@pytest.mark.parametrize("n", [60, 400])
+def test_blocks_are_as_many_as_the_root_of_the_worth_and_seven_at_least(n):
+    """Independent rows in a chain: replicates are sums over blocks alone, under the signs of blocks."""
+    x, kernel = draws(n, 1), InverseMultiquadric(1.0)
+    worth = n / autocorrelation_time(x)
+    blocks = max(7, round(1.1 * math.sqrt(worth)))
+    points = SteinPoints.at(x, normal)
+    found = goodness_of_fit(x, normal, kernel=kernel, method=MarkovBootstrap(29), generator=seeded(5))
+    signs = random_signs(blocks, 29, torch.Generator().manual_seed(seed_of(seeded(5)))).double()
+    signs = signs[torch.arange(n) * blocks // n]
+    expected = (signs * (dense_gram(points, kernel) @ signs)).sum(0) / n**2
+    torch.testing.assert_close(found.null_distribution, expected)
 
 
 def test_a_chain_that_is_refused_may_be_tested_with_signs_of_a_given_memory():

@@ -29,6 +29,7 @@ __all__ = [
     "ScoreMatching",
     "Sliced",
     "SquaredExponential",
+    "SteinBall",
     "Transported",
     "WildBootstrap",
     "as_diffusion",
@@ -63,6 +64,7 @@ __all__ = [
 ]
 
 from girsanov.linear import Constant, ContinuousFlow, DiffusionMatrix, FlowMatrix, Function, Identity, Radial
+from girsanov.stein.ball import SteinBall
 from girsanov.stein.comparison import ComparisonResult, compare_scores
 from girsanov.stein.discrepancy import kernel_stein_discrepancy
 from girsanov.stein.drifts import drift_score_matching, entropy_rate, score_of_drifts

@@ -67,6 +67,8 @@ class GoodnessOfFitResult:
         effect_sizes: shape ``k``.
         n: rows tested.
         effective_n: independent rows that they are worth.
+        radius: of the ball that was tested, for the kernel that decides, to be compared with the root of
+            ``discrepancy``; 0 where the model itself was tested.
     """
 
     statistic: float
@@ -81,6 +83,7 @@ class GoodnessOfFitResult:
     effect_sizes: Tensor = field(repr=False)
     n: int
     effective_n: float
+    radius: float = 0.0
 
 
 @checked
@@ -106,7 +109,7 @@ def goodness_of_fit(
         diffusion: the matrix m; see :func:`girsanov.stein.matrices.as_diffusion`.
         method: statistic and null distribution: :class:`WildBootstrap` (the default: independent rows),
             :class:`MarkovBootstrap` (a chain), :class:`ParametricBootstrap` (a model fitted to x),
-            :class:`FiniteSet` or :class:`IncompleteU` (linear time).
+            :class:`FiniteSet` or :class:`IncompleteU` (linear time), :class:`SteinBall` (a model that is nearly right).
         slices: number of random directions of a sliced test; default none.
         block: rows per side of a tile.
         generator: read once for a seed; ``None`` means seed 0.
@@ -173,6 +176,7 @@ def _result(outcome: Outcome, kernels: tuple[str | RadialKernel, ...], unit: flo
         effect_sizes=effects,
         n=outcome.n,
         effective_n=outcome.effective_n,
+        radius=0.0 if outcome.radii is None else float(outcome.radii[best]) / unit,
     )
 
 

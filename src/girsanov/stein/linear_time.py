@@ -24,7 +24,7 @@ from torch import Tensor
 
 from girsanov.stein.gram import paired
 from girsanov.stein.kernels import RadialKernel
-from girsanov.stein.nulls import Method, Outcome, Problem, random_signs
+from girsanov.stein.nulls import Method, Outcome, Problem, SignForms, random_signs
 from girsanov.stein.points import SteinPoints
 from girsanov.types import InputError
 
@@ -158,7 +158,8 @@ class IncompleteU(Method):
         effects = mean / (squares[:, 0] / pairs).sqrt()
         stderr = self._stderr(rows, squares[:, 0], mean, pairs)
         spread = (squares / largest.square().clamp_min(torch.finfo(torch.float64).tiny))[:, 0]
-        return Outcome(mean, forms / pairs, effects, stderr, float(n), n, spread)
+        moving = SignForms.of(rows, signs, 2 * pairs)
+        return Outcome(mean, forms / pairs, effects, stderr, float(n), n, spread, moving)
 
     def _stderr(self, rows: Tensor, squares: Tensor, mean: Tensor, pairs: int) -> Tensor:
         r"""Standard error of a mean over pairs, by the covariances of pairs that share a row.

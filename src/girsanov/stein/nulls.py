@@ -18,6 +18,7 @@ __all__ = [
     "Outcome",
     "ParametricBootstrap",
     "Problem",
+    "SignForms",
     "WildBootstrap",
     "autocorrelation_time",
     "random_signs",
@@ -39,9 +40,11 @@ from girsanov.stein.matrices import DiffusionLike
 from girsanov.stein.points import ScoreLike, SteinPoints
 from girsanov.types import InputError, State
 
-LEAST_WORTH = 30.0  # independent rows that a chain must be worth to be tested: eight blocks, 128 patterns of signs
+LEAST_WORTH = 30.0  # independent rows that a chain must be worth to be tested
+LEAST_BLOCKS = 7  # 64 patterns of signs, of which three make a twentieth
+CHUNK = 8192  # points at once
 NOISE = 1.5  # standard errors of white noise, up to which the correlation at two lags is taken for nothing
-BLOCKS = 1.5  # blocks per root of that worth: each is worth root(w) / 1.5 rows, so that neighbours hardly correlate
+BLOCKS = 1.1  # blocks per root of that worth: each is worth root(w) / 1.1 rows, so that neighbours hardly correlate
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,29 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class SignForms:
+    """The quadratic form q of signs behind a statistic q(1, 1) and its replicates q(e, e), for k kernels; float64.
+
+    Attributes:
+        whole: q(1, 1), an estimate of the squared norm of the mean feature, shape ``k``.
+        crossed: q(1, e), shape ``k B``.
+        balance: mean of the signs e, shape ``B``.
+    """
+
+    whole: Tensor
+    crossed: Tensor
+    balance: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, signs: Tensor, pairs: float) -> "SignForms":
+        """From sums over each point's partners, shape ``k n``, and signs ``n B``; means over so many ordered pairs."""
+        crossed = rows.new_zeros(len(rows), signs.shape[1])
+        for part in torch.arange(len(signs), device=rows.device).split(CHUNK):  # signs are as wide as B
+            crossed += rows[:, part] @ signs[part].to(rows)
+        return cls(rows.sum(1) / pairs, crossed / pairs, signs.double().mean(0))
+
+
+@dataclass(frozen=True)
 class Outcome:
     """Statistics with their replicates under the null, for k kernels; float64.
 
@@ -100,6 +126,8 @@ class Outcome:
         n: number of points tested.
         spread: number of pairs that the squares of a kernel amount to, shape ``k``, where replicates are of signs:
             with few, no statistic is large among them; ``None`` for other nulls.
+        forms: what moves the replicates to another mean than zero; ``None`` for other nulls.
+        radii: of the balls that the statistics are tested against, shape ``k``; ``None`` for the model itself.
     """
 
     statistics: Tensor
@@ -109,6 +137,8 @@ class Outcome:
     effective_n: float
     n: int
     spread: Tensor | None = None
+    forms: SignForms | None = None
+    radii: Tensor | None = None
 
 
 class Method(ABC):
@@ -144,7 +174,9 @@ class WildBootstrap(Method):
         signs = random_signs(n, self.resamples, problem.generator).to(problem.points.x.device)
         sums = problem.sums(signs, rows=True)
         assert sums.forms is not None
-        return _outcome(sums, sums.u, sums.forms / (n * (n - 1)), float(n))
+        assert sums.rows is not None
+        moving = SignForms.of(sums.rows, signs, n * (n - 1))
+        return _outcome(sums, sums.u, sums.forms / (n * (n - 1)), float(n), moving)
 
 
 @final
@@ -153,9 +185,10 @@ class MarkovBootstrap(Method):
     r"""V-statistic with a random sign for each block: for the successive states of one Markov chain, in their order.
 
     A chain of n states with the integrated autocorrelation time :math:`\tau` is worth :math:`w = n / \tau` independent
-    rows. It is cut into :math:`1.5 \sqrt w` blocks. Under the model their sums are nearly independent and normal with
-    mean zero, so that all patterns of signs are as likely as the one seen: a test of signs has its level with few
-    blocks, where an estimate of the variance from the same few blocks has not (Canay, Romano and Shaikh 2017).
+    rows. It is cut into :math:`1.1 \sqrt w` blocks, at least seven. Under the model their sums are nearly independent
+    and normal with mean zero, so that all patterns of signs are as likely as the one seen: a test of signs has its
+    level with few blocks, where an estimate of the variance from the same few blocks has not (Canay, Romano and Shaikh
+    2017).
 
     Args:
         resamples: number of replicates B.
@@ -177,12 +210,14 @@ class MarkovBootstrap(Method):
     def run(self, problem: Problem) -> Outcome:
         points, n = problem.points, len(problem.points)
         worth = n / autocorrelation_time(torch.cat([points.x, points.b], 1))
-        signs = self._signs(n, worth, problem.generator)
-        sums = problem.sums(signs.to(points.x.device), rows=True)
+        signs = self._signs(n, worth, problem.generator).to(points.x.device)
+        sums = problem.sums(signs, rows=True)
         assert sums.forms is not None
-        unchanged = (signs.sum(0).abs() == n).to(points.x.device)  # few blocks: a tie, which no rounding may break
+        assert sums.rows is not None
+        unchanged = signs.sum(0).abs() == n  # few blocks: a tie, which no rounding may break
         forms = torch.where(unchanged, sums.pairs[:, None], sums.forms)
-        return _outcome(sums, sums.v, (forms + sums.diagonal[:, None]) / n**2, worth)
+        moving = SignForms.of(sums.rows, signs, n**2)
+        return _outcome(sums, sums.v, (forms + sums.diagonal[:, None]) / n**2, worth, moving)
 
     def _signs(self, n: int, worth: float, generator: torch.Generator) -> Tensor:
         """Signs ``n B``, alike within each block or flipping as asked."""
@@ -195,7 +230,7 @@ class MarkovBootstrap(Method):
                 f"The {n} states of this chain are worth {worth:.1f} independent rows, too few for a test, which needs "
                 f"{LEAST_WORTH:.0f}: run the chain longer, or thin it less"
             )
-        blocks = round(BLOCKS * math.sqrt(worth))
+        blocks = max(LEAST_BLOCKS, round(BLOCKS * math.sqrt(worth)))
         return random_signs(blocks, self.resamples, generator)[torch.arange(n) * blocks // n]
 
 
@@ -279,9 +314,11 @@ def autocorrelation_time(series: Tensor) -> float:
     return max(1.0, float((found / ((1.0 - lags).clamp_min(1e-3) + found / n)).max()))
 
 
-def _outcome(sums: GramSums, statistics: Tensor, replicates: Tensor, effective_n: float) -> Outcome:
+def _outcome(
+    sums: GramSums, statistics: Tensor, replicates: Tensor, effective_n: float, forms: SignForms | None = None
+) -> Outcome:
     """The outcome of a quadratic-time statistic; its standard error is that of the projection on one point."""
     assert sums.rows is not None
     projection = sums.rows / (sums.n - 1)
     stderr = 2.0 * projection.std(1) / math.sqrt(effective_n)
-    return Outcome(statistics, replicates, sums.effect, stderr, effective_n, sums.n, sums.spread)
+    return Outcome(statistics, replicates, sums.effect, stderr, effective_n, sums.n, sums.spread, forms)
