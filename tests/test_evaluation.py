@@ -128,7 +128,7 @@ def test_the_area_of_the_gain_is_the_gain_of_the_bound(clusters):
     model, x = clusters
     curve = denoising_curve(model, x)
     y, log_det = model.encoding.transforms(x)
-    bound = model.elbo(x, samples=64)
+    bound = model.diffusion.elbo(x, samples=64)
     gain = (bound.value - model.reference.log_prob(y) - log_det).mean() / 2
     assert gain > 0.1
     # the ends are not in the area; they are small, and the noise is the curve's and the bound's

@@ -90,8 +90,15 @@ def test_a_score_does_not_depend_on_the_other_rows(complete, girsanov):
     assert few == many[:3]
 
 
-def test_an_unknown_standard_error_is_empty(complete, girsanov):
-    data, run, _ = complete
+def test_an_unknown_standard_error_is_empty(complete, quick, girsanov, tmp_path):
+    """Of a single evaluation, which a mixture refuses: nothing would say how the model's parts share the row."""
+    data, mixed, _ = complete
+    run = tmp_path / "plain"
+    girsanov("fit", data, "--out", run, "--no-mixed", *quick)
+    assert "mixture" not in girsanov("evaluate", run).out
+    assert "The model is a mixture" in girsanov("evaluate", mixed).out
+    refused = girsanov("score", mixed, data, "--limit", "1", "--samples", "1")
+    assert (refused.code, "raise samples" in refused.err) == (2, True)
     shown = girsanov("score", run, data, "--limit", "1", "--samples", "1", "--quiet").out.splitlines()[1]
     assert shown.split(",")[2] == ""
     told = girsanov("score", run, data, "--limit", "1", "--samples", "1", "--json").json

@@ -96,7 +96,7 @@ def test_the_digits_have_constant_pixels_and_are_modelled_all_the_same(kind):
 def test_learned_noise_is_kept_only_where_held_out_rows_gain():
     """The uniform start is one of the candidates, so that the bound does not fall on the rows that chose."""
     config = dataclasses.replace(TINY, steps=200)
-    uniform = gv.fit(counts(), config=config)
+    uniform = gv.fit(counts(), config=config).diffusion
     learned = gv.fit(counts(), config=dataclasses.replace(config, dequantise="variational"))
     held = counts()[split(400, seed=0).validation]
     gain = learned.elbo(held, samples=256).value - uniform.elbo(held, samples=256).value

@@ -109,7 +109,7 @@ def test_a_flow_draws_by_its_ode_and_a_diffusion_by_its_sde():
     x = torch.randn(60, 2, generator=seeded(0), dtype=torch.float64)
     network = gv.networks.MLPConfig(width=8, blocks=1)
     for kind, own in ((ContinuousFlowConfig, 1.0), (gv.Config, 0.0)):
-        model = gv.fit(x, config=kind(steps=2, network=network, gaussianise=False))
+        model = gv.fit(x, config=kind(steps=2, network=network, gaussianise=False)).diffusion
         with torch.no_grad():  # a network with something to say
             model.score.network.members[0].leave.weight.add_(0.3)
         drawn, by_hand, other = (model.sample(4, steps=8, lmbd=lmbd) for lmbd in (None, own, 1.0 - own))

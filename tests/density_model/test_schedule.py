@@ -58,7 +58,7 @@ def test_the_bound_is_the_networks_alone(fitted):
         fitted.score.network, gv.VariancePreserving(), reference=fitted.reference, head=fitted.score.head
     )
     other = gv.DensityModel(fitted.encoding, score, proposal=fitted.proposal, record=fitted.record)
-    torch.testing.assert_close(fitted.elbo(x).value, other.elbo(x).value, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(fitted.diffusion.elbo(x).value, other.elbo(x).value, rtol=1e-6, atol=1e-5)
 
 
 def test_it_is_saved_read_sampled_and_has_an_ode(fitted, tmp_path):

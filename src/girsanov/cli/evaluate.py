@@ -106,7 +106,7 @@ def evaluate(
     entry = _measure(model, rows.data, condition, method, common)
     if given.described() is not None:
         entry["given"] = given.described()
-    metrics = {"test": {method.likelihood.value: entry}}
+    metrics = {"test": {method.likelihood.value: entry}, "mixed": model.record.get("mixed")}
     if common.json:
         emit(as_json(metrics))
     else:

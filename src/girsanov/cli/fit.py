@@ -79,6 +79,9 @@ class Model:
         bool, typer.Option("--lattice-head/--no-lattice-head", help="Head for few discrete levels.")
     ] = True
     flow: Annotated[bool, typer.Option("--flow/--no-flow", help="Let tables start from a spline flow.")] = True
+    mixed: Annotated[
+        bool, typer.Option("--mixed/--no-mixed", help="Let tables be mixtures with closed forms, where rows say so.")
+    ] = True
     conditional: Annotated[bool, typer.Option("--conditional", help="Learn each class too.")] = False
 
     def settings(self, event_shape: Sequence[int], **others: Any) -> Any:

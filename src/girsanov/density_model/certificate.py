@@ -38,8 +38,8 @@ def certify(
             :func:`girsanov.likelihoods.ddpm_bound`.
 
     Returns:
-        The certificate, in data units. Its continuous bound is ``model.elbo(data)`` with the same generator, unless the
-        model decodes cells. ``str()`` of it is text.
+        The certificate of the model's diffusion, in data units. Its continuous bound is ``model.diffusion.elbo(data)``
+        with the same generator, unless the model decodes cells. ``str()`` of it is text.
 
     Raises:
         InputError: for fewer than two rows, or options that do not fit.
@@ -53,7 +53,7 @@ def certify(
         linear, 50: 8 rows of 2 dimensions, 132 nfe per row
     """
     decodes = model.lattice is not None
-    elbo = None if decodes else model.elbo(data, samples=samples, condition=condition, generator=generator)
+    elbo = None if decodes else model.diffusion.elbo(data, samples=samples, condition=condition, generator=generator)
     rows, seed = model.encode(data), seed_of(generator)
     given = model.encode_condition(condition, len(rows))
     with torch.no_grad():

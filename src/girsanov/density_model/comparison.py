@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from girsanov.density_model.mixed import twins
 from girsanov.density_model.model import DensityModel
-from girsanov.randomness import source_of
 from girsanov.types import Estimate, InputError
 
 
@@ -37,9 +37,9 @@ def compare(
             )
     if a.schema.event_shape != b.schema.event_shape or not torch.equal(a.schema.bin_width, b.schema.bin_width):
         raise InputError("The two models were fitted to different columns: fit both to the same data")
-    source = source_of(generator)
-    again = torch.Generator(source.device).set_state(source.get_state())  # so that both read the same number
-    first, second = (model.elbo(x, samples=samples, generator=own) for model, own in ((a, source), (b, again)))
+    first, second = (
+        model.elbo(x, samples=samples, generator=own) for model, own in zip((a, b), twins(generator), strict=True)
+    )
     assert first.replicates is not None
     assert second.replicates is not None
     return Estimate.from_replicates(

@@ -183,6 +183,8 @@ class Config(FitConfig):
         dequantise: as of every model, or ``categorical``: no noise, the model's last step decodes cells.
         flow: whether a spline flow may become the last transform of a table, where it pays on held-out rows.
         lattice_head: whether discrete data with few cells get the lattice head.
+        mixed: whether the model of a table may be a mixture of its diffusion, its start and a mixture of Gaussians,
+            with weights from the validation rows.
     """
 
     model: ClassVar[str] = "diffusion"
@@ -193,6 +195,7 @@ class Config(FitConfig):
 
     flow: bool = True
     lattice_head: bool = True
+    mixed: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

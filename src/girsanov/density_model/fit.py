@@ -23,6 +23,7 @@ from girsanov.density_model.heads import calibrate, choose_head
 from girsanov.density_model.lattice import lattice_points, require_dequantisation
 from girsanov.density_model.learned_noise import fit_dequantiser, network_share
 from girsanov.density_model.learning import allowance, settle, train_score
+from girsanov.density_model.mixing import companions_of, mixed_with
 from girsanov.density_model.model import DensityModel
 from girsanov.density_model.networks import Architecture, build_network, build_process, suited
 from girsanov.encoding import COPIES
@@ -91,6 +92,7 @@ def fit(
     coordinates = fit_coordinates(data, splits, config, out=folder, progress=progress)
     start = prepare(data, splits, config, coordinates).to(place)
     data = dataclasses.replace(data, x=data.x.to(place))
+    companions = companions_of(start, data, splits, config)
     calibrate(start, data.x[splits.validation], config.seed)
     left = network_share(config) * (config.time_budget or 0.0) - (time.monotonic() - begun)
     seconds = allowance(config.time_budget, left, folder)
@@ -101,7 +103,7 @@ def fit(
     settle(fitted, data.x, given, splits, config)
     fit_dequantiser(fitted.eval(), data, splits, config, out=folder, progress=progress)
     fitted.proposal = _proposal(fitted, data.x[splits.validation])
-    return fitted.eval()
+    return mixed_with(fitted.eval(), companions, data, splits, config).eval()
 
 
 def _told(result: TrainingResult) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from girsanov.density_model.averaging import averaged
 from girsanov.density_model.conditions import Conditioning
 from girsanov.density_model.drawing import draw_rows
 from girsanov.density_model.lattice import lattice_points
+from girsanov.density_model.mixed import Mixed, twins
 from girsanov.density_model.networks import Architecture
 from girsanov.encoding import Encoding
 from girsanov.likelihoods import (
@@ -61,6 +62,7 @@ class DensityModel(nn.Module):
         conditioning: what the network is conditioned on; default nothing.
         architecture: how the score model was built, which saving needs.
         record: the model's history, as JSON: settings, splits, training, versions. It decides nothing.
+        mixed: closed forms that the diffusion is mixed with, and the weights; default none.
 
     All likelihoods take rows as the user had them, arrays or tensors of shape ``n *d`` in data units with the
     columns that the model was fitted to, and return nats in those units.
@@ -75,6 +77,7 @@ class DensityModel(nn.Module):
         conditioning: Conditioning | None = None,
         architecture: Architecture | None = None,
         record: dict[str, Any] | None = None,
+        mixed: Mixed | None = None,
     ) -> None:
         super().__init__()
         if score.reference is None:
@@ -85,14 +88,20 @@ class DensityModel(nn.Module):
         self.conditioning = conditioning or Conditioning()
         self.architecture = architecture
         self.record = dict(record or {})
+        self.mixed = mixed
 
     def replace(self, **changes: Any) -> "DensityModel":
         """The same model with some of its arguments changed."""
         return DensityModel(**self._parts() | changes)
 
     def _parts(self) -> dict[str, Any]:
-        names = ("encoding", "score", "proposal", "conditioning", "architecture", "record")
+        names = ("encoding", "score", "proposal", "conditioning", "architecture", "record", "mixed")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def diffusion(self) -> "DensityModel":
+        """The model without the closed forms that it is mixed with: itself where there are none."""
+        return self if self.mixed is None else self.replace(mixed=None)
 
     @property
     def reference(self) -> Gaussian:
@@ -119,6 +128,7 @@ class DensityModel(nn.Module):
     def pair(self) -> ScorePair:
         """The diffusion model in the model's space: the reference is prior, decoder and control variate.
 
+        Of a mixture it is the diffusion alone.
         The prior has a broad share where nothing else keeps far rows from ruling: other models have one in their
         scores, and scales with tails.
         """
@@ -164,13 +174,14 @@ class DensityModel(nn.Module):
             condition: classes ``n`` or 1 as the labels named them, or continuous conditions ``n c`` or ``1 c``.
             generator: read once for a seed; ``None`` means seed 0.
         """
-        rows = self.encode(x)
-        options = {"samples": samples, "generator": generator}
+        rows, (source, again) = self.encode(x), twins(generator)
+        options = {"samples": samples, "generator": source}
         options["condition"] = self.encode_condition(condition, len(rows))
         if self.lattice is not None:
             y, _ = self.encoding.transforms(rows.rows)
             return categorical_elbo(self.pair, y, lattice=self.lattice, **options)
-        return elbo(self.pair, rows, **options)
+        found = elbo(self.pair, rows, **options)
+        return found if self.mixed is None else self.mixed.bound(found, rows, self.encoding, seed_of(again))
 
     def density(
         self,
@@ -191,9 +202,10 @@ class DensityModel(nn.Module):
             generator: read once for a seed; ``None`` means seed 0.
         """
         self._require_density()
-        rows = self.encode(x)
+        rows, (source, again) = self.encode(x), twins(generator)
         given = self.encode_condition(condition, len(rows))
-        return density(self.pair, rows, samples=samples, target=target, condition=given, generator=generator)
+        found = density(self.pair, rows, samples=samples, target=target, condition=given, generator=source)
+        return found if self.mixed is None else self.mixed.bound(found, rows, self.encoding, seed_of(again))
 
     def log_prob(
         self,
@@ -227,7 +239,11 @@ class DensityModel(nn.Module):
             ode_log_prob(self.pair, view.x[:, j], generator=torch.Generator().manual_seed(seed), **options)
             for j in range(draws)
         ]
-        return averaged(estimates, view.log_det, rows.measure)
+        found = averaged(estimates, view.log_det, rows.measure)
+        if self.mixed is None:
+            return found
+        known = divergence is None or not divergence.probes
+        return (self.mixed.exact if known else self.mixed.bound)(found, rows, self.encoding, seed)
 
     def difference(
         self, x: Any, c1: Condition, c2: Condition, *, samples: int = 32, generator: torch.Generator | None = None
@@ -297,7 +313,8 @@ class DensityModel(nn.Module):
         def draw(count: int, given: Tensor | None, source: torch.Generator) -> State:
             return self.encoding.inverse(sample(self.pair, count, condition=given, generator=source, **options))
 
-        rows = draw_rows(draw, self.schema, n, condition=self.encode_condition(condition, n), generator=generator)
+        whole = draw if self.mixed is None else self.mixed.drawing(draw, self.encoding)
+        rows = draw_rows(whole, self.schema, n, condition=self.encode_condition(condition, n), generator=generator)
         return self.encoding.decode(rows)
 
     def score_test(

@@ -16,6 +16,7 @@ from torch import nn
 from girsanov.datasets import Schema
 from girsanov.densities import Gaussian, GaussianMixture
 from girsanov.density_model.conditions import Conditioning
+from girsanov.density_model.mixed import Mixed, build_transforms, describe_transforms
 from girsanov.density_model.networks import Architecture, build_network, build_process
 from girsanov.encoding import Encoding
 from girsanov.files import MANIFEST
@@ -24,7 +25,6 @@ from girsanov.pairs import ScoreModel
 from girsanov.processes import LinearProcess
 from girsanov.saved import FILES, ModelFolder
 from girsanov.solvers import LogSNRDensity
-from girsanov.transforms import TRANSFORMS
 from girsanov.types import InputError
 
 MODEL = ModelFolder("density model", format=2)
@@ -38,17 +38,16 @@ def describe(
     conditioning: Conditioning,
     architecture: Architecture | None,
     record: dict[str, Any],
+    mixed: Mixed | None,
 ) -> dict[str, Any]:
     """Everything of a density model but the tensors, as JSON."""
     built, reference = architecture, score.reference
     assert reference is not None
     if built is None:
         raise InputError("This model was not fitted here and has no settings to save: keep what it was loaded from")
-    names = {kind: name for name, kind in TRANSFORMS.items()}
-    members = encoding.transforms.members
     return {
         "schema": encoding.schema.to_json(),
-        "transforms": [{"name": names[type(member)], "config": member.config()} for member in members],
+        "transforms": describe_transforms(encoding),
         "reference": {"event_shape": list(reference.event_shape), "rank": len(reference.eigenvalues)},
         "score": {
             "model": built.model,
@@ -62,6 +61,7 @@ def describe(
         "proposal": None if proposal is None else proposal.to_json(),
         "conditioning": conditioning.to_json(),
         "record": record,
+        "mixed": None if mixed is None else mixed.describe(),
     }
 
 
@@ -73,7 +73,7 @@ def build(description: dict[str, Any], network: Any = None, process: LinearProce
         network: where it has one of a user's own, that or what makes it.
         process: where it has one of a user's own, that.
     """
-    transforms = [TRANSFORMS[entry["name"]](**entry["config"]) for entry in description["transforms"]]
+    schema, mixed = Schema.from_json(description["schema"]), description.get("mixed")
     shape, rank = description["reference"]["event_shape"], description["reference"]["rank"]
     d = math.prod(shape)
     reference = Gaussian.from_spectrum(torch.zeros(shape), torch.zeros(d, rank), torch.ones(rank))
@@ -92,12 +92,13 @@ def build(description: dict[str, Any], network: Any = None, process: LinearProce
     )
     proposal = description["proposal"]
     return {
-        "encoding": Encoding(Schema.from_json(description["schema"]), transforms),
+        "encoding": Encoding(schema, build_transforms(description["transforms"])),
         "score": score,
         "proposal": None if proposal is None else LogSNRDensity.from_json(proposal),
         "conditioning": Conditioning.from_json(description["conditioning"]),
         "architecture": built,
         "record": description["record"],
+        "mixed": None if mixed is None else Mixed.build(mixed, schema),
     }
 
 

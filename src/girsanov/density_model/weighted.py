@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from girsanov.density_model.mixed import twins
 from girsanov.density_model.model import DensityModel
 from girsanov.likelihoods import RandomisedRows, Replicates, elbo
 from girsanov.likelihoods.discrete import importance_weighted, log_mean_exp
+from girsanov.randomness import seed_of
 from girsanov.types import Estimate, InputError
 
 
@@ -42,11 +44,16 @@ def weighted_elbo(
     seen = model.encode(x)
     condition = model.encode_condition(condition, len(seen))
 
+    source, again = twins(generator)
+
     def evaluate(rows: RandomisedRows, count: int) -> Estimate:
         options = {"samples": points * count, "method": Replicates(count), "condition": condition}
-        return elbo(model.pair, rows, generator=generator, **options)
+        return elbo(model.pair, rows, generator=source, **options)
 
-    return importance_weighted(evaluate, seen, draws=draws, replicates=replicates)
+    found = importance_weighted(evaluate, seen, draws=draws, replicates=replicates)
+    if model.mixed is None:
+        return found
+    return model.mixed.bound(found, seen, model.encoding, seed_of(again), draws=draws)
 
 
 def weighted_log_prob(model: DensityModel, x: Any, *, draws: int = 8, replicates: int = 2, **options: Any) -> Estimate:

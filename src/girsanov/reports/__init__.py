@@ -6,6 +6,7 @@ __all__ = [
     "ResultTable",
     "ScoreTests",
     "advice",
+    "composition",
     "differences",
     "render_report",
     "result_tables",
@@ -14,4 +15,4 @@ __all__ = [
 
 from girsanov.reports.page import Attempts
 from girsanov.reports.report import Contents, ScoreTests, render_report, samples_png
-from girsanov.reports.tables import ResultTable, advice, differences, result_tables
+from girsanov.reports.tables import ResultTable, advice, composition, differences, result_tables

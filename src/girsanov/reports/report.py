@@ -31,7 +31,7 @@ from girsanov.reports import figures
 from girsanov.reports.examples import extremes, samples_beside_data
 from girsanov.reports.page import Attempts, render
 from girsanov.reports.png import image_grid, png_bytes
-from girsanov.reports.tables import NAMES, advice, differences, result_tables
+from girsanov.reports.tables import NAMES, advice, composition, differences, result_tables
 from girsanov.stein import BLIND_SPOTS
 from girsanov.types import FEWEST, student_quantile
 
@@ -158,7 +158,8 @@ def _result(contents: Contents) -> str:
     metrics = contents.metrics
     name, entry = _main(metrics)
     model, kind = NAMES.get(name, name).removeprefix("girsanov, "), entry["kind"].replace("_", " ")
-    return render("result", entry=entry, kind=kind, model=model, advice=advice(metrics), tables=result_tables(metrics))
+    said = {"composition": composition(metrics), "advice": advice(metrics)}
+    return render("result", entry=entry, kind=kind, model=model, tables=result_tables(metrics), **said)
 
 
 def _meaning(contents: Contents) -> str:

@@ -3,7 +3,7 @@
 Two kinds of likelihood, or two models of one network (its SDE and its ODE), never share a table.
 """
 
-__all__ = ["NAMES", "ResultTable", "advice", "differences", "result_tables"]
+__all__ = ["NAMES", "ResultTable", "advice", "composition", "differences", "result_tables"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,7 +35,11 @@ MEASURES = {
     "mass": "log-probability",
     "mixed": "log-density (log-probability where discrete)",
 }
-
+PARTS = {
+    "diffusion": "its diffusion",
+    "start": "the closed form that its training started from",
+    "mixture": "a mixture of Gaussians",
+}
 
 FEW = 2000  # rows below which a network has little to learn from
 
@@ -75,6 +79,19 @@ def differences(metrics: Record) -> dict[str, Difference]:
         for name, entry in peers.items()
         if entry.get("difference") is not None
     }
+
+
+def composition(metrics: Record) -> str:
+    """Of a mixture of a diffusion with closed forms, the weights in a sentence; else nothing.
+
+    Example:
+        >>> composition({"mixed": {"diffusion": 0.7, "mixture": 0.3}})
+        'The model is a mixture, as validation rows weigh it: 70 % its diffusion and 30 % a mixture of Gaussians.'
+    """
+    parts = [f"{share:.0%} {PARTS[name]}".replace("%", " %") for name, share in (metrics.get("mixed") or {}).items()]
+    if not parts:
+        return ""
+    return f"The model is a mixture, as validation rows weigh it: {', '.join(parts[:-1])} and {parts[-1]}."
 
 
 def advice(metrics: Record) -> list[str]:

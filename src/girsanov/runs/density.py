@@ -114,12 +114,10 @@ class DensityRun(Kind):
         work.folder.write_values(rows.index, values)
         splits, training = model.record["splits"], model.record["training"]
         return {
-            "data": model.record["data"],
+            **{name: model.record.get(name) for name in ("data", "training", "starting_points", "mixed")},
             "test": test,
             "peers": peers,
             "failed": attempts.failed,
-            "training": training,
-            "starting_points": model.record.get("starting_points", {}),
             "timing": {
                 "training": training["fit_seconds"],
                 "evaluation": round(done - begun, 2),
@@ -150,7 +148,8 @@ class DensityRun(Kind):
         index, values = kept if kept is not None else (None, {})
         rows = shown if shown is None or index is None else shown.first(len(index))
         drawn = _Drawn(model, None if rows is None or len(rows) < 2 else rows.data, attempts, work.budget)
-        samples = drawn.samples(metrics["settings"])
+        samples = drawn.samples(model, metrics["settings"])
+        own = samples if model.mixed is None else drawn.samples(model.diffusion, metrics["settings"])
         contents = Contents(
             name=str(metrics["data"]["name"]),
             metrics=metrics,
@@ -161,7 +160,7 @@ class DensityRun(Kind):
             test=None if rows is None else rows.x,
             samples=None if samples is None else samples.x,
             curve=drawn.most(CURVE, CURVE_ROWS, lambda rows: denoising_curve(model, rows), share=0.3),
-            score_tests=attempts(TESTS, lambda: drawn.tests(missing, samples)),
+            score_tests=attempts(TESTS, lambda: drawn.tests(missing, own)),
             certificate=drawn.most(CERTIFICATE, CERTIFIED_ROWS, lambda rows: certify(model, rows), share=0.6),
             missing=missing,
         )
@@ -194,9 +193,9 @@ class _Drawn:
 
         return self.attempts(title, made)
 
-    def samples(self, settings: Mapping[str, Any]) -> Data | None:
-        """Rows of the model's own, as its schema encodes them."""
-        model, steps = self.model, settings["evaluation"]["sampler_steps"]
+    def samples(self, model: DensityModel, settings: Mapping[str, Any]) -> Data | None:
+        """Rows of a model's own, as its schema encodes them."""
+        steps = settings["evaluation"]["sampler_steps"]
 
         def draw(count: int) -> Data:
             generator = torch.Generator().manual_seed(settings["config"]["seed"])
