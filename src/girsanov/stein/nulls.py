@@ -110,7 +110,7 @@ class SignForms:
         crossed = rows.new_zeros(len(rows), signs.shape[1])
         for part in torch.arange(len(signs), device=rows.device).split(CHUNK):  # signs are as wide as B
             crossed += rows[:, part] @ signs[part].to(rows)
-        return cls(rows.sum(1) / pairs, crossed / pairs, signs.double().mean(0))
+        return cls(rows.sum(1) / pairs, crossed / pairs, signs.sum(0).double() / len(signs))
 
 
 @dataclass(frozen=True)
