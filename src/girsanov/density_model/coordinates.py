@@ -9,7 +9,6 @@ scaled.
 __all__ = ["Coordinates", "fit_coordinates", "train_flow"]
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from girsanov.datasets import Data, Schema, Splits, fingerprint
 from girsanov.densities import GaussianMixture
 from girsanov.density_model.config import Config, FitConfig
+from girsanov.density_model.gaussians import fit_gaussians, joined
 from girsanov.density_model.lattice import make_dequantiser
 from girsanov.encoding import Encoding, copies_for
 from girsanov.randomness import mix, stream
@@ -120,8 +120,6 @@ def _fit_mixture(
     columns: Encoding, rows: State, held: State, config: FitConfig
 ) -> tuple[GaussianMixture | None, float]:
     """The best mixture on held-out rows, more components as long as they pay; ``None`` if one is best."""
-    from sklearn.mixture import GaussianMixture as Mixture
-
     seed, affordable = config.seed, math.inf if config.time_budget is None else MIXTURE_SHARE * config.time_budget
     y = columns.spread(rows[:MIXTURE_ROWS], stream(seed, "mixture"), copies=1)[0].numpy()
     other, log_det = columns.spread(held, stream(seed, "held-out mixture"), copies_for(len(held), HELD_OUT_ROWS))
@@ -132,11 +130,8 @@ def _fit_mixture(
             break
         before = score
         for ridge in RIDGES:
-            fitted = Mixture(count, reg_covar=ridge, max_iter=ITERATIONS, random_state=seed % 2**31)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # unconverged fits are scored all the same
-                fitted.fit(y)
-            value = float(fitted.score(other.numpy()))
+            fitted = fit_gaussians(y, count, ridge, seed=seed % 2**31, iterations=ITERATIONS)
+            value = -math.inf if fitted is None else float(fitted.score(other.numpy()))
             if value > score:
                 best, score = fitted, value
         if score == before:
@@ -144,8 +139,7 @@ def _fit_mixture(
     value = score + float(log_det.mean())
     if best is None or best.n_components == 1:
         return None, value
-    weights, means, covariances = (torch.from_numpy(a) for a in (best.weights_, best.means_, best.covariances_))
-    return GaussianMixture(weights.clamp_min(1e-12), means, covariances), value
+    return joined([best]), value
 
 
 def _fit_flow(

@@ -13,7 +13,6 @@ their mean; of few, whose diffusion is more often behind than they can tell, whe
 __all__ = ["companions_of", "mixed_with"]
 
 import math
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,6 +23,7 @@ from girsanov.datasets import Data, Splits
 from girsanov.densities import GaussianMixture
 from girsanov.density_model.config import Config, FitConfig
 from girsanov.density_model.fresh import fresh_elbo
+from girsanov.density_model.gaussians import fit_gaussians, joined
 from girsanov.density_model.mixed import Companion, Mixed
 from girsanov.density_model.model import DensityModel
 from girsanov.encoding import COPIES, MOST_COPIES, Encoding
@@ -38,7 +38,8 @@ FOLDS, AVERAGED, PATIENCE = 5, 4, 2  # folds, best settings whose fits are avera
 FEW = 2000  # training rows up to which all folds are fitted; of more, one
 MOST_ROWS = 20_000
 ITERATIONS = 60
-SHARE, SECONDS, SPEED = 0.25, 20.0, 2e9  # of a time budget, else in seconds; multiplications in each, at least
+SHARE, SECONDS = 0.15, 10.0  # of a time budget, else in seconds
+SPEED, OVERHEAD = 6e9, 400  # multiplications in each, and as many as a row's other work in one component takes
 PRIOR = {"diffusion": 1.0, "start": 1.0, "mixture": 3.0}  # validation rows that these weights count for
 WEIGHED_ROWS, SAMPLES, ROUNDS = 512, 64, 300
 
@@ -90,12 +91,15 @@ def _averaged_mixtures(encoding: Encoding, rows: State, config: Config) -> Gauss
     iterations = min(ITERATIONS, config.steps or ITERATIONS)
     tried, ridges, stale, spent = [], RIDGES, 0, 0.0
     for count in COMPONENTS:
-        spent += len(folds) * len(ridges) * iterations * count * len(y) * (y.shape[1] ** 2 + 20)
+        spent += len(folds) * len(ridges) * iterations * count * len(y) * (y.shape[1] ** 2 + OVERHEAD)
         if stale == PATIENCE or 4 * count > len(rows) or (count > 1 and spent > allowed):
             break
         best = max((value for value, _, _ in tried), default=-math.inf)
         for ridge in ridges:
-            fits = [_fit(y[fold != k], count, ridge, config.seed + k, iterations) for k in folds]
+            fits = [
+                fit_gaussians(y[fold != k], count, ridge, seed=(config.seed + k) % 2**31, iterations=iterations)
+                for k in folds
+            ]
             values = [fit.score_samples(y[fold == k]) for fit, k in zip(fits, folds, strict=True) if fit is not None]
             if len(values) == len(folds):
                 tried.append((float(np.concatenate(values).mean()), ridge, fits))
@@ -104,30 +108,7 @@ def _averaged_mixtures(encoding: Encoding, rows: State, config: Config) -> Gauss
         if tried:
             near = RIDGES.index(tried[0][1])
             ridges = RIDGES[max(0, near - 1) : near + 2]
-    return _joined([fit for _, _, fits in tried[:AVERAGED] for fit in fits])
-
-
-def _fit(y: np.ndarray, count: int, ridge: float, seed: int, iterations: int):  # noqa: ANN202
-    from sklearn.mixture import GaussianMixture as Mixture
-
-    mixture = Mixture(count, reg_covar=ridge, max_iter=iterations, random_state=seed % 2**31)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # unconverged fits are judged all the same
-        try:
-            return mixture.fit(y)
-        except ValueError:  # a covariance collapses
-            return None
-
-
-def _joined(fits: Sequence) -> GaussianMixture | None:
-    """The average of several mixtures, which is one."""
-    if not fits:
-        return None
-    weights, means, covariances = (
-        torch.from_numpy(np.concatenate([getattr(fit, name) for fit in fits]))
-        for name in ("weights_", "means_", "covariances_")
-    )
-    return GaussianMixture(weights.clamp_min(1e-12), means, covariances)
+    return joined([fit for _, _, fits in tried[:AVERAGED] for fit in fits]) if tried else None
 
 
 @torch.no_grad()

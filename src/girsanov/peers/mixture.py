@@ -3,12 +3,11 @@
 __all__ = ["fit_mixture"]
 
 import time
-import warnings
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from girsanov.density_model.gaussians import fit_gaussians
 from girsanov.peers.data import LogProb, Peer, PeerData
 from girsanov.types import InputError
 
@@ -64,15 +63,7 @@ def _neighbours(best: int | None) -> list[int]:
 
 def _fit(rows: Tensor, components: int, regulariser: float, seed: int) -> LogProb | None:
     """Log-density of one mixture, or ``None`` where a covariance collapses."""
-    from sklearn.mixture import GaussianMixture
-
-    mixture: Any = GaussianMixture(
-        components, covariance_type="full", reg_covar=regulariser, random_state=seed % 2**32, max_iter=MAX_ITERATIONS
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # not converged within the iterations, or fewer distinct rows than components
-        try:
-            mixture.fit(rows.numpy())
-        except ValueError:
-            return None
+    mixture = fit_gaussians(rows.numpy(), components, regulariser, seed=seed % 2**32, iterations=MAX_ITERATIONS)
+    if mixture is None:
+        return None
     return lambda y: torch.from_numpy(mixture.score_samples(y.double().numpy()))

@@ -1,0 +1,48 @@
+"""Mixtures of Gaussians by expectation maximisation, which scikit-learn does."""
+
+__all__ = ["fit_gaussians", "joined"]
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from girsanov.densities import GaussianMixture
+
+
+def fit_gaussians(y: np.ndarray, count: int, ridge: float, *, seed: int, iterations: int) -> Any | None:
+    """scikit-learn's mixture with full covariances, converged or not; ``None`` where a covariance collapses.
+
+    Args:
+        y: rows ``n d``.
+        count: number of components.
+        ridge: added to variances.
+        seed: below 2**32.
+        iterations: at most.
+    """
+    from sklearn.mixture import GaussianMixture as Mixture
+
+    mixture = Mixture(count, reg_covar=ridge, max_iter=iterations, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # unconverged fits are judged all the same
+        try:
+            return mixture.fit(y)
+        except ValueError:
+            return None
+
+
+def joined(fits: Sequence[Any]) -> GaussianMixture:
+    """The average of several of scikit-learn's mixtures, which is one.
+
+    Example:
+        >>> y = np.random.default_rng(0).normal(size=(50, 2))
+        >>> joined([fit_gaussians(y, count, 1e-3, seed=0, iterations=10) for count in (1, 2)]).weights.shape
+        torch.Size([3])
+    """
+    weights, means, covariances = (
+        torch.from_numpy(np.concatenate([getattr(fit, name) for fit in fits]))
+        for name in ("weights_", "means_", "covariances_")
+    )
+    return GaussianMixture(weights.clamp_min(1e-12), means, covariances)
