@@ -60,6 +60,7 @@ def test_discrete_columns_and_held_out_rows(complete, girsanov):
     result = girsanov("test", data, run, "--resamples", "19", "--level", "2", "--json")
     assert result.json["rows"] == 24
     assert "held-out" in result.err
+    assert "the score is that of the model's diffusion" in result.err
 
 
 def test_the_command_is_the_method(gaussian, complete, girsanov):

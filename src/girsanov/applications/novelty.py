@@ -75,7 +75,7 @@ def band_errors(
     """Integrated squared errors per band of log-SNR, and the log-density that they add up to.
 
     Args:
-        model: a fitted density model.
+        model: a fitted density model; of a mixture, its diffusion is looked at.
         x: rows in data units; discrete columns are dequantised, one draw per row.
         bands: number of bands, of equal shares of the reference's denoising.
         samples: network evaluations per row, rounded down to a multiple of ``bands``.

@@ -82,7 +82,10 @@ def run_test(
 
     model = DensityModel.from_pretrained(run).to(device)
     rows, condition = conditioned(model, rows_of(model, samples), given, common)
-    stderr_note(common.quiet)(f"testing {rows.described}: {len(rows):,}")
+    note = stderr_note(common.quiet)
+    note(f"testing {rows.described}: {len(rows):,}")
+    if model.mixed is not None:
+        note("the score is that of the model's diffusion: rows that girsanov sample drew are of the whole mixture")
     found = model.score_test(
         rows.data,
         tests.level or LEVELS,

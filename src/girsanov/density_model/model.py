@@ -329,7 +329,8 @@ class DensityModel(nn.Module):
         """Stein tests of the score against held-out rows, one per noise level; see :func:`girsanov.score_test`.
 
         Args:
-            x: rows in data units that the model was not fitted to; rows that it drew test its sampler.
+            x: rows in data units that the model was not fitted to; rows that it drew test its sampler (of a mixture,
+                rows that its diffusion drew).
             levels: log-SNRs at which rows are noised and compared with the score.
             condition: classes ``n`` or 1 as the labels named them, or continuous conditions ``n c`` or ``1 c``.
             generator: read once for a seed; ``None`` means seed 0.
