@@ -2,7 +2,7 @@ r"""Small tables and plain laws: the final model beside its start and the best p
 
 Of every table and split: one fit, the value of its diffusion alone (before) and in the mixture with its closed forms
 (after), on the same held-out rows, the start's and the peers', nats per row in data units. Fits end by their steps, or
-by --seconds of time; peers have --peer-seconds each. Of every table with all splits: the paired difference to the
+by --seconds of time; peers have --peer-seconds each. Of every table with all --seeds: the paired difference to the
 start and to the peer that is best on average, with two 95 % intervals, over the splits (Student's t) and over all
 held-out rows; behind is a difference one of whose intervals is wholly below -0.02.
 
@@ -158,14 +158,16 @@ def main():
         for seed in options.seeds:
             for table in options.tables:
                 extend(options, table, seed)
-    lines = written(options.lines)
-    tables = dict.fromkeys(line["table"] for line in lines)
-    rows = [compared(some) for table in tables if len(some := [x for x in lines if x["table"] == table]) == len(SPLITS)]
+    found = {table: [] for table in options.tables}
+    for line in written(options.lines):
+        if line["table"] in found and line["seed"] in options.seeds:
+            found[line["table"]].append(line)
+    rows = [compared(lines) for lines in found.values() if len(lines) == len(options.seeds) > 1]
     for row in rows:
         print(told(row), flush=True)
     if options.record and not options.quick:
-        missing = [table for table in options.tables if table not in {row["table"] for row in rows}]
-        facts = settings(options, "lines", "uci", "record", "tables", "seeds")
+        missing = sorted({*options.tables} - {row["table"] for row in rows})
+        facts = settings(options, "lines", "uci", "record", "tables")
         record("behind", rows, missing=missing, **facts)
 
 
