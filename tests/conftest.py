@@ -17,7 +17,7 @@ from tests.seeds import seed, seeded
 
 @pytest.fixture(autouse=True)
 def seeds() -> None:
-    """Seed the global generators before every test; the package itself never draws from them."""
+    """Seed the global generators before every test; of the package only PyTorch's face draws from them."""
     torch.manual_seed(seed())
     np.random.seed(seed())
 

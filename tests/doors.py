@@ -81,6 +81,11 @@ class Door:
     given: dict[str, Any]
 
 
+def log_prob(pair: gv.ScorePair, x: Any, condition: Any = None) -> Any:
+    """PyTorch's face of a pair."""
+    return gv.distribution(pair, condition, solver=gv.solvers.FixedGrid(steps=4)).log_prob(x)
+
+
 def of_pair(call: Callable[..., Any]) -> Callable[..., Any]:
     """What takes a pair, with the arguments of the pair among its own."""
 
@@ -102,6 +107,8 @@ DOORS: dict[str, Callable[[], Door]] = {
     "elbo-labels": lambda: Door(of_pair(gv.elbo), {**LABELLED, "samples": 8, "condition": LABEL}),
     "density": lambda: Door(of_pair(gv.density), {**ROWS, "samples": 8}),
     "ode_log_prob": lambda: Door(of_pair(gv.ode_log_prob), {**ROWS, "solver": gv.solvers.FixedGrid(steps=4)}),
+    "distribution": lambda: Door(of_pair(log_prob), {**ROWS, "event_shape": (2,)}),
+    "distribution-labels": lambda: Door(of_pair(log_prob), {**LABELLED, "event_shape": (2,), "condition": LABEL}),
     "categorical_elbo": lambda: Door(
         of_pair(categorical_elbo),
         {**ROWS, "samples": 8, "lattice": LatticePoints(torch.full((2,), -4.0), torch.ones(2), 9)},

@@ -20,6 +20,8 @@ EXAMPLES = settings(
 )
 DETACHED = (
     "ode_log_prob",
+    "distribution",
+    "distribution-labels",
     "path_log_weight",
     "feynman_kac",
     "score_matching",
@@ -29,8 +31,9 @@ TAILED = (
     *("compare", "certify", "denoising_curve"),
 )
 OF_USERS = (*TAILED, "Novelty.score")
-#: a model's tails hold any finite row, and what takes a user's rows reads sparse ones
-MEANT = {"1e200": OF_USERS, "sparse": OF_USERS}
+#: a model's tails hold any finite row, what takes a user's rows reads sparse ones, PyTorch's laws take one row or none
+FACES = ("distribution", "distribution-labels")
+MEANT = {"1e200": OF_USERS, "sparse": OF_USERS, "no rows": FACES}
 
 
 def oddities(table: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
@@ -186,7 +189,7 @@ def test_a_score_outside_the_graph_is_refused_where_its_derivative_counts(silenc
     """A divergence of zero in its place would be a wrong number."""
     for name in DETACHED:
         door = DOORS[name]()
-        score = (lambda x: -silence(x)) if name == "score_matching" else (lambda t, x: -silence(x))
+        score = (lambda x: -silence(x)) if name == "score_matching" else (lambda t, x, *_: -silence(x))
         given = {"pair": gv.ScorePair(score, PROCESS, event_shape=(2,))} if "pair" in door.given else {"score": score}
         with pytest.raises(gv.InputError, match="do not follow its rows in PyTorch's graph"):
             door.call(**(door.given | given))

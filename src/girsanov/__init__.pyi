@@ -40,6 +40,7 @@ from girsanov.density_model.diffusers import (
     density_from_diffusers as density_from_diffusers,
     to_diffusers as to_diffusers,
 )
+from girsanov.distributions import distribution as distribution
 from girsanov.estimators import DensityEstimator as DensityEstimator
 from girsanov.likelihoods import (
     chain_bracket as chain_bracket,

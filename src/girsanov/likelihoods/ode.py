@@ -16,7 +16,7 @@ The value is exact up to the solver and, with Hutchinson's probes, their standar
 of the ODE model, another one than the reverse SDE's (note of paper 1, section 2.8): never put both in one column.
 """
 
-__all__ = ["WhitenedFlow", "ode_log_prob"]
+__all__ = ["WhitenedFlow", "default_solver", "ode_log_prob", "whitening"]
 
 import math
 
@@ -84,8 +84,8 @@ def ode_log_prob(
         True
     """
     divergence = divergence or Exact()
-    solver = solver or _default_solver(pair, x)
-    law = pair.reference if pair.reference is not None else _standard(x)
+    solver = solver or default_solver(pair, x)
+    law = pair.reference if pair.reference is not None else whitening(x)
     seed = seed_of(generator)
 
     def evaluate(index: Tensor) -> dict[str, Tensor]:
@@ -238,12 +238,14 @@ def _prior_log_prob(flow: WhitenedFlow, w: State, low: float) -> Nats:
     return flow.pair.prior.log_prob(scale * z) + log_det
 
 
-def _default_solver(pair: ScorePair, x: State) -> Adaptive:
+def default_solver(pair: ScorePair, x: State) -> Adaptive:
+    """Adaptive steps, with tolerances for the precision in which the score computes at rows ``x``."""
     tolerance = 1e-6 if pair.dtype(x) == torch.float64 else 1e-4
     return Adaptive(rtol=tolerance, atol=tolerance)
 
 
-def _standard(x: State) -> Gaussian:
+def whitening(x: State) -> Gaussian:
+    """N(0, I) in the shape of rows ``x``: what whitens where there is no reference."""
     return Gaussian(torch.zeros(x.shape[1:], dtype=torch.float64), 1.0).to(x.device)
 
 
