@@ -28,6 +28,7 @@ MIXTURE = gv.GaussianMixture(torch.ones(2), torch.tensor([[-1.0, 0.0], [1.0, 0.5
 ORACLE = LAW.score(PROCESS)
 X = torch.tensor([[0.0, 1.0], [2.0, -1.0], [1.0, 1.0]], dtype=torch.float64)
 MANY = torch.randint(-4, 5, (24, 2), generator=seeded(1)).double()
+LOT = torch.randint(-4, 5, (64, 2), generator=seeded(4)).double()
 
 
 def SCORE(t, x):  # noqa: N802  (a constant of this module)
@@ -92,6 +93,20 @@ def of_pair(call: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(getattr(call, "func", call))
     def door(*, score: Any, process: Any, event_shape: Any = None, **given: Any) -> Any:
         return call(gv.ScorePair(score, process, event_shape=event_shape), **given)
+
+    return door
+
+
+def denoiser(x, sigma):
+    """That of LAW, exact."""
+    return x + sigma.square()[:, None] * LAW.diffused_score(torch.ones_like(sigma), sigma, x)
+
+
+def elbo_of(adapt: Callable[..., Any]) -> Callable[..., Any]:
+    """The bound of a network's pair, whose rows are those that its self-test sees."""
+
+    def door(x: Any, **given: Any) -> gv.Estimate:
+        return gv.elbo(adapt(check=x, **given), MANY, samples=8)
 
     return door
 
@@ -180,6 +195,20 @@ DOORS: dict[str, Callable[[], Door]] = {
         lambda x, **more: gv.applications.density_regulariser(model(), x, **more), {"x": X}
     ),
     "bridge.sample_path": lambda: Door(bridge().sample_path, {"times": torch.tensor([0.0, 0.5]), "n": 3}),
+    "from_denoiser": lambda: Door(
+        elbo_of(partial(gv.from_denoiser, denoiser)), {"sigma_range": (0.01, 50.0), "x": LOT}
+    ),
+    "from_score": lambda: Door(
+        elbo_of(partial(gv.from_score, lambda x, t: SCORE(t, x))), {"process": PROCESS, "x": LOT}
+    ),
+    "from_noise_prediction": lambda: Door(
+        elbo_of(partial(gv.from_noise_prediction, denoiser, order="x, t", alphas_cumprod=[0.999, 0.1, 0.0001])),
+        {"x": LOT},
+    ),
+    "from_velocity": lambda: Door(
+        lambda score, x: gv.elbo(gv.from_velocity(score, order="t, x", check=x), MANY, samples=8),
+        {"score": SCORE, "x": LOT},
+    ),
     "Replicates": lambda: Door(Replicates, {"count": 4}),
     "FixedGrid": lambda: Door(gv.solvers.FixedGrid, {"steps": 4}),
     "Hutchinson": lambda: Door(gv.calculus.Hutchinson, {"probes": 4}),

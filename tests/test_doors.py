@@ -33,7 +33,8 @@ TAILED = (
 OF_USERS = (*TAILED, "Novelty.score")
 #: a model's tails hold any finite row, what takes a user's rows reads sparse ones, PyTorch's laws take one row or none
 FACES = ("distribution", "distribution-labels")
-MEANT = {"1e200": OF_USERS, "sparse": OF_USERS, "no rows": FACES}
+OF_NETWORKS = ("from_noise_prediction", "from_score", "from_velocity")  # which may come without rows
+MEANT = {"1e200": OF_USERS, "sparse": OF_USERS, "no rows": FACES, "none": OF_NETWORKS}
 
 
 def oddities(table: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:

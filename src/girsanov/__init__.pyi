@@ -21,6 +21,12 @@ from girsanov import (
     training as training,
     transforms as transforms,
 )
+from girsanov.adapters import (
+    from_denoiser as from_denoiser,
+    from_noise_prediction as from_noise_prediction,
+    from_score as from_score,
+    from_velocity as from_velocity,
+)
 from girsanov.adapters.diffusers import from_diffusers as from_diffusers
 from girsanov.applications import DiffusionClassifier as DiffusionClassifier
 from girsanov.bridges import (

@@ -5,7 +5,7 @@ what has one meaning (arrays, lists and data frames for rows, one label for a co
 sentence. A score is asked in one place, :func:`ask`, which looks at every answer.
 """
 
-__all__ = ["as_condition", "as_device", "as_rows", "ask", "ask_at", "checked", "like_rows"]
+__all__ = ["as_condition", "as_device", "as_rows", "ask", "ask_at", "asked", "checked", "like_rows"]
 
 import inspect
 import math
@@ -194,15 +194,16 @@ def ask(score: Score, t: Time, x: State, condition: Tensor | None = None, name: 
         InputError: where the score fails, or returns another shape, no finite numbers, or values that do not follow
             their rows in PyTorch's graph although a derivative is to be taken.
     """
-    return _asked(score, x, {"t": t, "x": x} | ({} if condition is None else {"condition": condition}), name)
+    return asked(score, x, {"t": t, "x": x} | ({} if condition is None else {"condition": condition}), name)
 
 
 def ask_at(score: Score, x: State) -> State:
     """The same of a score that is a function of the rows alone."""
-    return _asked(score, x, {"x": x}, "score")
+    return asked(score, x, {"x": x}, "score")
 
 
-def _asked(score: Score, x: State, given: dict[str, Tensor], name: str) -> State:
+def asked(score: Score, x: State, given: dict[str, Tensor], name: str) -> State:
+    """The same of what is called with other arguments: ``given`` in their order, the rows as its ``x``."""
     call = f"{name}({', '.join(given)})"
     try:
         value = score(*given.values())

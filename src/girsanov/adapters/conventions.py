@@ -1,0 +1,115 @@
+r"""Conventions of networks: what one is told, what it is shown and what it returns, all as functions of the log-SNR.
+
+With variance-preserving :math:`z = \alpha x + \sigma \varepsilon`, :math:`\alpha^2 = \mathrm{sigmoid}(l)`, a network
+sees c(l) z and a clock of l, and its output F is read as :math:`\hat\varepsilon = a z + b F`. A convention that differs
+from a stated one carries the words by which a person gets it, so that the self-test can say what would fit.
+"""
+
+__all__ = ["SHOWN", "Choice", "Convention", "Level", "reading", "signs"]
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from girsanov.adapters.diffusers.schedule import signal_and_noise
+from girsanov.calculus import expand_as_rows
+from girsanov.types import State
+
+Level = Callable[[Tensor], Tensor]  #: log-SNR ``b`` -> a number for each
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to read a part of a convention, and how a person would say it beside the stated one.
+
+    Attributes:
+        function: of log-SNRs ``b``.
+        text: an expression in the stated names, empty for the stated one; of an output, with ``%s`` for the network.
+        keyword: an argument that says it, where there is one.
+    """
+
+    function: Callable[[Tensor], Any]
+    text: str = ""
+    keyword: str = ""
+
+
+@dataclass(frozen=True)
+class Convention:
+    """What a network is told, shown and returns.
+
+    Attributes:
+        told: log-SNR ``b`` -> the number beside the input.
+        shown: log-SNR ``b`` -> factor from z to the input.
+        read: log-SNR ``b`` -> coefficients ``(a, b)`` of the noise prediction ``a z + b F``.
+    """
+
+    told: Choice
+    shown: Choice
+    read: Choice
+
+    def noise(self, log_snr: Tensor, z: State, output: State) -> State:
+        """Noise prediction from an output ``b *d`` at variance-preserving z ``b *d`` and levels ``b``."""
+        a, b = self.read.function(log_snr.double())
+        return expand_as_rows(a, z) * z + expand_as_rows(b, z) * output
+
+    @property
+    def changes(self) -> int:
+        """In how many parts it differs from the stated one."""
+        return sum(bool(part.text or part.keyword) for part in (self.told, self.shown, self.read))
+
+    def advice(self, arguments: tuple[str, str]) -> str:
+        """What to pass for this convention, given the names of the network's two arguments."""
+        values = {name: self.shown.text if name == "x" else self.told.text for name in arguments}
+        call = f"net({', '.join(values[name] or name for name in arguments)})"
+        call = self.read.text % call if self.read.text else call
+        changed = self.read.text or any(values.values())
+        wrapped = [f"lambda {', '.join(arguments)}: {call}"] if changed else []
+        keywords = [part.keyword for part in (self.told, self.shown, self.read) if part.keyword]
+        return " and ".join(dict.fromkeys([*keywords, *wrapped]))
+
+
+#: coordinates of the input -> factor from variance-preserving z
+SHOWN: dict[str, Level] = {
+    "preserving": torch.ones_like,
+    "exploding": lambda level: 1.0 / signal_and_noise(level)[0],
+    "straight": lambda level: 1.0 / torch.stack(signal_and_noise(level)).sum(0),
+}
+
+#: what a network returns -> (a, b) from alpha, sigma and the factor of its input
+RETURNED: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+    "noise": lambda alpha, sigma, scale: (torch.zeros_like(alpha), torch.ones_like(alpha)),
+    "denoised": lambda alpha, sigma, scale: (1.0 / sigma, -alpha / sigma),
+    "v": lambda alpha, sigma, scale: (sigma, alpha / scale),
+    "flow": lambda alpha, sigma, scale: (1.0 / (alpha + sigma), alpha / (alpha + sigma)),
+    "score": lambda alpha, sigma, scale: (torch.zeros_like(alpha), -scale * sigma),
+}
+
+
+def reading(returned: str, shown: Level) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """The coefficients of an output.
+
+    Args:
+        returned: ``noise``, ``denoised``, ``v`` (alpha eps - sigma x), ``flow`` (eps - x) or ``score``.
+        shown: factor of the input, in whose coordinates v and a score are.
+
+    Example:
+        >>> reading("denoised", SHOWN["preserving"])(torch.zeros(1, dtype=torch.float64))
+        (tensor([1.4142], dtype=torch.float64), tensor([-1.], dtype=torch.float64))
+    """
+    return lambda level: RETURNED[returned](*signal_and_noise(level), shown(level))
+
+
+def signs(reads: Iterable[Choice]) -> list[Choice]:
+    """Outputs with either sign."""
+
+    def turned(read: Choice) -> Choice:
+        def opposite(level: Tensor) -> tuple[Tensor, Tensor]:
+            a, b = read.function(level)
+            return a, -b
+
+        return Choice(opposite, (read.text or "%s").replace("%s", "-%s").replace("- -", "+ "), read.keyword)
+
+    return [choice for read in reads for choice in (read, turned(read))]

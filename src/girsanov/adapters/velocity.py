@@ -1,0 +1,91 @@
+"""``from_velocity``: flow matching and rectified flow as a pair."""
+
+__all__ = ["from_velocity"]
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from girsanov.adapters.assembly import Facts, pair_of
+from girsanov.adapters.conventions import SHOWN, Choice, Convention, reading, signs
+from girsanov.densities import Density, Gaussian
+from girsanov.inputs import checked
+from girsanov.pairs.score_pair import ScorePair
+from girsanov.processes import StraightPath
+from girsanov.types import InputError
+
+TIMES: dict[int, Callable[[Tensor], Tensor]] = {  # the network's own time, which is data_at at the data
+    0: lambda level: torch.sigmoid(-0.5 * level),
+    1: lambda level: torch.sigmoid(0.5 * level),
+}
+
+
+@checked
+def from_velocity(
+    net: Callable[..., Any],
+    *,
+    data_at: int = 1,
+    order: str | None = None,
+    prior: Density | None = None,
+    reference: Gaussian | None = None,
+    check: Any = None,
+    condition: Any = None,
+) -> ScorePair:
+    r"""A network of flow matching or rectified flow as a pair, on the straight path between data and N(0, I).
+
+    The network was trained to predict the velocity :math:`dx/dt` of :math:`x_t = t\, x + (1 - t)\, \varepsilon` in its
+    own time t (``data_at=1``: torchcfm, flow_matching), or of :math:`x_t = (1 - t)\, x + t\, \varepsilon`
+    (``data_at=0``: rectified flow as in Stable Diffusion 3). Noise and data are drawn independently there, so that the
+    velocity tells the score. Trained on optimal-transport pairs of both it does not: of such a network ``ode_log_prob``
+    alone is meant, which is that of its own ODE.
+
+    Args:
+        net: ``(t, x)`` or ``(x, t)``, in order of the names of its arguments, with times ``b`` and rows ``b *d``; a
+            condition, where one is given, is its third argument.
+        data_at: the network's time at the data, 0 or 1.
+        order: ``"t, x"`` or ``"x, t"``, where the names do not tell.
+        prior: law at the noise end, log-SNR -15; default N(0, I), or the law there of a reference that it misstates.
+        reference: Gaussian of the data; default fitted to the rows of ``check``.
+        check: 64 rows of data or more, ``n *d``, in the network's scale, for the self-test: strongly recommended.
+        condition: of these rows, leading dimension ``n`` or 1.
+
+    Returns:
+        The pair, whose process is :class:`girsanov.StraightPath`. ``pair.score.network.notes`` says what is undecided.
+
+    Raises:
+        InputError: for arguments in an order that nothing tells, another ``data_at``, or a self-test that another
+            convention wins: the sentence names it.
+
+    Example:
+        >>> from girsanov.likelihoods import ode_log_prob
+        >>> flow = lambda t, x: (2 * t - 1)[:, None] / (t**2 + (1 - t) ** 2)[:, None] * x  # of data N(0, I)
+        >>> pair = from_velocity(flow, data_at=1)
+        >>> ode_log_prob(pair, torch.zeros(1, 2)).value.round(decimals=2)
+        tensor([-1.8400], dtype=torch.float64)
+    """
+    if data_at not in TIMES or isinstance(data_at, bool):
+        raise InputError(f"data_at must be 0 or 1, the network's time at the data; got {data_at!r}")
+    conventions = [c for at in (data_at, 1 - data_at) for c in _at(at, "" if at == data_at else f"data_at={at}")]
+    return pair_of(net, StraightPath(), conventions, Facts(prior, reference, check, condition), order=order)
+
+
+def _at(data_at: int, keyword: str) -> list[Convention]:
+    """Conventions of a time that is ``data_at`` at the data, the plain velocity first."""
+    time, straight = TIMES[data_at], SHOWN["straight"]
+    told = [Choice(time, "", keyword), Choice(lambda level: 1000.0 * time(level), "1000 * t", keyword)]
+    shown = [
+        Choice(straight),
+        Choice(SHOWN["preserving"], "x / (t**2 + (1 - t)**2).sqrt()"),
+        Choice(SHOWN["exploding"], "x / t" if data_at else "x / (1 - t)"),
+    ]
+    from_data, to_data = "(%s - x) / (1 - t)", "(x - %s) / t"
+    texts = {"noise": to_data, "denoised": from_data} if data_at else {"noise": from_data, "denoised": to_data}
+    square, turn = "(t**2 + (1 - t)**2)", "-" if data_at else "+"
+    texts["v"] = f"((2 * t - 1) * x {turn} %s) / {square}"
+    flow, opposite = signs([Choice(reading("flow", straight))])  # eps - x, and what it is towards the data
+    first, second = (opposite, flow) if data_at else (flow, opposite)
+    reads = [Choice(first.function), Choice(second.function, "-%s")]
+    reads += signs(Choice(reading(name, straight), text) for name, text in texts.items())
+    return [Convention(a, b, c) for a in told for b in shown for c in reads]
