@@ -22,7 +22,8 @@ from girsanov.solvers import Adaptive, FixedGrid
 from tests.laws import gaussian_case, mixture_case, note_mixture_2d
 from tests.seeds import seed, seeded
 
-LOOSE, FINE = Adaptive(1e-3, 1e-3), Adaptive(1e-5, 1e-5)
+LOOSE, FINE = Adaptive(1e-3, 1e-3), Adaptive(1e-6, 1e-6)
+FINEST = Adaptive(1e-8, 1e-8)  # adaptive steps control the error of states, not that of their derivatives
 SMALL = gv.networks.MLPConfig(width=8, blocks=1)
 
 
@@ -115,7 +116,7 @@ def test_densities_of_own_draws_integrate_to_one():
     assert abs(float(ratio.mean()) - 1.0) < 4.5 * float(ratio.std()) / math.sqrt(n)
 
 
-@pytest.mark.parametrize(("make", "solver"), [(exact_mixture, None), (wrong, FixedGrid(48))])
+@pytest.mark.parametrize(("make", "solver"), [(exact_mixture, FINEST), (wrong, FixedGrid(48))])
 @pytest.mark.usefixtures("float64")
 def test_draws_and_densities_are_of_one_law(make, solver):
     """The change of variables along the sampler's own map is the density: of a wrong score too."""
@@ -129,7 +130,7 @@ def test_a_range_that_ends_early_has_its_step_undone():
     law = note_mixture_2d().density.score(gv.VariancePreserving())
     pair = gv.ScorePair(lambda t, x: law(t, x), gv.VariancePreserving(), event_shape=(2,), log_snr_range=(-7.0, 15.0))
     assert pair.endless
-    p = gv.distribution(pair, solver=FINE)
+    p = gv.distribution(pair, solver=FINEST)
     x, expected = pushed_forward(p, p.noise((4,)))
     torch.testing.assert_close(p.log_prob(x), expected, atol=1e-3, rtol=0.0)
 
@@ -242,6 +243,21 @@ def test_labels_are_those_of_the_fit():
     torch.testing.assert_close(p.log_prob(x[:2]), expected)
     with pytest.raises(gv.InputError, match="Unknown class"):
         gv.distribution(model, "d")
+
+
+def test_numbers_that_a_fit_was_conditioned_on_have_gradients():
+    x, labels = torch.randn(60, 2, generator=seeded(4)), torch.randn(60, 2, generator=seeded(5)).double()
+    config = gv.Config(steps=1, network=SMALL, flow=False, conditional=True, mixed=False)
+    model = gv.fit(x, labels=labels, config=config)
+    with torch.no_grad():  # untrained it is its reference, whatever the condition
+        for parameter in model.score.network.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=seeded(6))
+    given = labels[:3].requires_grad_()
+    p = gv.distribution(model, given, solver=FixedGrid(4))
+    assert (p.batch_shape, gv.distribution(model, labels[0].detach()).batch_shape) == ((3,), ())
+    for value in (p.rsample(), p.log_prob(x[:3])):
+        (gradient,) = torch.autograd.grad(value.sum(), given)
+        assert bool((gradient.abs() > 0.0).any(1).all())
 
 
 def test_the_global_seed_reproduces_draws():

@@ -136,6 +136,9 @@ class ODEDistribution(Distribution):
         event_shape = pair.event_shape if model is None else torch.Size(model.schema.event_shape)
         super().__init__(shape, event_shape, validate_args)
 
+    def __repr__(self) -> str:
+        return f"ODEDistribution(batch_shape: {tuple(self.batch_shape)}, event_shape: {tuple(self.event_shape)})"
+
     @property
     def support(self) -> constraints.Constraint:
         """All rows of real numbers."""
@@ -192,6 +195,8 @@ class ODEDistribution(Distribution):
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """The draws of :meth:`sample`, with the graph of what is differentiable here.
+
+        Adaptive steps control the error of draws, not that of their derivatives: take a :class:`FixedGrid` for these.
 
         Raises:
             NotImplementedError: for a model that is mixed with closed forms.
