@@ -1,4 +1,4 @@
-"""Estimators against oracles: every process, Gaussian and mixture data, dimensions 1 to 512, exact scores.
+"""Estimators against oracles: every process, Gaussians, mixtures and hard laws, dimensions 1 to 512, exact scores.
 
 For each case: quantiles of the formula's error in units of its own standard error (Student's t if the error is
 honest), the standard error at 256 evaluations, coverage of 95 % intervals over 2000 repeats (rows x seeds; 10,000 for
@@ -25,6 +25,7 @@ from girsanov.processes import LinearProcess
 from girsanov.solvers import Adaptive
 from girsanov.types import Estimate
 from tests.laws import (
+    HARD,
     PROCESSES,
     Case,
     diagonal_gaussian_case,
@@ -49,6 +50,7 @@ CASES = {
     ("mixture", 16): lambda: mixture_case((1, 4, 4)),
     ("mixture", 64): lambda: diagonal_mixture_case((64,)),
     ("mixture", 512): lambda: diagonal_mixture_case((2, 16, 16)),
+    **{(name, make().d): make for name, (make, _) in HARD.items()},
 }
 LEVELS = (0.5, 0.9, 0.95, 0.99)  # Student-7: 0.711, 1.895, 2.365, 3.499; Student-15: 0.691, 1.753, 2.131, 2.947
 TIGHT = Adaptive(rtol=1e-6, atol=1e-6)
@@ -160,7 +162,7 @@ def measure(kind: str, d: int, name: str, repeats: int) -> dict[str, object]:
 
 def show(row: dict[str, object]) -> None:
     """Print one row."""
-    parts = [f"{row['process']:22s} {row['data']:8s} d={row['d']:<4d}"]
+    parts = [f"{row['process']:22s} {row['data']:20s} d={row['d']:<4d}"]
     parts += ["z " + " ".join(f"{z:.2f}" for z in row["z_quantiles"])]
     for key, label, form in (
         ("stderr_256", "SE", ".4f"),

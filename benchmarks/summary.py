@@ -77,6 +77,45 @@ def efficiency(document):
     ]
 
 
+def coverage(document):
+    """Shares of intervals that hold the truth, of exact and of trained scores."""
+    cells = list(document["rows"])
+    for name in ("coverage-trained", "coverage-many", "coverage-oracles"):
+        cells += (load(name) or {"rows": []})["rows"]
+    lines = [
+        "",
+        "**Coverage** of 95 % intervals at 16, 32 and 64 evaluations, default settings, mean over rows (worst cell of "
+        "`density`, `elbo` and `difference`, with and without reference; "
+        "[data](benchmarks/results/coverage.json), [trained](benchmarks/results/coverage-trained.json), "
+        "[d = 64](benchmarks/results/coverage-many.json)):",
+        "",
+        "| law | score | 16 | 32 | 64 | worst row of all |",
+        "|---|---|---|---|---|---|",
+    ]
+    for law, score in dict.fromkeys((cell["law"], cell["score"]) for cell in cells):
+        mine = [cell for cell in cells if (cell["law"], cell["score"]) == (law, score)]
+        shares = " | ".join(
+            f"{100 * min(cell['mean_over_rows'] for cell in mine if cell['samples'] == samples):.1f} %"
+            for samples in (16, 32, 64)
+        )
+        worst = min(cell["worst_row"] for cell in mine)
+        lines.append(f"| {law} | {score} | {shares} | {100 * worst:.1f} % |")
+    return lines
+
+
+def tuning(document):
+    """Gains over one uniform time and one probe."""
+    parts = []
+    for row in document["rows"]:
+        if row.get("samples") == 32:
+            parts.append(f"{row['law']}, {row['estimator']}: {row['mean_gain']:,.0f}×")
+    return [
+        "",
+        "**An exact score, nothing else given** (variance × evaluations of a bound at 32 evaluations, gain over one "
+        f"uniform time with one probe; [data](benchmarks/results/tune.json)): {'; '.join(parts)}.",
+    ]
+
+
 def overheads(document):
     """Ratios to what one would write by hand."""
     rows = document["rows"]
@@ -139,6 +178,8 @@ PAGE = Page(
         "uci-small": tables,
         "paper3-mixture": bridges,
         "efficiency": efficiency,
+        "coverage": coverage,
+        "tune": tuning,
         "overheads": overheads,
     },
 )

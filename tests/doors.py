@@ -15,7 +15,7 @@ import torch
 
 import girsanov as gv
 from girsanov import stein
-from girsanov.likelihoods import Replicates, categorical_elbo, fit_proposal, loss_bound
+from girsanov.likelihoods import Replicates, categorical_elbo, fit_proposal, loss_bound, tune
 from girsanov.likelihoods.denoising import MonteCarlo
 from girsanov.likelihoods.discrete import LatticePoints
 from girsanov.objectives import ScoreMatchingObjective
@@ -153,6 +153,7 @@ DOORS: dict[str, Callable[[], Door]] = {
     "difference_curve": lambda: Door(
         of_pair(gv.likelihoods.difference_curve), {**LABELLED, "c1": 0, "c2": 1, "levels": torch.zeros(1)}
     ),
+    "tune": lambda: Door(of_pair(tune), {**LINEAR, "rows": MANY}),
     "fit_proposal": lambda: Door(of_pair(fit_proposal), ROWS),
     "sample": lambda: Door(of_pair(gv.sample), {**LINEAR, "n": 3, "event_shape": (2,), "steps": 4}),
     "sample-labels": lambda: Door(

@@ -202,6 +202,61 @@ def note_mixture_2d() -> Case:
     return Case(GaussianMixture(weights, means, covariances), weights, means, covariances)
 
 
+def mixture_of(means: Tensor, covariances: Tensor, weights: Tensor | None = None) -> Case:
+    """A mixture from means ``K d`` and covariances ``K d d`` or variances ``K d``, of equal weights by default."""
+    weights = torch.full((len(means),), 1.0 / len(means)) if weights is None else weights
+    dense = covariances if covariances.ndim == 3 else torch.diag_embed(covariances)
+    return Case(GaussianMixture(weights, means, covariances), weights, means, dense)
+
+
+def ring() -> Case:
+    """Eight tight components on a circle."""
+    angle = torch.arange(8) * math.tau / 8
+    return mixture_of(2.0 * torch.stack([angle.cos(), angle.sin()], 1), torch.full((8, 2), 0.01))
+
+
+def scales_64() -> Case:
+    """Five isotropic components in 64 dimensions, with scales from 0.1 to 0.7."""
+    scales = torch.linspace(0.1, 0.7, 5)
+    return mixture_of(torch.randn(5, 64, generator=seeded(5)), scales.square()[:, None].repeat(1, 64))
+
+
+def many_scales_64() -> Case:
+    """Five components in 64 dimensions, with a scale from 0.1 to 0.7 for every coordinate of each."""
+    scales = 0.1 + 0.6 * torch.rand(5, 64, generator=seeded(6))
+    return mixture_of(torch.randn(5, 64, generator=seeded(5)), scales.square())
+
+
+#: name -> law on which few evaluations tell little, and a row between or beyond its modes, or ``None``
+HARD: dict[str, tuple[Callable[[], Case], float | None]] = {
+    "bimodal": (lambda: mixture_of(torch.tensor([[-2.0], [2.0]]), torch.full((2, 1), 0.25)), 0.0),
+    "spike and slab": (lambda: mixture_of(torch.zeros(2, 1), torch.tensor([[1e-4], [1.0]])), 0.0),
+    "ring": (ring, 0.0),
+    "ridges": (
+        lambda: mixture_of(
+            torch.tensor([[-1.0, -1.0], [1.0, 1.0]]), torch.eye(2) * 1e-4 + 0.9999 * torch.ones(2, 2, 2)
+        ),
+        0.0,
+    ),
+    "heavy tails": (
+        lambda: mixture_of(
+            torch.zeros(3, 3), torch.tensor([0.1, 1.0, 20.0])[:, None].repeat(1, 3), torch.tensor([0.6, 0.3, 0.1])
+        ),
+        9.0,
+    ),
+    "scales, d = 64": (scales_64, None),
+    "many scales, d = 64": (many_scales_64, None),
+}
+
+
+def rows_of(name: str, count: int, seed: int = 1) -> tuple[Case, Tensor]:
+    """A hard law with rows of it, the last being the named one."""
+    make, place = HARD[name]
+    case = make()
+    x = case.rows(count, seed)
+    return case, x if place is None else torch.cat([x, torch.full((1, case.d), place)])
+
+
 #: name -> constructor of a density with its dense twin (call it inside a test, where float64 is the default)
 DENSITIES: dict[str, Callable[[], Case]] = {
     "isotropic": lambda: isotropic_case((3,)),

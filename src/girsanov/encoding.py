@@ -108,7 +108,7 @@ class Encoding(nn.Module):
             encoded = self.schema.select(x.double())
         else:
             encoded = self.schema.encode(x if isinstance(x, Raw) else from_array(x))
-        return RandomisedRows(encoded.to(self.place.device), self.view, self.measure)
+        return RandomisedRows(encoded.to(self.place.device), self.view, self.measure, self.draws)
 
     def encode_each(self, x: Any) -> tuple[RandomisedRows, np.ndarray, dict[int, str]]:
         """The rows that :meth:`encode` takes, and what is wrong with each of the others.
@@ -123,7 +123,7 @@ class Encoding(nn.Module):
             rows = self.encode(x)
             return rows, np.arange(len(rows)), {}
         encoded, kept, refused = self.schema.encode_each(x if isinstance(x, Raw) else from_array(x))
-        return RandomisedRows(encoded.to(self.place.device), self.view, self.measure), kept, refused
+        return RandomisedRows(encoded.to(self.place.device), self.view, self.measure, self.draws), kept, refused
 
     def view(
         self,

@@ -2,9 +2,9 @@ r"""Seeds, streams and keyed noise: where every random number of the package com
 
 A seed becomes independent generators by :func:`stream` and :func:`mix`. Keyed noise makes a row's draws a function of
 (seed, purpose, content of the row) alone: neither the batch it arrives in, nor its order, nor the chunking can change
-them. A digest of the content keys a counter-based cipher, which is evaluated for all rows of a batch at once. It is for
-evaluating rows: equal rows get equal noise, so that whatever is fitted to rows or chosen by them draws from a
-:func:`stream` instead, afresh for every copy.
+them. A digest of the content, to the digits that a file keeps, keys a counter-based cipher, which is evaluated for all
+rows of a batch at once. It is for evaluating rows: equal rows get equal noise, so that whatever is fitted to rows or
+chosen by them draws from a :func:`stream` instead, afresh for every copy.
 """
 
 __all__ = [
@@ -34,6 +34,7 @@ from torch import Tensor
 from girsanov.types import State, require_generator
 
 MASK = (1 << 64) - 1
+DIGITS, ALL_DIGITS = 23, 32  # binary, of a row's numbers that key its noise: of small ones, and at most of large ones
 SLAB = 2**14  # blocks of random words computed together: what stays in a processor's cache
 
 
@@ -185,10 +186,11 @@ def keyed_generators(seed: int, purpose: str, rows: State, round_: int = 0) -> K
     Args:
         seed: any integer.
         purpose: a word that separates the streams of different uses.
-        rows: shape ``n *d``; equal rows get equal streams, whatever their dtype or position.
+        rows: shape ``n *d``; rows that are equal up to the last digits get equal streams, whatever their dtype or
+            position, so that a row which was written to a file and read again keeps its noise.
         round_: successive rounds are independent; used to draw more replicates later.
     """
-    content = np.ascontiguousarray(rows.detach().double().cpu().numpy().reshape(len(rows), -1)) + 0.0
+    content = _rounded(np.ascontiguousarray(rows.detach().double().cpu().numpy().reshape(len(rows), -1)))
     salted = hashlib.blake2b(f"{seed}|{purpose}|{round_}".encode(), digest_size=16)
     digests = []
     for row in content:
@@ -196,6 +198,16 @@ def keyed_generators(seed: int, purpose: str, rows: State, round_: int = 0) -> K
         digest.update(row)
         digests.append(digest.digest())
     return KeyedStreams(np.frombuffer(b"".join(digests), dtype="<u4").reshape(-1, 4).astype(np.uint64))
+
+
+def _rounded(content: np.ndarray) -> np.ndarray:
+    """Numbers to seven digits, those above 1 to as many after the point, but to no more than ten in all.
+
+    An offset then ties no rows together that differ by more than 2e-10 of it.
+    """
+    _, exponent = np.frexp(content)
+    finest = np.where(exponent <= 0, exponent - DIGITS, np.maximum(-DIGITS, exponent - ALL_DIGITS))
+    return np.ldexp(np.rint(np.ldexp(content, -finest)), finest) + 0.0  # without the sign of zeros
 
 
 def apart(rows: State) -> State:

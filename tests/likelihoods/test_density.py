@@ -155,7 +155,7 @@ def test_an_estimate_says_what_it_is():
     estimate = evaluate(case, process, x, samples=64)
     assert (estimate.kind, estimate.model, estimate.measure) == ("unbiased", "sde", "density")
     assert (estimate.nfe, estimate.event_dim) == (64 + 4, 2)  # four at the ends
-    assert estimate.replicates.shape == (8, 3)
+    assert estimate.replicates.shape == (4, 3)  # few dimensions: few and long ones
     assert set(estimate.terms) == {"reference", "diffusion"}
     torch.testing.assert_close(sum(estimate.terms.values()), estimate.value)
     assert evaluate(case, process, x, exact=False, samples=8).kind == "lower_bound"
@@ -188,10 +188,10 @@ def test_every_row_draws_until_it_reaches_the_target():
     pilot = evaluate(case, process, x, samples=32)
     rounds = (pilot.stderr / 0.25).square().ceil().clamp_min(1.0)
     assert estimate.nfe == 4 + math.ceil(32 * (1.0 + float(rounds.mean())))  # rows pay for their own error only
-    assert estimate.replicates.shape == (8, 40)
+    assert estimate.replicates.shape == (4, 40)
     torch.testing.assert_close(estimate.replicates.mean(0), estimate.value)
     torch.testing.assert_close(sum(estimate.terms.values()), estimate.value)
-    assert_student((estimate.value - case.log_prob(x)) / estimate.stderr, degrees=7)
+    assert_student((estimate.value - case.log_prob(x)) / estimate.stderr, degrees=3)
 
 
 def test_a_rows_second_stage_is_its_own():

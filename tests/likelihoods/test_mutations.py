@@ -149,11 +149,11 @@ def test_a_mean_instead_of_the_sum_over_dimensions_is_noticed(monkeypatch):
 
 def test_other_noise_in_baseline_and_error_is_noticed(monkeypatch):
     """The control variate is exact only under the same noise."""
-    sampled = baselines.GaussianBaseline.sampled
+    compared = baselines.GaussianBaseline.compared
 
     def unpaired(self, at, at_end=None, near=None):
-        return sampled(self, replace(at, eps=at.eps.roll(1, 0)), at_end, near)
+        return compared(self, replace(at, eps=at.eps.roll(1, 0)), at_end, near)
 
-    monkeypatch.setattr(baselines.GaussianBaseline, "sampled", unpaired)
+    monkeypatch.setattr(baselines.GaussianBaseline, "compared", unpaired)
     with pytest.raises(AssertionError):
         check_density()

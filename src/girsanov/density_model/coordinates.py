@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from girsanov.datasets import Data, Schema, Splits, fingerprint
 from girsanov.densities import GaussianMixture
+from girsanov.densities.fitting import fit_gaussians, joined
 from girsanov.density_model.config import Config, FitConfig
-from girsanov.density_model.gaussians import fit_gaussians, joined
 from girsanov.density_model.lattice import make_dequantiser
 from girsanov.encoding import Encoding, copies_for
 from girsanov.randomness import mix, stream

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from girsanov.datasets import Data, Splits
 from girsanov.densities import GaussianMixture
+from girsanov.densities.fitting import fit_gaussians, joined
 from girsanov.density_model.config import Config, FitConfig
 from girsanov.density_model.fresh import fresh_elbo
-from girsanov.density_model.gaussians import fit_gaussians, joined
 from girsanov.density_model.mixed import Companion, Mixed
 from girsanov.density_model.model import DensityModel
 from girsanov.encoding import COPIES, MOST_COPIES, Encoding

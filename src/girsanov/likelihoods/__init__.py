@@ -25,6 +25,7 @@ __all__ = [
     "pointwise_information",
     "score_test",
     "squared_errors",
+    "tune",
 ]
 
 from girsanov.likelihoods.bounds import Target, density, elbo
@@ -37,6 +38,7 @@ from girsanov.likelihoods.losses import loss_bound
 from girsanov.likelihoods.ode import ode_log_prob
 from girsanov.likelihoods.proposals import fit_proposal
 from girsanov.likelihoods.score_test import LevelTest, ScoreTest, score_test
+from girsanov.likelihoods.tune import tune
 from girsanov.likelihoods.weights import (
     Bracket,
     chain_bracket,

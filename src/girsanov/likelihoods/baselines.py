@@ -18,22 +18,25 @@ Where a score has a broad share (:class:`girsanov.pairs.ScoreModel`), its noise 
 many deviations away; the Gaussian's grows with the distance, and so would what is sampled. There the baseline is that
 of a row :math:`x'` nearby, a function of x alone, under the same noise: its mean is closed form too.
 
+A third, :class:`DensityBaseline`, has the denoiser of any closed-form law, such as a mixture fitted to rows: the mean
+of its squared error, integrated over a range of log-SNR, is a difference of two divergences, which need no network.
+
 The residual term at the data end has the same form in the metric of the last decoder.
 """
 
-__all__ = ["Baseline", "GaussianBaseline", "NormBaseline", "baseline_of"]
+__all__ = ["Baseline", "DensityBaseline", "GaussianBaseline", "NormBaseline", "baseline_of"]
 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from girsanov.calculus import Noised, sum_event, where_rows
-from girsanov.densities import Gaussian
+from girsanov.calculus import Noised, expand_as_rows, noised, sum_event, where_rows
+from girsanov.densities import Density, Gaussian
 from girsanov.pairs import ScorePair
 from girsanov.pairs.score_model import given_way
 from girsanov.types import Nats, State
@@ -49,17 +52,37 @@ class Baseline(ABC):
             the isotropic :math:`(\sigma/\alpha)^2 I`.
     """
 
+    random_integral: ClassVar[bool] = False  #: whether :meth:`sampled_integral` adds something
+
     pair: ScorePair
     decoder: Gaussian | None
+
+    @property
+    def law(self) -> Gaussian | None:
+        """The Gaussian whose denoiser it is; ``None`` for another one."""
+        return None
+
+    @property
+    def plain(self) -> "Baseline":
+        """That of the pair's reference, which a fitted law may stand in for."""
+        return self
 
     def near(self, x: State) -> State | None:
         """The rows that the baseline is about in place of ``x``, float64; ``None`` where these are ``x``."""
         del x
         return None
 
-    @abstractmethod
     def sampled(self, at: Noised, at_end: Tensor | None = None, near: State | None = None) -> Nats:
-        """Half of baseline minus squared error, per evaluation.
+        """Half of baseline minus squared error, per evaluation; see :meth:`compared`."""
+        return self.compared(at, at_end, near)[0]
+
+    @abstractmethod
+    def compared(
+        self, at: Noised, at_end: Tensor | None = None, near: State | None = None
+    ) -> tuple[Nats, State, State]:
+        """Half of baseline minus squared error, per evaluation; and the errors of both, noise less its prediction.
+
+        The score's error comes first.
 
         Args:
             at: the evaluations.
@@ -70,6 +93,11 @@ class Baseline(ABC):
     @abstractmethod
     def integral(self, x: State, low: float, high: float) -> Nats:
         """Mean of the baseline about ``x``, integrated over log-SNR."""
+
+    def sampled_integral(self, x: State, eps: State, low: float, high: float) -> Nats:
+        """What is to be added to :meth:`integral` in the mean over noise ``b m *d``."""
+        del eps
+        return torch.zeros_like(self.integral(x, low, high))
 
     @abstractmethod
     def end(self, x: State, high: float) -> Nats:
@@ -90,11 +118,14 @@ class Baseline(ABC):
 class NormBaseline(Baseline):
     """The share of the noise's own norm that an N(0, I) denoiser leaves."""
 
-    def sampled(self, at: Noised, at_end: Tensor | None = None, near: State | None = None) -> Nats:
+    def compared(
+        self, at: Noised, at_end: Tensor | None = None, near: State | None = None
+    ) -> tuple[Nats, State, State]:
         del near
         error = at.eps - self.pair.noise(at.log_snr, at.z, at.condition, calls=at.calls)
-        squared = sum_event(error * self._precise(at.log_snr, error, at_end))
-        return 0.5 * (torch.sigmoid(at.log_snr) * sum_event(at.eps.square()) - squared)
+        squared, share = sum_event(error * self._precise(at.log_snr, error, at_end)), torch.sigmoid(at.log_snr)
+        values = 0.5 * (share * sum_event(at.eps.square()) - squared)
+        return values, error, expand_as_rows(share.sqrt(), at.eps) * at.eps
 
     def integral(self, x: State, low: float, high: float) -> Nats:
         span = softplus(torch.tensor([low, high], dtype=torch.float64)).diff()
@@ -119,6 +150,10 @@ class GaussianBaseline(Baseline):
 
     reference: Gaussian
 
+    @property
+    def law(self) -> Gaussian | None:
+        return self.reference
+
     def near(self, x: State) -> State | None:
         if not getattr(self.pair.score, "broad_share", False):
             return None
@@ -132,12 +167,16 @@ class GaussianBaseline(Baseline):
         near = self.reference.unwhiten(clean, white * (1.0 - share))
         return where_rows(far, near, x.double())
 
-    def sampled(self, at: Noised, at_end: Tensor | None = None, near: State | None = None) -> Nats:
+    def compared(
+        self, at: Noised, at_end: Tensor | None = None, near: State | None = None
+    ) -> tuple[Nats, State, State]:
         noise, delta = self.pair.deviation(at.log_snr, at.z, at.condition, reference=self.reference, calls=at.calls)
         if near is not None:
             nearer = self.reference.noise(at.log_snr, near)
             noise, delta = nearer, delta + (noise - nearer)
-        return 0.5 * sum_event(self._precise(at.log_snr, delta, at_end) * (2.0 * (at.eps - noise) - delta))
+        error = at.eps - noise
+        values = 0.5 * sum_event(self._precise(at.log_snr, delta, at_end) * (2.0 * error - delta))
+        return values, error - delta, error
 
     def integral(self, x: State, low: float, high: float) -> Nats:
         return self.reference.squared_error_integral(x, low, high)
@@ -151,8 +190,72 @@ class GaussianBaseline(Baseline):
         return self.reference.squared_error_excess(x, log_snr, eps)
 
 
-def baseline_of(pair: ScorePair, decoder: Gaussian | None = None) -> Baseline:
-    """The Gaussian's where the pair has a reference, else the norm's; at the end in the metric of ``decoder``."""
-    if pair.reference is None:
-        return NormBaseline(pair, decoder)
-    return GaussianBaseline(pair, decoder, pair.reference)
+@final
+@dataclass(frozen=True)
+class DensityBaseline(Baseline):
+    r"""The squared error of the denoiser of a closed-form law q, for the integral; another baseline's at the data end.
+
+    Along the noising, half the squared error of q's denoiser is the rate at which the divergence
+    :math:`\mathrm{KL}(q(z_l \mid x) \,\|\, q_l)` of a row's noised law from q's rises with log-SNR (the pointwise
+    I-MMSE identity; note of paper 2, section 2.8), so that over a range
+
+    .. math::
+        \tfrac12 \int E\|\varepsilon - \hat\varepsilon_q\|^2 dl = E[\log q_{low}(z_{low})] - E[\log q_{high}(z_{high})]
+          - \tfrac d2 \log(\sigma_{high}^2 / \sigma_{low}^2) .
+
+    Attributes:
+        control: the law q.
+        inner: the baseline at the data end.
+    """
+
+    random_integral: ClassVar[bool] = True
+
+    control: Density
+    inner: Baseline
+
+    @property
+    def plain(self) -> Baseline:
+        return self.inner
+
+    def compared(
+        self, at: Noised, at_end: Tensor | None = None, near: State | None = None
+    ) -> tuple[Nats, State, State]:
+        del near
+        values, error, _ = self.inner.compared(at, at_end)
+        own = at.eps - self.control.noise(at.log_snr, at.z)
+        inside = 0.5 * sum_event((own - error) * (own + error))
+        return (inside if at_end is None else torch.where(at_end, values, inside)), error, own
+
+    def integral(self, x: State, low: float, high: float) -> Nats:
+        del low, high
+        return torch.zeros(len(x), dtype=torch.float64, device=x.device)
+
+    def sampled_integral(self, x: State, eps: State, low: float, high: float) -> Nats:
+        ends = torch.tensor([low, high], dtype=torch.float64, device=x.device)
+        means = []
+        for level in ends:
+            alpha, sigma = torch.sigmoid(level).sqrt(), torch.sigmoid(-level).sqrt()
+            z = noised(level.expand(len(x)), x[:, None], eps)
+            means.append(self.control.diffused(alpha, sigma).log_prob(z.flatten(0, 1)).reshape(eps.shape[:2]).mean(1))
+        entropies = x[0].numel() * torch.sigmoid(-ends).log().diff()
+        return 2.0 * (means[0] - means[1]) - entropies
+
+    def end(self, x: State, high: float) -> Nats:
+        return self.inner.end(x, high)
+
+    def excess(self, x: State, log_snr: Tensor, eps: State) -> Nats:
+        return torch.zeros(log_snr.shape, dtype=torch.float64, device=x.device)
+
+
+def baseline_of(pair: ScorePair, decoder: Gaussian | None = None, *, reference: Gaussian | None = None) -> Baseline:
+    """The Gaussian's where there is a reference, else the norm's; a fitted law's in the place of either.
+
+    Args:
+        pair: the model, whose proposal may have a fitted law.
+        decoder: sets the metric of the residual.
+        reference: default the pair's.
+    """
+    law = reference or pair.reference
+    inner = NormBaseline(pair, decoder) if law is None else GaussianBaseline(pair, decoder, law)
+    control = None if pair.proposal is None else pair.proposal.control
+    return DensityBaseline(pair, decoder, control, inner) if isinstance(control, Density) else inner

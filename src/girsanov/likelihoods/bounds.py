@@ -28,14 +28,13 @@ from torch import Tensor
 
 from girsanov.densities import Gaussian
 from girsanov.inputs import checked
-from girsanov.likelihoods.baselines import Baseline, GaussianBaseline, baseline_of
-from girsanov.likelihoods.defaults import estimate_of, grid_for, proposal_for
-from girsanov.likelihoods.estimator import Grid, RandomisedRows, Replicates, keeps_graph, replicate
+from girsanov.likelihoods.baselines import Baseline, baseline_of
+from girsanov.likelihoods.defaults import estimate_of, grid_for
+from girsanov.likelihoods.estimator import RandomisedRows, Replicates, keeps_graph, replicate
 from girsanov.likelihoods.resolution import EVALUATIONS, confirmed, missing_at_ends, needed_range
 from girsanov.pairs import ScorePair
 from girsanov.randomness import seed_of
 from girsanov.rows import condition_at
-from girsanov.solvers import LogSNRDensity
 from girsanov.types import Estimate, InputError, Nats, State
 
 ROUNDING = 1e-9  # relative, of a standard error that meets its target exactly
@@ -88,7 +87,7 @@ def elbo(
         True
     """
     rows, method = RandomisedRows.of(x), method or Replicates()
-    grid = grid_for(proposal_for(pair, atom=True), samples, method)
+    grid = grid_for(pair, rows, samples, method, atom=True)
     baseline = baseline_of(pair, pair.decoder)
     with torch.set_grad_enabled(keeps_graph(rows.rows, method.differentiable)):
         terms = replicate(
@@ -152,17 +151,18 @@ def density(
     """
     rows, method, seed = RandomisedRows.of(x), method or Replicates(), seed_of(generator)
     formula = _Formula.of(pair, rows, exact)
-    grid = grid_for(formula.proposal, samples, method)
+    law, span = formula.reference, formula.log_snr_range
+    grid = grid_for(pair, rows, samples, method, atom=False, reference=law, log_snr_range=span)
 
     def draw(index: Tensor, repeats: int, round_: int) -> dict[str, Tensor]:
         given = condition_at(condition, index)
-        more = Grid(grid.proposal, repeats * grid.samples, repeats * grid.replicates)
+        more = replace(grid, samples=repeats * grid.samples, replicates=repeats * grid.replicates)
         part = replace(rows, rows=rows.rows[index])
         return replicate(formula.baseline, part, more, formula.terms, seed=seed, condition=given, round_=round_)
 
     def described(terms: dict[str, Tensor], nfe: int) -> Estimate:
         found = estimate_of(terms, rows, nfe, formula.log_snr_range, kind="lower_bound")
-        return _unbiased(found, formula.baseline, rows.view(1, seed).x[:, 0], seed, condition) if exact else found
+        return _unbiased(found, formula.baseline.plain, rows.view(1, seed).x[:, 0], seed, condition) if exact else found
 
     with torch.set_grad_enabled(keeps_graph(rows.rows, method.differentiable)):
         terms = draw(torch.arange(len(rows), device=rows.rows.device), 1, 0)
@@ -181,8 +181,8 @@ def density(
 class _Formula:
     """The density formula of a pair: its Gaussian, over the range where it is evaluated."""
 
-    baseline: GaussianBaseline
-    proposal: LogSNRDensity
+    baseline: Baseline
+    reference: Gaussian
     log_snr_range: tuple[float, float]
 
     @classmethod
@@ -196,12 +196,11 @@ class _Formula:
             law = Gaussian(torch.zeros(rows.rows.shape[1:], dtype=torch.float64), 1.0).to(rows.rows.device)
         # an exact score is known beyond the process's horizon too, and the formula is about the whole line
         span = pair.known_range if exact else pair.log_snr_range
-        proposal = proposal_for(pair, atom=False, reference=law, log_snr_range=span)
-        return cls(GaussianBaseline(pair, None, law), proposal, span)
+        return cls(baseline_of(pair, reference=law), law, span)
 
     def terms(self, rows: State, near: State | None) -> dict[str, Nats]:
         """What is known exactly."""
-        law, span = self.baseline.reference, self.log_snr_range
+        law, span = self.reference, self.log_snr_range
         base = law.log_prob(rows)
         if near is None:
             return {"reference": base, "diffusion": torch.zeros_like(base)}

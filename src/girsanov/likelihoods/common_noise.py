@@ -15,12 +15,13 @@ The gain of a noise prediction over the reference's, and without a reference ove
 what is subtracted is the same for every condition and leaves their differences alone.
 """
 
-__all__ = ["antithetic", "deviations", "draw", "systematic"]
+__all__ = ["antithetic", "deviations", "draw", "draw_net", "systematic"]
 
 import torch
 from torch import Tensor
 
 from girsanov.calculus import Noised
+from girsanov.likelihoods.evaluation_noise import evaluation_noise
 from girsanov.pairs import ScorePair
 from girsanov.randomness import keyed_generators, keyed_normal, keyed_uniform
 from girsanov.rows import conditions_for
@@ -55,6 +56,23 @@ def draw(
     weights = torch.where(at_end, 0.0, 0.5 * weights)  # the atom of a bound's residual is no part of the integral
     clean = x.to(dtype).flatten(0, 2).repeat_interleave(2, 0)
     return Noised.of(levels, clean, eps), weights
+
+
+def draw_net(rows: State, x: State, proposal: LogSNRDensity, *, seed: int, dtype: torch.dtype) -> tuple[Noised, Tensor]:
+    """Draw two points of a net for every state of ``x``; arguments and result as of :func:`draw`.
+
+    In few dimensions their errors are nearer to normal than those of as many antithetic pairs, and the net is even by
+    itself.
+    """
+    replicates, points = x.shape[1], 2 * x.shape[2]
+    generators = keyed_generators(seed, "paired", rows)
+    offset = keyed_uniform(generators, (replicates,), rows).flatten()
+    eps, ratio = evaluation_noise(generators, replicates, points, x[:, 0, 0].to(dtype))
+    levels, weights, at_end = proposal.systematic(offset, points)
+    weights = torch.where(at_end, 0.0, weights).flatten()
+    clean = x.to(dtype).flatten(0, 2).repeat_interleave(2, 0)
+    weights = weights if ratio is None else weights * ratio.flatten()
+    return Noised.of(levels.flatten(), clean, eps.flatten(0, 2)), weights
 
 
 def antithetic(half: State, count: int) -> State:

@@ -38,9 +38,10 @@ from torch import Tensor
 from girsanov.calculus import Noised, expand_as_rows, gain, noised, sum_event
 from girsanov.densities import Gaussian
 from girsanov.inputs import as_condition, checked
-from girsanov.likelihoods.common_noise import deviations, draw
-from girsanov.likelihoods.defaults import proposal_for
+from girsanov.likelihoods.common_noise import deviations, draw, draw_net
+from girsanov.likelihoods.defaults import proposal_for, replicates_for
 from girsanov.likelihoods.estimator import RandomisedRows, Replicates
+from girsanov.likelihoods.evaluation_noise import FEW_DIMENSIONS
 from girsanov.likelihoods.resolution import EVALUATIONS, confirmed, needed_range
 from girsanov.pairs import ScorePair
 from girsanov.randomness import keyed_generators, keyed_normal, keyed_rademacher, seed_of
@@ -48,7 +49,6 @@ from girsanov.rows import by_blocks, condition_at, conditions_for
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import Estimate, InputError, Kind, Nats, State
 
-REPLICATES = 8
 CHUNK = 512  # evaluation points per call, fixed so that results do not depend on the number of rows
 CHUNK_ELEMENTS = 2**21  # at most so many numbers per call, for large events
 LEVELS = 49
@@ -80,7 +80,7 @@ def difference(
         exact: declare the score exact: the kind is then ``unbiased``, where eight more evaluations per row show that
             nothing is missing beyond the range.
         samples: evaluation points per row, two or more, in antithetic pairs that are rounded down to a multiple of
-            the replicates, 8 by default; both conditions are evaluated at each.
+            the replicates; both conditions are evaluated at each.
         method: how they are divided into replicates.
         generator: read once for a seed; ``None`` means seed 0.
 
@@ -291,12 +291,12 @@ class _Contrast:
         first, second = (None if c is None else as_condition(c, rows.rows) for c in (c1, c2))
         span = pair.known_range if exact else pair.log_snr_range
         law = pair.reference or Gaussian(torch.zeros(1, dtype=torch.float64), 1.0)
-        replicates = min((method and method.count) or REPLICATES, samples // 2)
+        replicates = min((method and method.count) or replicates_for(rows, samples), samples // 2)
         return cls(
             pair,
             rows,
             (first, second),
-            proposal_for(pair, atom=False, reference=law, log_snr_range=span),
+            proposal_for(pair, rows.event_dim, atom=False, reference=law, log_snr_range=span),
             span,
             points=2 * (samples // (2 * replicates)),
             replicates=replicates,
@@ -310,7 +310,7 @@ class _Contrast:
 
     @property
     def event_dim(self) -> int:
-        return self.rows.rows[0].numel()
+        return self.rows.event_dim
 
     def seen(self) -> State:
         """The first view of every row, as the score sees it."""
@@ -331,7 +331,9 @@ class _Contrast:
         def evaluate(index: Tensor) -> Tensor:
             view = self.rows.views(x[index], self.replicates, self.seed, 0).x[:, :, None]
             states = view.expand(*view.shape[:2], self.points // 2, *view.shape[3:])
-            at, weights = draw(x[index], states, self.proposal, seed=self.seed, round_=0, dtype=self.dtype)
+            options = {"seed": self.seed, "dtype": self.dtype}
+            few = self.event_dim <= FEW_DIMENSIONS
+            at, weights = (draw_net if few else partial(draw, round_=0))(x[index], states, self.proposal, **options)
             values = integrand(weights, *self.deviations(at, index, repeats))
             return values.unflatten(0, (-1, self.replicates, self.points)).sum(2).transpose(0, 1)
 

@@ -34,7 +34,7 @@ from torch import Tensor
 from girsanov.calculus import sum_event
 from girsanov.inputs import checked
 from girsanov.likelihoods.baselines import baseline_of
-from girsanov.likelihoods.defaults import REPLICATES, estimate_of, grid_for, proposal_for
+from girsanov.likelihoods.defaults import REPLICATES, estimate_of, grid_for
 from girsanov.likelihoods.estimator import (
     RandomisedRows,
     Replicates,
@@ -222,7 +222,8 @@ def categorical_elbo(
     """
     (low, high), rows = pair.log_snr_range, RandomisedRows(x, identity_view, "mass")
     method = method or Replicates(REPLICATES)
-    grid = grid_for(_without_atom(proposal_for(pair, atom=False)), samples, method)
+    grid = grid_for(pair, rows, samples, method, atom=False)
+    grid = replace(grid, proposal=_without_atom(grid.proposal), local=False)
     baseline = baseline_of(pair)
     _, sigma = pair.process.marginal_at(torch.tensor(low, dtype=torch.float64, device=x.device))
     entropy = 0.5 * x[0].numel() * (1.0 + math.log(2.0 * math.pi)) + x[0].numel() * float(sigma.log())

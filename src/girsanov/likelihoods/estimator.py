@@ -3,11 +3,9 @@ r"""Replicated randomised grids: the one Monte-Carlo estimator behind every log-
 Per row, R independent replicates of a K-point systematic grid in log-SNR, each point with its own noise. Replicates
 are unbiased and independent, so their spread is an honest standard error and Student's t covers.
 
-In up to four dimensions a handful of independent points would leave the replicates as skewed as the squares of
-their noise, and intervals short of their promise. There the noise of a replicate is a low-discrepancy sequence too,
-:math:`v_k = (k\, a + V) \bmod 1` with one uniform shift V and :math:`a_j = \phi^{-j}`, :math:`\phi^{d+1} = \phi + 1`,
-and is drawn wider than it must be, :math:`\varepsilon = s\, \Phi^{-1}(v)` with density ratio
-:math:`s^d \exp(-\tfrac12 (s^2 - 1) \|\Phi^{-1}(v)\|^2)`: what is summed is then bounded and falls off to both ends.
+A score without a fitted proposal is mostly sharper than its reference. Where a row has evaluations enough, a Gaussian
+about it is fitted to those of the other replicates and is the control variate in the reference's place
+(:mod:`girsanov.likelihoods.local`).
 
 Every draw is keyed by the content of its row, calls of the network have a fixed padded size, and sums are float64: a
 row's value does not depend on the rows that it is evaluated with.
@@ -19,7 +17,6 @@ __all__ = [
     "Replicates",
     "View",
     "Views",
-    "evaluation_noise",
     "identity_view",
     "keeps_graph",
     "keyed_view",
@@ -35,7 +32,9 @@ from torch import Tensor
 
 from girsanov.calculus import Noised, noised
 from girsanov.likelihoods.baselines import Baseline
-from girsanov.randomness import KeyedStreams, keyed_generators, keyed_normal, keyed_uniform
+from girsanov.likelihoods.evaluation_noise import evaluation_noise
+from girsanov.likelihoods.local import Evaluations, Local, Setting
+from girsanov.randomness import keyed_generators, keyed_normal, keyed_uniform
 from girsanov.rows import LANES, Calls, by_blocks, condition_at, conditions_for
 from girsanov.solvers import LogSNRDensity
 from girsanov.transforms import Transform
@@ -46,9 +45,7 @@ CHUNK_ELEMENTS = 2**21  # at most so many numbers per call, for large events
 BLOCK = 8  # calls whose rows share the drawing of noise and the closed forms
 BLOCK_ELEMENTS = 2**22
 VIEWED = 128  # rows that are transformed together
-DRAWS = 16  # noise draws per replicate for a prior whose expected log-density is not closed form
-FEW_DIMENSIONS = 4  # up to so many, noise is a low-discrepancy sequence
-WIDTH = 1.5  # s^2, the variance of that noise
+DRAWS = 16  # noise draws per replicate for an expected log-density that is not closed form
 
 
 @dataclass(frozen=True)
@@ -90,11 +87,13 @@ class RandomisedRows:
         rows: shape ``n *e``; their content keys all noise.
         views: how they become model space.
         measure: what a value of them is: of a density, a mass or both.
+        draws: whether a view draws noise, so that there must be views enough.
     """
 
     rows: State
     views: Views
     measure: Measure = "density"
+    draws: bool = True
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -102,7 +101,12 @@ class RandomisedRows:
     @classmethod
     def of(cls, x: "RandomisedRows | State") -> "RandomisedRows":
         """Rows of a model's space are seen as they are."""
-        return x if isinstance(x, RandomisedRows) else cls(x, identity_view)
+        return x if isinstance(x, RandomisedRows) else cls(x, identity_view, draws=False)
+
+    @property
+    def event_dim(self) -> int:
+        """Dimensions of a row in data units."""
+        return math.prod(self.rows.shape[1:])
 
     def view(self, replicates: int, seed: int) -> View:
         """The view of all rows, made in blocks of one size."""
@@ -120,7 +124,8 @@ class Replicates:
 
     Args:
         count: independent replicates, each with its own dequantisation draw, among which the samples are divided.
-            Default: eight, and of many samples one for every sixteen.
+            Default: eight, and of many samples one for every sixteen; four of rows of at most 16 dimensions that are
+            not dequantised, and in up to four dimensions two of fewer than 32 samples, and of many one for every 32.
         differentiable: keep the graph of everything that requires a gradient, the score's parameters included.
             Without it a graph is kept for the rows alone, where these require one; under ``no_grad``, never.
     """
@@ -142,11 +147,13 @@ class Grid:
             baseline's excess.
         samples: network evaluations per row.
         replicates: number R of replicates; ``samples // R`` evaluations each.
+        local: whether a Gaussian about each row is fitted to its own evaluations.
     """
 
     proposal: LogSNRDensity
     samples: int
     replicates: int
+    local: bool = False
 
     @property
     def points(self) -> int:
@@ -212,39 +219,6 @@ def replicate(
     return by_blocks(evaluate, len(x), rows, x.rows.device)
 
 
-def evaluation_noise(
-    generators: KeyedStreams, replicates: int, points: int, like: State
-) -> tuple[State, Tensor | None]:
-    """Noise of every evaluation, and its density ratios where it is not drawn from N(0, I) itself.
-
-    Args:
-        generators: one stream per row.
-        replicates: number R of replicates.
-        points: number K of points in each.
-        like: rows ``b *d``: event shape, dtype and device.
-
-    Returns:
-        Noise ``b r k *d``, and weights ``b r k`` in float64 or ``None`` for 1.
-    """
-    shape, d = like.shape[1:], like[0].numel()
-    if d > FEW_DIMENSIONS:
-        return keyed_normal(generators, (replicates, points, *shape), like), None
-    shift = keyed_uniform(generators, (replicates, 1, d), like)
-    k = torch.arange(points, dtype=torch.float64, device=like.device)[:, None]
-    v = (k * _generalised_golden_ratio(d).to(like.device) + shift) % 1.0
-    standard = torch.special.ndtri(v.clamp(1e-12, 1.0 - 1e-12))
-    ratio = WIDTH ** (0.5 * d) * torch.exp(-0.5 * (WIDTH - 1.0) * standard.square().sum(-1))
-    return (math.sqrt(WIDTH) * standard).to(like.dtype).unflatten(-1, shape), ratio
-
-
-def _generalised_golden_ratio(d: int) -> Tensor:
-    """Powers 1 ... d of 1/phi, where phi > 1 solves phi^(d + 1) = phi + 1."""
-    phi = 2.0
-    for _ in range(64):
-        phi = (1.0 + phi) ** (1.0 / (d + 1))
-    return torch.tensor([phi ** -(j + 1) for j in range(d)], dtype=torch.float64)
-
-
 @dataclass(frozen=True)
 class _Block:
     """A fixed number of rows, of which the first ``count`` are asked for, with all their replicates and grid points."""
@@ -276,8 +250,11 @@ class _Block:
         if "residual" in wide:
             wide["residual"] = wide["residual"] + residual.reshape(shape)
         if "prior" in wide and not self.baseline.pair.prior_is_closed:
-            sampled = self.baseline.pair.expected_log_prior(x.double(), self._prior_noise(x))
+            sampled = self.baseline.pair.expected_log_prior(x.double(), self._noise("prior", x))
             wide["prior"] = wide["prior"] + sampled.reshape(shape)
+        if self.baseline.random_integral:
+            more = self.baseline.sampled_integral(x.double(), self._noise("control", x), *self.grid.proposal.span)
+            wide["diffusion"] = wide["diffusion"] - 0.5 * more.reshape(shape)
         wide["log_det"] = view.log_det
         return {name: value.T for name, value in wide.items()}
 
@@ -295,7 +272,7 @@ class _Block:
         levels, weights, at_end = self._levels(x, near, offset)
         if ratio is not None:
             weights = weights * ratio.flatten(0, 1)
-        values, at_end = self._values(x, near, levels, eps, at_end), at_end[:asked]
+        (values, *errors), at_end = self._values(x, near, levels, eps, at_end), at_end[:asked]
         if self.grid.proposal.slope is not None:
             slope = torch.where(at_end, 0.0, self.grid.proposal.slope_at(levels)[:asked])
             index = torch.arange(len(x), device=x.device).clamp_max(asked - 1)  # products of matrices of one size
@@ -303,9 +280,12 @@ class _Block:
                 values
                 - slope * self.baseline.excess((x if near is None else near)[index], levels[index], eps[index])[:asked]
             )
-        values = weights[:asked] * values
-        end = torch.where(at_end, values, 0.0).sum(1)
-        inside = torch.where(at_end, 0.0, values).sum(1)
+        weights = weights[:asked]
+        end = torch.where(at_end, weights * values, 0.0).sum(1)
+        weights = torch.where(at_end, 0.0, weights)
+        inside = (weights * values).sum(1)
+        if self.grid.local:
+            inside = inside + self._local(x, near, inside, levels, weights, eps, *errors)
         padding = values.new_zeros(len(x) - asked)
         return torch.cat([inside, padding]), torch.cat([end, padding])
 
@@ -321,8 +301,13 @@ class _Block:
         )
         return levels, weights, at_end
 
-    def _values(self, x: State, near: State | None, levels: Tensor, eps: State, at_end: Tensor) -> Tensor:
-        """The sampled integrand of the rows asked for, ``b k``; the network in calls of one size, all else at once."""
+    def _values(
+        self, x: State, near: State | None, levels: Tensor, eps: State, at_end: Tensor
+    ) -> tuple[Tensor, State, State]:
+        """Integrand, and errors of score and baseline, of the rows asked for: ``b k`` and ``b k *d``.
+
+        The network is called in blocks of one size, all else is done at once.
+        """
         points, each = self.grid.points, self.grid.replicates * self.grid.points
         calls = Calls(self.count * each, self.call)
         # a block of fixed size too, filled up with the last evaluation asked for
@@ -331,11 +316,37 @@ class _Block:
         level, noise, end = levels.flatten()[index], eps.flatten(0, 1)[index], at_end.flatten()[index]
         at = replace(Noised.of(level, x[row], noise, given), calls=calls)
         moved = None if near is None else noised(level, near[row], noise)
-        return self.baseline.sampled(at, end, moved)[: calls.asked].reshape(-1, points)
+        found = self.baseline.compared(at, end, moved)
+        values, error, baseline = (part[: calls.asked].unflatten(0, (-1, points)) for part in found)
+        return values, error, baseline
 
-    def _prior_noise(self, x: State) -> State:
+    def _local(self, x: State, near: State | None, sums: Tensor, *evaluations: Tensor) -> Tensor:
+        """What Gaussians about the rows add to their sums ``b`` inside the range.
+
+        Args:
+            x: rows ``b *d``, a row for each of its replicates.
+            near: the rows that the baseline is about.
+            sums: of half the baseline's minus the score's squared error.
+            evaluations: levels and weights ``b k``, noise and errors of score and baseline ``b k *d``.
+        """
+        replicates, about = self.grid.replicates, x if near is None else near
+        setting = Setting.of(self.baseline.law, x[0].numel(), self.grid.proposal.span, x.device)
+
+        def evaluate(index: Tensor) -> Tensor:
+            each = index[:, None] * replicates + torch.arange(replicates, device=index.device)
+            levels, weights, *states = (part[each.flatten()] for part in evaluations)
+            shape = (*each.shape, self.grid.points)
+            states = [setting.coordinates(state.flatten(0, 1)).reshape(*shape, -1) for state in states]
+            found = Evaluations(levels.reshape(shape), weights.reshape(shape), *states)
+            mean = self.baseline.integral(about[each.flatten()], *setting.span).reshape(each.shape)
+            local = Local.fit(setting, setting.shift(x[each[:, 0]]), found)
+            return local.exchanged(found, sums[each], mean, setting.span)
+
+        return by_blocks(evaluate, self.count, setting.rows_at_once(replicates), x.device, dim=0).flatten()
+
+    def _noise(self, purpose: str, x: State) -> State:
         """Antithetic draws, shape ``b DRAWS *d``, float64."""
-        generators = keyed_generators(self.seed, "prior", self.rows, self.round_)
+        generators = keyed_generators(self.seed, purpose, self.rows, self.round_)
         shape = (self.grid.replicates, DRAWS // 2, *x.shape[1:])
         half = keyed_normal(generators, shape, x.new_empty(0, dtype=torch.float64)).flatten(0, 1)
         return torch.cat([half, -half], 1)

@@ -54,7 +54,7 @@ class ScorePair(Pair):
         decoder: Gaussian whose posterior covariance the last decoder has; default isotropic. Where there is a
             reference too, both are the same.
         proposal: density in log-SNR from which evaluations are drawn, over the range; default from the reference's
-            spectrum. :func:`girsanov.likelihoods.fit_proposal` fits one.
+            spectrum. :func:`girsanov.tune` fits one to rows, with its control variate.
         log_snr_range: where the score is known; default what the score declares, else the process's range.
         event_shape: shape of one row, for sampling where no law here has one.
 
@@ -341,7 +341,7 @@ class ScorePair(Pair):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ScorePair":
         """Move or convert the laws too."""
         super()._apply(fn, recurse)
-        for law in (*self._given.values(), *self._made.values()):
+        for law in (*self._given.values(), *self._made.values(), getattr(self.proposal, "control", None)):
             if isinstance(law, nn.Module):
                 law._apply(fn, recurse)
         return self
@@ -381,7 +381,7 @@ class ScorePair(Pair):
             raise InputError(f"The laws of a pair are of rows of one shape; got {found}")
         if self.proposal is not None:
             low, high = self.log_snr_range
-            if (float(self.proposal.edges[0]), float(self.proposal.edges[-1])) != (low, high):
+            if self.proposal.span != (low, high):
                 raise InputError(
-                    f"The proposal must span the log-SNR range [{low}, {high}]: fit it with fit_proposal to this pair"
+                    f"The proposal must span the log-SNR range [{low}, {high}]: fit it to this pair with girsanov.tune"
                 )

@@ -7,7 +7,7 @@ import time
 import torch
 from torch import Tensor
 
-from girsanov.density_model.gaussians import fit_gaussians
+from girsanov.densities.fitting import fit_gaussians
 from girsanov.peers.data import LogProb, Peer, PeerData
 from girsanov.types import InputError
 

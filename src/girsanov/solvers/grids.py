@@ -7,7 +7,7 @@ with one uniform u, estimate it by :math:`\frac1K \sum_k f(l_k) / q(l_k)`, unbia
 the least variance for q proportional to the root mean square of f (note of paper 2, section 2.6).
 
 A fitted density may carry what else held-out rows taught about the integrand: the slope of its regression on a
-control variate, level by level.
+control variate, level by level, or a law whose denoiser is the control variate.
 """
 
 __all__ = ["LogSNRDensity"]
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 FLOOR = 0.1  # share of the uniform density mixed in, so that no weight exceeds 10x the uniform one
 ATOM = 0.02  # least mass of the atom, where there is one
@@ -33,6 +33,7 @@ class LogSNRDensity:
         masses: shape ``m``, summing to ``1 - atom``.
         atom: mass of the upper end point.
         slope: coefficient of a control variate at the ``edges``, shape ``m + 1``, or ``None`` where none was fitted.
+        control: a closed-form law near the model's, whose denoiser is the control variate in place of a reference's.
 
     Example:
         >>> density = LogSNRDensity.uniform(-10.0, 10.0)
@@ -45,6 +46,7 @@ class LogSNRDensity:
     masses: Tensor
     atom: float = 0.0
     slope: Tensor | None = None
+    control: nn.Module | None = None
 
     @classmethod
     def uniform(cls, low: float, high: float, *, atom: float = 0.0) -> "LogSNRDensity":
@@ -92,12 +94,21 @@ class LogSNRDensity:
 
     @classmethod
     def from_spectrum(
-        cls, low: float, high: float, variances: Tensor, *, atom: bool = False, floor: float = FLOOR
+        cls,
+        low: float,
+        high: float,
+        variances: Tensor,
+        *,
+        atom: bool = False,
+        floor: float = FLOOR,
+        plateau: float = 0.0,
     ) -> "LogSNRDensity":
         r"""Density :math:`\propto \sqrt{\sum_i p_i (1 - p_i)}`, :math:`p_i = \mathrm{sigmoid}(l + \log \lambda_i)`.
 
         The scale of a Gaussian's own denoising noise; where data are not Gaussian, the difference of the exact
-        denoisers has tails of this shape.
+        denoisers has tails of this shape. Data of finer scales than the variances show keep the denoisers apart up to
+        the data end: a plateau, :math:`\mathrm{sigmoid}(l + \log \sum_i \lambda_i)`, starts where something of a
+        row is known at all and goes on to the end.
 
         Args:
             low: lower end.
@@ -105,15 +116,24 @@ class LogSNRDensity:
             variances: eigenvalues of the data's covariance.
             atom: whether the residual term at the upper end is sampled too.
             floor: share of the uniform density.
+            plateau: share of the plateau in the rest.
         """
         levels = torch.linspace(low, high, CELLS + 1, dtype=torch.float64)
-        p = torch.sigmoid(levels[:, None] + variances.double().cpu().log())
+        variances = variances.double().cpu()
+        p = torch.sigmoid(levels[:, None] + variances.log())
         sizes = (p * (1.0 - p)).sum(1).sqrt()
+        known = torch.sigmoid(levels + variances.sum().log())
+        sizes = (1.0 - plateau) * sizes + plateau * known * (sizes.sum() / known.sum())
         return cls.from_sizes(low, high, levels, sizes, floor=floor, end_size=float(sizes[-1]) if atom else None)
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The interval."""
+        return float(self.edges[0]), float(self.edges[-1])
 
     def flat(self) -> "LogSNRDensity":
         """Uniform on the same range, with the same atom: for rows unlike those to which this density was fitted."""
-        return LogSNRDensity.uniform(float(self.edges[0]), float(self.edges[-1]), atom=self.atom)
+        return LogSNRDensity.uniform(*self.span, atom=self.atom)
 
     def nodes(self, count: int) -> Tensor:
         """``count`` levels at equal shares of the density, both ends included, increasing."""
@@ -156,7 +176,7 @@ class LogSNRDensity:
         return _interpolate(levels, self.edges.to(levels.device), self.slope.to(levels.device))
 
     def to_json(self) -> dict:
-        """Plain lists, for a configuration file."""
+        """Plain lists, for a configuration file; a control law is no part of it."""
         plain = {"edges": self.edges.tolist(), "masses": self.masses.tolist(), "atom": self.atom}
         return plain if self.slope is None else {**plain, "slope": self.slope.tolist()}
 

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from girsanov.densities import GaussianMixture
+from girsanov.densities.mixture import GaussianMixture
 
 
-def fit_gaussians(y: np.ndarray, count: int, ridge: float, *, seed: int, iterations: int) -> Any | None:
-    """scikit-learn's mixture with full covariances, converged or not; ``None`` where a covariance collapses.
+def fit_gaussians(
+    y: np.ndarray, count: int, ridge: float, *, seed: int, iterations: int, kind: str = "full"
+) -> Any | None:
+    """scikit-learn's mixture, converged or not; ``None`` where a covariance collapses.
 
     Args:
         y: rows ``n d``.
@@ -21,10 +23,11 @@ def fit_gaussians(y: np.ndarray, count: int, ridge: float, *, seed: int, iterati
         ridge: added to variances.
         seed: below 2**32.
         iterations: at most.
+        kind: of covariances, as scikit-learn names them.
     """
     from sklearn.mixture import GaussianMixture as Mixture
 
-    mixture = Mixture(count, reg_covar=ridge, max_iter=iterations, random_state=seed)
+    mixture = Mixture(count, covariance_type=kind, reg_covar=ridge, max_iter=iterations, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # unconverged fits are judged all the same
         try:
