@@ -190,7 +190,7 @@ def main() -> None:
     with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
         found = [row for rows in pool.map(cells, options.laws, [options] * len(options.laws)) for row in rows]
     if not options.quick:
-        record(options.name, found, seconds=time.perf_counter() - begun, **settings(options, "name", "lines"))
+        record(options.name, found, seconds=time.perf_counter() - begun, **settings(options, "name", "lines", "rows"))
 
 
 if __name__ == "__main__":

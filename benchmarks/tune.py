@@ -89,7 +89,7 @@ def main() -> None:
                     law, name, samples, f"gain {row['gain']['median']:.0f}, of means {row['mean_gain']:.0f}", flush=True
                 )
     if not options.quick:
-        record(options.name, rows, **settings(options, "name"))
+        record(options.name, rows, **settings(options, "name", "rows"))
 
 
 if __name__ == "__main__":
