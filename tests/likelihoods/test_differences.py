@@ -53,7 +53,9 @@ def test_differences_are_unbiased_and_their_errors_follow_student(shape):
     rows = torch.arange(len(x))
     assert estimate.kind == "unbiased"
     assert estimate.nfe == 512 + 8  # two conditions at both ends, noise of both signs
-    assert_student((estimate.value - (truth[rows, label] - truth[rows, other])) / estimate.stderr, len(estimate.replicates) - 1)
+    assert_student(
+        (estimate.value - (truth[rows, label] - truth[rows, other])) / estimate.stderr, len(estimate.replicates) - 1
+    )
 
 
 @each_shape

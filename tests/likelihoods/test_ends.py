@@ -45,7 +45,10 @@ def test_the_bound_lacks_its_known_gap(make_process):
     for prior in (law, case.density.moment_match().diffused(*process.marginal_at(torch.tensor(INNER[0])))):
         given = {"prior": prior} if prior is law else {"reference": case.density.moment_match()}
         estimate = gv.elbo(gv.ScorePair(score, process, **given), x, samples=256, generator=seeded(1))
-        assert_student((estimate.value - quadrature_elbo(case, cut, x, prior, nodes=40)) / estimate.stderr, degrees=len(estimate.replicates) - 1)
+        assert_student(
+            (estimate.value - quadrature_elbo(case, cut, x, prior, nodes=40)) / estimate.stderr,
+            degrees=len(estimate.replicates) - 1,
+        )
         assert estimate.log_snr_range == INNER
 
 
