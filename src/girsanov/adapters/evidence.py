@@ -7,8 +7,9 @@ all, another convention is taken for the network's own where all of these hold:
 - clearly better: its mean error over the levels is lower than the stated one's by more than four standard errors of
   their paired difference over rows, or that at one level by five, and the mean by more than 0.003 of the noise;
 - nowhere clearly worse than the stated one;
-- it fits: its mean error is no more than a Gaussian's that is fitted to the rows, within a standard error. A network
-  that is badly trained errs less by whatever uses less of its output, and this is where such a reading fails;
+- it fits: its mean error is below that of a Gaussian that is fitted to the rows by two standard errors, or above it by
+  no more than one where the stated reading errs clearly more than zeros in place of the outputs. A network that is
+  badly trained errs less by whatever uses less of its output, and this is where such a reading fails;
 - the outputs count: zeros in their place would err clearly more, or clearly less by the stated convention. An untrained
   network tells nothing.
 
@@ -47,6 +48,7 @@ THIN = 1e-3  # its least standard deviation of a column, of the widest one's
 NOISE_SIDE, DATA_SIDE = 5.0, 3.0  # log-SNR by which levels go beyond where the data's scales show
 SIGMAS, AT_ONE = 4.0, 5.0  # standard errors that are clear: of a mean, and at one level of many
 BETTER = 0.003  # share of the noise by which another convention must err less
+BEYOND = 2.0  # standard errors below a Gaussian's error that tell a network that has learned something
 FLOOR = 0.01  # share of the noise that counts at a level
 SLACK = 0.1  # share of its own error by which it may err more at a level
 SAME = 1e-3  # share of the noise within which two conventions are one
@@ -84,7 +86,7 @@ def require_evidence(
     found = []
     for convention, outputs in _readings(probe, others):
         errors = probe.read(convention, outputs)
-        if _is_better(errors, stated) and _fits(errors, gaussian):
+        if _is_better(errors, stated) and _fits(errors, gaussian, 1.0 if harmful else -BEYOND):
             counts = harmful or _exceeds((probe.blank(convention) - errors).mean(0), 0.0)
             found += [(convention, errors)] if counts else []
     if found:
@@ -198,10 +200,10 @@ def _is_better(errors: Tensor, stated: Tensor) -> bool:
     return clearly and bool(over_all.mean() > BETTER) and bool((-gain.mean(1) <= allowed).all())
 
 
-def _fits(errors: Tensor, gaussian: Tensor, sigmas: float = 1.0) -> bool:
-    """Whether errors are no more than a Gaussian's, within so many standard errors."""
+def _fits(errors: Tensor, gaussian: Tensor, sigmas: float) -> bool:
+    """Whether errors are at most so many standard errors above a Gaussian's."""
     excess = (errors - gaussian).mean(0)
-    return bool(excess.mean() <= BETTER + sigmas * _stderr(excess))
+    return bool(excess.mean() <= sigmas * _stderr(excess))
 
 
 def _stderr(values: Tensor) -> Tensor:
