@@ -124,7 +124,7 @@ def trained(case: Case, x: Tensor, seconds: float) -> Iterator[tuple[str, str, D
     model = gv.fit(case.rows(TRAINING_ROWS, seed=2).float(), config=config)
     torch.set_default_dtype(torch.float64)
     fitted = lambda n, s: model.elbo(x, samples=n, generator=seeded(s))  # noqa: E731
-    y = model.encode(x).view(1, 0).x[:, 0].float()
+    y = model.encode(x).view(1, 0).x[:, 0].float().detach()
     pair = model.pair.replace(proposal=None)
     bare = lambda n, s: gv.elbo(pair, y, samples=n, generator=seeded(s))  # noqa: E731
     for name, draw in (("fitted model", fitted), ("its score, no proposal", bare)):

@@ -27,7 +27,7 @@ def bare(case):
 @pytest.mark.parametrize(("make", "least"), [(scales_64, 4.0), (ring, 4.0)])
 def test_a_tuned_pair_has_the_same_bound_and_varies_less(make, least):
     case = make()
-    pair, x = bare(case), case.rows(8, seed=3)
+    pair, x = bare(case), case.rows(6, seed=3)
     tuned = gv.tune(pair, case.rows(400, seed=4))
     for name in ("prior", "decoder", "reference", "log_snr_range"):
         assert str(getattr(tuned, name)) == str(getattr(pair, name))
