@@ -291,7 +291,8 @@ class _Contrast:
         first, second = (None if c is None else as_condition(c, rows.rows) for c in (c1, c2))
         span = pair.known_range if exact else pair.log_snr_range
         law = pair.reference or Gaussian(torch.zeros(1, dtype=torch.float64), 1.0)
-        replicates = min((method and method.count) or replicates_for(rows, samples), samples // 2)
+        own = min(replicates_for(rows, samples), max(2, samples // 4))  # of two pairs or more: one is too skewed
+        replicates = min((method and method.count) or own, samples // 2)
         return cls(
             pair,
             rows,
