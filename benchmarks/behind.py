@@ -41,7 +41,7 @@ R_SETS = {
     "crabs": "MASS",
     "fgl": "MASS",
 }
-UCI = ("concrete", "wine-quality", "parkinsons")
+UCI = ("concrete", "wine-quality", "parkinsons", "elevators", "protein")
 LAWS = {
     "normal 200 x 1": lambda g: torch.randn(200, 1, generator=g, dtype=torch.float64),
     "normal 300 x 2": lambda g: torch.randn(300, 2, generator=g, dtype=torch.float64),

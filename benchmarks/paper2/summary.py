@@ -36,13 +36,13 @@ def formula(found):
 
 def coverage(found):
     """Coverage over oracles."""
-    keys = [key for key in ("coverage_95", "coverage_95_default") if key in found["rows"][0]]
-    spread = {key: [row[key] for row in found["rows"]] for key in keys}
-    parts = [f"{100 * min(values):.1f}–{100 * max(values):.1f} %" for values in spread.values()]
     d, least = max(row["d"] for row in found["rows"]), min(row["repeats"] for row in found["rows"])
-    default = "".join(f", {part} at 32" for part in parts[1:])
+    spread = {"256 evaluations": [row["coverage_95"] for row in found["rows"]]}
+    for number in found.get("coverage_95_few", ()):
+        spread[number] = [row["coverage_95_few"][number] for row in found["rows"]]
+    parts = [f"{100 * min(values):.1f}–{100 * max(values):.1f} % at {name}" for name, values in spread.items()]
     reached = (
-        f"{parts[0]} at 256 evaluations (64 for d = {d}){default}; {len(found['rows'])} oracles, d up to {d}, "
+        f"{', '.join(parts)} (64 for 256 where d = {d}); {len(found['rows'])} oracles, d up to {d}, "
         f"{least:,} repeats or more each (asked 93–97 %)"
     )
     return line("95 % intervals cover", reached, "oracles")

@@ -29,7 +29,7 @@ __all__ = ["Baseline", "DensityBaseline", "GaussianBaseline", "NormBaseline", "b
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -51,8 +51,6 @@ class Baseline(ABC):
         decoder: the Gaussian whose posterior covariance the last decoder has, or ``None`` for
             the isotropic :math:`(\sigma/\alpha)^2 I`.
     """
-
-    random_integral: ClassVar[bool] = False  #: whether :meth:`sampled_integral` adds something
 
     pair: ScorePair
     decoder: Gaussian | None
@@ -93,11 +91,6 @@ class Baseline(ABC):
     @abstractmethod
     def integral(self, x: State, low: float, high: float) -> Nats:
         """Mean of the baseline about ``x``, integrated over log-SNR."""
-
-    def sampled_integral(self, x: State, eps: State, low: float, high: float) -> Nats:
-        """What is to be added to :meth:`integral` in the mean over noise ``b m *d``."""
-        del eps
-        return torch.zeros_like(self.integral(x, low, high))
 
     @abstractmethod
     def end(self, x: State, high: float) -> Nats:
@@ -208,8 +201,6 @@ class DensityBaseline(Baseline):
         inner: the baseline at the data end.
     """
 
-    random_integral: ClassVar[bool] = True
-
     control: Density
     inner: Baseline
 
@@ -231,6 +222,7 @@ class DensityBaseline(Baseline):
         return torch.zeros(len(x), dtype=torch.float64, device=x.device)
 
     def sampled_integral(self, x: State, eps: State, low: float, high: float) -> Nats:
+        """What takes the place of :meth:`integral` in the mean over noise ``b m *d``."""
         ends = torch.tensor([low, high], dtype=torch.float64, device=x.device)
         means = []
         for level in ends:

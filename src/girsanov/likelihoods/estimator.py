@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from girsanov.calculus import Noised, noised
-from girsanov.likelihoods.baselines import Baseline
+from girsanov.likelihoods.baselines import Baseline, DensityBaseline
 from girsanov.likelihoods.evaluation_noise import evaluation_noise
 from girsanov.likelihoods.local import Evaluations, Local, Setting
 from girsanov.randomness import keyed_generators, keyed_normal, keyed_uniform
@@ -252,7 +252,7 @@ class _Block:
         if "prior" in wide and not self.baseline.pair.prior_is_closed:
             sampled = self.baseline.pair.expected_log_prior(x.double(), self._noise("prior", x))
             wide["prior"] = wide["prior"] + sampled.reshape(shape)
-        if self.baseline.random_integral:
+        if isinstance(self.baseline, DensityBaseline):
             more = self.baseline.sampled_integral(x.double(), self._noise("control", x), *self.grid.proposal.span)
             wide["diffusion"] = wide["diffusion"] - 0.5 * more.reshape(shape)
         wide["log_det"] = view.log_det

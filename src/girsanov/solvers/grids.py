@@ -18,6 +18,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from girsanov.types import InputError
+
 FLOOR = 0.1  # share of the uniform density mixed in, so that no weight exceeds 10x the uniform one
 ATOM = 0.02  # least mass of the atom, where there is one
 CELLS = 128
@@ -176,7 +178,16 @@ class LogSNRDensity:
         return _interpolate(levels, self.edges.to(levels.device), self.slope.to(levels.device))
 
     def to_json(self) -> dict:
-        """Plain lists, for a configuration file; a control law is no part of it."""
+        """Plain lists, for a configuration file.
+
+        Raises:
+            InputError: for a proposal with a control law.
+        """
+        if self.control is not None:
+            raise InputError(
+                "The control law of a tuned proposal cannot be saved: save the model with the proposal it had, and "
+                "tune the loaded one again (girsanov.tune)"
+            )
         plain = {"edges": self.edges.tolist(), "masses": self.masses.tolist(), "atom": self.atom}
         return plain if self.slope is None else {**plain, "slope": self.slope.tolist()}
 
