@@ -72,13 +72,13 @@ def measure_formula(case: Case, process: LinearProcess, repeats: int) -> dict[st
         count, repeats = 100, 5 * repeats
     pair, x = ScorePair(case.density.score(process), reference=reference_of(case)), case.rows(count, seed=1)
     truth, errors, sizes, covered = case.log_prob(x), [], [], []
-    start = time.perf_counter()
+    start = time.process_time()
     for seed in range(math.ceil(repeats / count)):
         estimate = density(pair, x, exact=True, samples=samples, generator=seeded(seed))
         errors.append(estimate.value - truth)
         sizes.append(estimate.stderr)
         covered.append(covers(estimate, truth))
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     few: dict[int, list[Tensor]] = {number: [] for number in FEW}
     for seed in range(math.ceil(repeats / count)):
         for number, found in few.items():
