@@ -3,7 +3,16 @@
 Times are recorded together with a calibration workload run on the same machine, so that two machines compare.
 """
 
-__all__ = ["RESULTS", "Command", "calibration_seconds", "record", "settings", "spread"]
+__all__ = [
+    "RESULTS",
+    "Command",
+    "append_line",
+    "calibration_seconds",
+    "read_lines",
+    "record",
+    "settings",
+    "spread",
+]
 
 import argparse
 import json
@@ -78,6 +87,17 @@ def record(name: str, rows: list[dict], **facts: object) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(_plain(document), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return path
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """What a run that takes long has kept so far, one JSON object a line."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def append_line(path: Path, row: dict[str, Any]) -> None:
+    """Keep one more."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 def _plain(value: object) -> object:

@@ -15,7 +15,6 @@ data sets of R are read from the package pydataset, the tables of UCI from DATA_
 
 import importlib.util
 import io
-import json
 import math
 import tarfile
 import time
@@ -24,7 +23,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks._record import Command, record, settings
+from benchmarks._record import Command, append_line, read_lines, record, settings
 from girsanov.datasets import Splits, from_array, load
 from girsanov.density_model import Config, fit
 from girsanov.density_model.mixing import companions_of
@@ -159,7 +158,7 @@ def main():
             for table in options.tables:
                 extend(options, table, seed)
     found = {table: [] for table in options.tables}
-    for line in written(options.lines):
+    for line in read_lines(options.lines):
         if line["table"] in found and line["seed"] in options.seeds:
             found[line["table"]].append(line)
     rows = [compared(lines) for lines in found.values() if len(lines) == len(options.seeds) > 1]
@@ -173,22 +172,16 @@ def main():
 
 def extend(options, table, seed):
     """One more line, where it is missing and the table is there."""
-    if any((line["table"], line["seed"]) == (table, seed) for line in written(options.lines)):
+    if any((line["table"], line["seed"]) == (table, seed) for line in read_lines(options.lines)):
         return
     data = rows_of(table, seed, options.uci)
     if data is None:
         return
     line = {"table": table, "seed": seed, **run(data, seed, options)}
-    with options.lines.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    append_line(options.lines, line)
     shares = ", ".join(f"{name} {share:.2f}" for name, share in line["weights"].items())
     gaps = {name: f"{gap['before'][0]:+.3f} -> {gap['after'][0]:+.3f}" for name, gap in line["differences"].items()}
     print(table, seed, f"{line['seconds']:.0f} s", gaps, shares, flush=True)
-
-
-def written(path):
-    """The lines that are there."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def told(row):

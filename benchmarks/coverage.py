@@ -17,7 +17,6 @@ In 64 dimensions and more a tenth of the repeats, and N(0, I) left out; of train
 
 __all__: list[str] = []
 
-import json
 import math
 import os
 from argparse import Namespace
@@ -31,7 +30,7 @@ import torch
 from torch import Tensor
 
 import girsanov as gv
-from benchmarks._record import Command, record, settings
+from benchmarks._record import Command, append_line, read_lines, record, settings
 from benchmarks.oracles import CASES, reference_of
 from girsanov.densities import Gaussian
 from girsanov.pairs import ScorePair
@@ -130,12 +129,6 @@ def trained(case: Case, x: Tensor, seconds: float) -> Iterator[tuple[str, str, D
         yield "elbo", name, draw, draw(TRUTH_SAMPLES, 10**6).value
 
 
-def lines(path: str) -> list[dict[str, object]]:
-    """What is measured already."""
-    file = Path(path)
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-
-
 def law_of(name: str, count: int) -> tuple[Case, Tensor, Gaussian | None]:
     """A law, rows of it, and a reference other than its own moments."""
     if name in HARD:
@@ -158,11 +151,10 @@ def cells(law: str, options: Namespace) -> list[dict[str, object]]:
         for estimate, reference, draw, truth in estimates:
             for samples in SAMPLES:
                 row = {"law": law, "score": kind, "estimate": estimate, "reference": reference, "samples": samples}
-                kept = next((old for old in lines(options.lines) if row.items() <= old.items()), None)
+                kept = next((old for old in read_lines(Path(options.lines)) if row.items() <= old.items()), None)
                 if kept is None:
                     kept = row | measure(draw, truth, samples, repeats)
-                    with Path(options.lines).open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(kept) + "\n")
+                    append_line(Path(options.lines), kept)
                 found.append(kept)
                 print(
                     f"{law:20s} {kind:8s} {estimate:10s} {reference:22s} n={samples:<3d} "

@@ -11,12 +11,14 @@ closed form or a quadrature, and the error of the probability-flow ODE. Run from
 __all__: list[str] = []
 
 import math
+import os
 import time
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks._record import Command, record, spread
+from benchmarks._record import Command, append_line, read_lines, record, spread
 from girsanov.calculus import Exact, Hutchinson
 from girsanov.densities import Gaussian
 from girsanov.likelihoods import density, elbo, ode_log_prob
@@ -90,7 +92,7 @@ def measure_formula(case: Case, process: LinearProcess, repeats: int) -> dict[st
         "z_quantiles": [float(q) for q in z.quantile(torch.tensor(LEVELS))],
         "bias_in_se": float(error.mean() / (error.std() / len(error) ** 0.5)),
         "coverage_95": float(torch.stack(covered).double().mean()),
-        "coverage_95_few": {number: float(torch.stack(found).double().mean()) for number, found in few.items()},
+        "coverage_95_few": {str(number): float(torch.stack(found).double().mean()) for number, found in few.items()},
         "repeats": len(z),
         "samples": samples,
         "stderr_256": float(wide.stderr.square().mean().sqrt()),
@@ -136,7 +138,8 @@ def measure_ode(case: Case, process: LinearProcess) -> dict[str, object]:
     """The ODE's largest error over rows with the default solver, a tight one, and in z-scores with probes."""
     if case.d > 64:
         return {"ode_error_default": None, "ode_error_tight": None, "ode_z_hutchinson": None}
-    x, prior = case.rows(16, seed=3), case.density.marginal(process, process.horizon)
+    x, low = case.rows(16, seed=3), torch.tensor(process.log_snr_range[0])
+    prior = case.density.marginal(process, float(process.time(low)))
     pair = ScorePair(case.density.score(process), prior=prior, reference=reference_of(case))
     truth = case.log_prob(x)
     found: dict[str, object] = {"ode_error_default": None, "ode_error_tight": None}
@@ -187,22 +190,25 @@ def main() -> None:
         "--repeats", type=int, default=2000, help="rows x seeds of the coverage, five times as many for d <= 2"
     )
     parser.add_argument("--processes", nargs="*", default=list(PROCESSES), help="names of processes")
+    parser.add_argument("--lines", default=os.devnull, help="file that keeps what is measured, to go on from there")
     parser.add_argument("--name", default="oracles", help="file stem of the result")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
-    start, rows = time.perf_counter(), []
+    rows, kept = [], {(old["data"], old["d"], old["process"]): old for old in read_lines(Path(arguments.lines))}
     for kind, d in CASES:
         for name in arguments.processes:
-            rows.append(measure(kind, d, name, arguments.repeats))
-            show(rows[-1])
+            row = kept.get((kind, d, name)) or measure(kind, d, name, arguments.repeats)
+            if (kind, d, name) not in kept:
+                append_line(Path(arguments.lines), row)
+            rows.append(row)
+            show(row)
     coverage = spread(row["coverage_95"] for row in rows)
     print(f"coverage: median {coverage['median']:.4f}, from {coverage['min']:.4f} to {coverage['max']:.4f}")
-    few = {number: spread(row["coverage_95_few"][number] for row in rows) for number in FEW}
+    few = {str(number): spread(row["coverage_95_few"][str(number)] for row in rows) for number in FEW}
     for number, found in few.items():
         print(f"at {number}: median {found['median']:.4f}, from {found['min']:.4f} to {found['max']:.4f}")
     facts: dict[str, object] = {"levels": LEVELS, "coverage_95": coverage, "coverage_95_few": few}
-    facts["seconds"] = time.perf_counter() - start
     if not arguments.quick:
         print(f"wrote {record(arguments.name, rows, **facts).name}")
 
