@@ -1,18 +1,21 @@
 """Tuning changes no expectation: the same model, with other levels and another control variate."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 import girsanov as gv
+from girsanov.densities import GaussianMixture
 from girsanov.likelihoods import squared_errors
 from girsanov.likelihoods.baselines import DensityBaseline, baseline_of
 from girsanov.likelihoods.denoising import Quadrature
 from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
 from girsanov.randomness import keyed_generators, keyed_normal
-from tests.laws import note_mixture_1d, ring, scales_64
+from girsanov.solvers import LogSNRDensity
+from tests.laws import note_mixture_1d, note_mixture_2d, ring, scales_64
 from tests.seeds import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -40,6 +43,19 @@ def test_a_tuned_pair_has_the_same_bound_and_varies_less(make, least):
             1.0 + 5.0 * math.sqrt(4.4 / len(x))
         )  # squares of Student's t with 9 degrees
     assert float(errors["plain"].square().median() / errors["tuned"].square().median()) > least
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_fitted_law_changes_no_density(exact):
+    """Of rows together: the formula's Gaussian is another law than what is sampled against."""
+    case = note_mixture_2d()
+    pair, x = bare(case), case.rows(20, seed=3)
+    levels = LogSNRDensity.from_spectrum(*pair.log_snr_range, torch.ones(2), atom=True)
+    control = GaussianMixture(case.weights, case.means, 1.2 * case.covariances)
+    fitted = pair.replace(proposal=replace(levels, control=control))
+    means = torch.stack([gv.density(fitted, x, exact=exact, generator=seeded(s)).value.mean() for s in range(10)])
+    error = float(means.mean() - case.log_prob(x).mean())
+    assert abs(error) < 6.6 * float(means.std()) / math.sqrt(10)  # Student's t with 9 degrees, 1e-4
 
 
 def test_the_mean_of_a_laws_squared_error_is_a_difference_of_divergences():

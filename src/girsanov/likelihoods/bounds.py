@@ -202,10 +202,11 @@ class _Formula:
         """What is known exactly."""
         law, span = self.reference, self.log_snr_range
         base = law.log_prob(rows)
-        if near is None:
+        if near is None and self.baseline.law is law:
             return {"reference": base, "diffusion": torch.zeros_like(base)}
         # what the formula says of the reference, less what is sampled against
-        rest = 0.5 * (law.squared_error_integral(rows.double(), *span) - self.baseline.integral(near, *span))
+        about = rows.double() if near is None else near
+        rest = 0.5 * (law.squared_error_integral(rows.double(), *span) - self.baseline.integral(about, *span))
         return {"reference": base, "diffusion": rest}
 
 
