@@ -1,6 +1,6 @@
 # `make demo` and `make test` need Python 3.11 or newer, a network for the first run, and nothing else.
-# Everything is installed into .venv; a stamp file makes a second run quick while pyproject.toml and
-# constraints.txt stay as they are.
+# Everything is installed into .venv; a stamp file makes a second run quick while pyproject.toml,
+# constraints.txt and .ci/networks.txt stay as they are.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -76,6 +76,7 @@ $(PACKAGE): pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt --editable .
 	@touch $@
 
-$(DEV): $(PACKAGE)
+$(DEV): $(PACKAGE) .ci/networks.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev
+	$(BIN)/python -m pip install --quiet --no-deps -r .ci/networks.txt
 	@touch $@

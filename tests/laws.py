@@ -20,6 +20,7 @@ from girsanov.networks.unet import UNet
 from girsanov.processes import (
     BrownianMotion,
     Cosine,
+    GaussianPath,
     HarmonicVP,
     LearnedSchedule,
     LinearProcess,
@@ -61,6 +62,7 @@ def bent(log_snr_range: tuple[float, float] = (-12.0, 15.0), seed: int = 0) -> L
 CLOCKS: dict[str, Callable[[], LinearProcess]] = {
     **PROCESSES,
     "LearnedSchedule": lambda: bent().requires_grad_(False),
+    "GaussianPath": lambda: GaussianPath(lambda t: ((1.0 - t).square(), t)),
     "Section": lambda: Section(VariancePreserving(beta_max=25.0), 0.1, 1.0),
     "Section of VarianceExploding": lambda: Section(VarianceExploding(), 0.1, 0.9),
     "Section of OrnsteinUhlenbeck": lambda: Section(OrnsteinUhlenbeck(beta=30.0), 0.2, 1.0),

@@ -56,7 +56,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     first = next(iter(signature.parameters), "")
     kinds = {p.name: kind for p in signature.parameters.values() if (kind := _kinds(p.annotation)) is not None}
     open_ = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
-    scores = "process" in signature.parameters  # elsewhere a score may be its values
+    scores = "process" in kinds  # elsewhere a score may be its values, and a process another package's
 
     @wraps(function)
     def door(*args: P.args, **kwargs: P.kwargs) -> R:

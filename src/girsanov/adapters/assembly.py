@@ -29,12 +29,14 @@ class Facts:
         reference: a Gaussian of the data.
         check: rows of data, ``n *d``, of which the reference is made where none is given.
         condition: of these rows, leading dimension ``n`` or 1.
+        notes: on what is approximate or left out in how the network is used.
     """
 
     prior: Density | None = None
     reference: Gaussian | None = None
     check: Any = None
     condition: Any = None
+    notes: tuple[str, ...] = ()
 
 
 def pair_of(
@@ -62,9 +64,10 @@ def pair_of(
     _require_prior(pair)
     if rows is None:
         network.notes = ("The self-test did not run: pass rows as check=.",)
-        return pair
-    condition = None if facts.condition is None else as_condition(facts.condition, rows)
-    require_evidence(network, rows, conventions[1:], pair.log_snr_range, condition)
+    else:
+        condition = None if facts.condition is None else as_condition(facts.condition, rows)
+        require_evidence(network, rows, conventions[1:], pair.log_snr_range, condition)
+    network.notes += facts.notes
     return pair
 
 

@@ -5,9 +5,9 @@ sees c(l) z and a clock of l, and its output F is read as :math:`\hat\varepsilon
 from a stated one carries the words by which a person gets it, so that the self-test can say what would fit.
 """
 
-__all__ = ["SHOWN", "Choice", "Convention", "Level", "reading", "signs"]
+__all__ = ["KINDS", "SHOWN", "Choice", "Convention", "Level", "predictions", "reading", "signs"]
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from girsanov.calculus import expand_as_rows
 from girsanov.types import State
 
 Level = Callable[[Tensor], Tensor]  #: log-SNR ``b`` -> a number for each
+
+KINDS = ("noise", "denoised", "v")  #: what a prediction may be of
 
 
 @dataclass(frozen=True)
@@ -113,3 +115,23 @@ def signs(reads: Iterable[Choice]) -> list[Choice]:
         return Choice(opposite, (read.text or "%s").replace("%s", "-%s").replace("- -", "+ "), read.keyword)
 
     return [choice for read in reads for choice in (read, turned(read))]
+
+
+def predictions(
+    told: Sequence[Choice], shown: Sequence[Choice], predicts: str, keyword: str = 'predicts="%s"'
+) -> list[Convention]:
+    """Conventions of a network that predicts noise, clean rows or v, the stated one first.
+
+    Args:
+        told: what it could be told, the stated one first.
+        shown: what it could be shown, likewise.
+        predicts: one of :data:`KINDS`.
+        keyword: how another one would be stated.
+    """
+
+    def reads(scale: Level) -> list[Choice]:
+        others = [Choice(reading(kind, scale), keyword=keyword % kind) for kind in KINDS if kind != predicts]
+        named = [Choice(reading(predicts, scale)), *others]
+        return signs([*named, Choice(reading("score", scale), "-sigma_t * %s", keyword % "noise")])
+
+    return [Convention(a, b, c) for a in told for b in shown for c in reads(b.function)]

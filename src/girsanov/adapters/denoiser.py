@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from girsanov.adapters.assembly import Facts, pair_of
-from girsanov.adapters.conventions import SHOWN, Choice, Convention, reading, signs
+from girsanov.adapters.continuous import clocks, coordinates
+from girsanov.adapters.conventions import SHOWN, Choice, Convention, predictions, reading, signs
+from girsanov.adapters.packages import known
+from girsanov.adapters.paths import as_path
 from girsanov.densities import Density, Gaussian
 from girsanov.inputs import checked
 from girsanov.pairs.score_pair import ScorePair
@@ -22,8 +25,9 @@ from girsanov.types import InputError
 @checked
 def from_denoiser(
     net: Callable[..., Any],
+    process: Any = None,
     *,
-    sigma_range: Any,
+    sigma_range: Any = None,
     order: str | None = None,
     prior: Density | None = None,
     reference: Gaussian | None = None,
@@ -32,12 +36,17 @@ def from_denoiser(
 ) -> ScorePair:
     r"""A denoiser :math:`D(x + \sigma \varepsilon, \sigma) \approx E[x]` as a pair, on variance-exploding coordinates.
 
-    This is what EDM's ``EDMPrecond``, k-diffusion's ``Denoiser`` and ``VDenoiser`` and azula's denoisers (their mean)
-    are: the preconditioned network, which is shown x and told sigma, and not the raw one inside of it.
+    This is what EDM's ``EDMPrecond`` and k-diffusion's ``Denoiser`` and ``VDenoiser`` are: the preconditioned network,
+    which is shown x and told sigma, and not the raw one inside of it. Objects that know their noise need nothing more:
+    a denoiser of azula, which is shown :math:`\alpha_t x + \sigma_t \varepsilon` and told t by its own schedule,
+    k-diffusion's wrappers of discrete steps, lucidrains' ``ElucidatedDiffusion``.
 
     Args:
         net: ``(x, sigma)`` or ``(sigma, x)``, in order of the names of its arguments, with scales ``b`` and rows
             ``b *d``; a condition, where one is given, is its third argument.
+        process: of a denoiser that is told the time t, 0 at the data, and shown the process's coordinates, or a path
+            of another package: see :func:`girsanov.from_velocity`. A condition of azula's is passed on as
+            ``from_denoiser(lambda x, t, c: D(x, t, label=c).mean, D.schedule)``.
         sigma_range: smallest and largest standard deviation of the noise in its training, such as (0.002, 80).
         order: ``"x, t"`` or ``"t, x"``, where the names do not tell; t stands for sigma.
         prior: law at the largest noise, x + sigma eps. One of ``prior``, ``reference`` and ``check`` is needed,
@@ -47,12 +56,13 @@ def from_denoiser(
         condition: of these rows, leading dimension ``n`` or 1.
 
     Returns:
-        The pair, whose process is :class:`girsanov.VarianceExploding`, on the log-SNR range of ``sigma_range``.
+        The pair, whose process is :class:`girsanov.VarianceExploding`, on the log-SNR range of ``sigma_range``, or the
+        stated one.
         ``pair.score.network.notes`` says what is undecided.
 
     Raises:
-        InputError: for a range that is none, no law at its noise end, arguments in an order that nothing tells, or a
-            self-test that another convention wins: the sentence names it.
+        InputError: for a range that is none, no range or two, a guided network, no law at the noise end, arguments in
+            an order that nothing tells, or a self-test that another convention wins: the sentence names it.
 
     Source:
         Karras et al., Elucidating the design space of diffusion-based generative models, NeurIPS 2022.
@@ -64,12 +74,27 @@ def from_denoiser(
         >>> ode_log_prob(pair, torch.zeros(1, 2)).value.round(decimals=2)
         tensor([-1.8400], dtype=torch.float64)
     """
+    given = known(net, "from_denoiser")
+    if process is None and sigma_range is None:
+        process, sigma_range = given.process, given.sigma_range
+    if (process is None) == (sigma_range is None):
+        raise InputError(
+            "Give one range of noise: sigma_range=(low, high) of x + sigma eps, or a process; got "
+            f"{'none' if process is None else 'both'}"
+        )
+    facts, order = Facts(prior, reference, check, condition, given.notes), given.order or order
+    if process is not None:
+        path = as_path(process)
+        conventions = predictions(clocks(path), coordinates(path.process), "denoised", OTHERWISE)
+        return pair_of(given.net, path.process, conventions, facts, order=order)
     low, high = _ends(sigma_range)
     levels = (-2.0 * math.log(high), -2.0 * math.log(low))
     # the process reaches the largest noise at its horizon
     process = VarianceExploding(sigma_min=low, sigma_max=math.hypot(low, high), log_snr_range=levels)
-    facts = Facts(prior, reference, check, condition)
-    return pair_of(net, process, _conventions(), facts, order=order, time="sigma")
+    return pair_of(given.net, process, _conventions(), facts, order=order, time="sigma")
+
+
+OTHERWISE = 'it to from_noise_prediction(net, process, predicts="%s")'
 
 
 def _ends(sigma_range: Any) -> tuple[float, float]:

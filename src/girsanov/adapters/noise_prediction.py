@@ -10,15 +10,16 @@ from torch import Tensor
 
 from girsanov.adapters.assembly import Facts, pair_of
 from girsanov.adapters.continuous import clocks, coordinates
-from girsanov.adapters.conventions import SHOWN, Choice, Convention, Level, reading, signs
+from girsanov.adapters.conventions import KINDS, SHOWN, Choice, predictions
 from girsanov.adapters.diffusers.schedule import BETAS, TableSchedule
+from girsanov.adapters.packages import known
+from girsanov.adapters.paths import as_path
 from girsanov.densities import Density, Gaussian
 from girsanov.inputs import checked
 from girsanov.pairs.score_pair import ScorePair
-from girsanov.processes import Cosine, LinearProcess
+from girsanov.processes import Cosine
 from girsanov.types import InputError
 
-KINDS = ("noise", "denoised", "v")
 #: schedules of betas that a table could be of, with their usual ends
 SCHEDULES = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012), "squaredcos_cap_v2": (0.0, 0.0)}
 APART = 0.1  # log-SNR from which on two tables are two
@@ -27,10 +28,10 @@ APART = 0.1  # log-SNR from which on two tables are two
 @checked
 def from_noise_prediction(
     net: Callable[..., Any],
-    process: LinearProcess | None = None,
+    process: Any = None,
     *,
     alphas_cumprod: Any = None,
-    predicts: str = "noise",
+    predicts: str | None = None,
     fractional: bool = True,
     order: str | None = None,
     prior: Density | None = None,
@@ -49,9 +50,12 @@ def from_noise_prediction(
     Args:
         net: ``(x, t)`` or ``(t, x)``, in order of the names of its arguments, with times ``b`` and rows ``b *d``; a
             condition, where one is given, is its third argument.
-        process: of continuous time; one of ``process`` and ``alphas_cumprod`` is needed.
+        process: of continuous time, or a path of another package (:func:`girsanov.from_velocity`); one of ``process``
+            and ``alphas_cumprod`` is needed, unless the network is a ``GaussianDiffusion`` of lucidrains, which says
+            all itself (its images are those of [-1, 1]).
         alphas_cumprod: falling products of 1 - beta, shape ``T``; steps without any signal at its end are left out.
-        predicts: ``noise``, ``denoised`` (the clean rows) or ``v`` (alpha eps - sigma x).
+        predicts: ``noise``, ``denoised`` (the clean rows) or ``v`` (alpha eps - sigma x); default the network's own
+            statement, else ``noise``.
         fractional: whether k may lie between the steps; else it is rounded, for embeddings that are tables.
         order: ``"x, t"`` or ``"t, x"``, where the names do not tell.
         prior: law at the noise end of the range; default N(0, I), where the data are forgotten there.
@@ -81,32 +85,27 @@ def from_noise_prediction(
         >>> ode_log_prob(pair, torch.zeros(1, 2).double()).value.round(decimals=2)
         tensor([-1.8400], dtype=torch.float64)
     """
+    given = known(net, "from_noise_prediction")
+    predicts = predicts or given.predicts or KINDS[0]
     if predicts not in KINDS:
         raise InputError(f"predicts must be one of {', '.join(KINDS)}; got {predicts!r}")
+    if process is None and alphas_cumprod is None:
+        process, alphas_cumprod = given.process, given.alphas_cumprod
     if (process is None) == (alphas_cumprod is None):
         raise InputError("Give one schedule: alphas_cumprod= of discrete steps, or a process of continuous time")
-    facts = Facts(prior, reference, check, condition)
+    facts = Facts(prior, reference, check, condition, given.notes)
+    order = given.order or order
     if process is not None:
-        conventions = _product(clocks(process), coordinates(process), predicts)
-        return pair_of(net, process, conventions, facts, order=order)
+        path = as_path(process)
+        conventions = predictions(clocks(path), coordinates(path.process), predicts)
+        return pair_of(given.net, path.process, conventions, facts, order=order)
     schedule = TableSchedule(torch.logit(_table(alphas_cumprod)))
-    conventions = _product(_steps(schedule), _table_coordinates(), predicts)
-    pair = pair_of(
-        net, Cosine(log_snr_range=schedule.log_snr_range), conventions, facts, order=order, whole=not fractional
-    )
+    conventions = predictions(_steps(schedule), _table_coordinates(), predicts)
+    process = Cosine(log_snr_range=schedule.log_snr_range)
+    pair = pair_of(given.net, process, conventions, facts, order=order, whole=not fractional)
     if not fractional:
         pair.score.network.notes += ("Steps are rounded to whole ones.",)  # type: ignore[attr-defined]
     return pair
-
-
-def _product(told: list[Choice], shown: list[Choice], predicts: str) -> list[Convention]:
-    kinds = (predicts, *(kind for kind in KINDS if kind != predicts))
-
-    def reads(scale: Level) -> list[Choice]:
-        named = [Choice(reading(k, scale), keyword="" if k == predicts else f'predicts="{k}"') for k in kinds]
-        return signs([*named, Choice(reading("score", scale), "-sigma_t * %s", 'predicts="noise"')])
-
-    return [Convention(a, b, c) for a in told for b in shown for c in reads(b.function)]
 
 
 def _table(alphas_cumprod: Any) -> Tensor:

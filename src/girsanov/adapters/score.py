@@ -8,16 +8,17 @@ from typing import Any
 from girsanov.adapters.assembly import Facts, pair_of
 from girsanov.adapters.continuous import clocks, coordinates
 from girsanov.adapters.conventions import Choice, Convention, reading, signs
+from girsanov.adapters.packages import known
+from girsanov.adapters.paths import as_path
 from girsanov.densities import Density, Gaussian
 from girsanov.inputs import checked
 from girsanov.pairs.score_pair import ScorePair
-from girsanov.processes import LinearProcess
 
 
 @checked
 def from_score(
     fn: Callable[..., Any],
-    process: LinearProcess,
+    process: Any,
     *,
     order: str | None = None,
     prior: Density | None = None,
@@ -36,7 +37,7 @@ def from_score(
     Args:
         fn: ``(x, t)`` or ``(t, x)``, in order of the names of its arguments, with times ``b``, 0 at the data, and rows
             ``b *d`` in the process's coordinates; a condition, where one is given, is its third argument.
-        process: the forward process.
+        process: the forward process, or a path of another package: see :func:`girsanov.from_velocity`.
         order: ``"x, t"`` or ``"t, x"``, where the names do not tell.
         prior: law at the noise end of the process's range; default N(0, I), where the data are forgotten there.
         reference: Gaussian of the data; default fitted to the rows of ``check``.
@@ -61,9 +62,11 @@ def from_score(
         >>> ode_log_prob(pair, torch.zeros(1, 2).double()).value.round(decimals=2)
         tensor([-1.8400], dtype=torch.float64)
     """
-    told, shown = clocks(process), coordinates(process)
+    given, path = known(fn, "from_score"), as_path(process)
+    told, shown = clocks(path), coordinates(path.process)
     conventions = [Convention(a, b, c) for a in told for b in shown for c in _reads(b)]
-    return pair_of(fn, process, conventions, Facts(prior, reference, check, condition), order=order)
+    facts = Facts(prior, reference, check, condition, given.notes)
+    return pair_of(given.net, path.process, conventions, facts, order=given.order or order)
 
 
 def _reads(shown: Choice) -> list[Choice]:

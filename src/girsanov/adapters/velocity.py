@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from girsanov.adapters.assembly import Facts, pair_of
+from girsanov.adapters.continuous import clocks, coordinates, velocities
 from girsanov.adapters.conventions import SHOWN, Choice, Convention, reading, signs
+from girsanov.adapters.packages import known
+from girsanov.adapters.paths import Path, as_path
 from girsanov.densities import Density, Gaussian
 from girsanov.inputs import checked
 from girsanov.pairs.score_pair import ScorePair
-from girsanov.processes import StraightPath
+from girsanov.processes import Cosine, LinearProcess, StraightPath, VariancePreserving
 from girsanov.types import InputError
 
 TIMES: dict[int, Callable[[Tensor], Tensor]] = {  # the network's own time, which is data_at at the data
@@ -25,37 +28,45 @@ TIMES: dict[int, Callable[[Tensor], Tensor]] = {  # the network's own time, whic
 @checked
 def from_velocity(
     net: Callable[..., Any],
+    process: Any = None,
     *,
-    data_at: int = 1,
+    data_at: int | None = None,
     order: str | None = None,
     prior: Density | None = None,
     reference: Gaussian | None = None,
     check: Any = None,
     condition: Any = None,
 ) -> ScorePair:
-    r"""A network of flow matching or rectified flow as a pair, on the straight path between data and N(0, I).
+    r"""A network of flow matching or rectified flow as a pair, on the path between data and noise.
 
     The network was trained to predict the velocity :math:`dx/dt` of :math:`x_t = t\, x + (1 - t)\, \varepsilon` in its
     own time t (``data_at=1``: torchcfm, flow_matching), or of :math:`x_t = (1 - t)\, x + t\, \varepsilon`
     (``data_at=0``: rectified flow as in Stable Diffusion 3). Noise and data are drawn independently there, so that the
-    velocity tells the score. Trained on optimal-transport pairs of both it does not: of such a network ``ode_log_prob``
+    velocity tells the score. The same holds on any Gaussian path :math:`x_t = \alpha_t x + \sigma_t \varepsilon`,
+    stated as ``process``. Trained on optimal-transport pairs of both it does not: of such a network ``ode_log_prob``
     alone is meant, which is that of its own ODE.
 
     Args:
         net: ``(t, x)`` or ``(x, t)``, in order of the names of its arguments, with times ``b`` and rows ``b *d``; a
             condition, where one is given, is its third argument.
-        data_at: the network's time at the data, 0 or 1.
+        process: what the straight path is replaced by: a process of girsanov, an ``AffineProbPath`` or a scheduler of
+            flow_matching, a flow matcher of torchcfm (with its sigma), a schedule of azula, or any function of times
+            in [0, 1] to ``(alpha_t, sigma_t)``.
+        data_at: the network's time at the data, 0 or 1; default 1 on the straight path, else the path's own.
         order: ``"t, x"`` or ``"x, t"``, where the names do not tell.
-        prior: law at the noise end, log-SNR -15; default N(0, I), or the law there of a reference that it misstates.
+        prior: law at the noise end, log-SNR -15 or where the path ends; default N(0, I), or the law there of a
+            reference that it misstates.
         reference: Gaussian of the data; default fitted to the rows of ``check``.
         check: 64 rows of data or more, ``n *d``, in the network's scale, for the self-test: strongly recommended.
         condition: of these rows, leading dimension ``n`` or 1.
 
     Returns:
-        The pair, whose process is :class:`girsanov.StraightPath`. ``pair.score.network.notes`` says what is undecided.
+        The pair, whose process is :class:`girsanov.StraightPath` or the stated one. ``pair.score.network.notes``
+        says what is undecided.
 
     Raises:
-        InputError: for arguments in an order that nothing tells, another ``data_at``, or a self-test that another
+        InputError: for arguments in an order that nothing tells, another ``data_at``, a path that pairs noise and data
+            or is none, data that are not forgotten at its end, or a self-test that another
             convention wins: the sentence names it.
 
     Example:
@@ -65,10 +76,41 @@ def from_velocity(
         >>> ode_log_prob(pair, torch.zeros(1, 2)).value.round(decimals=2)
         tensor([-1.8400], dtype=torch.float64)
     """
-    if data_at not in TIMES or isinstance(data_at, bool):
+    given = known(net, "from_velocity")
+    path = _path(given.process if process is None else process, data_at)
+    if isinstance(path.process, StraightPath):
+        at = path.data_at
+        conventions = [c for k in (at, 1 - at) for c in _at(k, "" if k == at else f"data_at={k}")]
+        conventions += _on_curved_paths(at)
+    else:
+        own = coordinates(path.process)[0]
+        conventions = [Convention(a, own, c) for a in clocks(path) for c in velocities(path)]
+    facts = Facts(prior, reference, check, condition, given.notes)
+    return pair_of(given.net, path.process, conventions, facts, order=given.order or order)
+
+
+def _path(process: Any, data_at: int | None) -> Path:
+    """The stated one."""
+    if data_at is not None and (isinstance(data_at, bool) or data_at not in TIMES):
         raise InputError(f"data_at must be 0 or 1, the network's time at the data; got {data_at!r}")
-    conventions = [c for at in (data_at, 1 - data_at) for c in _at(at, "" if at == data_at else f"data_at={at}")]
-    return pair_of(net, StraightPath(), conventions, Facts(prior, reference, check, condition), order=order)
+    if process is None:
+        return Path(StraightPath(), 1 if data_at is None else data_at)
+    path = as_path(process)
+    if data_at is None or data_at == path.data_at:
+        return path
+    if not isinstance(process, LinearProcess):
+        raise InputError(f"This path has the data at time {path.data_at}: leave data_at= out, or turn the path around")
+    return Path(process, data_at)
+
+
+def _on_curved_paths(data_at: int) -> list[Convention]:
+    """The velocity of common paths that are not straight."""
+    found = []
+    for process in (Cosine(), VariancePreserving()):
+        path = Path(process, data_at)
+        told = Choice(path.time, keyword=f"process=girsanov.processes.{type(process).__name__}() and data_at={data_at}")
+        found.append(Convention(told, coordinates(process)[0], velocities(path)[0]))
+    return found
 
 
 def _at(data_at: int, keyword: str) -> list[Convention]:

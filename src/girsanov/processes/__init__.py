@@ -6,6 +6,7 @@ __all__ = [
     "ConditionalPath",
     "Cosine",
     "EncodedPath",
+    "GaussianPath",
     "HarmonicVP",
     "LearnedSchedule",
     "LinearProcess",
@@ -33,4 +34,5 @@ from girsanov.processes.linear import (
     VarianceExploding,
     VariancePreserving,
 )
+from girsanov.processes.path import GaussianPath
 from girsanov.processes.section import Section
