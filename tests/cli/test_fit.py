@@ -281,7 +281,7 @@ def test_a_fault_of_ours_is_not_hidden(monkeypatch, girsanov):
 @pytest.mark.slow
 def test_a_stopped_fit_goes_on_to_the_same_bits(tmp_path, quick, write_table):
     data = write_table(tmp_path / "data.csv")
-    options = ["--steps", "300", *quick[2:]]
+    options = ["--steps", "150", *quick[2:]]
     code = "import sys; from girsanov.cli import main; sys.exit(main())"
 
     def command(out):

@@ -19,7 +19,7 @@ import pytest
 from tests.seeds import rng
 
 COMMAND = [sys.executable, "-c", "import sys; from girsanov.cli import main; sys.exit(main())"]
-SECONDS = 12
+SECONDS = 9
 LIMIT = 1.1 * SECONDS + 30.0
 
 

@@ -237,7 +237,7 @@ gv.fit(x, config=config, out=sys.argv[1]).save_pretrained(Path(sys.argv[1]) / "m
 
 def test_kill_and_resume_end_with_the_same_bits(tmp_path):
     """SIGKILL in the middle of the fit, the same command again: the weights of an uninterrupted run."""
-    steps = "150"
+    steps = "100"
     whole = tmp_path / "whole"
     subprocess.run([sys.executable, "-c", KILLED, str(whole), steps], check=True)
     broken = tmp_path / "broken"
