@@ -36,7 +36,7 @@ class Index(Page):
         found = []
         for folder, scripts in sorted(parts.items()):
             rows = [(claim(script), f"`{command(script)}`", results(script)) for script in scripts]
-            title = "The library" if folder == FOLDER else folder.name.replace("paper", "Paper ")
+            title = "The library" if folder == FOLDER else folder.name.capitalize().replace("Paper", "Paper ")
             found += ["", f"## {title}", "", *table(("shows", "command", "results"), rows)]
         return "\n".join([BEGIN, *found, "", END])
 
