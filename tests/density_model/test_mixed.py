@@ -8,7 +8,7 @@ import torch
 
 import girsanov as gv
 from girsanov.datasets import Splits, from_array, split
-from girsanov.density_model import Config, prepare, weighted_elbo, weighted_log_prob
+from girsanov.density_model import Config, mixing, prepare, weighted_elbo, weighted_log_prob
 from girsanov.density_model.mixed import Companion, Mixed
 from girsanov.density_model.mixing import companions_of, mixed_with
 from girsanov.encoding import Encoding
@@ -178,6 +178,15 @@ def test_where_rows_are_many_what_does_not_help_is_left_out():
     ahead = companions_of(model, from_array(x**3), splits, PLAIN)
     cubes = prepare(from_array(x**3), splits, PLAIN).eval()  # a Gaussian of heavy tails
     assert mixed_with(cubes, ahead[1:], from_array(x**3), splits, PLAIN).mixed.shares["mixture"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("training_rows", "errors", "kept"), [(200, -1.5, 1), (200, -3, 0), (5000, 0.5, 0), (5000, 2, 1)]
+)
+def test_few_held_out_rows_must_speak_clearly_against_closed_forms(training_rows, errors, kept):
+    gain = torch.linspace(-1.0, 1.0, 25, dtype=torch.float64)
+    gain = gain + errors * float(gain.std()) / 5.0
+    assert mixing._worth_having(gain, training_rows) == bool(kept)
 
 
 def test_conditional_models_images_and_flows_have_no_closed_forms(rows):

@@ -7,7 +7,7 @@ best settings, of all folds, are one mixture. On 128 rows of 13 columns that gai
 The weights are those of the largest posterior, given validation rows, under a Dirichlet prior that counts for ten of
 them (expectation maximisation). Few rows, by which the training was stopped before, so hedge rather than choose, and
 many choose. Of many training rows, the closed forms are left out unless held-out rows gain by them, beyond the error of
-their mean; of few, whose diffusion is more often behind than they can tell, where they lose beyond that error.
+their mean; of few, whose diffusion is more often behind than they can tell, where they lose beyond twice that error.
 """
 
 __all__ = ["companions_of", "mixed_with"]
@@ -130,11 +130,16 @@ def mixed_with(
     values = _held_out(model, parts, data[splits.validation[:WEIGHED_ROWS]], config.seed).cpu()
     weights = _weights(values, torch.tensor([PRIOR[name] for name in ("diffusion", *(part.name for part in parts))]))
     gain = (values + weights.log()).logsumexp(1) - values[:, 0]
-    error = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
-    if not float(gain.mean()) > (-error if len(splits.train) < FEW else error):
+    if not _worth_having(gain, len(splits.train)):
         return model
     found = Mixed(weights, parts).to(model.device)
     return model.replace(mixed=found, record={**model.record, "mixed": found.shares})
+
+
+def _worth_having(gain: Tensor, training_rows: int) -> bool:
+    """Whether the mixture stays, by what each validation row gains by it."""
+    error = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
+    return float(gain.mean()) > (-2.0 * error if training_rows < FEW else error)
 
 
 def _held_out(model: DensityModel, companions: Sequence[Companion], rows: Data, seed: int) -> Tensor:
