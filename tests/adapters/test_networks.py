@@ -224,6 +224,44 @@ def test_wrong_conventions_are_refused_with_the_one_that_fits(name):
     assert str(caught.value).endswith(advice)
 
 
+@pytest.mark.parametrize("d", [2, 8])
+def test_no_gaussian_of_few_rows_hides_a_wrong_convention(d):
+    """Of normal rows no network errs less than a Gaussian that is fitted to them."""
+    factor = torch.randn(d, d, generator=seeded(d), dtype=torch.float64) / math.sqrt(d)
+    normal = gv.Gaussian(torch.linspace(-0.6, 1.2, d).double(), 0.4 * factor @ factor.mT + 0.1 * torch.eye(d).double())
+    check = normal.sample(32 * d, generator=seeded(20 + d))
+    assert gv.from_velocity(velocity(normal), check=check).score.network.notes == ()
+    for at, net in ((0, velocity(normal)), (1, velocity(normal, 0))):
+        with pytest.raises(gv.InputError, match=f"pass data_at={1 - at}$"):
+            gv.from_velocity(net, data_at=at, check=check)
+    with pytest.raises(gv.InputError, match=r"net\(x, sigma.log\(\) / 4\)$"):
+        edm(lambda x, sigma: denoiser(normal)(x, (4.0 * sigma).exp()), check=check)
+
+
+@pytest.mark.parametrize("kind", ["score", "v"])
+def test_the_advice_about_other_coordinates_is_right(kind):
+    """A score, and v, are those of the input that the network is shown; what is advised is accepted."""
+
+    def shown(x, t):  # x / alpha_t, and the score and v of that
+        alpha, sigma = (rows_like(part, x) for part in at_time(t))
+        noise = noise_of_time(LAW)(x * alpha, t)
+        return (
+            -noise * alpha / sigma if kind == "score" else noise - sigma / alpha * (alpha * x - sigma * noise) / alpha
+        )
+
+    adapt = scores if kind == "score" else lambda net, **more: times(net, "v", **more)
+    with pytest.raises(gv.InputError, match=r"net\(x / alpha_t, t\)") as caught:
+        adapt(shown, check=rows(2000, seed=4))
+    call = str(caught.value).split("pass lambda x, t: ")[1]
+    names = {"net": shown, "alpha_t": None}
+
+    def advised(x, t):
+        return eval(call, names | {"x": x, "t": t, "alpha_t": rows_like(at_time(t)[0], x)})
+
+    t, x = torch.tensor([0.3] * 4).double(), rows(4)
+    torch.testing.assert_close(advised(x, t), noise_of_time(LAW, kind)(x, t))
+
+
 @pytest.mark.parametrize("data_at", [0, 1])
 @pytest.mark.parametrize("kind", ["noise", "denoised", "v"])
 def test_the_advice_is_right(kind, data_at):
@@ -312,6 +350,10 @@ def test_steps_are_rounded_where_embeddings_are_tables():
     pair = steps(net, fractional=False, check=rows(64))
     assert not seen[0].is_floating_point()
     assert pair.score.network.notes == ("Steps are rounded to whole ones.",)
+    embedded = torch.nn.Embedding(len(TABLE), 2)
+    for table in (embedded, lambda t: TABLE[t][:, None]):
+        with pytest.raises(gv.InputError, match=r"indices.*: pass fractional=False"):
+            steps(lambda x, t, table=table: table(t) * x, check=rows(64))
 
 
 # --- what is refused

@@ -5,7 +5,7 @@ sees c(l) z and a clock of l, and its output F is read as :math:`\hat\varepsilon
 from a stated one carries the words by which a person gets it, so that the self-test can say what would fit.
 """
 
-__all__ = ["KINDS", "SHOWN", "Choice", "Convention", "Level", "predictions", "reading", "signs"]
+__all__ = ["KINDS", "SHOWN", "Choice", "Convention", "Level", "predictions", "reading", "signs", "size_of"]
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -129,9 +129,25 @@ def predictions(
         keyword: how another one would be stated.
     """
 
-    def reads(scale: Level) -> list[Choice]:
-        others = [Choice(reading(kind, scale), keyword=keyword % kind) for kind in KINDS if kind != predicts]
-        named = [Choice(reading(predicts, scale)), *others]
-        return signs([*named, Choice(reading("score", scale), "-sigma_t * %s", keyword % "noise")])
+    def reads(coordinates: Choice) -> list[Choice]:
+        own, size = shown[0].function, size_of(coordinates)
+        others = [Choice(reading(kind, own), keyword=keyword % kind) for kind in KINDS if kind != predicts]
+        score = f"-sigma_t / {size} * %s" if size else "-sigma_t * %s"
+        found = [Choice(reading(predicts, own)), *others]
+        found.append(Choice(reading("score", coordinates.function), score, keyword % "noise"))
+        if size:  # v, as the score, of the input that it is shown
+            stated = "" if predicts == "v" else keyword % "v"
+            found.append(Choice(reading("v", coordinates.function), f"{size} * %s", stated))
+        return signs(found)
 
-    return [Convention(a, b, c) for a in told for b in shown for c in reads(b.function)]
+    return [Convention(a, b, c) for a in told for b in shown for c in reads(b)]
+
+
+def size_of(shown: Choice) -> str:
+    """By what the input of coordinates is smaller, as a person writes it; empty of the stated coordinates.
+
+    Example:
+        >>> size_of(Choice(SHOWN["exploding"], "x / alpha_t"))
+        'alpha_t'
+    """
+    return shown.text.removeprefix("x / ")

@@ -4,14 +4,22 @@ The exact noise prediction minimises :math:`E\|\varepsilon - \hat\varepsilon\|^2
 own convention an exact network errs less than by any other, at each level. On rows of data, under the same noise for
 all, another convention is taken for the network's own where all of these hold:
 
-- clearly better: its mean error over the levels is lower than the stated one's by more than four standard errors of
-  their paired difference over rows, or that at one level by five, and the mean by more than 0.003 of the noise;
+- clearly better: its mean error over the levels is lower than the stated one's by more than 0.003 of the noise, and by
+  four standard errors of their paired difference over rows, or that at one level by five, or by as much as an exact
+  reading's (below) where that speaks against the stated one;
 - nowhere clearly worse than the stated one;
-- it fits: its mean error is below that of a Gaussian that is fitted to the rows by two standard errors, or above it by
-  no more than one where the stated reading errs clearly more than zeros in place of the outputs. A network that is
-  badly trained errs less by whatever uses less of its output, and this is where such a reading fails;
+- it fits: its mean error is below that of a Gaussian that is fitted to the same rows by two standard errors, or above
+  it by no more than one where the stated reading errs clearly more than zeros in place of the outputs. A network that
+  is badly trained errs less by whatever uses less of its output, and this is where such a reading fails. Where it looks
+  exact, it is above Gaussians of the rows that they have not seen by no more than two standard errors;
 - the outputs count: zeros in their place would err clearly more, or clearly less by the stated convention. An untrained
   network tells nothing.
+
+An exact reading looks so: its error is uncorrelated with all that is known, here with its input, with its outputs and
+with its difference from the stated reading, over all levels and at each. Few rows tell this of a network that errs
+about as little as a Gaussian, while readings of bad networks want their outputs scaled. And with G how much less such a
+reading errs than the stated one, and Q the mean square between the two, :math:`E\,G = Q`, where
+:math:`E\,G = -Q` if the stated reading is exact: G + Q clearly above zero is twice the evidence of G.
 
 Then the stated convention is refused, with the one that fits. Else it stands; where its own errors are above the
 Gaussian's, the test is undecided and says so. Errors of a row at a level are capped, so that no reading that divides by
@@ -22,6 +30,9 @@ __all__ = ["FEWEST_ROWS", "require_evidence", "yardstick"]
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations_with_replacement
 from typing import Any, NoReturn
 
 import torch
@@ -36,11 +47,8 @@ from girsanov.rows import condition_at, conditions_for
 from girsanov.types import InputError, State
 
 LEVELS = 12
-MOST_ROWS, MOST_STATES, ENTRIES = (
-    256,
-    1024,
-    2**14,
-)  # rows and noised rows at a level: so many, fewer where they are wide
+#: rows and noised rows at a level: so many, fewer where they are wide
+MOST_ROWS, MOST_STATES, ENTRIES = 256, 1024, 2**14
 CALLED = 2**18  # entries of rows in one call of the network
 FEWEST_ROWS = 64
 PER_DIMENSION = 4  # rows from which on a Gaussian has its covariance
@@ -48,10 +56,12 @@ THIN = 1e-3  # its least standard deviation of a column, of the widest one's
 NOISE_SIDE, DATA_SIDE = 5.0, 3.0  # log-SNR by which levels go beyond where the data's scales show
 SIGMAS, AT_ONE = 4.0, 5.0  # standard errors that are clear: of a mean, and at one level of many
 BETTER = 0.003  # share of the noise by which another convention must err less
+LIKELY, UNCORRELATED = 2.0, 3.0  # standard errors: of a gain that is no chance, and of a mean that may be zero
 BEYOND = 2.0  # standard errors below a Gaussian's error that tell a network that has learned something
 FLOOR = 0.01  # share of the noise that counts at a level
 SLACK = 0.1  # share of its own error by which it may err more at a level
 SAME = 1e-3  # share of the noise within which two conventions are one
+LEAST = 1e-12  # mean square of a direction
 CAP = 25.0  # of a row's squared error per dimension
 
 
@@ -78,24 +88,18 @@ def require_evidence(
     count = min(len(rows), max(FEWEST_ROWS, min(MOST_ROWS, ENTRIES // rows[0].numel())))
     index = torch.linspace(0, len(rows) - 1, count, dtype=torch.float64).round().long()
     reference = yardstick(rows)
-    levels = _levels(reference, log_snr_range)
-    probe = _Probe(network, rows[index], levels, condition_at(condition, index))
-    own = network.convention
-    stated, gaussian = probe.read(own, probe.outputs(own)), probe.errors(reference.noise(probe.levels, probe.z))
-    harmful = _exceeds((stated - probe.blank(own)).mean(0), 0.0)
-    found = []
-    for convention, outputs in _readings(probe, others):
-        errors = probe.read(convention, outputs)
-        if _is_better(errors, stated) and _fits(errors, gaussian, 1.0 if harmful else -BEYOND):
-            counts = harmful or _exceeds((probe.blank(convention) - errors).mean(0), 0.0)
-            found += [(convention, errors)] if counts else []
+    probe = _Probe(network, rows[index], _levels(reference, log_snr_range), condition_at(condition, index))
+    stated = probe.read(network.convention, probe.outputs(network.convention))
+    gaussian = _Gaussians.of(probe, reference, rows[index])
+    readings = (probe.read(convention, outputs) for convention, outputs in _readings(probe, others))
+    found = [other for other in readings if _wins(probe, other, stated, gaussian)]
     if found:
         _refuse(network, stated, found)
-    if not _fits(stated, gaussian, SIGMAS):
+    if not gaussian.fits(stated, SIGMAS):
         network.notes = (
-            f"The self-test is undecided: the network leaves {float(stated.mean()):.2g} of the noise in these rows, a "
-            f"Gaussian {float(gaussian.mean()):.2g}, and no other convention fits; look at the rows' scale and the "
-            "training.",
+            f"The self-test is undecided: the network leaves {float(stated.errors.mean()):.2g} of the noise in these "
+            f"rows, a Gaussian {float(gaussian.fitted.mean()):.2g}, and no other convention fits; look at the rows' "
+            "scale and the training.",
         )
 
 
@@ -112,7 +116,7 @@ class _Probe:
         levels: Tensor,
         condition: Tensor | None,
     ) -> None:
-        self.network, self.d = network, rows[0].numel()
+        self.network, self.d, self.grid = network, rows[0].numel(), levels
         pairs = max(1, min(MOST_STATES, ENTRIES // self.d) // (2 * len(rows)))
         self.shape = (LEVELS, 2 * pairs, len(rows))
         keys = keyed_generators(0, "self-test of a convention", apart(rows))
@@ -124,28 +128,104 @@ class _Probe:
         each = conditions_for(condition, len(rows))
         self.condition = None if each is None else each.repeat(count, *(1,) * (each.ndim - 1))
 
-    def outputs(self, convention: Convention) -> State:
+    def outputs(self, convention: Convention) -> "_Outputs":
         """What the network returns."""
         parts = torch.arange(len(self.z), device=self.z.device).split(max(FEWEST_ROWS, CALLED // self.d))
-        return torch.cat(
+        found = torch.cat(
             [self.network.output(self.levels[i], self.z[i], condition_at(self.condition, i), convention) for i in parts]
         )
+        return _Outputs(
+            found, [self.products(*pair) for pair in combinations_with_replacement([self.eps, self.z, found], 2)]
+        )
+
+    def products(self, one: State, other: State) -> Tensor:
+        """Mean products over dimensions, ``levels draws n``, float64."""
+        return (sum_event(one.double() * other.double()) / self.d).cpu().reshape(self.shape)
 
     def errors(self, guess: State) -> Tensor:
         """Of noise predictions."""
-        error = sum_event((self.eps - guess).double().square()) / self.d
-        return torch.nan_to_num(error, nan=CAP, posinf=CAP).clamp_max(CAP).cpu().reshape(self.shape).mean(1)
+        return _capped(self.products(self.eps - guess, self.eps - guess))
 
-    def read(self, convention: Convention, outputs: State) -> Tensor:
-        """Errors of outputs that are read by a convention."""
-        return self.errors(convention.noise(self.levels, self.z, outputs))
+    def read(self, convention: Convention, outputs: "_Outputs") -> "_Reading":
+        """Outputs by a convention."""
+        a, b = (part.cpu()[:, None, None] for part in convention.read.function(self.grid))
+        return _Reading(convention, outputs, a, b)
 
-    def blank(self, convention: Convention) -> Tensor:
-        """Errors of zeros in their place."""
-        return self.read(convention, torch.zeros_like(self.z))
+    def apart(self, one: "_Reading", other: "_Reading") -> Tensor:
+        """Mean squares between two noise predictions."""
+        first, second = (r.convention.noise(self.levels, self.z, r.outputs.values) for r in (one, other))
+        return _capped(self.products(first - second, first - second))
 
 
-def _readings(probe: _Probe, others: Sequence[Convention]) -> Iterator[tuple[Convention, State]]:
+@dataclass(frozen=True)
+class _Outputs:
+    """A network's outputs F, and the mean products of pairs of the noise eps, the input z and F."""
+
+    values: State
+    products: list[Tensor]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Noise predictions a z + b F by a convention, whose errors all come from the same few products."""
+
+    convention: Convention
+    outputs: _Outputs
+    a: Tensor
+    b: Tensor
+
+    @cached_property
+    def blank(self) -> Tensor:
+        """Errors of zeros in place of the outputs."""
+        ee, ez, _, zz, _, _ = self.outputs.products
+        return _capped(ee + self.a * (self.a * zz - 2.0 * ez))
+
+    @cached_property
+    def errors(self) -> Tensor:
+        """Mean squares of eps - a z - b F."""
+        ee, ez, ef, zz, zf, ff = self.outputs.products
+        return _capped(ee + self.a * (self.a * zz - 2.0 * ez) + self.b * (self.b * ff - 2.0 * ef + 2.0 * self.a * zf))
+
+    @cached_property
+    def looks_exact(self) -> bool:
+        """Whether its errors are uncorrelated with the input and with the outputs."""
+        _, ez, ef, zz, zf, ff = self.outputs.products
+        along = (ez - self.a * zz - self.b * zf, zz), (ef - self.a * zf - self.b * ff, ff)
+        return all(_vanishes(products.mean(1), squares.mean(1)) for products, squares in along)
+
+    @cached_property
+    def harms(self) -> bool:
+        """Whether zeros in place of the outputs would err clearly less."""
+        return _exceeds((self.errors - self.blank).mean(0), 0.0)
+
+
+@dataclass(frozen=True)
+class _Gaussians:
+    """Errors of a Gaussian that is fitted to the rows, and of those that are fitted to every other row, on the rest."""
+
+    fitted: Tensor
+    held_out: Tensor
+
+    @classmethod
+    def of(cls, probe: _Probe, reference: Gaussian, rows: State) -> "_Gaussians":
+        """Of rows ``n *d``."""
+        laws = (reference, yardstick(rows[1::2]), yardstick(rows[::2]))
+        fitted, first, second = (probe.errors(law.noise(probe.levels, probe.z)) for law in laws)
+        return cls(fitted, torch.where(torch.arange(len(rows)) % 2 == 0, first, second))
+
+    def fits(self, reading: _Reading, sigmas: float) -> bool:
+        """Whether it errs at most so many standard errors more than the first, or looks exact beside the rest."""
+        excess, held_out = ((reading.errors - errors).mean(0) for errors in (self.fitted, self.held_out))
+        as_good = reading.looks_exact and bool(held_out.mean() <= BEYOND * _stderr(held_out))
+        return as_good or bool(excess.mean() <= sigmas * _stderr(excess))
+
+
+def _capped(squares: Tensor) -> Tensor:
+    """Means over draws of squares that are no larger than a cap."""
+    return torch.nan_to_num(squares, nan=CAP, posinf=CAP).clamp(0.0, CAP).mean(1)
+
+
+def _readings(probe: _Probe, others: Sequence[Convention]) -> Iterator[tuple[Convention, _Outputs]]:
     """Other conventions with the network's outputs; those by which it cannot be called are left aside.
 
     It is called once for all that tell and show it the same.
@@ -191,19 +271,32 @@ def _exceeds(gain: Tensor, threshold: float) -> bool:
     return bool(gain.mean() > max(threshold, SIGMAS * float(_stderr(gain))))
 
 
-def _is_better(errors: Tensor, stated: Tensor) -> bool:
-    """Better over all levels, clearly so there or at one of them, and nowhere clearly worse."""
-    gain = stated - errors
+def _wins(probe: _Probe, other: _Reading, stated: _Reading, gaussian: _Gaussians) -> bool:
+    """Whether another convention is taken for the network's own."""
+    if float((stated.errors - other.errors).mean()) <= BETTER:
+        return False
+    counts = stated.harms or _exceeds((other.blank - other.errors).mean(0), 0.0)
+    return counts and gaussian.fits(other, 1.0 if stated.harms else -BEYOND) and _is_better(probe, other, stated)
+
+
+def _is_better(probe: _Probe, other: _Reading, stated: _Reading) -> bool:
+    """Clearly better over all levels or at one of them, and nowhere clearly worse."""
+    gain = stated.errors - other.errors
     over_all = gain.mean(0)
     clearly = _exceeds(over_all, BETTER) or bool((gain.mean(1) > AT_ONE * _stderr(gain) + FLOOR).any())
-    allowed = FLOOR + SLACK * errors.mean(1) + SIGMAS * _stderr(gain)
-    return clearly and bool(over_all.mean() > BETTER) and bool((-gain.mean(1) <= allowed).all())
+    if other.looks_exact and not clearly and over_all.mean() > LIKELY * _stderr(over_all):
+        apart = probe.apart(other, stated)
+        clearly = _exceeds((gain + apart).mean(0), 0.0) and _vanishes(gain - apart, apart)
+    allowed = FLOOR + SLACK * other.errors.mean(1) + SIGMAS * _stderr(gain)
+    return clearly and bool((-gain.mean(1) <= allowed).all())
 
 
-def _fits(errors: Tensor, gaussian: Tensor, sigmas: float) -> bool:
-    """Whether errors are at most so many standard errors above a Gaussian's."""
-    excess = (errors - gaussian).mean(0)
-    return bool(excess.mean() <= sigmas * _stderr(excess))
+def _vanishes(products: Tensor, squares: Tensor) -> bool:
+    """Whether products with a direction of these squares may be 0 in the mean, over all levels and at each."""
+    found = products / squares.mean(1, keepdim=True).clamp_min(LEAST).sqrt()
+    over_all = found.mean(0)
+    at_each = (found.mean(1).abs() <= AT_ONE * _stderr(found)).all()
+    return bool((over_all.mean().abs() <= UNCORRELATED * _stderr(over_all)) & at_each)
 
 
 def _stderr(values: Tensor) -> Tensor:
@@ -211,12 +304,13 @@ def _stderr(values: Tensor) -> Tensor:
     return values.std(-1) / values.shape[-1] ** 0.5
 
 
-def _refuse(network: AdaptedNetwork, stated: Tensor, found: list[tuple[Convention, Tensor]]) -> NoReturn:
+def _refuse(network: AdaptedNetwork, stated: _Reading, found: list[_Reading]) -> NoReturn:
     """With the convention that fits best; of those that do the same to the network, the one that changes least."""
-    least = min(float(errors.mean()) for _, errors in found)
-    alike = [(c, errors) for c, errors in found if float(errors.mean()) < least + SAME]
-    convention, errors = min(alike, key=lambda pair: pair[0].changes)
+    least = min(float(other.errors.mean()) for other in found)
+    alike = [other for other in found if float(other.errors.mean()) < least + SAME]
+    best = min(alike, key=lambda other: other.convention.changes)
     raise InputError(
-        f"Self-test failed: on these rows the network leaves {float(errors.mean()):.2g} of the noise by another "
-        f"convention, {float(stated.mean()):.2g} by the stated one: pass {convention.advice(network.arguments)}"
+        f"Self-test failed: on these rows the network leaves {float(best.errors.mean()):.2g} of the noise by another "
+        f"convention, {float(stated.errors.mean()):.2g} by the stated one: pass "
+        f"{best.convention.advice(network.arguments)}"
     )

@@ -102,7 +102,12 @@ def from_noise_prediction(
     schedule = TableSchedule(torch.logit(_table(alphas_cumprod)))
     conventions = predictions(_steps(schedule), _table_coordinates(), predicts)
     process = Cosine(log_snr_range=schedule.log_snr_range)
-    pair = pair_of(given.net, process, conventions, facts, order=order, whole=not fractional)
+    try:
+        pair = pair_of(given.net, process, conventions, facts, order=order, whole=not fractional)
+    except InputError as error:
+        if fractional and "indices" in str(error):  # an embedding or a table
+            raise InputError(f"{error}: pass fractional=False, which rounds steps to whole ones") from error
+        raise
     if not fractional:
         pair.score.network.notes += ("Steps are rounded to whole ones.",)  # type: ignore[attr-defined]
     return pair

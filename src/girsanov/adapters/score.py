@@ -7,7 +7,7 @@ from typing import Any
 
 from girsanov.adapters.assembly import Facts, pair_of
 from girsanov.adapters.continuous import clocks, coordinates
-from girsanov.adapters.conventions import Choice, Convention, reading, signs
+from girsanov.adapters.conventions import Choice, Convention, reading, signs, size_of
 from girsanov.adapters.packages import known
 from girsanov.adapters.paths import as_path
 from girsanov.densities import Density, Gaussian
@@ -64,14 +64,16 @@ def from_score(
     """
     given, path = known(fn, "from_score"), as_path(process)
     told, shown = clocks(path), coordinates(path.process)
-    conventions = [Convention(a, b, c) for a in told for b in shown for c in _reads(b)]
+    conventions = [Convention(a, b, c) for a in told for b in shown for c in _reads(b, shown[0])]
     facts = Facts(prior, reference, check, condition, given.notes)
     return pair_of(given.net, path.process, conventions, facts, order=given.order or order)
 
 
-def _reads(shown: Choice) -> list[Choice]:
-    """What a function could return."""
-    texts = {"score": "", "noise": "-%s / sigma_t", "denoised": "(alpha_t * %s - x) / sigma_t**2"}
+def _reads(shown: Choice, own: Choice) -> list[Choice]:
+    """What a function could return: a score and v also of the input that it is shown."""
+    texts = {"noise": "-%s / sigma_t", "denoised": "(alpha_t * %s - x) / sigma_t**2"}
     reads = [Choice(reading(name, shown.function), text) for name, text in texts.items()]
-    v = Choice(reading("v", shown.function), keyword='it to from_noise_prediction(net, process, predicts="v")')
-    return signs([*reads, v])
+    size, v = size_of(shown), 'it to from_noise_prediction(net, process, predicts="v")'
+    score = Choice(reading("score", shown.function), f"%s / {size}" if size else "")
+    other = [Choice(reading("v", shown.function), f"{size} * %s", v)] if size else []
+    return signs([score, *reads, Choice(reading("v", own.function), "", v), *other])
