@@ -8,9 +8,6 @@ import warnings
 from pathlib import Path
 
 import pytest
-import torch
-
-from tests.seeds import seed
 
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
@@ -23,10 +20,10 @@ def blocks(guide: Path) -> list[tuple[str, str]]:
     return BLOCK.findall(guide.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
 def test_it_runs_and_prints_what_it_says(guide, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    torch.manual_seed(seed(0))
     known: dict[str, object] = {"__name__": "guide"}
     for code, expected in blocks(guide):
         printed = io.StringIO()
