@@ -71,7 +71,7 @@ def seeded(seed: int) -> torch.Generator:
 
 def elbo(problem: Problem, x: Tensor, seed: int, *, tuned: bool = False) -> Estimate:
     """Our bound."""
-    return gv.elbo(problem.tuned if tuned else problem.pair, x, generator=seeded(seed))
+    return gv.elbo(problem.tuned if tuned else problem.pair, problem.shaped(x), generator=seeded(seed))
 
 
 def density(problem: Problem, x: Tensor, seed: int, *, tuned: bool = False) -> Estimate:

@@ -63,6 +63,7 @@ class Problem:
         tuned: the pair with a Gaussian reference and levels fitted to other rows.
         exact: whether the score is that of the data.
         log_snr_range: where the score is known.
+        shape: of a row of the pair, where that is not flat; it then computes in single precision.
     """
 
     name: str
@@ -73,6 +74,11 @@ class Problem:
     tuned: gv.ScorePair
     exact: bool = True
     log_snr_range: tuple[float, float] = (-math.inf, math.inf)
+    shape: tuple[int, ...] | None = None
+
+    def shaped(self, x: Tensor) -> Tensor:
+        """Rows ``n d`` as the pair takes them."""
+        return x if self.shape is None else x.float().reshape(len(x), *self.shape)
 
     def score(self, t: Tensor, x: Tensor) -> Tensor:
         """Score of the process at times ``b``."""

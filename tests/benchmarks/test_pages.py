@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = {
     "README.md": "benchmarks.summary",
     "benchmarks/README.md": "benchmarks.index",
+    "docs/audit.md": "benchmarks.audit.summary",
     **{f"docs/paper{k}.md": f"benchmarks.paper{k}.summary" for k in (1, 2, 3, 4)},
 }
 each_page = pytest.mark.parametrize("page", PAGES)
