@@ -57,12 +57,13 @@ def published(found: dict[str, Any]) -> list[str]:
     ]
     header = ("what", "stated or allowed", "closed form", "here")
     board = next((row for row in found["rows"] if "closed_form" in row), None)
-    words = "DDPM's is an order of magnitude for other images. " + (
-        f"The notebook's generator divides eight unit cells by 0.45, of which the density is 1/{1.0 / board['closed_form']:.1f} "
-        f"and not the 1/{1.0 / board['published']:.0f} that its colours are scaled to: its own solver agrees with the former."
-        if board
-        else ""
-    )
+    words = "DDPM's is an order of magnitude, for other images."
+    if board is not None:
+        own, stated = (f"1/{1.0 / board[key]:.1f}" for key in ("closed_form", "published"))
+        words += (
+            f" The notebook's generator divides eight unit cells by 0.45: a density of {own}, not the {stated} that its"
+            " colours are scaled to. Its own solver, given the exact velocity, agrees with the former."
+        )
     return [
         "## Reproduced first",
         "",
