@@ -1,6 +1,6 @@
 """Mixtures of Gaussians by expectation maximisation, which scikit-learn does."""
 
-__all__ = ["fit_gaussians", "joined"]
+__all__ = ["broad_gaussian", "fit_gaussians", "joined"]
 
 import warnings
 from collections.abc import Sequence
@@ -36,16 +36,30 @@ def fit_gaussians(
             return None
 
 
-def joined(fits: Sequence[Any]) -> GaussianMixture:
+def broad_gaussian(y: np.ndarray, scale: float, ridge: float) -> Any:
+    """A Gaussian with the covariance of rows ``n d``, ``scale`` times as wide in every direction: scikit-learn's."""
+    found = fit_gaussians(y, 1, ridge, seed=0, iterations=1)
+    assert found is not None  # a single covariance with a ridge does not collapse
+    found.covariances_ = scale**2 * found.covariances_
+    found.precisions_cholesky_ = found.precisions_cholesky_ / scale
+    return found
+
+
+def joined(fits: Sequence[Any], shares: Sequence[float] | None = None) -> GaussianMixture:
     """The average of several of scikit-learn's mixtures, which is one.
+
+    Args:
+        fits: with full covariances.
+        shares: of each of them; default equal ones.
 
     Example:
         >>> y = np.random.default_rng(0).normal(size=(50, 2))
         >>> joined([fit_gaussians(y, count, 1e-3, seed=0, iterations=10) for count in (1, 2)]).weights.shape
         torch.Size([3])
     """
-    weights, means, covariances = (
-        torch.from_numpy(np.concatenate([getattr(fit, name) for fit in fits]))
-        for name in ("weights_", "means_", "covariances_")
+    means, covariances = (
+        torch.from_numpy(np.concatenate([getattr(fit, name) for fit in fits])) for name in ("means_", "covariances_")
     )
-    return GaussianMixture(weights.clamp_min(1e-12), means, covariances)
+    shares = [1.0] * len(fits) if shares is None else shares
+    weights = np.concatenate([share * fit.weights_ for share, fit in zip(shares, fits, strict=True)])
+    return GaussianMixture(torch.from_numpy(weights).clamp_min(1e-12), means, covariances)
