@@ -148,7 +148,7 @@ def wrong(found: dict[str, Any]) -> list[str]:
     return [
         "## Wrong scores",
         "",
-        "Four truths of each wrong score, means over rows in nats per dimension:",
+        "The truths of each wrong score, means over rows in nats per dimension:",
         "",
         *table(("", *scores), truths),
         "",
