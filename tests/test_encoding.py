@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from girsanov.datasets import Data, from_array
+from girsanov.densities import Gaussian
 from girsanov.encoding import Encoding
-from girsanov.likelihoods import RandomisedRows
+from girsanov.likelihoods import RandomisedRows, ode_log_prob
+from girsanov.pairs import ScorePair
+from girsanov.processes import VariancePreserving
 from girsanov.transforms import Dequantise, OnLattice, Standardise, TruncatedNormalDequantise
 from girsanov.types import InputError
 from tests.seeds import seeded
@@ -40,6 +43,13 @@ def test_encoded_rows_stay_as_they_are_and_bare_tensors_are_raw():
     assert lines.shape == (4, 2)
     with pytest.raises(InputError, match="has 2 columns"):  # a tensor by itself has the user's columns, or is refused
         encoding.encode(lines)
+
+
+def test_rows_for_bounds_are_no_rows_of_an_ode():
+    process = VariancePreserving()
+    pair = ScorePair(Gaussian(torch.zeros(3).double(), 1.0).score(process))
+    with pytest.raises(InputError, match=r"ode_log_prob takes plain rows, .* such as model\.log_prob\(x\)$"):
+        ode_log_prob(pair, encoded(mixed())[0].encode(mixed()))
 
 
 def test_rows_of_another_encoding_are_refused():

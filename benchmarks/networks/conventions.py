@@ -29,7 +29,7 @@ from girsanov.solvers import Adaptive
 from girsanov.types import Estimate
 from tests.adapters.conventional import law
 
-COMMON = (-8.0, 9.0)
+COMMON = (-7.5, 9.0)  # that of VarianceExploding ends at -7.8, that of the table at 9.2
 VE, COSINE = gv.VarianceExploding(), Cosine()
 
 
@@ -95,7 +95,7 @@ def of_diffusers(net: Trained, check: Tensor, reference: gv.Gaussian) -> gv.Scor
     shape = (check.shape[1], 1, 1)
     found = gv.from_diffusers(Steps(net), DDPMScheduler(), check=check.reshape(-1, *shape))
     model = found.score if isinstance(found, gv.ScorePair) else found
-    wide = gv.Gaussian(reference.mean.reshape(shape), reference.covariance())
+    wide = gv.Gaussian(reference.mean.reshape(shape), reference.covariance)
     return gv.ScorePair(model, reference=wide, event_shape=shape)
 
 
@@ -131,7 +131,8 @@ def compared(found: Estimate, first: Estimate) -> float:
 
 def likelihoods(pair: gv.ScorePair, x: Tensor, samples: int, seed: int) -> dict[str, Estimate]:
     """Bound and density."""
-    options = {"samples": samples, "method": Replicates(16), "generator": seeded(seed)}
+    replicates = min(32, samples // 2)
+    options = {"samples": samples, "method": Replicates(replicates), "generator": seeded(seed)}
     return {"elbo": gv.elbo(pair, x, **options), "density": gv.density(pair, x, **options)}
 
 
@@ -140,7 +141,8 @@ def measured(d: int, steps: int, rows: int, samples: int, ode_rows: int) -> list
     truth = law(d)
     net = train(truth, d, steps)
     more = {"check": truth.sample(256, generator=seeded(1)), "reference": truth.moment_match()}
-    x, found, first = truth.sample(rows, generator=seeded(2)), [], {}
+    x, found = truth.sample(rows, generator=seeded(2)), []
+    first: dict[str, Estimate] = {}
     for k, name in enumerate([*STATED, *OTHERS]):
         pair = adapted(name, net, **more)
         at = x.reshape(-1, *pair.event_shape)
@@ -148,12 +150,13 @@ def measured(d: int, steps: int, rows: int, samples: int, ode_rows: int) -> list
         ode = partial(gv.ode_log_prob, shared, at[:ode_rows])
         now = {**likelihoods(shared, at, samples, 0), "ode": ode(), "fine": ode(solver=Adaptive(1e-8, 1e-8))}
         now["own range"] = likelihoods(pair, at, samples, 0)["elbo"]
-        first = first or now
-        noise = likelihoods(shared, at, samples, 100 + k)
+        if not first:
+            first, base = now, shared
+        noise, other = likelihoods(shared, at, samples, 100 + k), likelihoods(base, x, samples, 200 + k)
         row: dict[str, object] = {"d": d, "convention": name, "log_snr_range": list(pair.log_snr_range)}
         for kind in ("elbo", "density"):
             row[f"{kind}_nats"] = float((now[kind].value - first[kind].value).abs().max())
-            row[f"{kind}_errors"] = compared(noise[kind], first[kind]) if k else 0.0
+            row[f"{kind}_errors"] = compared(noise[kind], other[kind])
         steps_change = float((first["ode"].value - first["fine"].value).abs().max())
         row["ode_nats"] = float((now["ode"].value - first["ode"].value).abs().max())
         row["ode_fine_nats"] = float((now["fine"].value - first["fine"].value).abs().max())

@@ -56,6 +56,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     first = next(iter(signature.parameters), "")
     kinds = {p.name: kind for p in signature.parameters.values() if (kind := _kinds(p.annotation)) is not None}
     open_ = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+    plain = "x" in signature.parameters and signature.parameters["x"].annotation is Tensor
     scores = "process" in kinds  # elsewhere a score may be its values, and a process another package's
 
     @wraps(function)
@@ -74,6 +75,11 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
                 _require_kind(name, given[name], kind)
         if not _randomised(given.get("x")):
             _require_fit(given)
+        elif plain:
+            raise InputError(
+                f"{function.__name__} takes plain rows, and encode() makes rows that bounds see with fresh noise: call "
+                "the fitted model's own method on the data, such as model.log_prob(x)"
+            )
         return function(*bound.args, **bound.kwargs)
 
     return door
