@@ -274,6 +274,20 @@ def test_the_advice_is_right(kind, data_at):
     torch.testing.assert_close(advised(t, x), velocity(LAW, data_at)(t, x))
 
 
+@pytest.mark.parametrize("data_at", [0, 1])
+def test_the_advice_about_a_v_of_variance_1_is_right(data_at):
+    def given(t, x):
+        share = (t if data_at else 1.0 - t).clamp(1e-6, 1.0 - 1e-6)
+        size = rows_like((share.square() + (1.0 - share).square()).sqrt(), x)
+        return velocity(LAW, data_at, "v")(t, x) / size
+
+    with pytest.raises(gv.InputError) as caught:
+        gv.from_velocity(given, data_at=data_at, check=rows(64, seed=4))
+    advised = eval(str(caught.value).split(": pass ")[1], {"net": given})
+    t, x = torch.tensor(0.3, dtype=torch.float64), rows(4)
+    torch.testing.assert_close(advised(t, x), velocity(LAW, data_at)(t, x))
+
+
 @pytest.mark.parametrize("coordinates", [noise_scale, preserving], ids=["exploding", "preserving"])
 @pytest.mark.parametrize("kind", ["noise", "score", "v"])
 def test_the_advice_about_a_denoiser_is_right(kind, coordinates):

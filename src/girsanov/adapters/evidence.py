@@ -12,8 +12,8 @@ all, another convention is taken for the network's own where all of these hold:
   it by no more than one where the stated reading errs clearly more than zeros in place of the outputs. A network that
   is badly trained errs less by whatever uses less of its output, and this is where such a reading fails. Where it looks
   exact, it is above Gaussians of the rows that they have not seen by no more than two standard errors;
-- the outputs count: zeros in their place would err clearly more, or clearly less by the stated convention. An untrained
-  network tells nothing.
+- the outputs count: zeros in their place would err clearly more (by two standard errors where it looks exact), or
+  clearly less by the stated convention. An untrained network tells nothing.
 
 An exact reading looks so: its error is uncorrelated with all that is known, here with its input, with its outputs and
 with its difference from the stated reading, over all levels and at each. Few rows tell this of a network that errs
@@ -56,7 +56,7 @@ THIN = 1e-3  # its least standard deviation of a column, of the widest one's
 NOISE_SIDE, DATA_SIDE = 5.0, 3.0  # log-SNR by which levels go beyond where the data's scales show
 SIGMAS, AT_ONE = 4.0, 5.0  # standard errors that are clear: of a mean, and at one level of many
 BETTER = 0.003  # share of the noise by which another convention must err less
-LIKELY, UNCORRELATED = 2.0, 3.0  # standard errors: of a gain that is no chance, and of a mean that may be zero
+LIKELY, UNCORRELATED = 2.0, 4.0  # standard errors: of a gain that is no chance, and of a mean that may be zero
 BEYOND = 2.0  # standard errors below a Gaussian's error that tell a network that has learned something
 FLOOR = 0.01  # share of the noise that counts at a level
 SLACK = 0.1  # share of its own error by which it may err more at a level
@@ -275,7 +275,8 @@ def _wins(probe: _Probe, other: _Reading, stated: _Reading, gaussian: _Gaussians
     """Whether another convention is taken for the network's own."""
     if float((stated.errors - other.errors).mean()) <= BETTER:
         return False
-    counts = stated.harms or _exceeds((other.blank - other.errors).mean(0), 0.0)
+    worth = (other.blank - other.errors).mean(0)
+    counts = stated.harms or bool(worth.mean() > (LIKELY if other.looks_exact else SIGMAS) * _stderr(worth))
     return counts and gaussian.fits(other, 1.0 if stated.harms else -BEYOND) and _is_better(probe, other, stated)
 
 

@@ -130,4 +130,6 @@ def _at(data_at: int, keyword: str) -> list[Convention]:
     first, second = (opposite, flow) if data_at else (flow, opposite)
     reads = [Choice(first.function), Choice(second.function, "-%s")]
     reads += signs(Choice(reading(name, straight), text) for name, text in texts.items())
+    unscaled = f"((2 * t - 1) * x {turn} {square}.sqrt() * %s) / {square}"  # v of the rows of variance 1
+    reads += signs([Choice(reading("v", SHOWN["preserving"]), unscaled)])
     return [Convention(a, b, c) for a in told for b in shown for c in reads]
