@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from numbers import Integral, Real
 from types import UnionType
-from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, ParamSpec, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 import torch
@@ -56,7 +56,6 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     first = next(iter(signature.parameters), "")
     kinds = {p.name: kind for p in signature.parameters.values() if (kind := _kinds(p.annotation)) is not None}
     open_ = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
-    plain = "x" in signature.parameters and signature.parameters["x"].annotation is Tensor
     scores = "process" in kinds  # elsewhere a score may be its values, and a process another package's
 
     @wraps(function)
@@ -75,11 +74,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
                 _require_kind(name, given[name], kind)
         if not _randomised(given.get("x")):
             _require_fit(given)
-        elif plain:
-            raise InputError(
-                f"{function.__name__} takes plain rows, and encode() makes rows that bounds see with fresh noise: call "
-                "the fitted model's own method on the data, such as model.log_prob(x)"
-            )
+        elif signature.parameters["x"].annotation is Tensor:
+            _refuse_randomised(function.__name__)
         return function(*bound.args, **bound.kwargs)
 
     return door
@@ -110,6 +106,14 @@ def _look_at(given: dict[str, Any], scores: bool) -> None:
 def _randomised(x: Any) -> bool:
     """Whether rows come with their views, of an encoding that has looked at them."""
     return hasattr(x, "views")
+
+
+def _refuse_randomised(name: str) -> NoReturn:
+    """Such rows where plain ones are wanted."""
+    raise InputError(
+        f"{name} takes plain rows, and encode() makes rows that bounds see with fresh noise: call the fitted model's "
+        "own method on the data, such as model.log_prob(x)"
+    )
 
 
 def as_rows(x: Any) -> State:
