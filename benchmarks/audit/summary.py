@@ -161,6 +161,40 @@ def wrong(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def cost(found: dict[str, Any]) -> list[str]:
+    """Evaluations and seconds to a standard error, and how many times ours."""
+    lines = []
+    for row in found["rows"]:
+        times = [row.get(f"times {ours}") for ours in ("gv.elbo", "gv.elbo, tuned")]
+        ratios = [
+            "" if t is None else f"{t['evaluations']:,.0f} × ({t['median_row']:,.0f} ×), {t['seconds']:,.1f} ×"
+            for t in times
+        ]
+        seconds = row["seconds_needed"]
+        lines.append(
+            [
+                row["score"],
+                row["estimator"],
+                count(row["evaluations_needed"]),
+                "never" if seconds is None else f"{seconds:,.2g}" if seconds < 100 else f"{seconds:,.0f}",
+                *ratios,
+            ]
+        )
+    header = ("score", "estimator", "evaluations", "seconds", "times gv.elbo", "times gv.elbo, tuned")
+    return [
+        "## Evaluations and seconds",
+        "",
+        f"Per row, to a standard error of {found['bits']:g} bits per dimension, of ODEs to a true error of "
+        f"{found['tolerance']:g} nats per dimension; beside it how many times ours that is: evaluations (of the median "
+        "row), seconds.",
+        "",
+        *table(header, lines),
+        "",
+        source("networks-evaluations", "FOLDER --site FOLDER --lines LINES"),
+        "",
+    ]
+
+
 def draw(found: dict[str, Any]) -> None:
     """Bias of every contender with the noise of one run, on the mixture in 16 dimensions."""
     import matplotlib as mpl
@@ -190,7 +224,7 @@ def draw(found: dict[str, Any]) -> None:
 
 PAGE = Page(
     ROOT / "docs" / "audit.md",
-    {"audit-published": published, "audit-exact": exact, "audit-wrong": wrong},
+    {"audit-published": published, "audit-exact": exact, "audit-wrong": wrong, "networks-evaluations": cost},
     {"audit-exact": draw},
 )
 
