@@ -1,6 +1,7 @@
 """PyTorch's face: one law on both sides, its gradients, and the places where PyTorch's and zuko's own objects go."""
 
 import math
+import warnings
 from functools import cache
 
 import pytest
@@ -411,3 +412,24 @@ def test_it_goes_into_zukos_flows():
     torch.testing.assert_close(whole().log_prob(x), ours.log_prob(x))
     both = zuko.distributions.Joint(p, twin)
     torch.testing.assert_close(both.log_prob(torch.cat([x, x], 1)), 2.0 * twin.log_prob(x), atol=1e-4, rtol=0.0)
+
+
+@pytest.mark.usefixtures("float64")
+def test_it_is_a_law_of_a_pyro_model():
+    """Pyro calls its own distributions alone: ``Independent`` of none of the dimensions makes one of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whatever pyro says about what it imports
+        pyro = pytest.importorskip("pyro")
+    law, pair = overlapping()
+    p = pyro.distributions.Independent(gv.distribution(pair), 0)
+
+    def model():
+        x = pyro.sample("x", p)
+        return pyro.sample("y", pyro.distributions.Normal(x, 1.0).to_event(1), obs=torch.zeros(2))
+
+    found = pyro.poutine.trace(model).get_trace()
+    x = found.nodes["x"]["value"]
+    noise = torch.distributions.Normal(x, 1.0).log_prob(torch.zeros(2)).sum()
+    torch.testing.assert_close(found.log_prob_sum(), law.log_prob(x[None])[0] + noise, atol=1e-3, rtol=0.0)
+    (gradient,) = torch.autograd.grad(p.log_prob(x.requires_grad_()), x)
+    assert bool((gradient != 0.0).all())

@@ -55,7 +55,8 @@ def distribution(
     """A diffusion model as a ``torch.distributions.Distribution``: the law of its probability-flow ODE.
 
     It goes where PyTorch's own go, and zuko's: into ``Independent``, ``TransformedDistribution``,
-    ``MixtureSameFamily``, a Monte-Carlo divergence, a variational fit.
+    ``MixtureSameFamily``, a Monte-Carlo divergence, a variational fit. Pyro calls only its own:
+    ``pyro.distributions.Independent(p, 0)`` is one of the same law.
 
     Args:
         model: a pair, or a fitted model, whose rows are then in data units. Where no law of a pair knows the shape of
