@@ -17,7 +17,6 @@ import torch
 from benchmarks._record import Command, record
 from girsanov.adapters.diffusers import from_diffusers
 from girsanov.likelihoods import Replicates, density, elbo
-from girsanov.pairs import ScorePair
 from girsanov.types import InputError
 from tests.adapters.diffusers.exact import SCHEDULERS, SHAPE, ExactNetwork, diffusers, law, rows
 
@@ -56,11 +55,11 @@ def measure(name, n, samples):
     network = ExactNetwork(**settings)
     with tempfile.TemporaryDirectory() as folder:
         diffusers.DDPMPipeline(unet=network, scheduler=scheduler).save_pretrained(folder)
-        model = from_diffusers(folder, unet=network, check=rows(64, seed=1))
-    x, reference, method = rows(n, seed=2), law().moment_match(), Replicates(32)
-    pair = ScorePair(model, reference=reference)
+        reference = law().moment_match()
+        pair = from_diffusers(folder, unet=network, check=rows(64, seed=1), reference=reference)
+    x, method = rows(n, seed=2), Replicates(32)
     truth, begun = law().log_prob(x), time.perf_counter()
-    row = {"scheduler": name, "network": settings, "log_snr_range": list(model.log_snr_range)}
+    row = {"scheduler": name, "network": settings, "log_snr_range": list(pair.log_snr_range)}
     for kind, estimate in (
         ("density", density(pair, x, samples=samples, method=method)),
         ("elbo", elbo(pair, x, samples=samples, method=method)),
@@ -70,8 +69,9 @@ def measure(name, n, samples):
         row[f"{kind}_row_stderr"] = float(estimate.stderr.max()) / DIMENSIONS
         row[f"{kind}_rms"] = float((estimate.value - truth).square().mean().sqrt()) / DIMENSIONS
     row["seconds"] = round(time.perf_counter() - begun, 2)
-    limited = from_diffusers(ExactNetwork(**settings), SCHEDULERS[name]()[0], log_snr_range=COMMON)
-    return row, density(ScorePair(limited, reference=reference), x[:16], samples=64).value
+    network, scheduler = ExactNetwork(**settings), SCHEDULERS[name]()[0]
+    limited = from_diffusers(network, scheduler, log_snr_range=COMMON, reference=reference)
+    return row, density(limited, x[:16], samples=64).value
 
 
 def different(told, true):

@@ -106,8 +106,8 @@ def test_a_network_from_diffusers_goes_back_as_it_came(tmp_path):
         up_block_types=("UpBlock2D",) * 2,
     )
     # called as one that recognises noise, which an untrained network does not
-    model = from_diffusers(unet, diffusers.DDPMScheduler(), call=lambda net, x, t, c: x)
-    pipeline = to_diffusers(model, tmp_path)
+    pair = from_diffusers(unet, diffusers.DDPMScheduler(), call=lambda net, x, t, c: x)
+    pipeline = to_diffusers(pair, tmp_path)
     assert pipeline.unet is unet
     again = diffusers.DDPMPipeline.from_pretrained(tmp_path, low_cpu_mem_usage=False)
     for a, b in zip(unet.parameters(), again.unet.parameters(), strict=True):
@@ -154,7 +154,7 @@ def test_an_exported_network_is_the_model_in_other_coordinates(ours):
     options = {"samples": 256}
     own = elbo(ScorePair(ours, ours.process, reference=law().moment_match()), x, **options)
     shifted = gv.Gaussian(mean + scale * law().moment_match().mean, scale**2 * law().moment_match().covariance)
-    theirs = elbo(ScorePair(back, back.process, reference=shifted), mean + scale * x, **options)
+    theirs = elbo(back.replace(reference=shifted), mean + scale * x, **options)
     gap = theirs.value + D * math.log(scale) - own.value
     assert abs(float(gap.mean())) / D < 0.01 + 3.0 * (own.mean().stderr + theirs.mean().stderr) / D
 

@@ -1,6 +1,6 @@
 """The pair of an adapted network: its reference, its prior and the self-test of its convention."""
 
-__all__ = ["Facts", "pair_of"]
+__all__ = ["UNTESTED", "Facts", "pair_around", "pair_of"]
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +18,8 @@ from girsanov.pairs.score_model import ScoreModel
 from girsanov.pairs.score_pair import ScorePair
 from girsanov.processes import LinearProcess
 from girsanov.types import InputError, State
+
+UNTESTED = "The self-test did not run: pass rows as check=."
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Facts:
     notes: tuple[str, ...] = ()
 
 
-def pair_of(
+def pair_around(
     net: Callable[..., Any],
     process: LinearProcess,
     conventions: Sequence[Convention],
@@ -49,24 +51,43 @@ def pair_of(
     time: str = "t",
     whole: bool = False,
 ) -> ScorePair:
-    """The pair, once the stated convention, the first, has stood against the others on the caller's rows.
+    """The pair of a network that is called with rows and one number for each.
 
     Raises:
         InputError: where arguments, law at the noise end or convention are not what is stated.
     """
     network = AdaptedNetwork(net, process, conventions[0], arguments_of(net, order, time), whole=whole).eval()
+    return pair_of(network, process, conventions, facts)
+
+
+def pair_of(
+    network: Any, process: LinearProcess, conventions: Sequence[Convention], facts: Facts, *, event_shape: Any = None
+) -> ScorePair:
+    """The pair, once the stated convention, the first, has stood against the others on the caller's rows.
+
+    Args:
+        network: a module ``(log_snr, x_t, condition) -> noise prediction`` that is also a
+            :class:`girsanov.adapters.evidence.Tested`.
+        process: in whose coordinates its rows are.
+        conventions: the stated one, and those that it could be instead.
+        facts: what is known beside it.
+        event_shape: of one row, where no rows say it.
+
+    Raises:
+        InputError: where law at the noise end or convention are not what is stated.
+    """
     rows, reference = _looked_at(network, facts.check), facts.reference
     if reference is None and rows is not None:
         reference = yardstick(rows)
-    shape = None if rows is None else rows.shape[1:]
+    shape = event_shape if rows is None else rows.shape[1:]
     score = ScoreModel(network, process, "noise")
     pair = ScorePair(score, prior=facts.prior, reference=reference, event_shape=shape).eval()
     _require_prior(pair)
     if rows is None:
-        network.notes = ("The self-test did not run: pass rows as check=.",)
+        network.notes += (UNTESTED,)
     else:
         condition = None if facts.condition is None else as_condition(facts.condition, rows)
-        require_evidence(network, rows, conventions[1:], pair.log_snr_range, condition)
+        require_evidence(network, rows, conventions, pair.log_snr_range, condition)
     network.notes += facts.notes
     return pair
 

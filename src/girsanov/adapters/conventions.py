@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from girsanov.adapters.diffusers.schedule import signal_and_noise
+from girsanov.adapters.schedules import signal_and_noise
 from girsanov.calculus import expand_as_rows
 from girsanov.types import State
 

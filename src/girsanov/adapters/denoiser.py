@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from girsanov.adapters.assembly import Facts, pair_of
+from girsanov.adapters.assembly import Facts, pair_around
 from girsanov.adapters.continuous import clocks, coordinates
 from girsanov.adapters.conventions import SHOWN, Choice, Convention, predictions, reading, signs
 from girsanov.adapters.packages import known
@@ -86,12 +86,12 @@ def from_denoiser(
     if process is not None:
         path = as_path(process)
         conventions = predictions(clocks(path), coordinates(path.process), "denoised", OTHERWISE)
-        return pair_of(given.net, path.process, conventions, facts, order=order)
+        return pair_around(given.net, path.process, conventions, facts, order=order)
     low, high = _ends(sigma_range)
     levels = (-2.0 * math.log(high), -2.0 * math.log(low))
     # the process reaches the largest noise at its horizon
     process = VarianceExploding(sigma_min=low, sigma_max=math.hypot(low, high), log_snr_range=levels)
-    return pair_of(given.net, process, _conventions(), facts, order=order, time="sigma")
+    return pair_around(given.net, process, _conventions(), facts, order=order, time="sigma")
 
 
 OTHERWISE = 'it to from_noise_prediction(net, process, predicts="%s")'

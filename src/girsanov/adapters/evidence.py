@@ -22,7 +22,8 @@ reading errs than the stated one, and Q the mean square between the two, :math:`
 :math:`E\,G = -Q` if the stated reading is exact: G + Q clearly above zero is twice the evidence of G.
 
 Then the stated convention is refused, with the one that fits. Else it stands; where its own errors are above the
-Gaussian's, the test is undecided and says so. Errors of a row at a level are capped, so that no reading that divides by
+Gaussian's, and on rows of another scale are not, the rows are refused, with the scale. Else the test is undecided and
+says so. Errors of a row at a level are capped, so that no reading that divides by
 a small number hides in the spread of its own errors.
 """
 
@@ -33,12 +34,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations_with_replacement
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
 
-from girsanov.adapters.adapted import AdaptedNetwork
 from girsanov.adapters.conventions import Convention
 from girsanov.calculus import noised, sum_event
 from girsanov.densities import Gaussian
@@ -63,40 +63,66 @@ SLACK = 0.1  # share of its own error by which it may err more at a level
 SAME = 1e-3  # share of the noise within which two conventions are one
 LEAST = 1e-12  # mean square of a direction
 CAP = 25.0  # of a row's squared error per dimension
+#: x -> factor x + shift, as the rows of the training may have been
+SCALES = {
+    "2 * x": (2.0, 0.0),
+    "x / 2": (0.5, 0.0),
+    "2 * x - 1": (2.0, -1.0),
+    "(x + 1) / 2": (0.5, 0.5),
+    "x / 127.5 - 1": (1.0 / 127.5, -1.0),
+    "x / 255": (1.0 / 255.0, 0.0),
+}
+
+
+class Tested(Protocol):
+    """A network as the self-test sees it."""
+
+    arguments: tuple[str, str]
+    notes: tuple[str, ...]
+
+    def output(
+        self, log_snr: Tensor, z: State, condition: Tensor | None = None, convention: Convention | None = None
+    ) -> State:
+        """What it returns at variance-preserving z, called by a convention."""
+        ...
 
 
 @torch.no_grad()
 def require_evidence(
-    network: AdaptedNetwork,
+    network: Tested,
     rows: State,
-    others: Sequence[Convention],
+    conventions: Sequence[Convention],
     log_snr_range: tuple[float, float],
     condition: Tensor | None = None,
 ) -> None:
     """Refuse the network's convention if another one fits its errors clearly better; note what stays undecided.
 
     Args:
-        network: with the stated convention.
+        network: the network.
         rows: data in the network's own scale, ``n *d``; at most 256 of them are used.
-        others: conventions that it could be instead.
+        conventions: the stated one, and those that it could be instead.
         log_snr_range: where the network was trained.
         condition: of the rows, leading dimension ``n`` or 1.
 
     Raises:
-        InputError: naming the convention that fits.
+        InputError: naming the convention that fits, or the scale of rows that does.
     """
     count = min(len(rows), max(FEWEST_ROWS, min(MOST_ROWS, ENTRIES // rows[0].numel())))
     index = torch.linspace(0, len(rows) - 1, count, dtype=torch.float64).round().long()
     reference = yardstick(rows)
     probe = _Probe(network, rows[index], _levels(reference, log_snr_range), condition_at(condition, index))
-    stated = probe.read(network.convention, probe.outputs(network.convention))
+    own, others = conventions[0], conventions[1:]
+    stated = probe.read(own, probe.outputs(own))
     gaussian = _Gaussians.of(probe, reference, rows[index])
     readings = (probe.read(convention, outputs) for convention, outputs in _readings(probe, others))
     found = [other for other in readings if _wins(probe, other, stated, gaussian)]
     if found:
         _refuse(network, stated, found)
+    if not bool(stated.outputs.values.isfinite().all()):
+        raise InputError("The network returns numbers that are not finite on these rows: check its weights")
     if not gaussian.fits(stated, SIGMAS):
-        network.notes = (
+        _refuse_scale(probe, own, rows[index], log_snr_range, stated.errors - gaussian.fitted)
+        network.notes += (
             f"The self-test is undecided: the network leaves {float(stated.errors.mean()):.2g} of the noise in these "
             f"rows, a Gaussian {float(gaussian.fitted.mean()):.2g}, and no other convention fits; look at the rows' "
             "scale and the training.",
@@ -111,12 +137,12 @@ class _Probe:
 
     def __init__(
         self,
-        network: AdaptedNetwork,
+        network: Tested,
         rows: State,
         levels: Tensor,
         condition: Tensor | None,
     ) -> None:
-        self.network, self.d, self.grid = network, rows[0].numel(), levels
+        self.network, self.d, self.grid, self.given = network, rows[0].numel(), levels, condition
         pairs = max(1, min(MOST_STATES, ENTRIES // self.d) // (2 * len(rows)))
         self.shape = (LEVELS, 2 * pairs, len(rows))
         keys = keyed_generators(0, "self-test of a convention", apart(rows))
@@ -266,6 +292,28 @@ def _levels(reference: Gaussian, log_snr_range: tuple[float, float]) -> Tensor:
     return torch.linspace(*ends, LEVELS, dtype=torch.float64)
 
 
+def _refuse_scale(
+    probe: _Probe, own: Convention, rows: State, log_snr_range: tuple[float, float], excess: Tensor
+) -> None:
+    """Where the rows fit nothing: refuse them if beside a Gaussian the network knows clearly more on another scale."""
+    found = {}
+    for text, (factor, shift) in SCALES.items():
+        scaled = factor * rows + shift
+        reference = yardstick(scaled)
+        other = _Probe(probe.network, scaled, _levels(reference, log_snr_range), probe.given)
+        errors = other.read(own, other.outputs(own)).errors
+        gaussian = other.errors(reference.noise(other.levels, other.z))
+        gain = (excess - errors + gaussian).mean(0)
+        if _exceeds(gain, BETTER) and bool(errors.mean() < (1.0 + SLACK) * gaussian.mean()):
+            found[text] = float(gain.mean())
+    if found:
+        text = max(found, key=lambda name: found[name])
+        raise InputError(
+            f"Self-test failed: the network leaves {float(excess.mean()):.2g} more of the noise in these rows x than a "
+            f"Gaussian does, {found[text]:.2g} less than that in {text}: pass rows in the scale of its training"
+        )
+
+
 def _exceeds(gain: Tensor, threshold: float) -> bool:
     """Whether the mean of independent values is above a threshold, and clearly above 0."""
     return bool(gain.mean() > max(threshold, SIGMAS * float(_stderr(gain))))
@@ -305,7 +353,7 @@ def _stderr(values: Tensor) -> Tensor:
     return values.std(-1) / values.shape[-1] ** 0.5
 
 
-def _refuse(network: AdaptedNetwork, stated: _Reading, found: list[_Reading]) -> NoReturn:
+def _refuse(network: Tested, stated: _Reading, found: list[_Reading]) -> NoReturn:
     """With the convention that fits best; of those that do the same to the network, the one that changes least."""
     least = min(float(other.errors.mean()) for other in found)
     alike = [other for other in found if float(other.errors.mean()) < least + SAME]

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from girsanov.adapters.assembly import Facts, pair_of
+from girsanov.adapters.assembly import Facts, pair_around
 from girsanov.adapters.continuous import clocks, coordinates
 from girsanov.adapters.conventions import KINDS, SHOWN, Choice, predictions
-from girsanov.adapters.diffusers.schedule import BETAS, TableSchedule
 from girsanov.adapters.packages import known
 from girsanov.adapters.paths import as_path
+from girsanov.adapters.schedules import BETAS, TableSchedule
 from girsanov.densities import Density, Gaussian
 from girsanov.inputs import checked
 from girsanov.pairs.score_pair import ScorePair
@@ -98,12 +98,12 @@ def from_noise_prediction(
     if process is not None:
         path = as_path(process)
         conventions = predictions(clocks(path), coordinates(path.process), predicts)
-        return pair_of(given.net, path.process, conventions, facts, order=order)
+        return pair_around(given.net, path.process, conventions, facts, order=order)
     schedule = TableSchedule(torch.logit(_table(alphas_cumprod)))
     conventions = predictions(_steps(schedule), _table_coordinates(), predicts)
     process = Cosine(log_snr_range=schedule.log_snr_range)
     try:
-        pair = pair_of(given.net, process, conventions, facts, order=order, whole=not fractional)
+        pair = pair_around(given.net, process, conventions, facts, order=order, whole=not fractional)
     except InputError as error:
         if fractional and "indices" in str(error):  # an embedding or a table
             raise InputError(f"{error}: pass fractional=False, which rounds steps to whole ones") from error

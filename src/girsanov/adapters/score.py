@@ -5,7 +5,7 @@ __all__ = ["from_score"]
 from collections.abc import Callable
 from typing import Any
 
-from girsanov.adapters.assembly import Facts, pair_of
+from girsanov.adapters.assembly import Facts, pair_around
 from girsanov.adapters.continuous import clocks, coordinates
 from girsanov.adapters.conventions import Choice, Convention, reading, signs, size_of
 from girsanov.adapters.packages import known
@@ -66,7 +66,7 @@ def from_score(
     told, shown = clocks(path), coordinates(path.process)
     conventions = [Convention(a, b, c) for a in told for b in shown for c in _reads(b, shown[0])]
     facts = Facts(prior, reference, check, condition, given.notes)
-    return pair_of(given.net, path.process, conventions, facts, order=given.order or order)
+    return pair_around(given.net, path.process, conventions, facts, order=given.order or order)
 
 
 def _reads(shown: Choice, own: Choice) -> list[Choice]:

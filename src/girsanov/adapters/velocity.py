@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from girsanov.adapters.assembly import Facts, pair_of
+from girsanov.adapters.assembly import Facts, pair_around
 from girsanov.adapters.continuous import clocks, coordinates, velocities
 from girsanov.adapters.conventions import SHOWN, Choice, Convention, reading, signs
 from girsanov.adapters.packages import known
@@ -86,7 +86,7 @@ def from_velocity(
         own = coordinates(path.process)[0]
         conventions = [Convention(a, own, c) for a in clocks(path) for c in velocities(path)]
     facts = Facts(prior, reference, check, condition, given.notes)
-    return pair_of(given.net, path.process, conventions, facts, order=given.order or order)
+    return pair_around(given.net, path.process, conventions, facts, order=given.order or order)
 
 
 def _path(process: Any, data_at: int | None) -> Path:

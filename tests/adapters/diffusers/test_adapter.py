@@ -10,16 +10,17 @@ import sys
 import pytest
 import torch
 
-from girsanov.pairs import ScorePair
-
 pytest.importorskip("diffusers")
 
 from girsanov.adapters.diffusers import DiffusersNetwork, from_diffusers, is_diffusers_folder, loading
+from girsanov.adapters.diffusers.network import PretrainedHead
 from girsanov.adapters.diffusers.readings import convention_of
+from girsanov.densities import StandardNormal
 from girsanov.likelihoods import Replicates, density, elbo, ode_log_prob
-from girsanov.pairs import ScoreModel
+from girsanov.pairs import ScoreModel, ScorePair
 from girsanov.types import InputError
 from tests.adapters.diffusers.exact import SCHEDULERS, SHAPE, ExactNetwork, diffusers, law, rows
+from tests.seeds import seeded
 
 D = law().means[0].numel()
 each_scheduler = pytest.mark.parametrize("make", SCHEDULERS.values(), ids=SCHEDULERS)
@@ -169,10 +170,11 @@ def test_a_function_is_no_network(saved):
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_densities_of_a_saved_pipeline_are_the_truth(saved, name):
     folder, network = saved(name)
-    model = from_diffusers(folder, unet=network, check=rows(64, seed=1))
     x = rows(24, seed=2)
     reference, truth = law().moment_match(), law().log_prob(x)
-    pair, options = ScorePair(model, reference=reference), {"samples": 768, "method": Replicates(32)}
+    pair = from_diffusers(folder, unet=network, check=rows(64, seed=1), reference=reference)
+    assert isinstance(pair, ScorePair)
+    options = {"samples": 768, "method": Replicates(32)}
     estimate = density(pair, x, **options)
     error, mean = estimate.value - truth, estimate.mean()
     assert abs(float(error.mean())) < 3.0 * mean.stderr
@@ -188,28 +190,49 @@ def test_every_convention_gives_the_same_number():
     values = {}
     for name, make in SCHEDULERS.items():
         scheduler, settings = make()
-        model = from_diffusers(ExactNetwork(**settings), scheduler, log_snr_range=(-5.0, 7.0))
-        values[name] = torch.stack(
-            [f(ScorePair(model, model.process, reference=reference), x, samples=64).value for f in (density, elbo)]
-        )
+        network = ExactNetwork(**settings)
+        pair = from_diffusers(network, scheduler, log_snr_range=(-5.0, 7.0), reference=reference)
+        values[name] = torch.stack([f(pair, x, samples=64).value for f in (density, elbo)])
     first = values.pop("DDPM-epsilon")
     for name, value in values.items():
         assert float((value - first).abs().max()) < 1e-5, name
 
 
-def test_a_reference_in_the_model_is_the_same_as_beside_it():
+def test_a_reference_may_be_given_now_or_later():
     x, reference = rows(6), law().moment_match()
     alone = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler())
     within = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler(), reference=reference)
-    beside = density(ScorePair(alone, alone.process, reference=reference), x, samples=32)
-    torch.testing.assert_close(density(ScorePair(within, within.process), x, samples=32).value, beside.value)
+    beside = density(alone.replace(reference=reference), x, samples=32)
+    torch.testing.assert_close(density(within, x, samples=32).value, beside.value)
+    head = ScoreModel(alone.score.network, alone.process, "noise", reference=reference, head=PretrainedHead(reference))
+    torch.testing.assert_close(density(ScorePair(head), x, samples=32).value, beside.value)
+
+
+def test_the_prior_is_that_of_rows_or_of_a_law_where_the_data_are_not_forgotten():
+    network, scheduler = (part() for part in SCALED)
+    with pytest.raises(InputError, match=r"not forgotten at log-SNR -5\.\d+, where this .*: pass rows"):
+        from_diffusers(network, scheduler)
+    fitted, reference = from_diffusers(network, scheduler, check=rows(64)), law().moment_match()
+    assert fitted.reference is not None
+    assert fitted.event_shape == SHAPE
+    told = from_diffusers(network, scheduler, reference=reference)
+    torch.testing.assert_close(told.prior.mean, told.noised(reference).mean)
+    given = from_diffusers(network, scheduler, prior=reference)
+    assert given.prior is reference
+    assert isinstance(from_diffusers(ExactNetwork(), diffusers.DDPMScheduler()).prior, StandardNormal)
+
+
+SCALED = (
+    lambda: ExactNetwork(table="scaled_linear"),
+    lambda: diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
+)
 
 
 @pytest.mark.slow
 def test_the_odes_density_is_the_truth_too():
-    model = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler())
+    pair = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler(), reference=law().moment_match())
     x = rows(4)
-    estimate = ode_log_prob(ScorePair(model, model.process, reference=law().moment_match()), x)
+    estimate = ode_log_prob(pair, x)
     torch.testing.assert_close(estimate.value, law().log_prob(x), rtol=0.0, atol=0.05)
 
 
@@ -221,15 +244,30 @@ def test_the_odes_density_is_the_truth_too():
 def test_another_convention_is_refused(told, true):
     if told == true:
         return
-    with pytest.raises(InputError, match=r"^Self-test failed: read as \w+, the network .*: \w+"):
+    with pytest.raises(InputError, match="Self-test failed: on these rows the network leaves") as caught:
         from_diffusers(ExactNetwork(**SCHEDULERS[true]()[1]), SCHEDULERS[told]()[0], check=rows(64))
+    assert str(caught.value).endswith(FITS[true])
+
+
+#: what a network is, in the words by which it is passed: with the scheduler of its family, or the one that was given
+FITS = {
+    "DDPM-epsilon": ('prediction="epsilon"', 'scheduler=DDPMScheduler(beta_schedule="linear")'),
+    "DDPM-sample": ('prediction="sample"', 'DDPMScheduler(beta_schedule="linear", prediction_type="sample")'),
+    "DDIM-v-zero-snr": (
+        'prediction="v_prediction"',
+        'DDPMScheduler(beta_schedule="linear", prediction_type="v_prediction")',
+    ),
+    "FlowMatchEuler": ("scheduler=FlowMatchEulerDiscreteScheduler()",),
+    "EDMEuler-v": ('scheduler=EDMEulerScheduler(sigma_data=1.0, prediction_type="v_prediction")',),
+}
 
 
 def test_another_schedule_is_refused():
+    """From few rows on: a threshold on the errors needed two thousand."""
     for table, other in (("linear", "scaled_linear"), ("scaled_linear", "linear")):
         betas = {"linear": {}, "scaled_linear": {"beta_start": 0.00085, "beta_end": 0.012}}[other]
         scheduler = diffusers.DDPMScheduler(beta_schedule=other, **betas)
-        with pytest.raises(InputError, match="when it is told a log-SNR that is 1"):
+        with pytest.raises(InputError, match=rf'pass scheduler=DDPMScheduler\(beta_schedule="{table}"'):
             from_diffusers(ExactNetwork(table=table), scheduler, check=rows(64))
 
 
@@ -243,8 +281,33 @@ def test_rows_of_another_scale_are_refused(name, scale):
 
 def test_a_flipped_sign_is_refused():
     negated = lambda network, x, t, c: -network(x, t).sample  # noqa: E731
-    with pytest.raises(InputError, match="Self-test failed"):
+    with pytest.raises(InputError, match="pass call= that returns the opposite"):
         from_diffusers(ExactNetwork(), diffusers.DDPMScheduler(), call=negated, check=rows(64))
+
+
+@pytest.mark.parametrize(
+    ("call", "advice"),
+    [
+        (lambda network, x, t, c: network(x, 999.0 - t), "call= that passes 999 - timestep"),
+        (lambda network, x, t, c: network(x, 1000.0 * t), "call= that passes timestep / 1000"),
+    ],
+)
+def test_another_clock_is_refused(call, advice):
+    with pytest.raises(InputError, match="Self-test failed") as caught:
+        from_diffusers(ExactNetwork(), diffusers.DDPMScheduler(), call=call, check=rows(64))
+    assert str(caught.value).endswith(advice)
+
+
+def test_badly_trained_networks_are_not_refused():
+    generator = seeded(3)
+
+    def noisy(network, x, t, c):
+        found = network(x, t).sample
+        return 0.8 * found + torch.randn(found.shape, generator=generator)
+
+    for call, n in ((noisy, 64), (lambda network, x, t, c: 0.0 * x, 256)):
+        pair = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler(), call=call, check=rows(n))
+        assert pair.score.network.notes[0].startswith("The self-test is undecided: the network leaves")
 
 
 def test_without_rows_noise_must_be_recognised(real):
@@ -253,21 +316,22 @@ def test_without_rows_noise_must_be_recognised(real):
     with pytest.raises(InputError, match="misses 1"):
         from_diffusers(ExactNetwork(predicts="v"), diffusers.DDPMScheduler())
     fine = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler())
-    assert fine.network.notes == ("The self-test saw no data: pass rows as check=.",)
-    assert from_diffusers(ExactNetwork(), diffusers.DDPMScheduler(), check=rows(8)).network.notes == ()
+    assert fine.score.network.notes == ("The self-test saw no data: pass rows as check=.",)
+    seen = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler(), check=rows(64))
+    assert seen.score.network.notes == ()
 
 
 def test_a_broken_network_is_refused():
     def nothing(network, x, t, c):
         return torch.full_like(x, torch.nan)
 
-    with pytest.raises(InputError, match="leaves nan of the noise"):
-        from_diffusers(ExactNetwork(), diffusers.DDPMScheduler(), call=nothing, check=rows(8))
+    with pytest.raises(InputError, match="returns numbers that are not finite on these rows: check its weights"):
+        from_diffusers(ExactNetwork(), diffusers.DDPMScheduler(), call=nothing, check=rows(64))
     broken = small_unet()
     torch.nn.init.constant_(broken.conv_out.bias, torch.inf)
     with pytest.raises(InputError, match="not finite"):
         from_diffusers(broken, diffusers.DDPMScheduler())
-    with pytest.raises(InputError, match="at least 2 rows"):
+    with pytest.raises(InputError, match="needs 64 rows or more; got 1"):
         from_diffusers(ExactNetwork(), diffusers.DDPMScheduler(), check=rows(1))
 
 
@@ -276,7 +340,7 @@ def test_a_broken_network_is_refused():
 
 def test_item_1_a_prediction_may_be_told():
     model = from_diffusers(ExactNetwork(predicts="v"), diffusers.DDPMScheduler(), prediction="v_prediction")
-    assert model.network.convention.reading == "v_prediction"
+    assert model.score.network.convention.reading == "v_prediction"
     euler = convention_of(diffusers.EulerDiscreteScheduler(prediction_type="original_sample"))
     assert euler.reading == "sample"
 
@@ -297,9 +361,10 @@ def test_item_3_timesteps_are_fractional_unless_the_embedding_is_a_table():
 
 def test_item_3_rounding_costs_little():
     x, reference = rows(32), law().moment_match()
-    exact = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler())
-    rounded = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler(), fractional=False, check=rows(64))
-    first, second = (density(ScorePair(score, reference=reference), x, samples=512).value for score in (exact, rounded))
+    scheduler = diffusers.DDPMScheduler()
+    exact = from_diffusers(ExactNetwork(), scheduler, reference=reference)
+    rounded = from_diffusers(ExactNetwork(), scheduler, fractional=False, reference=reference, check=rows(64))
+    first, second = (density(pair, x, samples=512).value for pair in (exact, rounded))
     loss = first - second
     assert bool((loss != 0).all())
     assert float(loss.mean().abs()) / D < 0.005
@@ -317,8 +382,8 @@ def test_item_4_no_method_of_the_scheduler_is_called(monkeypatch):
     for name in ("scale_model_input", "add_noise", "set_timesteps", "step"):
         monkeypatch.setattr(scheduler, name, lambda *_, **__: pytest.fail("the scheduler was used"))
     before = dict(vars(scheduler))
-    model = from_diffusers(ExactNetwork(), scheduler)
-    elbo(ScorePair(model), rows(2), samples=8)
+    pair = from_diffusers(ExactNetwork(), scheduler, reference=law().moment_match())
+    elbo(pair, rows(2), samples=8)
     assert vars(scheduler) == before
 
 
@@ -334,14 +399,14 @@ def test_item_7_labels_of_classes():
     x, one = rows(4), torch.zeros(4, dtype=torch.int64)
     model = from_diffusers(network, scheduler, check=rows(64), condition=torch.zeros(1, dtype=torch.int64))
     with pytest.raises(InputError, match="is conditional: pass condition= with its labels"):
-        elbo(ScorePair(model), x)
-    named = elbo(ScorePair(model), x, condition=one, samples=16).value
-    free = from_diffusers(network, scheduler, null_class=0)
-    torch.testing.assert_close(elbo(ScorePair(free, free.process), x, samples=16).value, named)
-    torch.testing.assert_close(elbo(ScorePair(free, free.process), x, condition=one - 1, samples=16).value, named)
+        elbo(model, x)
+    named = elbo(model, x, condition=one, samples=16).value
+    free = from_diffusers(network, scheduler, null_class=0, reference=model.reference)
+    torch.testing.assert_close(elbo(free, x, samples=16).value, named)
+    torch.testing.assert_close(elbo(free, x, condition=one - 1, samples=16).value, named)
     plain = from_diffusers(small_unet_like_exact(), scheduler)
     with pytest.raises(InputError, match="takes no condition"):
-        elbo(ScorePair(plain, plain.process), x, condition=one)
+        elbo(plain, x, condition=one)
 
 
 def small_unet_like_exact():
@@ -400,14 +465,14 @@ def test_item_10_mode_precision_and_guidance():
 def test_a_rows_value_does_not_depend_on_the_others():
     model = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler())
     x = rows(5)
-    together = elbo(ScorePair(model), x, samples=16).value
-    torch.testing.assert_close(elbo(ScorePair(model), x[2:3], samples=16).value, together[2:3])
+    together = elbo(model, x, samples=16).value
+    torch.testing.assert_close(elbo(model, x[2:3], samples=16).value, together[2:3])
 
 
 def test_gradients_reach_the_rows():
     model = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler())
     x = rows(2).requires_grad_()
-    elbo(ScorePair(model), x, samples=8).value.sum().backward()
+    elbo(model, x, samples=8).value.sum().backward()
     assert bool(x.grad.isfinite().all())
 
 
@@ -453,7 +518,41 @@ def test_no_code_is_chosen_by_a_file(tmp_path, name):
         from_diffusers(tmp_path, diffusers.DDPMScheduler())
 
 
-def test_pickled_weights_are_not_read(tmp_path):
-    small_unet().save_pretrained(tmp_path, safe_serialization=False)
-    with pytest.raises(InputError, match="cannot be loaded"):
+class Evil:
+    """What runs when it is unpickled."""
+
+    def __reduce__(self):
+        return pytest.fail, ("code was run",)
+
+
+def test_pickled_weights_are_read_where_they_are_tensors_alone(tmp_path):
+    network = small_unet()
+    network.save_pretrained(tmp_path, safe_serialization=False)
+    found = loading.find_parts(tmp_path, diffusers.DDPMScheduler()).network
+    assert torch.equal(found.conv_out.weight, network.conv_out.weight)
+    path = tmp_path / "diffusion_pytorch_model.bin"
+    torch.save({"weight": Evil()}, path)
+    with pytest.raises(InputError, match="holds more than tensors, or is damaged: load it yourself, if you trust it"):
         from_diffusers(tmp_path, diffusers.DDPMScheduler())
+    with pytest.raises(InputError, match="is one file of weights"):
+        from_diffusers(path, diffusers.DDPMScheduler())
+
+
+def test_variants_are_found(tmp_path):
+    networks = {name: small_unet() for name in ("fp16", "non_ema")}
+    scheduler = diffusers.DDPMScheduler()
+    networks["fp16"].half().save_pretrained(tmp_path, variant="fp16")
+    only = loading.find_parts(tmp_path, scheduler).network
+    assert torch.equal(only.conv_out.weight.half(), networks["fp16"].conv_out.weight)
+    networks["non_ema"].save_pretrained(tmp_path, variant="non_ema")
+    with pytest.raises(InputError, match="several variants: pass variant= of fp16, non_ema"):
+        loading.find_parts(tmp_path, scheduler)
+    told = loading.find_parts(tmp_path, scheduler, variant="non_ema").network
+    assert torch.equal(told.conv_out.weight, networks["non_ema"].conv_out.weight)
+    with pytest.raises(InputError, match=r"of the variant 'bf16'.* there are the variants fp16, non_"):
+        from_diffusers(tmp_path, scheduler, variant="bf16")
+
+
+def test_a_pipelines_bare_network_has_its_scheduler_beside_it(real):
+    parts = loading.find_parts(real / "pipeline" / "unet")
+    assert type(parts.scheduler).__name__ == "DDPMScheduler"

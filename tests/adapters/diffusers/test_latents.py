@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from girsanov.likelihoods import RandomisedRows
-from girsanov.pairs import ScorePair
 
 pytest.importorskip("diffusers")
 
@@ -74,11 +73,8 @@ def test_the_density_of_unscaled_latents_has_the_jacobian():
         y, log_det = transform(raw)
         return View(y[:, None].expand(-1, replicates, *SHAPE), log_det[:, None].expand(-1, replicates))
 
-    model = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler())
-    reference = law().moment_match()
-    value = elbo(
-        ScorePair(model, model.process, reference=reference), RandomisedRows(latents, views), samples=256
-    ).value
-    scaled = elbo(ScorePair(model, model.process, reference=reference), x, samples=256)
+    pair = from_diffusers(ExactNetwork(), diffusers.DDPMScheduler(), reference=law().moment_match())
+    value = elbo(pair, RandomisedRows(latents, views), samples=256).value
+    scaled = elbo(pair, x, samples=256)
     truth = law().log_prob(x) + 18 * math.log(0.18215)
     assert abs(float((value - truth).mean())) < 4.0 * scaled.mean().stderr + 0.02 * 18

@@ -7,7 +7,7 @@ import torch
 pytest.importorskip("diffusers")
 
 from girsanov.adapters.diffusers.readings import READINGS, convention_of
-from girsanov.adapters.diffusers.schedule import FlowSchedule, TableSchedule, alpha_bar_table, signal_and_noise
+from girsanov.adapters.schedules import FlowSchedule, TableSchedule, alpha_bar_table, signal_and_noise
 from girsanov.types import InputError
 from tests.adapters.diffusers.exact import SCHEDULERS, TABLES, diffusers
 

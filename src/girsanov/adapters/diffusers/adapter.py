@@ -1,4 +1,4 @@
-r"""``from_diffusers``: a pretrained diffusers model as a score, in one call.
+r"""``from_diffusers``: a pretrained diffusers model as a pair, in one call.
 
 What can go wrong in between, and where it is taken care of (note of paper 2, section 5.2):
 
@@ -28,39 +28,48 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from girsanov.adapters.assembly import UNTESTED, Facts, pair_of
 from girsanov.adapters.diffusers.loading import find_parts
-from girsanov.adapters.diffusers.network import Call, DiffusersNetwork, PretrainedHead, bare, setting
+from girsanov.adapters.diffusers.network import Call, DiffusersNetwork, bare, setting
 from girsanov.adapters.diffusers.readings import convention_of
-from girsanov.adapters.diffusers.selftest import check_noise_end, check_rows
-from girsanov.densities import Gaussian
-from girsanov.pairs.score_model import ScoreModel
+from girsanov.adapters.diffusers.selftest import check_noise_end, conventions_beside
+from girsanov.densities import Density, Gaussian
+from girsanov.inputs import checked
+from girsanov.pairs.score_pair import ScorePair
 from girsanov.processes import Cosine
-from girsanov.types import InputError, State
+from girsanov.types import InputError
+
+UNSEEN = "The self-test saw no data: pass rows as check=."
 
 
+@checked
 def from_diffusers(
     source: Any,
     scheduler: Any = None,
     *,
-    unet: nn.Module | None = None,
+    unet: Any = None,
+    variant: str | None = None,
     prediction: str | None = None,
     call: Call | None = None,
     null_class: int | None = None,
     fractional: bool | None = None,
-    reference: Gaussian | None = None,
     log_snr_range: tuple[float, float] | None = None,
-    check: State | None = None,
-    condition: Tensor | None = None,
-) -> ScoreModel:
-    """Turn a diffusers model into a score model, and test that it is one.
+    prior: Density | None = None,
+    reference: Gaussian | None = None,
+    check: Any = None,
+    condition: Any = None,
+) -> ScorePair:
+    """A diffusers model as a pair, tested to be one.
 
     Args:
         source: a network (``UNet2DModel``, ``UNet2DConditionModel``, a DiT, ...), a pipeline, a folder that
             ``save_pretrained`` wrote, or a Hugging Face id.
         scheduler: the scheduler of its training, or the folder of one; default the pipeline's own.
         unet: the network, where its class is not one of diffusers: no code is loaded from disk.
+        variant: of the weights in a folder, such as ``fp16``, where it has several; the only one is found. Pickled
+            weights are read where they hold tensors alone.
         prediction: what the network predicts (``epsilon``, ``sample``, ``v_prediction``, ``flow_prediction``), where
             the scheduler's setting is wrong.
         call: ``(network, input, timestep, condition) -> output`` for networks that take more than one condition. It
@@ -68,24 +77,29 @@ def from_diffusers(
             that loop does between them and the scheduler, guidance left out.
         null_class: the label that stands for "no label"; labels below 0 become it.
         fractional: whether timesteps may lie between the training steps; see :class:`DiffusersNetwork`.
-        reference: a Gaussian in the network's coordinates to compare with, for :func:`girsanov.density`.
         log_snr_range: where the model is used; default, and at most, where the scheduler trains.
-        check: rows of data in the network's own scale, ``n c *s``, for the self-test: strongly recommended.
+        prior: law at the noise end of the range, in variance-preserving coordinates; default N(0, I), where the data
+            are forgotten there.
+        reference: Gaussian of the data in the network's scale; default fitted to the rows of ``check``.
+        check: 64 rows of data or more in the network's own scale, ``n c *s``, for the self-test: strongly recommended.
+            It calls the network some ten thousand times.
         condition: of the rows to check, leading dimension ``n`` or 1.
 
     Returns:
-        The score, whose ``process`` is variance preserving; ``model.network.notes`` says what is approximate. Rows are
-        in the network's own scale, such as [-1, 1]. The network is put into evaluation mode.
+        The pair, whose process is variance preserving; ``pair.score.network.notes`` says what is approximate or
+        undecided. Rows are in the network's own scale, such as [-1, 1]. The network is put into evaluation mode.
 
     Raises:
-        InputError: if diffusers is missing, if the model is no score, or if the self-test fails.
+        InputError: if diffusers is missing, if the model is no score, for data that are not forgotten at the end of
+            the range without rows or a law, or a self-test that another convention or scale of rows wins: the
+            sentence names it.
 
     Example:
         >>> import girsanov as gv
-        >>> model = gv.from_diffusers("google/ddpm-cifar10-32", check=images)  # doctest: +SKIP
-        >>> gv.elbo(gv.ScorePair(model), images, samples=256).mean()  # doctest: +SKIP
+        >>> pair = gv.from_diffusers("google/ddpm-cifar10-32", check=images)  # doctest: +SKIP
+        >>> gv.elbo(pair, images, samples=256).mean()  # doctest: +SKIP
     """
-    parts = find_parts(source, scheduler, unet)
+    parts = find_parts(source, scheduler, unet, variant)
     convention = convention_of(parts.scheduler, prediction)
     _refuse_mixed_clock(parts.network, convention.reading)
     network = DiffusersNetwork(
@@ -96,10 +110,12 @@ def from_diffusers(
     if log_snr_range is not None:
         low, high = max(low, log_snr_range[0]), min(high, log_snr_range[1])
     process = Cosine(log_snr_range=(low, high))  # refuses an empty range
-    head = None if reference is None else PretrainedHead(reference)
-    model = ScoreModel(network, process, "noise", reference=reference, head=head, log_snr_range=(low, high))
-    _self_test(model.eval(), check, condition)
-    return model
+    facts = Facts(prior, reference, check, condition)
+    shape = event_shape_of(parts.network)
+    pair = pair_of(network, process, (convention, *conventions_beside(convention)), facts, event_shape=shape)
+    if check is None:
+        _look_at_noise(pair, network, shape, condition)
+    return pair
 
 
 def event_shape_of(network: nn.Module) -> tuple[int, ...] | None:
@@ -111,30 +127,14 @@ def event_shape_of(network: nn.Module) -> tuple[int, ...] | None:
     return (channels, *sides) if isinstance(sides, Sequence) else None
 
 
-def _self_test(model: ScoreModel, rows: State | None, condition: Tensor | None) -> None:
-    network = model.network
-    assert isinstance(network, DiffusersNetwork)
-    if rows is not None:
-        rows = rows.to(dtype=_dtype(model), device=_device(model, rows))
-        check_rows(network, rows, condition)
-        return
-    shape = event_shape_of(network.network)
+def _look_at_noise(pair: ScorePair, network: DiffusersNetwork, shape: tuple[int, ...] | None, condition: Any) -> None:
+    """What can be tested without rows, where their shape is known and the network can be called."""
     unconditional = not network.required or network.null_class is not None
     if shape is None or (condition is None and not unconditional) or network.call is not None:
-        network.untested = "The self-test did not run: pass rows as check=."
         return
-    blank = torch.zeros(1, *shape, device=_device(model, None))
-    check_noise_end(network, blank.to(_dtype(model)), None if condition is None else condition[:1])
-    network.untested = "The self-test saw no data: pass rows as check=."
-
-
-def _dtype(model: ScoreModel) -> torch.dtype:
-    return torch.promote_types(next(model.network.parameters(), torch.empty(0)).dtype, torch.float32)
-
-
-def _device(model: ScoreModel, rows: State | None) -> torch.device:
-    parameter = next(model.parameters(), None)
-    return parameter.device if parameter is not None else torch.device("cpu") if rows is None else rows.device
+    blank = torch.zeros(1, *shape, device=next(network.parameters(), torch.empty(0)).device)
+    check_noise_end(network, blank.to(pair.dtype(blank)), None if condition is None else condition[:1])
+    network.notes = tuple(UNSEEN if note == UNTESTED else note for note in network.notes)
 
 
 def _refuse_mixed_clock(network: nn.Module, reading: str) -> None:

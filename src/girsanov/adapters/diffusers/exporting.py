@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from girsanov.adapters.diffusers.loading import import_diffusers
-from girsanov.adapters.diffusers.schedule import signal_and_noise
+from girsanov.adapters.schedules import signal_and_noise
 from girsanov.calculus import expand_as_rows
 from girsanov.pairs.score_model import ScoreModel
 from girsanov.types import InputError

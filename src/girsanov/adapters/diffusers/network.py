@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from girsanov.adapters.diffusers.readings import Convention
-from girsanov.adapters.diffusers.schedule import Schedule
+from girsanov.adapters.conventions import Convention
+from girsanov.adapters.diffusers.readings import Reading
 from girsanov.calculus import expand_as_rows
 from girsanov.networks.heads import Head, NetworkCall
 from girsanov.types import InputError, State
@@ -23,6 +23,7 @@ from girsanov.types import InputError, State
 Call = Callable[[nn.Module, Tensor, Tensor, Tensor | None], Any]  #: ``(network, input, timestep, condition) -> output``
 
 HALF = (torch.float16, torch.bfloat16)
+ROUNDED = "Timesteps are rounded to whole ones: the network's time embedding is a table."
 CLASSES, STATES = "class_labels", "encoder_hidden_states"
 INPUTS = ("sample", "hidden_states")
 EXPECTED = (CLASSES, STATES, *INPUTS, "timestep")
@@ -53,6 +54,10 @@ class DiffusersNetwork(nn.Module):
             model, with a somewhat looser bound. Default: unless its embedding is a table of integers.
         null_class: the label that means "no label", for networks that were trained with one.
 
+    Attributes:
+        notes: sentences about what is approximate or untested in how the network is used; ``standing`` of them hold
+            whatever is tested.
+
     Raises:
         InputError: if the network cannot be called like this, or is no score.
     """
@@ -60,7 +65,7 @@ class DiffusersNetwork(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        convention: Convention,
+        convention: Reading,
         *,
         call: Call | None = None,
         fractional: bool | None = None,
@@ -79,31 +84,27 @@ class DiffusersNetwork(nn.Module):
         self.required = self.slot is not None and _required(network, self.slot)
         self.state_name = None if call else _state_name(network)
         self.fractional = _takes_fractions(network) if fractional is None else fractional
-        self.untested: str | None = None
+        self.arguments: tuple[str, str] = ("x", "timestep")
+        self.standing: tuple[str, ...] = () if self.fractional else (ROUNDED,)
+        self.notes: tuple[str, ...] = self.standing
         self.scheduler: Any = None
         self.null_class = null_class if null_class is not None else _null_class(network)
         self.labels = _label_count(network, self.null_class) if self.slot == CLASSES else 0
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Sentences about what is approximate or untested in how the network is used."""
-        rounded = "Timesteps are rounded to whole ones: the network's time embedding is a table."
-        return tuple(note for note in (None if self.fractional else rounded, self.untested) if note)
-
     def forward(self, log_snr: Tensor, z: State, condition: Tensor | None = None) -> State:
         """Noise prediction at variance-preserving ``z`` ``b c *s`` and levels ``b``."""
-        return self.convention.noise(log_snr.double(), z, self.output(log_snr, z, condition))
+        return self.convention.noise(log_snr, z, self.output(log_snr, z, condition))
 
     def output(
-        self, log_snr: Tensor, z: State, condition: Tensor | None = None, schedule: Schedule | None = None
+        self, log_snr: Tensor, z: State, condition: Tensor | None = None, convention: Convention | None = None
     ) -> State:
-        """What the network itself returns there, without variances; ``schedule`` may replace the convention's."""
-        schedule = schedule or self.convention.schedule
+        """What the network itself returns there, without variances, by its own convention or another."""
+        convention = convention or self.convention
         level = log_snr.double()
-        timestep = schedule.timestep(level)
+        timestep = convention.told.function(level)
         # single precision at least: half precision does not resolve the timesteps
         timestep = timestep.to(torch.promote_types(z.dtype, torch.float32)) if self.fractional else _whole(timestep)
-        network_input = expand_as_rows(schedule.input_scale(level), z) * z
+        network_input = expand_as_rows(convention.shown.function(level), z) * z
         output = self._called(network_input.to(self.low_dtype or z.dtype), timestep, condition).to(z.dtype)
         if output.ndim == z.ndim and output.shape[1] == 2 * z.shape[1]:
             output = output[:, : z.shape[1]]  # the rest are variances, which only a discrete chain uses

@@ -18,7 +18,7 @@ score            0                                                     :math:`-\
 where :math:`s^2 = \sigma^2 + s_d^2 \alpha^2` is the variance of z when the data's is :math:`s_d^2`.
 """
 
-__all__ = ["READINGS", "Convention", "convention_of"]
+__all__ = ["READINGS", "Reading", "convention_of", "reading_of"]
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from girsanov.adapters.diffusers.schedule import (
+from girsanov.adapters.conventions import Choice, Convention
+from girsanov.adapters.schedules import (
     EDMSchedule,
     ExplodingSchedule,
     FlowSchedule,
@@ -36,8 +37,7 @@ from girsanov.adapters.diffusers.schedule import (
     alpha_bar_table,
     signal_and_noise,
 )
-from girsanov.calculus import expand_as_rows
-from girsanov.types import InputError, State
+from girsanov.types import InputError
 
 Coefficients = tuple[Tensor, Tensor]
 
@@ -69,8 +69,8 @@ FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 
 
 @dataclass(frozen=True)
-class Convention:
-    """What the numbers that go into a network and come out of it mean.
+class Reading(Convention):
+    """What the numbers that go into a network and come out of it mean, in diffusers' words.
 
     Attributes:
         schedule: its clock and the scale of its input.
@@ -80,14 +80,19 @@ class Convention:
     schedule: Schedule
     reading: str
 
-    def noise(self, log_snr: Tensor, z: State, output: State) -> State:
-        """Noise prediction from a network's output at variance-preserving ``z`` ``b *d`` and levels ``b``."""
-        sigma_data = getattr(self.schedule, "sigma_data", 1.0)
-        a, b = READINGS[self.reading](*signal_and_noise(log_snr), sigma_data)
-        return expand_as_rows(a, z) * z + expand_as_rows(b, z) * output
+
+def reading_of(schedule: Schedule, reading: str, keyword: str = "") -> Reading:
+    """The convention of a schedule and a reading; ``keyword`` says how it is stated, empty for the stated one."""
+    sigma_data = getattr(schedule, "sigma_data", 1.0)
+
+    def read(log_snr: Tensor) -> Coefficients:
+        return READINGS[reading](*signal_and_noise(log_snr), sigma_data)
+
+    told, shown = Choice(schedule.timestep, keyword=keyword), Choice(schedule.input_scale)
+    return Reading(told, shown, Choice(read), schedule, reading)
 
 
-def convention_of(scheduler: Any, prediction: str | None = None) -> Convention:
+def convention_of(scheduler: Any, prediction: str | None = None) -> Reading:
     """Read a scheduler's convention.
 
     Args:
@@ -106,15 +111,15 @@ def convention_of(scheduler: Any, prediction: str | None = None) -> Convention:
     if name in EDM:
         return _preconditioned(scheduler, stated)
     if name == "ScoreSdeVeScheduler":
-        return Convention(ExplodingSchedule(config["sigma_min"], config["sigma_max"]), "score")
+        return reading_of(ExplodingSchedule(config["sigma_min"], config["sigma_max"]), "score")
     if not hasattr(scheduler, "alphas_cumprod") or not isinstance(scheduler.alphas_cumprod, Tensor):
         raise InputError(
             f"{name} is not supported: build the model with the scheduler that the network was trained with"
         )
     reading = _known(stated or "epsilon", ("epsilon", "sample", "v_prediction"), name)
     if config.get("timestep_type") == "continuous" and reading == "v_prediction":
-        return Convention(_continuous(scheduler), reading)
-    return Convention(TableSchedule(torch.logit(alpha_bar_table(scheduler))), reading)
+        return reading_of(_continuous(scheduler), reading)
+    return reading_of(TableSchedule(torch.logit(alpha_bar_table(scheduler))), reading)
 
 
 def _known(stated: str, allowed: tuple[str, ...], name: str) -> str:
@@ -124,21 +129,21 @@ def _known(stated: str, allowed: tuple[str, ...], name: str) -> str:
     return reading
 
 
-def _flow(scheduler: Any, prediction: str | None) -> Convention:
+def _flow(scheduler: Any, prediction: str | None) -> Reading:
     """The straight path; ``shift`` and dynamic shifting only move the sampling grid."""
     allowed = ("flow_prediction", "epsilon", "sample", "v_prediction")
     reading = _known(prediction or "flow_prediction", allowed, type(scheduler).__name__)
     if scheduler.config.get("invert_sigmas"):
         raise InputError("invert_sigmas turns the timestep around: set it to False and undo it in call=")
-    return Convention(FlowSchedule(scheduler.config["num_train_timesteps"]), reading)
+    return reading_of(FlowSchedule(scheduler.config["num_train_timesteps"]), reading)
 
 
-def _preconditioned(scheduler: Any, stated: str) -> Convention:
+def _preconditioned(scheduler: Any, stated: str) -> Reading:
     config = scheduler.config
     reading = {"epsilon": "edm", "v_prediction": "edm_v"}.get(stated)
     if reading is None:
         raise InputError(f"{type(scheduler).__name__} has epsilon and v_prediction; got {stated!r}")
-    return Convention(EDMSchedule(config["sigma_min"], config["sigma_max"], config["sigma_data"]), reading)
+    return reading_of(EDMSchedule(config["sigma_min"], config["sigma_max"], config["sigma_data"]), reading)
 
 
 def _continuous(scheduler: Any) -> EDMSchedule:

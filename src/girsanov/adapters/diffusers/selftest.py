@@ -1,77 +1,113 @@
-r"""The self-test of a pretrained network: does it denoise as the convention that it is read by says?
-
-A network of the right convention has a squared error :math:`\mathrm{mse}(l) = E\|\varepsilon - \hat\varepsilon\|^2`
-that goes to 0 at the noise end and never exceeds what a Gaussian of the data's second moment :math:`m_2` leaves,
-:math:`d\, \mathrm{sigmoid}(l + \log m_2)`, which itself is below d (note of paper 2, section 4). Since the exact noise
-prediction minimises that error, and the exact scale of the data maximises the likelihood, whatever does better than
-what a model claims to be refutes the claim. With rows of data these are refused:
-
-1. an error above that line somewhere, by more than a tenth of it, a twentieth of d and four standard errors;
-2. outputs that denoise better when they are read by another convention or with the other sign, or no better when they
-   are replaced by zeros;
-3. a network that denoises better at some level when it is told another one, or as well when it is told nonsense: the
-   schedule is not its own;
-4. rows that are more likely when they are stretched or shifted: they are not in the network's scale.
-
-"Better" means by more than four standard errors and by more than a trained network errs: see the constants.
+"""What a pretrained network could be instead, for the self-test, and the part of it that needs no data.
 
 Without rows only shape, finiteness and the noise end can be looked at: there, noise must be recognised as noise. This
 refuses a velocity or a clean image that is read as noise, and an untrained network, but not a network of noise that
-is read as a velocity. The test costs about 130 evaluations for each of at most 64 rows.
+is read as a velocity.
 """
 
-__all__ = ["check_noise_end", "check_rows"]
+__all__ = ["check_noise_end", "conventions_beside"]
 
-import math
 from dataclasses import replace
-from typing import NoReturn, final
 
 import torch
 from torch import Tensor
 
+from girsanov.adapters.conventions import Choice, Convention, signs
 from girsanov.adapters.diffusers.network import DiffusersNetwork
-from girsanov.adapters.diffusers.schedule import Schedule, signal_and_noise
-from girsanov.calculus import expand_as_rows, sum_event
+from girsanov.adapters.diffusers.readings import READINGS, Reading, reading_of
+from girsanov.adapters.schedules import BETAS, EDMSchedule, ExplodingSchedule, FlowSchedule, Schedule, TableSchedule
 from girsanov.randomness import keyed_generators, keyed_normal
-from girsanov.rows import condition_at
 from girsanov.types import InputError, State
 
-LEVELS = 16
-ROWS = 64
-LINE, FLOOR = 1.1, 0.05  # tolerated: times the Gaussian's error, and share of d
-SIGMAS = 4.0
 NOISE_ROWS, UNRECOGNISED = 8, 0.5  # share of pure noise that may go unrecognised
-COMPARED = -4.0  # log-SNR from which readings are compared: below, all that know noise are alike
-BETTER, WORSE = 0.05, 0.01  # nats per dimension: of another reading, and of the outputs over zeros
-SHIFTS, LOST = (-1.0, 1.0), 4.0  # log-SNR by which the network is misinformed: a little, and beyond use
-SHARE = 0.05  # of the error at one level, where the Gaussian's is above this share of d, too
-STRETCHES = ((2.0, 0.0), (0.5, 0.0), (2.0, -1.0), (0.5, 0.5))  # x -> factor x + shift
-STRETCHED = 0.1  # nats per dimension
-ALTERNATIVES = {  # what outputs of the same input and timestep could be
-    "epsilon": ("v_prediction", "sample"),
-    "sample": ("epsilon", "v_prediction"),
-    "v_prediction": ("epsilon", "sample"),
-    "flow_prediction": ("epsilon", "sample"),
-    "edm": ("edm_v", "epsilon", "sample"),
-    "edm_v": ("edm", "epsilon", "sample"),
-    "score": ("epsilon", "sample"),
+STEPS = 1000
+SHIFTS = (-1.0, 1.0)  # log-SNR by which a network may have been told otherwise
+APART = 0.1  # of what is told, relative: from there on two schedules are two
+POINTS = 17
+SIGN = "call= that returns the opposite"
+#: schedules of betas with their usual ends
+TABLES = {
+    'DDPMScheduler(beta_schedule="linear"%s)': ("linear", 1e-4, 0.02),
+    'DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012%s)': (
+        "scaled_linear",
+        0.00085,
+        0.012,
+    ),
+    'DDPMScheduler(beta_schedule="squaredcos_cap_v2"%s)': ("squaredcos_cap_v2", 0.0, 0.0),
 }
+#: how a reading is stated beside another scheduler of its kind, and by ``prediction=``
+SAID = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v_prediction"}
+SAID_OF_EDM = {"edm": "epsilon", "edm_v": "v_prediction"}
 
 
-@final
-class _Misinformed(Schedule):
-    """A schedule whose network is told the noise level of another log-SNR."""
+def conventions_beside(own: Reading) -> list[Convention]:
+    """What a network could be that is not as stated: another prediction, sign, direction of time or scheduler."""
+    schedule = own.schedule
+    return [*_read_otherwise(own), *_told_otherwise(own), *_elsewhere(schedule)]
 
-    def __init__(self, schedule: Schedule, shift: float) -> None:
-        self.schedule, self.shift = schedule, shift
 
-    def timestep(self, log_snr: Tensor) -> Tensor:
-        """See :class:`Schedule`."""
-        return self.schedule.timestep((log_snr + self.shift).clamp(*self.schedule.log_snr_range))
+def _read_otherwise(own: Reading) -> list[Convention]:
+    """The same input and timestep, another output."""
+    edm = isinstance(own.schedule, EDMSchedule)
+    said = SAID_OF_EDM if edm else SAID
+    others = [reading_of(own.schedule, name) for name in READINGS if name != own.reading and (edm or name in said)]
+    keyword = {name: f'prediction="{word}"' for name, word in said.items()}
+    named = [replace(c.read, keyword=keyword.get(c.reading, f"call= that makes {own.reading} of it")) for c in others]
+    turned = replace(signs([own.read])[1], text="", keyword=SIGN)
+    found = [turned, *(choice for read in named for choice in (read, _opposite(read)))]
+    return [Convention(own.told, own.shown, read) for read in found]
 
-    def input_scale(self, log_snr: Tensor) -> Tensor:
-        """See :class:`Schedule`."""
-        return self.schedule.input_scale(log_snr)
+
+def _opposite(read: Choice) -> Choice:
+    """The same with the other sign, in words of its own."""
+    return replace(signs([read])[1], text="", keyword=f"{read.keyword} and {SIGN}")
+
+
+def _told_otherwise(own: Reading) -> list[Convention]:
+    """The same input and output, another timestep."""
+    schedule, (low, high) = own.schedule, own.schedule.log_snr_range
+    found = []
+    if isinstance(schedule, TableSchedule | FlowSchedule):
+        steps = len(schedule.rising) if isinstance(schedule, TableSchedule) else schedule.steps
+        last = steps - 1 if isinstance(schedule, TableSchedule) else steps
+        turned = lambda level: last - schedule.timestep(level)  # noqa: E731
+        unit = lambda level: schedule.timestep(level) / steps  # noqa: E731
+        found += [Choice(turned, keyword=f"call= that passes {last} - timestep")]
+        found += [Choice(unit, keyword=f"call= that passes timestep / {steps}")]
+    for shift in SHIFTS:
+        moved = lambda level, shift=shift: schedule.timestep((level + shift).clamp(low, high))  # noqa: E731
+        direction = "higher" if shift > 0 else "lower"
+        found += [Choice(moved, keyword=f"the scheduler of its training, by which the log-SNR is about 1 {direction}")]
+    return [Convention(told, own.shown, own.read) for told in found]
+
+
+def _elsewhere(own: Schedule) -> list[Convention]:
+    """Networks of other schedulers."""
+    flow, ve = FlowSchedule(STEPS), ExplodingSchedule(0.01, 50.0)
+    found: list[Reading] = []
+    for text, (name, start, end) in TABLES.items():
+        table = TableSchedule(torch.logit(torch.cumprod(1.0 - BETAS[name](STEPS, start, end), 0)))
+        for reading, word in SAID.items():
+            more = "" if reading == "epsilon" else f', prediction_type="{word}"'
+            found.append(reading_of(table, reading, f"scheduler={text % more}"))
+    found.append(reading_of(flow, "flow_prediction", "scheduler=FlowMatchEulerDiscreteScheduler()"))
+    for deviation in (0.5, 1.0):
+        schedule = EDMSchedule(0.002, 80.0, deviation)
+        for reading, word in SAID_OF_EDM.items():
+            more = f"sigma_data={deviation}, " if deviation != 0.5 else ""
+            call = f'scheduler=EDMEulerScheduler({more}prediction_type="{word}")'
+            found.append(reading_of(schedule, reading, call))
+    found.append(reading_of(ve, "score", "scheduler=ScoreSdeVeScheduler()"))
+    levels = torch.linspace(*own.log_snr_range, POINTS, dtype=torch.float64)
+    return [c for c in found if not _alike(own, c.schedule, levels)]
+
+
+def _alike(own: Schedule, other: Schedule, levels: Tensor) -> bool:
+    """Whether two schedules tell and show a network nearly the same."""
+    told = own.timestep(levels), other.timestep(levels)
+    shown = own.input_scale(levels), other.input_scale(levels)
+    far = [float((a - b).abs().max() / a.abs().max()) for a, b in (told, shown)]
+    return max(far) < APART * 0.1
 
 
 @torch.no_grad()
@@ -101,137 +137,3 @@ def check_noise_end(network: DiffusersNetwork, rows: State, condition: Tensor | 
             f"Self-test failed: read as {network.convention.reading}, the network misses {missed:.0%} of pure noise at "
             "its noise end, so it is untrained or predicts something else: give prediction= or the right scheduler"
         )
-
-
-@torch.no_grad()
-def check_rows(network: DiffusersNetwork, rows: State, condition: Tensor | None = None) -> None:
-    """The self-test on rows of data.
-
-    Args:
-        network: the network.
-        rows: data in the network's own scale, ``n c *s``; the first 64 are used.
-        condition: leading dimension ``n`` or 1.
-
-    Raises:
-        InputError: for a wrong convention, schedule or scale, saying which.
-    """
-    if len(rows) < 2:
-        raise InputError(f"The self-test needs at least 2 rows; got {len(rows)}")
-    rows = rows[:ROWS]
-    condition = condition_at(condition, slice(None, len(rows)))
-    eps = keyed_normal(keyed_generators(0, "self-test", rows), rows.shape[1:], rows)
-    probe = _Probe(network, rows, eps, condition)
-    _below_the_line(probe)
-    _reads_best(probe)
-    _informed_best(probe)
-    _scaled_best(probe)
-
-
-class _Probe:
-    """Outputs of the network on noised rows at a grid of levels, under common noise."""
-
-    def __init__(
-        self,
-        network: DiffusersNetwork,
-        rows: State,
-        eps: State,
-        condition: Tensor | None,
-        schedule: Schedule | None = None,
-    ) -> None:
-        self.network, self.rows, self.eps, self.condition = network, rows, eps, condition
-        self.reading = network.convention.reading
-        self.d = rows[0].numel()
-        self.levels = torch.linspace(*network.convention.schedule.log_snr_range, LEVELS, dtype=torch.float64)
-        self.step = float(self.levels[1] - self.levels[0])
-        moment = rows.double().square().mean().cpu()
-        self.line = self.d * torch.sigmoid(self.levels + moment.log())
-        self.points = [self._point(level, schedule) for level in self.levels.to(rows.device)]
-
-    def _point(self, level: Tensor, schedule: Schedule | None) -> tuple[Tensor, State, State]:
-        levels = level.expand(len(self.rows))
-        alpha, sigma = signal_and_noise(levels)
-        z = expand_as_rows(alpha, self.rows) * self.rows + expand_as_rows(sigma, self.rows) * self.eps
-        return levels, z, self.network.output(levels, z, self.condition, schedule)
-
-    def errors(self, reading: str, factor: float = 1.0) -> Tensor:
-        """Squared error per level and row when the outputs times ``factor`` are read so, shape ``k n``, float64."""
-        convention = replace(self.network.convention, reading=reading)
-        guesses = (convention.noise(levels, z, factor * output) for levels, z, output in self.points)
-        return torch.stack([sum_event((self.eps - guess).square()) for guess in guesses]).cpu()
-
-    def own(self) -> Tensor:
-        """:meth:`errors` of the convention itself."""
-        return self.errors(self.reading)
-
-    def gain(self, other: Tensor) -> Tensor:
-        """What other errors gain over one's own in the bound's integral, nats per dimension and row, shape ``n``."""
-        used = self.levels >= COMPARED
-        return 0.5 * self.step * (self.own() - other)[used].sum(0) / self.d
-
-    def refuse(self, found: str, advice: str) -> NoReturn:
-        """The one message of a failed test."""
-        own = "" if self.condition is None else ", and the rows their own condition"
-        raise InputError(f"Self-test failed: read as {self.reading}, the network {found}: {advice}{own}")
-
-
-def _below_the_line(probe: _Probe) -> None:
-    errors = probe.own()
-    allowed = LINE * probe.line + FLOOR * probe.d
-    excess = torch.nan_to_num(errors.mean(1) - allowed - SIGMAS * _stderr(errors), nan=torch.inf)
-    worst = int(excess.argmax())
-    if excess[worst] > 0:
-        measured, gaussian = float(errors[worst].mean()) / probe.d, float(probe.line[worst]) / probe.d
-        found = (
-            f"leaves {measured:.2g} of the noise at log-SNR {float(probe.levels[worst]):.1f}, a Gaussian {gaussian:.2g}"
-        )
-        probe.refuse(found, "check the scheduler, prediction=, the rows' scale and the condition")
-
-
-def _reads_best(probe: _Probe) -> None:
-    for reading in ALTERNATIVES[probe.reading]:
-        if _exceeds(probe.gain(probe.errors(reading)), BETTER):
-            probe.refuse(f"denoises better when it is read as {reading}", "give prediction= or set prediction_type")
-    if _exceeds(probe.gain(probe.errors(probe.reading, -1.0)), BETTER):
-        probe.refuse("denoises better with the opposite sign", "undo it in call=")
-    if float(probe.gain(probe.errors(probe.reading, 0.0)).mean()) > -WORSE:
-        probe.refuse("denoises no better than with outputs of zero", "give the scheduler of its training")
-
-
-def _informed_best(probe: _Probe) -> None:
-    own = probe.own()
-    matters = (probe.levels >= COMPARED) & (probe.line >= SHARE * probe.d)
-    for shift in SHIFTS:
-        other = _misinformed(probe, shift)
-        gain = own - other
-        better = (gain.mean(1) > SHARE * own.mean(1)) & (gain.mean(1) > SIGMAS * _stderr(gain))
-        if bool(better[matters].any()):
-            direction = "lower" if shift < 0 else "higher"
-            found = f"denoises better when it is told a log-SNR that is {abs(shift):.0f} {direction}"
-            probe.refuse(found, "give the scheduler of its training")
-    if float(probe.gain(_misinformed(probe, LOST)).mean()) > -WORSE:
-        probe.refuse("denoises as well when it is told a wrong timestep", "give the scheduler of its training")
-
-
-def _misinformed(probe: _Probe, shift: float) -> Tensor:
-    """Errors of a network that is told another level."""
-    schedule = _Misinformed(probe.network.convention.schedule, shift)
-    return _Probe(probe.network, probe.rows, probe.eps, probe.condition, schedule).own()
-
-
-def _scaled_best(probe: _Probe) -> None:
-    own = probe.own()
-    for factor, shift in STRETCHES:
-        stretched = _Probe(probe.network, factor * probe.rows + shift, probe.eps, probe.condition).own()
-        gain = 0.5 * probe.step * (own - stretched).sum(0) / probe.d + math.log(factor)
-        if _exceeds(gain, STRETCHED):
-            change = f"{factor:g} x{shift:+g}" if shift else f"{factor:g} x"
-            probe.refuse(f"finds the rows x more likely as {change}", "give rows in the scale of its training")
-
-
-def _stderr(values: Tensor) -> Tensor:
-    """Standard error of the mean over the last axis."""
-    return values.std(-1) / values.shape[-1] ** 0.5
-
-
-def _exceeds(gain: Tensor, threshold: float) -> bool:
-    return bool(gain.mean() > threshold + SIGMAS * _stderr(gain))

@@ -18,7 +18,16 @@ since single precision loses :math:`1 - \bar\alpha` at the data end. A step with
 no log-SNR: the range ends at the step before. Nothing of a scheduler's state is used or changed.
 """
 
-__all__ = ["EDMSchedule", "ExplodingSchedule", "FlowSchedule", "Schedule", "TableSchedule", "alpha_bar_table"]
+__all__ = [
+    "BETAS",
+    "EDMSchedule",
+    "ExplodingSchedule",
+    "FlowSchedule",
+    "Schedule",
+    "TableSchedule",
+    "alpha_bar_table",
+    "signal_and_noise",
+]
 
 import math
 from abc import ABC, abstractmethod
