@@ -93,10 +93,8 @@ def of_diffusers(net: Trained, check: Tensor, reference: gv.Gaussian) -> gv.Scor
         warnings.simplefilter("ignore")
         from diffusers.schedulers import DDPMScheduler
     shape = (check.shape[1], 1, 1)
-    found = gv.from_diffusers(Steps(net), DDPMScheduler(), check=check.reshape(-1, *shape))
-    model = found.score if isinstance(found, gv.ScorePair) else found
     wide = gv.Gaussian(reference.mean.reshape(shape), reference.covariance)
-    return gv.ScorePair(model, reference=wide, event_shape=shape)
+    return gv.from_diffusers(Steps(net), DDPMScheduler(), check=check.reshape(-1, *shape), reference=wide)
 
 
 #: convention -> (network, rows, reference) -> pair; the first is what others are compared with
