@@ -235,9 +235,10 @@ def test_the_self_test_takes_names_of_classes(monkeypatch):
     model = ours.density_from_diffusers(network, diffusers.DDPMScheduler(), **options)
     seen = []
     monkeypatch.setattr(ours, "require_evidence", lambda *given: seen.append(given[-1].tolist()))
-    x = torch.zeros(3, 1, 8, 8)
-    for given, expected in ((np.array(["4"], dtype=object), [4]), (["1", "0", "9"], [1, 0]), ([3], [3])):
-        ours.check_density(model, x, rows=2, condition=given)
+    x = torch.zeros(9, 1, 8, 8)
+    many, first = ["1", "0", "9"] * 3, [1, 0, 9, 1, 0, 9, 1, 0]
+    for given, expected in ((np.array(["4"], dtype=object), [4]), (many, first), ([3], [3])):
+        ours.check_density(model, x, rows=8, condition=given)
         assert seen[-1] == expected
     with pytest.raises(gv.InputError, match="Unknown class"):
         ours.check_density(model, x, condition=["ten"])

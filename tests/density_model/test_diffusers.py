@@ -95,6 +95,14 @@ def test_the_self_test_sees_a_wrong_range(pretrained):
         check_density(wrong, quantised(64), rows=64)
 
 
+def test_few_images_test_nothing(pretrained):
+    check_density(pretrained, quantised(3))
+    note = "The self-test did not run: it needs 8 rows or more, and got 3."
+    assert pretrained.score.network.notes == (note,)
+    check_density(pretrained, quantised(16))
+    assert pretrained.score.network.notes == ()
+
+
 def test_a_network_from_diffusers_goes_back_as_it_came(tmp_path):
     unet = diffusers.UNet2DModel(
         in_channels=1,

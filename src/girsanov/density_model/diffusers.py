@@ -34,7 +34,7 @@ from girsanov.transforms import Dequantise, Standardise, Transform
 from girsanov.types import InputError, State
 
 LEVELS = 256
-CHECKED = 16  # images of the self-test
+CHECKED, FEWEST = 16, 8  # images of the self-test, and those below which it tells nothing
 
 
 def density_from_diffusers(
@@ -134,6 +134,9 @@ def check_density(model: DensityModel, x: Any, *, rows: int = CHECKED, condition
     encoded, given = encoded[:rows], condition_at(given, slice(None, rows))
     y, _ = model.encoding.transforms(encoded, torch.full_like(encoded, 0.5))
     network.notes = network.standing
+    if len(y) < FEWEST:
+        network.notes += (f"The self-test did not run: it needs {FEWEST} rows or more, and got {len(y)}.",)
+        return
     own = network.convention
     conventions = (own, *conventions_beside(own))
     require_evidence(network, y.to(model.pair.dtype(y)), conventions, own.schedule.log_snr_range, given)
