@@ -18,6 +18,7 @@ from tests.seeds import seed, seeded
 @pytest.fixture(autouse=True)
 def seeds() -> None:
     """Seed the global generators before every test; of the package only PyTorch's face draws from them."""
+    assert torch.get_default_dtype() is torch.float32, "an earlier test, or a fixture of a module, left its own dtype"
     torch.manual_seed(seed())
     np.random.seed(seed())
 

@@ -25,10 +25,12 @@ REACHED = {False: 0.02, True: 0.05}  # nats per dimension, of those that draw no
 
 @pytest.fixture(scope="module")
 def problem():
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(torch.float64)  # of a whole module: the fixture float64 is of a function, and comes later
     case = gaussian_case((2,))
     x = case.rows(6, seed=1)
-    return *exact_problem("gaussian", case, x, held=20), x
+    made = exact_problem("gaussian", case, x, held=20)
+    torch.set_default_dtype(torch.float32)
+    return *made, x
 
 
 def runs(contender, problem, x, count):

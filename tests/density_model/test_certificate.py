@@ -26,14 +26,14 @@ def test_the_continuous_bound_is_the_models_own_and_the_gap_falls_into_steps_and
     model = gv.fit(x, config=gv.Config(**PLAIN))
     options = {"schedule": SCHEDULES["linear"](50)}
     found = certify(model, x[:20], generator=seeded(3), **options)
-    assert found.continuous == model.elbo(x[:20], generator=seeded(3)).mean()
+    assert found.continuous == model.diffusion.elbo(x[:20], generator=seeded(3)).mean()
     assert found.continuous.value == pytest.approx(found.discrete.value + found.gap.value, abs=1e-9)
     assert found.gap.value == pytest.approx(found.steps.value + found.ends.value, abs=1e-9)
     text = str(found)
     for part in ("the model's elbo", f"{found.ends.value:.3f} +- {found.ends.stderr:.3f}", f"{found.steps.value:.3f}"):
         assert part in text
     more = certify(model, x[:20], samples=64, **options)
-    assert more.continuous == model.elbo(x[:20], samples=64).mean()
+    assert more.continuous == model.diffusion.elbo(x[:20], samples=64).mean()
     total = sum(part.value for name, part in found.terms.items() if name != "log_det")
     assert found.discrete.value == pytest.approx(found.log_det - total, abs=1e-9)
 
