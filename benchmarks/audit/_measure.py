@@ -3,7 +3,6 @@
 __all__ = ["TOLERANCE", "add_options", "measured", "rows_of"]
 
 import importlib.util
-import json
 import math
 import os
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks._record import Command
+from benchmarks._record import Command, append_line, read_lines
 from benchmarks.audit._contenders import CONTENDERS, Contender, Value
 from benchmarks.audit._flows import flow_matching_from
 from benchmarks.audit._problem import Problem, Truth
@@ -144,8 +143,7 @@ def measured(contender: Contender, problem: Problem, truth: Truth, x: Tensor, op
 
 def kept(options: object, law: str, contender: str) -> dict[str, object] | None:
     """A line that was measured before."""
-    path = Path(options.lines)
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    lines = read_lines(Path(options.lines))
     return next((line for line in lines if (line["law"], line["contender"]) == (law, contender)), None)
 
 
@@ -161,8 +159,7 @@ def rows_of(problem: Problem, truth: Truth, x: Tensor, options: object) -> list[
         row = kept(options, problem.name, contender.name)
         if row is None:
             row = measured(contender, problem, truth, x, options)
-            with Path(options.lines).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            append_line(Path(options.lines), row)
         print(
             f"{problem.name:36s} {contender.name:36s} bias {row['bias']:+.4f} spread {row['spread']:.4f} "
             f"above {row['above']:.2f} needed {row['evaluations_needed']} alone {row['alone']:.1e}",

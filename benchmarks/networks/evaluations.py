@@ -14,7 +14,6 @@ nats per dimension, at the cheapest of their settings that reaches it.
 
 __all__: list[str] = []
 
-import json
 import math
 import os
 import time
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor
 
 import girsanov as gv
-from benchmarks._record import Command, record, settings
+from benchmarks._record import Command, append_line, read_lines, record, settings
 from benchmarks.audit._contenders import CONTENDERS, Contender, Value
 from benchmarks.audit._measure import TOLERANCE, missing, needed, repeated
 from benchmarks.audit._problem import Problem, exact_problem
@@ -130,7 +129,7 @@ def ratios(rows: list[dict[str, object]]) -> None:
 def measured(options: Namespace) -> Iterator[dict[str, object]]:
     """One line of each score and estimator."""
     kept = Path(options.lines)
-    old = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()] if kept.is_file() else []
+    old = read_lines(kept)
     for make in (mixture, network) if options.folder else (mixture,):
         problem, x, seconds = make(options)
         for contender in CONTENDERS:
@@ -146,8 +145,7 @@ def measured(options: Namespace) -> Iterator[dict[str, object]]:
                 else:
                     found = spread(contender, problem, x, runs_of(contender, problem, x, options))
                 row = about | found | ({"tuning_seconds": seconds} if contender.name == OURS[1] else {})
-                with kept.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
+                append_line(kept, row)
             print(
                 f"{row['score']:8s} {row['estimator']:36s} evaluations {row['evaluations_needed'] or math.nan:.4g} "
                 f"seconds {row['seconds_needed'] or math.nan:.3g}",

@@ -14,7 +14,6 @@ FILE.jsonl gets a line for every set of rows; those that are there are skipped, 
 
 __all__: list[str] = []
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor
 
 import girsanov as gv
-from benchmarks._record import Command, record, settings
+from benchmarks._record import Command, append_line, read_lines, record, settings
 from benchmarks.networks._conventions import FAMILIES, STATED, Stated, network, networks, train
 from tests.adapters.conventional import law
 
@@ -131,7 +130,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     lines, shifts = Path(options.lines), []
-    rows = [json.loads(line) for line in lines.read_text().splitlines()] if lines.is_file() else []
+    rows = read_lines(lines)
     done = {(row["d"], row["n"], row["seed"]) for row in rows}
     for d in options.d:
         shifts += (of_d := list(moves(d, options.evaluated, options.samples, options.only)))
@@ -141,8 +140,7 @@ def main() -> None:
         for n, seed in ((n, seed) for n in options.rows for seed in options.seeds):
             if (d, n, seed) not in done:
                 rows.append(judged(d, n, seed, moved, early, options.only))
-                with lines.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
+                append_line(lines, rows[-1])
                 print(rows[-1], flush=True)
     if not options.quick:
         facts = {"errors": ERRORS, "settings": settings(options, "lines")}

@@ -15,7 +15,6 @@ evaluation alike, until it says that the result is written.
 __all__: list[str] = []
 
 import contextlib
-import json
 import math
 import os
 import signal
@@ -26,7 +25,7 @@ from pathlib import Path
 import torch
 
 import girsanov as gv
-from benchmarks._record import Command, record
+from benchmarks._record import Command, append_line, read_lines, record
 from benchmarks.paper1._pixels import mnist
 from girsanov.networks import ConvConfig, UNetConfig
 from girsanov.training import Interrupted
@@ -65,13 +64,12 @@ def fitted(data, config, folder, device):
 def evaluated(model, x, folder, samples):
     """Value and standard error of every row, block by block, going on after those that are on disk."""
     path = folder / "values.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = read_lines(path)
     done = sum(len(line["value"]) for line in lines)
     for start in range(done, len(x), BLOCK):
         found = model.elbo(x[start : start + BLOCK].to(model.device), samples=samples)
         lines.append({"value": found.value.tolist(), "stderr": found.stderr.tolist(), "nfe": found.nfe})
-        with path.open("a") as file:
-            file.write(json.dumps(lines[-1]) + "\n")
+        append_line(path, lines[-1])
         print(f"{folder.name}: {start + len(lines[-1]['value'])} of {len(x)} test images", flush=True)
     value, stderr = (torch.tensor([v for line in lines for v in line[key]]).double() for key in ("value", "stderr"))
     scale = x[0].numel() * math.log(2)

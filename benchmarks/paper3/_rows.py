@@ -2,8 +2,9 @@
 
 __all__ = ["Rows"]
 
-import json
 from pathlib import Path
+
+from benchmarks._record import append_line, read_lines
 
 
 class Rows:
@@ -20,9 +21,7 @@ class Rows:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         numbers = {k: v for k, v in sorted(vars(options).items()) if isinstance(v, int | float) and k not in without}
         self.settings = {k: v for k, v in numbers.items() if not isinstance(v, bool)}
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        found = [json.loads(line) for line in lines]
-        self.all = [row for row in found if row.pop("made_with", None) == self.settings]
+        self.all = [row for row in read_lines(self.path) if row.pop("made_with", None) == self.settings]
 
     def has(self, **keys):
         """Whether a row with these values is there."""
@@ -31,7 +30,6 @@ class Rows:
     def add(self, row):
         """Keep and print a row."""
         self.all.append(row)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**row, "made_with": self.settings}) + "\n")
+        append_line(self.path, {**row, "made_with": self.settings})
         shown = (f"{key}={value:.5g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items())
         print(" ".join(shown), flush=True)
