@@ -81,10 +81,10 @@ def measure_formula(case: Case, process: LinearProcess, repeats: int) -> dict[st
         sizes.append(estimate.stderr)
         covered.append(covers(estimate, truth))
     seconds = time.process_time() - start
-    few: dict[int, list[Tensor]] = {number: [] for number in FEW}
+    few: dict[int, list[Tensor]] = {number: covered if number == samples else [] for number in FEW}
     for seed in range(math.ceil(repeats / count)):
-        for number, found in few.items():
-            found.append(covers(density(pair, x, exact=True, samples=number, generator=seeded(seed)), truth))
+        for number in set(FEW) - {samples}:
+            few[number].append(covers(density(pair, x, exact=True, samples=number, generator=seeded(seed)), truth))
     error, size = torch.stack(errors).flatten(), torch.stack(sizes).flatten()
     z = (error / size).abs()
     wide = density(pair, x, exact=True, samples=256)

@@ -30,7 +30,8 @@ def test_the_continuous_bound_is_the_models_own_and_the_gap_falls_into_steps_and
     assert found.continuous.value == pytest.approx(found.discrete.value + found.gap.value, abs=1e-9)
     assert found.gap.value == pytest.approx(found.steps.value + found.ends.value, abs=1e-9)
     text = str(found)
-    for part in ("the model's elbo", f"{found.ends.value:.3f} +- {found.ends.stderr:.3f}", f"{found.steps.value:.3f}"):
+    ends = f"{found.ends.value:.3f} +- {found.ends.stderr:.3f}"
+    for part in ("the diffusion's elbo", ends, f"{found.steps.value:.3f}"):
         assert part in text
     more = certify(model, x[:20], samples=64, **options)
     assert more.continuous == model.diffusion.elbo(x[:20], samples=64).mean()

@@ -89,7 +89,7 @@ class Certificate:
         if self.ends is None:
             entries["continuous bound, same evaluations"] = self.continuous
         else:
-            entries["continuous bound, the model's elbo"] = self.continuous
+            entries["continuous bound, the diffusion's elbo"] = self.continuous
         entries["gap between them"] = self.gap
         if self.ends is not None:
             entries["  of it the chain's steps"] = self.steps
@@ -124,9 +124,10 @@ class Certificate:
         if self.ends is not None:
             low, high = self.elbo_range or (math.nan, math.nan)
             return (
-                f"The continuous bound is the model's elbo of these rows. {self.steps.value:.3f} nats of the gap are "
-                f"the chain's steps, on the same evaluations; {self.ends.value:.3f} +- {self.ends.stderr:.3f} are its "
-                f"ends: it runs over {chain}, elbo from {low:.2f} to {high:.2f} with the reference at both."
+                "The continuous bound is the elbo of the model's diffusion on these rows. "
+                f"{self.steps.value:.3f} nats of the gap are the chain's steps, on the same evaluations; "
+                f"{self.ends.value:.3f} +- {self.ends.stderr:.3f} are its ends: it runs over {chain}, "
+                f"elbo from {low:.2f} to {high:.2f} with the reference at both."
             )
         if self.decodes:
             return (

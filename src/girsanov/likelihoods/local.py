@@ -37,7 +37,7 @@ NARROWEST, WIDEST = 2.0, 4.0  # of these, in log-SNR: so far inside the range's 
 TRUST_Y = 1.0  # evaluations that the reference's y counts for
 TRUST_SCALE = 0.3  # evaluations that the common scale counts for, per e-fold squared
 TOGETHER = 16  # replicates at most that are fitted to each other
-ELEMENTS = 2**21  # at most so many numbers at once, of more rows than one
+ELEMENTS = 2**18  # at most so many numbers at once, of more rows than one: they stay in a core's cache
 ROUNDING = 1e-6  # relative, of a squared distance that is a difference
 
 
