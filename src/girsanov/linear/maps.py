@@ -204,6 +204,13 @@ class Spectral(LinearMap):
     def log_det(self, x: State) -> Nats:
         return self.function(self.law.spectrum()).log().sum().expand(len(x))
 
+    def relative_spectrum(self, other: "Spectral") -> Tensor | None:
+        """Scales in units of another map's, ``d``; ``None`` where the Gaussians have other axes."""
+        mine, theirs = self.law.basis, other.law.basis
+        if mine is not theirs and (mine is None or theirs is None or not torch.equal(mine, theirs)):
+            return None
+        return self.function(self.law.spectrum()) / other.function(other.law.spectrum())
+
     def stretched(self, factor: float | Tensor) -> "Spectral":
         return Spectral(self.law, lambda v: factor * self.function(v))
 

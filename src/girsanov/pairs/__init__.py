@@ -9,11 +9,13 @@ __all__ = [
     "EulerChain",
     "FamilyPair",
     "GaussianKernel",
+    "Guidance",
     "Kernel",
     "MidpointChain",
     "Move",
     "Noise",
     "Pair",
+    "Path",
     "ScoreModel",
     "ScorePair",
     "Step",
@@ -21,8 +23,8 @@ __all__ = [
     "euler_log_weights",
 ]
 
-from girsanov.pairs.ancestral import AncestralChain
-from girsanov.pairs.chain import Chain, Direction, GaussianKernel, Kernel, Move
+from girsanov.pairs.ancestral import AncestralChain, Guidance
+from girsanov.pairs.chain import Chain, Direction
 from girsanov.pairs.euler import EulerChain
 from girsanov.pairs.family import FamilyPair
 from girsanov.pairs.midpoint import MidpointChain
@@ -30,3 +32,4 @@ from girsanov.pairs.pair import Drift, Pair, Step
 from girsanov.pairs.paths import Noise, euler_log_weights
 from girsanov.pairs.score_model import HALF, ScoreModel, called
 from girsanov.pairs.score_pair import ScorePair
+from girsanov.pairs.steps import GaussianKernel, Kernel, Move, Path

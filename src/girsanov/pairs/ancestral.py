@@ -15,8 +15,10 @@ to v' = 0, is the residual decoder: the posterior, in every member of the family
 note of paper 3, section 2.6).
 """
 
-__all__ = ["AncestralChain"]
+__all__ = ["AncestralChain", "Guidance"]
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -25,11 +27,37 @@ from torch import Tensor
 from girsanov.densities import draw_rows
 from girsanov.inputs import checked
 from girsanov.linear import Isotropic, Spectral
-from girsanov.pairs.chain import Chain, GaussianKernel
+from girsanov.pairs.chain import Chain
 from girsanov.pairs.score_pair import ScorePair
+from girsanov.pairs.steps import GaussianKernel
 from girsanov.rows import conditions_for
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError, Nats, State, require_count
+
+
+@final
+@dataclass(frozen=True)
+class Guidance:
+    """Steps of a condition, extrapolated from those without one: ``free + scale (own - free)``.
+
+    Attributes:
+        scale: 1 is the conditional model, 0 the one without a condition.
+        null: condition that stands for none, leading dimension 1; ``None`` where the network is called without one.
+    """
+
+    scale: float
+    null: Tensor | None = None
+
+    def of(self, function: Callable[[Tensor | None], Tensor], condition: Tensor | None) -> Tensor:
+        """The extrapolation of a function of the condition, which is called twice.
+
+        Raises:
+            InputError: without a condition.
+        """
+        if condition is None:
+            raise InputError("Guidance needs condition=: what the steps are guided towards")
+        free = function(self.null)
+        return free + self.scale * (function(condition) - free)
 
 
 @final
@@ -41,6 +69,8 @@ class AncestralChain(Chain):
         steps: number of steps between the two ends of the log-SNR range; the residual decoder is one more.
         lmbd: member of the family of samplers, at most 1; the encoder fits ``lmbd = 0``, so that other members have
             looser bounds, and 1, whose steps have no noise, none: take :func:`girsanov.ode_log_prob`.
+        guidance: of the steps by their condition; see :class:`Guidance`. The chain is that of guided steps, and its
+            bound is one of its own density, which is that of no condition.
 
     Raises:
         InputError: for ``lmbd`` above 1.
@@ -58,11 +88,11 @@ class AncestralChain(Chain):
     levels: Tensor
 
     @checked
-    def __init__(self, pair: ScorePair, steps: int, *, lmbd: float = 0.0) -> None:
+    def __init__(self, pair: ScorePair, steps: int, *, lmbd: float = 0.0, guidance: Guidance | None = None) -> None:
         if not lmbd <= 1.0:
             raise InputError(f"lmbd must be at most 1, where the diffusion vanishes; got {lmbd}")
         super().__init__(require_count("steps", steps) + 1)
-        self.pair, self.lmbd = pair, lmbd
+        self.pair, self.lmbd, self.guidance = pair, lmbd, guidance
         self.prior, self.reference, self.event_shape = pair.prior, pair.reference, pair.event_shape
         # from the data end to the noise end, by equal shares of the reference's denoising
         variances = self.reference.spectrum() if self.reference is not None else torch.ones(1)
@@ -99,13 +129,17 @@ class AncestralChain(Chain):
     def correction(self, k: int, y: State, condition: Tensor | None = None) -> State:
         """Denoised point minus the reference's denoised point, or minus y where there is no reference, at v_{k+1}."""
         level = self.levels[k].expand(len(y))
-        given = conditions_for(condition, len(y))
         r = torch.exp(-0.5 * level[0]).to(y.dtype)
         z = torch.sigmoid(level[0]).sqrt().to(y.dtype) * y
-        if self.reference is None:
-            return -r * self.pair.noise(level, z, given)
-        _, delta = self.pair.deviation(level, z, given)
-        return -r * delta
+
+        def pull(given: Tensor | None) -> State:
+            """Of the noise prediction, or of its deviation from the reference's."""
+            given = conditions_for(given, len(y))
+            if self.reference is None:
+                return -r * self.pair.noise(level, z, given)
+            return -r * self.pair.deviation(level, z, given)[1]
+
+        return pull(condition) if self.guidance is None else self.guidance.of(pull, condition)
 
     def log_prior(self, x: State) -> Nats:
         """Log-density of y at the noise end."""

@@ -12,118 +12,33 @@ the form that does not cancel (note of paper 3, section 2.6). Its mean over enco
 of its mean weight tends to, the log-density of the chain; on paths of the decoder it errs to the other side.
 """
 
-__all__ = ["Chain", "Direction", "GaussianKernel", "Kernel", "Move", "recomputing"]
+__all__ = ["Chain", "Direction", "recomputing"]
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeVar, final
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from girsanov.calculus import sum_event
 from girsanov.inputs import checked
-from girsanov.linear import LinearMap
 from girsanov.pairs.pair import DataEnd
 from girsanov.pairs.paths import Noise
+from girsanov.pairs.steps import Kernel, Move, Path
 from girsanov.randomness import normal_blocks, source_of
-from girsanov.types import Nats, State, require_count
+from girsanov.rows import conditions_for
+from girsanov.types import InputError, Nats, State, require_count
 
 T = TypeVar("T")
-LOG_2PI = math.log(2.0 * math.pi)
+NO_DENSITY = (
+    "Step {j} of a draw has no density: its noise vanishes, as all of lmbd = 1 do, or its mean is not finite. Take a "
+    "sampler whose steps have noise"
+)
 
 #: of a walk: from the data to the prior by the encoder, or back by the decoder
 Direction = Literal["forward", "backward"]
-
-
-class Kernel(ABC):
-    """The law of one step, given the state that it leaves: a change of the state for each standard normal noise."""
-
-    @abstractmethod
-    def change(self, eps: State) -> State:
-        """The change of the state that noise ``eps`` makes, shape ``b *d``."""
-
-    @abstractmethod
-    def noise(self, change: State) -> State:
-        """The noise that makes ``change``."""
-
-    @abstractmethod
-    def log_det(self, change: State) -> Nats:
-        """Log-determinant of the change's derivative in the noise, shape ``b``, float64."""
-
-    def log_prob(self, change: State) -> Nats:
-        """Log-density of a change of the state, shape ``b``, float64."""
-        square = sum_event(self.noise(change).square())
-        return -0.5 * (square + change[0].numel() * LOG_2PI) - self.log_det(change)
-
-
-@final
-@dataclass(frozen=True)
-class GaussianKernel(Kernel):
-    """A Gaussian step: ``x + shift + exp(log_variance / 2) scale eps``.
-
-    Attributes:
-        shift: mean minus the present state, shape ``b *d``.
-        scale: what multiplies the noise.
-        log_variance: learned offset of the output's log-variance, one number or one per dimension (``*d``), or such for
-            every row (``b 1``, ``b *d``).
-        pull: what a network contributed to the shift, before its factor, shape ``b *d``; ``None`` where nobody asks.
-    """
-
-    shift: State
-    scale: LinearMap
-    log_variance: Tensor
-    pull: State | None = None
-
-    def change(self, eps: State) -> State:
-        """The shift, and the noise in its scale."""
-        return self.shift + (0.5 * self.log_variance).exp().to(eps.dtype) * self.scale.times(eps)
-
-    def noise(self, change: State) -> State:
-        """What is left beyond the shift, over its scale."""
-        return self.scale.solve((-0.5 * self.log_variance).exp().to(change.dtype) * (change - self.shift))
-
-    def log_det(self, change: State) -> Nats:
-        """Log-determinant of the scale, shape ``b``."""
-        offset = self.log_variance.double()
-        each = offset.ndim == change.ndim
-        total = sum_event(offset.expand(change.shape)) if each else offset.expand(change.shape[1:]).sum()
-        return self.scale.log_det(change) + 0.5 * total
-
-
-@dataclass(frozen=True)
-class Move:
-    """One step of a walk.
-
-    Attributes:
-        k: its number; forward it leads from state k to state k + 1, backward from k + 1 to k.
-        before: the state that it left, shape ``b *d``.
-        after: the state that it reached.
-        change: their difference, as it was made.
-        eps: its noise.
-        kernel: the law it was drawn from.
-    """
-
-    k: int
-    before: State
-    after: State
-    change: State
-    eps: State
-    kernel: Kernel
-
-    def returned(self, back: Kernel) -> State:
-        """The noise with which the kernel ``back`` of the other direction undoes this move."""
-        return back.noise(-self.change)
-
-    def gain(self, back: Kernel) -> Nats:
-        """Log-density of the way back less that of the way here, shape ``b``, float64."""
-        noise = self.returned(back)
-        log_det = self.kernel.log_det(self.change) - back.log_det(-self.change)
-        return log_det + 0.5 * sum_event((self.eps - noise) * (self.eps + noise))
 
 
 class Chain(DataEnd, ABC):
@@ -243,6 +158,127 @@ class Chain(DataEnd, ABC):
             x, total = move.after, total - move.gain(forward)
         x, gain = self.finish(x, noise(1)[0], condition)
         return x, total + gain
+
+    @checked
+    @torch.no_grad()
+    def sample_path(self, n: int, *, generator: torch.Generator | None = None, condition: Tensor | None = None) -> Path:
+        """Draw rows from the decoder and keep every step: its states, its noise and its log-density.
+
+        Args:
+            n: number of rows.
+            generator: source of all draws; ``None`` means seed 0.
+            condition: leading dimension ``n`` or 1.
+
+        Example:
+            >>> from girsanov.densities import Gaussian
+            >>> from girsanov.pairs import AncestralChain, ScorePair
+            >>> from girsanov.processes import VariancePreserving
+            >>> process, law = VariancePreserving(), Gaussian(torch.ones(2), 0.5)
+            >>> chain = AncestralChain(ScorePair(law.score(process), prior=law.marginal(process, 1.0)), 4)
+            >>> path = chain.sample_path(3)
+            >>> path.states.shape, path.step_log_prob.shape
+            (torch.Size([3, 6, 2]), torch.Size([3, 5]))
+            >>> torch.equal(chain.step_log_prob(path), path.step_log_prob)
+            True
+        """
+        return self.rsample_path(n, generator=generator, condition=condition)
+
+    @checked
+    def rsample_path(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        condition: Tensor | None = None,
+        checkpoint: bool = False,
+    ) -> Path:
+        """The same, differentiable in the chain's parameters along the whole path.
+
+        Args:
+            n: number of rows.
+            generator: source of all draws; ``None`` means seed 0.
+            condition: leading dimension ``n`` or 1.
+            checkpoint: keep only states and moves in memory and compute every kernel again in the backward pass.
+
+        Raises:
+            InputError: for a step without noise, which has no density.
+        """
+        generator, given = source_of(generator), conditions_for(condition, n)
+        x = start = self.sample_prior(n, generator)
+        noise, states, changes, eps, log_prob = normal_blocks(x, generator), [x], [], [], []
+        for j in range(self.steps):
+            kernel = recomputing(self.step, checkpoint)(j, x, given)
+            eps.append(noise(1)[0])
+            changes.append(kernel.change(eps[-1]))
+            log_prob.append(kernel.log_prob(changes[-1]))
+            if not bool(log_prob[-1].isfinite().all()):
+                raise InputError(NO_DENSITY.format(j=j))
+            x = x + changes[-1]
+            states.append(x)
+        walked, moved, drawn, each = (torch.stack(kept, 1) for kept in (states, changes, eps, log_prob))
+        return Path(walked, moved, drawn, self.log_prior(start), each, given)
+
+    @checked
+    def step_log_prob(self, path: Path, *, only: Sequence[int] | None = None, checkpoint: bool = False) -> Tensor:
+        """Log-density of every step of paths under this chain, summed over dimensions: ``n steps``, float64.
+
+        With the log-density of the first states, their sum is the joint density of a path; the exponential of their
+        difference from ``path.step_log_prob`` is what policy gradients call the ratio. Of the chain that drew the path
+        it is exactly 1.
+
+        Args:
+            path: of this chain, or of another one with as many steps in the same coordinates.
+            only: numbers of steps in the order of drawing; default all.
+            checkpoint: compute every kernel again in the backward pass in place of keeping what it computes.
+
+        Raises:
+            InputError: for a path with another number of steps.
+        """
+        kernels = self._kernels(path, only, checkpoint)
+        return torch.stack([kernel.log_prob(path.changes[:, j]) for j, kernel in kernels], 1)
+
+    @checked
+    def step_kl(
+        self, other: "Chain", path: Path, *, only: Sequence[int] | None = None, checkpoint: bool = False
+    ) -> Tensor:
+        """Kullback-Leibler divergence of every step from another chain's, at the states of paths: ``n steps``, float64.
+
+        In closed form; on paths of this chain the mean of the sum over steps is the divergence between the chains.
+
+        Args:
+            other: with as many steps in the same coordinates.
+            path: whose states are taken.
+            only: numbers of steps in the order of drawing; default all.
+            checkpoint: see :meth:`step_log_prob`.
+
+        Raises:
+            InputError: for chains of different lengths, or steps of different kinds.
+        """
+        kernels = zip(self._kernels(path, only, checkpoint), other._kernels(path, only, checkpoint), strict=True)
+        return torch.stack([kernel.divergence(theirs) for (_, kernel), (_, theirs) in kernels], 1)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of a draw: N, and one more where the data have a law given the first state."""
+        return self.length + self.has_exit
+
+    def step(self, j: int, x: State, condition: Tensor | None = None) -> Kernel:
+        """Step number j of a draw, from 0 at the prior, given the state ``b *d`` that it leaves."""
+        if j < self.length:
+            return self.decode(self.length - 1 - j, x, condition)
+        kernel = self.exit(x, condition)
+        assert kernel is not None
+        return kernel
+
+    def _kernels(self, path: Path, only: Sequence[int] | None, checkpoint: bool) -> Iterator[tuple[int, Kernel]]:
+        """Kernels of some steps at the states of a path, by the number of the step."""
+        if path.steps != self.steps:
+            raise InputError(f"This chain has {self.steps} steps, the path {path.steps}")
+        step = recomputing(self.step, checkpoint)
+        for j in range(self.steps) if only is None else only:
+            if not 0 <= j < self.steps:
+                raise InputError(f"only= are numbers of steps from 0 to {self.steps - 1}; got {j}")
+            yield j, step(j, path.states[:, j], path.condition)
 
     @checked
     @torch.no_grad()

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from girsanov.linear import LinearMap
-from girsanov.pairs.chain import Chain, GaussianKernel
+from girsanov.pairs.chain import Chain
 from girsanov.pairs.pair import Pair
+from girsanov.pairs.steps import GaussianKernel, Kernel
 from girsanov.types import Nats, State, require_count
 
 
@@ -33,7 +34,7 @@ class PairChain(Chain):
         grid = pair.times(require_count("steps", steps)) if times is None else times.double()
         shape = pair.event_shape if per_dimension else ()
         super().__init__(len(grid) - 1, learn_variances=learn_variances, per_dimension=shape)
-        self.pair = pair
+        self.pair, self.has_exit = pair, pair.has_exit
         self.register_buffer("times", grid)
 
     def begin(self, x: State, eps: State, condition: Tensor | None = None) -> tuple[State, Nats]:
@@ -41,6 +42,9 @@ class PairChain(Chain):
 
     def finish(self, x: State, eps: State, condition: Tensor | None = None) -> tuple[State, Nats]:
         return self.pair.finish(x, eps, condition)
+
+    def exit(self, x: State, condition: Tensor | None = None) -> Kernel | None:
+        return self.pair.exit(x, condition)
 
     def log_prior(self, x: State) -> Nats:
         """Log-density of the pair's prior."""

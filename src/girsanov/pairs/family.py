@@ -18,6 +18,7 @@ from girsanov.calculus import expand_as_rows
 from girsanov.densities import Density
 from girsanov.inputs import ask
 from girsanov.pairs.pair import Pair
+from girsanov.pairs.steps import Kernel
 from girsanov.processes import LinearProcess, Process
 from girsanov.types import InputError, Nats, Score, State, Time
 
@@ -72,6 +73,7 @@ class FamilyPair(Pair):
         inner = None if lmbd == 0.0 else (inference_score or drift.score)
         super().__init__(_Tempered(drift, inner), drift, None)
         self.base, self.process, self.lmbd = base, drift.process, lmbd
+        self.has_exit = base.has_exit
         self._shared = inference_score is None or lmbd == 0.0
 
     @property
@@ -90,6 +92,9 @@ class FamilyPair(Pair):
 
     def finish(self, x: State, eps: State, condition: Tensor | None = None) -> tuple[State, Nats]:
         return self.base.finish(x, eps, condition)
+
+    def exit(self, x: State, condition: Tensor | None = None) -> Kernel | None:
+        return self.base.exit(x, condition)
 
     def inference_drift(self, t: Time, x: State, condition: Tensor | None = None) -> State:
         """Drift u_lambda, shape ``b *d``; times stay in float64, where both ends of a schedule are resolved."""

@@ -29,8 +29,8 @@ from torch import Tensor
 from girsanov.calculus import sum_event, where_rows
 from girsanov.linear import ValueMap
 from girsanov.linear.fields import ito_correction, log_det_about
-from girsanov.pairs.chain import Kernel
 from girsanov.pairs.euler import PairChain
+from girsanov.pairs.steps import Kernel
 from girsanov.types import InputError, Nats, State
 
 ITERATIONS = 100  # of the implicit rule; each makes the error smaller by half the relative change of G along a step
@@ -92,6 +92,19 @@ class MidpointKernel(Kernel):
             raise InputError(TOO_LONG)
         spread = sum_event(self._spread(change).double().log().expand(change.shape))
         return g.log_det(change) + spread - bent
+
+    def divergence(self, other: "MidpointKernel") -> Nats:
+        """That of the laws of w: the change is the same function of it in both.
+
+        Raises:
+            InputError: for another coefficient, whose laws are of other coordinates.
+        """
+        mine, theirs = (kernel.coefficient(kernel.x).value for kernel in (self, other))
+        if mine.shape != theirs.shape or not torch.equal(mine, theirs):
+            raise InputError("Midpoint steps have a closed-form divergence only where they share diffusion(t, x)")
+        apart, spread = (self.mean - other.mean) / other._spread(self.mean), self._spread(self.mean)
+        ratio = (spread / other._spread(self.mean)).double().expand(apart.shape)
+        return 0.5 * sum_event(apart.double().square() + ratio.square() - 1.0 - 2.0 * ratio.log())
 
     def _spread(self, like: State) -> Tensor:
         return self.width * (0.5 * self.log_variance).exp().to(like.dtype)

@@ -26,6 +26,7 @@ from girsanov.densities import Density, draw_rows
 from girsanov.inputs import ask
 from girsanov.linear import Full, LinearMap, ValueMap, map_of
 from girsanov.linear.fields import depends_on_rows, diffusion_terms
+from girsanov.pairs.steps import Kernel
 from girsanov.processes import Process
 from girsanov.types import InputError, Nats, State, Time
 
@@ -59,7 +60,13 @@ class Step:
 
 
 class DataEnd(nn.Module):
-    """How data enter and leave: here as they are."""
+    """How data enter and leave: here as they are.
+
+    Attributes:
+        has_exit: whether the data have a law given the first state, :meth:`exit`.
+    """
+
+    has_exit: bool = False
 
     def begin(self, x: State, eps: State, condition: Tensor | None = None) -> tuple[State, Nats]:
         """The first state given data, and its log-weight; here the data themselves, and 0."""
@@ -70,6 +77,11 @@ class DataEnd(nn.Module):
         """Data drawn given the first state, and their log-weight; here the state itself, and 0."""
         del eps, condition
         return x, x.new_zeros(len(x), dtype=torch.float64)
+
+    def exit(self, x: State, condition: Tensor | None = None) -> Kernel | None:
+        """The law of the data given the first state; ``None`` where they are that state."""
+        del x, condition
+        return None
 
 
 class Pair(DataEnd):

@@ -27,9 +27,11 @@ from torch import Tensor, nn
 from girsanov.calculus import expand_as_rows, gain
 from girsanov.densities import BroadGaussian, Density, DensityScore, Gaussian, StandardNormal
 from girsanov.inputs import ask, checked, like_rows
+from girsanov.linear import Isotropic
 from girsanov.pairs.family import FamilyPair, PlugIn
 from girsanov.pairs.pair import Pair
 from girsanov.pairs.score_model import HALF, ScoreModel, called
+from girsanov.pairs.steps import GaussianKernel
 from girsanov.processes import ROUNDING, LinearProcess
 from girsanov.processes.base import require_range
 from girsanov.rows import Calls, at_once
@@ -314,10 +316,18 @@ class ScorePair(Pair):
 
     def finish(self, x: State, eps: State, condition: Tensor | None = None) -> tuple[State, Nats]:
         """The residual decoder's draw given the state at the high end of the range, and its term R."""
+        kernel, (alpha, _) = self.exit(x, condition), self._entry(x)
+        assert kernel.pull is not None
+        return x + kernel.change(eps), x[0].numel() * alpha.log() - gain(eps, kernel.pull)
+
+    has_exit = True
+
+    def exit(self, x: State, condition: Tensor | None = None) -> GaussianKernel:
+        """The residual decoder, whose pull is the noise prediction."""
         alpha, sigma = self._entry(x)
         predicted = self._noise_at_entry(x, condition)
-        data = (x - expand_as_rows(sigma, x) * (predicted - eps)) / expand_as_rows(alpha, x)
-        return data, x[0].numel() * alpha.log() - gain(eps, predicted)
+        mean = (x - expand_as_rows(sigma, x) * predicted) / expand_as_rows(alpha, x)
+        return GaussianKernel(mean - x, Isotropic((sigma / alpha).to(x.dtype)), sigma.new_zeros(()), predicted)
 
     def inference_drift(self, t: Time, x: State, condition: Tensor | None = None) -> State:
         """Drift f, shape ``b *d``; times stay in float64, where both ends of a schedule are resolved."""
