@@ -14,6 +14,7 @@ __all__ = [
     "MidpointChain",
     "Move",
     "Noise",
+    "NoisingChain",
     "Pair",
     "Path",
     "ScoreModel",
@@ -23,11 +24,12 @@ __all__ = [
     "euler_log_weights",
 ]
 
-from girsanov.pairs.ancestral import AncestralChain, Guidance
+from girsanov.pairs.ancestral import AncestralChain
 from girsanov.pairs.chain import Chain, Direction
 from girsanov.pairs.euler import EulerChain
 from girsanov.pairs.family import FamilyPair
 from girsanov.pairs.midpoint import MidpointChain
+from girsanov.pairs.noising import Guidance, NoisingChain
 from girsanov.pairs.pair import Drift, Pair, Step
 from girsanov.pairs.paths import Noise, euler_log_weights
 from girsanov.pairs.score_model import HALF, ScoreModel, called

@@ -15,53 +15,24 @@ to v' = 0, is the residual decoder: the posterior, in every member of the family
 note of paper 3, section 2.6).
 """
 
-__all__ = ["AncestralChain", "Guidance"]
+__all__ = ["AncestralChain"]
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor
 
-from girsanov.densities import draw_rows
 from girsanov.inputs import checked
-from girsanov.linear import Isotropic, Spectral
-from girsanov.pairs.chain import Chain
+from girsanov.linear import Spectral
+from girsanov.pairs.noising import Guidance, NoisingChain
 from girsanov.pairs.score_pair import ScorePair
 from girsanov.pairs.steps import GaussianKernel
-from girsanov.rows import conditions_for
 from girsanov.solvers import LogSNRDensity
-from girsanov.types import InputError, Nats, State, require_count
+from girsanov.types import InputError, State, require_count
 
 
 @final
-@dataclass(frozen=True)
-class Guidance:
-    """Steps of a condition, extrapolated from those without one: ``free + scale (own - free)``.
-
-    Attributes:
-        scale: 1 is the conditional model, 0 the one without a condition.
-        null: condition that stands for none, leading dimension 1; ``None`` where the network is called without one.
-    """
-
-    scale: float
-    null: Tensor | None = None
-
-    def of(self, function: Callable[[Tensor | None], Tensor], condition: Tensor | None) -> Tensor:
-        """The extrapolation of a function of the condition, which is called twice.
-
-        Raises:
-            InputError: without a condition.
-        """
-        if condition is None:
-            raise InputError("Guidance needs condition=: what the steps are guided towards")
-        free = function(self.null)
-        return free + self.scale * (function(condition) - free)
-
-
-@final
-class AncestralChain(Chain):
+class AncestralChain(NoisingChain):
     """The sampler of a score in a finite number of steps, with the exact noising process as its encoder.
 
     Args:
@@ -85,19 +56,16 @@ class AncestralChain(Chain):
         True
     """
 
-    levels: Tensor
-
     @checked
     def __init__(self, pair: ScorePair, steps: int, *, lmbd: float = 0.0, guidance: Guidance | None = None) -> None:
         if not lmbd <= 1.0:
             raise InputError(f"lmbd must be at most 1, where the diffusion vanishes; got {lmbd}")
-        super().__init__(require_count("steps", steps) + 1)
-        self.pair, self.lmbd, self.guidance = pair, lmbd, guidance
-        self.prior, self.reference, self.event_shape = pair.prior, pair.reference, pair.event_shape
         # from the data end to the noise end, by equal shares of the reference's denoising
-        variances = self.reference.spectrum() if self.reference is not None else torch.ones(1)
-        nodes = LogSNRDensity.from_spectrum(*pair.log_snr_range, variances, floor=0.3).nodes(steps + 1)
-        self.register_buffer("levels", nodes.flip(0).contiguous().to(pair.device))
+        variances = pair.reference.spectrum() if pair.reference is not None else torch.ones(1)
+        spread = LogSNRDensity.from_spectrum(*pair.log_snr_range, variances, floor=0.3)
+        nodes = spread.nodes(require_count("steps", steps) + 1).flip(0)
+        super().__init__(pair, nodes, reference=pair.reference, guidance=guidance)
+        self.lmbd = lmbd
 
     def encode(self, k: int, x: State, condition: Tensor | None = None) -> GaussianKernel:
         """Exact noising from v_k to v_{k+1}; v_0 = 0 are the data.
@@ -106,11 +74,9 @@ class AncestralChain(Chain):
             InputError: for the ODE's sampler, which has no density by its paths: for draws alone, and of the ODE too,
                 there is :func:`girsanov.sample`.
         """
-        del condition
         if self.lmbd == 1.0:
             raise InputError("The steps of lmbd = 1 have no noise, so its paths have no weights: use ode_log_prob")
-        added = (self.variance(k + 1) - self.variance(k)).sqrt()
-        return GaussianKernel(torch.zeros_like(x), self._isotropic(added, x), self.encoder_log_variance[k])
+        return super().encode(k, x, condition)
 
     def decode(self, k: int, x: State, condition: Tensor | None = None) -> GaussianKernel:
         """The sampler's step from v_{k+1} to v_k, whose pull is the :meth:`correction` there."""
@@ -119,50 +85,9 @@ class AncestralChain(Chain):
         share, law = (1.0 - (following / v) ** power).to(x.dtype), self.reference
         if law is None:
             spread = v if k == 0 else following * (1.0 - (following / v) ** (1.0 - lmbd))
-            isotropic = self._isotropic(spread.sqrt(), x)
+            isotropic = self.isotropic(spread.sqrt(), x)
             return GaussianKernel(share * correction, isotropic, self.decoder_log_variance[k], correction)
         centred = x - law.mean.to(x.dtype)
         pull = law.spectral(centred, lambda s: ((s + following) / (s + v)) ** power - 1.0)
         scale = Spectral(law, lambda s: ((s + following) * (1.0 - ((s + following) / (s + v)) ** (1.0 - lmbd))).sqrt())
         return GaussianKernel(pull + share * correction, scale, self.decoder_log_variance[k], correction)
-
-    def correction(self, k: int, y: State, condition: Tensor | None = None) -> State:
-        """Denoised point minus the reference's denoised point, or minus y where there is no reference, at v_{k+1}."""
-        level = self.levels[k].expand(len(y))
-        r = torch.exp(-0.5 * level[0]).to(y.dtype)
-        z = torch.sigmoid(level[0]).sqrt().to(y.dtype) * y
-
-        def pull(given: Tensor | None) -> State:
-            """Of the noise prediction, or of its deviation from the reference's."""
-            given = conditions_for(given, len(y))
-            if self.reference is None:
-                return -r * self.pair.noise(level, z, given)
-            return -r * self.pair.deviation(level, z, given)[1]
-
-        return pull(condition) if self.guidance is None else self.guidance.of(pull, condition)
-
-    def log_prior(self, x: State) -> Nats:
-        """Log-density of y at the noise end."""
-        alpha = self._alpha()
-        return self.prior.log_prob(alpha.to(x.dtype) * x) + x[0].numel() * alpha.log()
-
-    def sample_prior(self, n: int, generator: torch.Generator) -> State:
-        """Draw y at the noise end.
-
-        Raises:
-            InputError: if neither prior nor reference knows the shape of a row, and none was given.
-        """
-        x = draw_rows(self.prior, n, event_shape=self.event_shape, generator=generator)
-        x = x.to(device=self.levels.device, dtype=self.pair.dtype(x))
-        return x / self._alpha().to(x.dtype)
-
-    def variance(self, k: int) -> Tensor:
-        """v_k: no noise for the data, then e^{-l} of each level."""
-        levels = self.levels
-        return torch.exp(-levels[k - 1]) if k else levels.new_zeros(())
-
-    def _alpha(self) -> Tensor:
-        return self.pair.process.marginal_at(self.levels[-1])[0]
-
-    def _isotropic(self, value: Tensor, x: State) -> Isotropic:
-        return Isotropic(value.to(x.dtype).expand(len(x)))
