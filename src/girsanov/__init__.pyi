@@ -59,6 +59,7 @@ from girsanov.likelihoods import (
     path_log_weight as path_log_weight,
     pointwise_information as pointwise_information,
     score_test as score_test,
+    short_chain as short_chain,
     tune as tune,
 )
 from girsanov.pairs import (

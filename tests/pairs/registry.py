@@ -52,6 +52,7 @@ CHAINS: dict[str, Callable[[], tuple[Chain, tuple[int, ...]]]] = {
     "ancestral": lambda: (stretched(AncestralChain(score_pair(), 6)), (2,)),
     "ancestral, no reference": lambda: (AncestralChain(score_pair(reference=False), 6), (2,)),
     "ancestral, half way to the ODE": lambda: (AncestralChain(score_pair(), 6, lmbd=0.5), (2,)),
+    "short": lambda: (stretched(gv.short_chain(score_pair(), 4, mixture_case((2,), seed=1).rows(200, seed=2))), (2,)),
     "bridge, fixed": lambda: (perturbed(gv.BrownianMotion(), "fixed"), (2,)),
     "bridge, diagonal": lambda: (perturbed(gv.OrnsteinUhlenbeck(2.0), "diagonal"), (2,)),
     "bridge, full": lambda: (perturbed(gv.BrownianMotion(), "full"), (2,)),

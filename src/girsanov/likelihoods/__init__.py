@@ -24,6 +24,7 @@ __all__ = [
     "path_log_weight",
     "pointwise_information",
     "score_test",
+    "short_chain",
     "squared_errors",
     "tune",
 ]
@@ -38,6 +39,7 @@ from girsanov.likelihoods.losses import loss_bound
 from girsanov.likelihoods.ode import ode_log_prob
 from girsanov.likelihoods.proposals import fit_proposal
 from girsanov.likelihoods.score_test import LevelTest, ScoreTest, score_test
+from girsanov.likelihoods.short_chains import short_chain
 from girsanov.likelihoods.tune import tune
 from girsanov.likelihoods.weights import (
     Bracket,

@@ -19,6 +19,7 @@ __all__ = [
     "Path",
     "ScoreModel",
     "ScorePair",
+    "ShortChain",
     "Step",
     "called",
     "euler_log_weights",
@@ -34,4 +35,5 @@ from girsanov.pairs.pair import Drift, Pair, Step
 from girsanov.pairs.paths import Noise, euler_log_weights
 from girsanov.pairs.score_model import HALF, ScoreModel, called
 from girsanov.pairs.score_pair import ScorePair
+from girsanov.pairs.short import ShortChain
 from girsanov.pairs.steps import GaussianKernel, Kernel, Move, Path
