@@ -27,7 +27,7 @@ from girsanov.adapters import (
     from_score as from_score,
     from_velocity as from_velocity,
 )
-from girsanov.adapters.diffusers import from_diffusers as from_diffusers
+from girsanov.adapters.diffusers import chain_from_diffusers as chain_from_diffusers, from_diffusers as from_diffusers
 from girsanov.applications import DiffusionClassifier as DiffusionClassifier
 from girsanov.bridges import (
     SchrodingerBridge as SchrodingerBridge,

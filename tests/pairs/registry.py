@@ -1,6 +1,7 @@
 """Chains of Gaussian steps that the laws run over: a new one is one line of ``CHAINS``."""
 
 from collections.abc import Callable
+from importlib import import_module
 
 import pytest
 import torch
@@ -35,6 +36,12 @@ def euler(kind: str) -> tuple[Chain, tuple[int, ...]]:
     return stretched(random_linear_pair(3, 4, 2, kind=kind)[0]), (3,)
 
 
+def scheduled(name: str) -> tuple[Chain, tuple[int, ...]]:
+    """A diffusers sampler, where diffusers is installed."""
+    pytest.importorskip("diffusers")
+    return import_module("tests.adapters.diffusers.exact").scheduled(name)
+
+
 #: name -> constructor of a chain and the shape of its rows (call it inside a test, where float64 is the default)
 CHAINS: dict[str, Callable[[], tuple[Chain, tuple[int, ...]]]] = {
     "Euler, isotropic": lambda: euler("isotropic"),
@@ -56,6 +63,14 @@ CHAINS: dict[str, Callable[[], tuple[Chain, tuple[int, ...]]]] = {
     "bridge, fixed": lambda: (perturbed(gv.BrownianMotion(), "fixed"), (2,)),
     "bridge, diagonal": lambda: (perturbed(gv.OrnsteinUhlenbeck(2.0), "diagonal"), (2,)),
     "bridge, full": lambda: (perturbed(gv.BrownianMotion(), "full"), (2,)),
+    "diffusers, DDPM": lambda: scheduled("DDPM"),
+    "diffusers, DDPM, clipped": lambda: scheduled("DDPM, clipped"),
+    "diffusers, DDPM, learned variances": lambda: scheduled("DDPM, learned variances"),
+    "diffusers, DDIM": lambda: scheduled("DDIM"),
+    "diffusers, Euler ancestral": lambda: scheduled("Euler ancestral"),
+    "diffusers, flow matching": lambda: scheduled("flow matching"),
+    "diffusers, LCM": lambda: scheduled("LCM"),
+    "diffusers, SDE-DPM-Solver++": lambda: scheduled("SDE-DPM-Solver++"),
     "Gaussian bridge": lambda: (GAUSSIANS["brownian"]().chain(torch.linspace(0.0, 1.0, 5)), (3,)),
 }
 

@@ -13,8 +13,10 @@ import torch
 
 pytest.importorskip("diffusers")  # doctests are looked for here, too
 
+import girsanov as gv
+from girsanov.adapters.diffusers.loading import quiet
 from girsanov.calculus import expand_as_rows
-from girsanov.densities import GaussianMixture
+from girsanov.densities import Gaussian, GaussianMixture
 from tests.seeds import seeded
 
 with warnings.catch_warnings():
@@ -28,14 +30,16 @@ with warnings.catch_warnings():
         DDPMScheduler,
         DPMSolverMultistepScheduler,
         EDMEulerScheduler,
+        EulerAncestralDiscreteScheduler,
         EulerDiscreteScheduler,
         FlowMatchEulerDiscreteScheduler,
+        LCMScheduler,
         PNDMScheduler,
         ScoreSdeVeScheduler,
         UniPCMultistepScheduler,
     )
 
-__all__ = ["SCHEDULERS", "SHAPE", "ExactNetwork", "diffusers", "law", "rows"]
+__all__ = ["SCHEDULERS", "SHAPE", "STEPS", "ExactNetwork", "GaussianNetwork", "diffusers", "law", "rows", "scheduled"]
 
 SHAPE = (2, 3, 3)
 CHANNELS, SIZE = SHAPE[0], SHAPE[1]
@@ -152,6 +156,69 @@ class ExactNetwork(ModelMixin, ConfigMixin):
         if self.config.variances:
             output = torch.cat([output, torch.full_like(output, 7.0)], 1)
         return UNet2DOutput(sample=output.to(sample.dtype))
+
+
+class GaussianNetwork(torch.nn.Module):
+    """Exact predictions for rows of a Gaussian with independent entries, in float64, as a sampler's loop asks for them.
+
+    Args:
+        family: ``table``, whose steps are those of the linear table and whose prediction is the noise, or ``flow``.
+        variances: whether to return as many channels again, that say learned variances.
+    """
+
+    def __init__(self, family: str = "table", *, variances: bool = False) -> None:
+        super().__init__()
+        self.law = Gaussian(torch.tensor([0.3, -0.5]).double(), torch.tensor([0.4, 0.2]).double())
+        self.family, self.variances = family, variances
+        self.move = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
+        self.register_buffer("table", torch.from_numpy(linear()))
+
+    def forward(self, sample, timestep):
+        t = timestep.double()
+        if self.family == "flow":
+            alpha, sigma = 1.0 - t / 1000.0, t / 1000.0
+        else:
+            share = self.table[t.long()].lerp(self.table[(t.long() + 1).clamp_max(999)], t - t.long())
+            alpha, sigma = share.sqrt(), (1.0 - share).sqrt()
+        centred = sample - alpha[:, None] * (self.law.mean + self.move)
+        eps = sigma[:, None] * centred / (alpha[:, None].square() * self.law.spectrum() + sigma[:, None].square())
+        if self.family == "flow":
+            return (eps - (self.law.mean + self.move + self._data(alpha, sigma, centred)),)
+        return (torch.cat([eps, torch.tanh(sample)], 1) if self.variances else eps,)
+
+    def _data(self, alpha, sigma, centred):
+        share = alpha[:, None] * self.law.spectrum()
+        return share * centred / (alpha[:, None] * share + sigma[:, None].square())
+
+
+#: samplers whose steps are Gaussian -> (scheduler, family of its network, options of the chain)
+STEPS = {
+    "DDPM": lambda: (DDPMScheduler(clip_sample=False), {}, {}),
+    "DDPM, clipped": lambda: (DDPMScheduler(clip_sample_range=0.7, variance_type="fixed_large"), {}, {}),
+    "DDPM, learned variances": lambda: (
+        DDPMScheduler(clip_sample=False, variance_type="learned_range"),
+        {"variances": True},
+        {},
+    ),
+    "DDIM": lambda: (DDIMScheduler(clip_sample=False), {}, {"eta": 0.8}),
+    "Euler ancestral": lambda: (EulerAncestralDiscreteScheduler(timestep_spacing="leading"), {}, {}),
+    "flow matching": lambda: (FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), {"family": "flow"}, {}),
+    "LCM": lambda: (LCMScheduler(), {}, {}),
+    "SDE-DPM-Solver++": lambda: (
+        DPMSolverMultistepScheduler(solver_order=1, algorithm_type="sde-dpmsolver++"),
+        {},
+        {},
+    ),
+}
+
+
+def scheduled(name: str, steps: int = 3, floor: float = 0.2, **options):
+    """A chain of one of :data:`STEPS`, and the shape of its rows."""
+    with quiet():
+        scheduler, settings, own = STEPS[name]()
+    network = GaussianNetwork(**settings)
+    given = {"floor": floor, "event_shape": (2,), **own, **options}
+    return gv.chain_from_diffusers(network, scheduler, steps, **given), (2,)
 
 
 #: name -> (scheduler, settings of the network that it describes)

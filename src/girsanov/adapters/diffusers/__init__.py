@@ -2,6 +2,8 @@
 
 __all__ = [
     "DiffusersNetwork",
+    "SchedulerChain",
+    "chain_from_diffusers",
     "encode_latents",
     "event_shape_of",
     "from_diffusers",
@@ -11,6 +13,7 @@ __all__ = [
 ]
 
 from girsanov.adapters.diffusers.adapter import event_shape_of, from_diffusers
+from girsanov.adapters.diffusers.chain import SchedulerChain, chain_from_diffusers
 from girsanov.adapters.diffusers.exporting import score_pipeline
 from girsanov.adapters.diffusers.latents import encode_latents, latent_scaling
 from girsanov.adapters.diffusers.loading import is_diffusers_folder

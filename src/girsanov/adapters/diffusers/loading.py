@@ -4,7 +4,7 @@ Classes are looked up by name in the installed diffusers alone, and weights are 
 files that hold tensors and nothing else. A network of a class that diffusers does not have is passed by the caller.
 """
 
-__all__ = ["Parts", "find_parts", "import_diffusers", "is_diffusers_folder"]
+__all__ = ["Parts", "find_parts", "import_diffusers", "is_diffusers_folder", "quiet"]
 
 import json
 import re
@@ -50,7 +50,7 @@ def import_diffusers() -> Any:
         InputError: if it is not installed.
     """
     try:
-        with _quiet():
+        with quiet():
             return import_module("diffusers")
     except ImportError as error:
         raise InputError('This needs diffusers: pip install "girsanov[diffusers]"') from error
@@ -146,7 +146,7 @@ def _load_network(folder: Path, given: Any, diffusers: Any) -> Any:
     cls = _class(_json(folder / CONFIG).get("_class_name"), "ModelMixin", folder, diffusers)
     kind, variant = _weights(folder, given)
     try:
-        with _quiet():
+        with quiet():
             thrifty = find_spec("accelerate") is not None  # without it diffusers would only complain
             options = {"local_files_only": True, "low_cpu_mem_usage": thrifty, "variant": variant}
             return cls.from_pretrained(str(folder), use_safetensors=kind == "safetensors", **options)
@@ -192,13 +192,13 @@ def _load_scheduler(folder: Path, diffusers: Any) -> Any:
         folder = folder / "scheduler"
     name = _json(folder / SCHEDULER_CONFIG).get("_class_name")
     cls = _class(name, "SchedulerMixin", folder, diffusers)
-    with _quiet():
+    with quiet():
         return cls.from_pretrained(str(folder), local_files_only=True)
 
 
 def _class(name: Any, kind: str, folder: Path, diffusers: Any) -> Any:
     """A class of the installed diffusers, by name."""
-    with _quiet():
+    with quiet():
         cls = getattr(diffusers, name, None) if isinstance(name, str) else None
     if not isinstance(cls, type) or not issubclass(cls, getattr(diffusers, kind)):
         what = "the network as unet=" if kind == "ModelMixin" else "the scheduler"
@@ -242,7 +242,7 @@ def _folder(source: str | Path) -> Path:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Deprecations inside diffusers and what it imports are its own affair."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

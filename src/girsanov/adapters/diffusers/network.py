@@ -5,7 +5,7 @@ no method of the scheduler is used, since those are stateful or know only the ti
 network itself needs to be called is found by its class, settings and signature, or told by ``call``.
 """
 
-__all__ = ["DiffusersNetwork", "PretrainedHead"]
+__all__ = ["CalledNetwork", "DiffusersNetwork", "PretrainedHead", "told_guidance"]
 
 import inspect
 from collections.abc import Callable
@@ -43,7 +43,72 @@ FAMILIES = {
 }
 
 
-class DiffusersNetwork(nn.Module):
+class CalledNetwork(nn.Module):
+    """Calls a diffusers network as its pipeline's loop does.
+
+    Args:
+        network: takes an input ``b c *s`` and timesteps ``b``.
+        call: how to call it, ``(network, input, timestep, condition) -> output``; default by its signature.
+        fractional: whether timesteps may lie between the training steps; else they are rounded. Default: unless its
+            embedding is a table of integers.
+        null_class: the label that means "no label", for networks that were trained with one.
+
+    Raises:
+        InputError: if the network cannot be called like this.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        call: Call | None = None,
+        fractional: bool | None = None,
+        null_class: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.low_dtype = next((p.dtype for p in network.parameters() if p.dtype in HALF), None)
+        if self.low_dtype is not None:
+            # comes first, so that likelihoods work in single precision around the network
+            self.precision = nn.Parameter(torch.zeros(()), requires_grad=False)
+        self.network = network
+        self.call = call
+        self.slot = None if call else _condition_slot(network)
+        self.required = self.slot is not None and _required(network, self.slot)
+        self.state_name = None if call else _state_name(network)
+        self.fractional = _takes_fractions(network) if fractional is None else fractional
+        self.null_class = null_class if null_class is not None else _null_class(network)
+        self.labels = _label_count(network, self.null_class) if self.slot == CLASSES else 0
+
+    def answer(self, x: State, timestep: Tensor, condition: Tensor | None = None) -> State:
+        """What the network returns for its own input ``b c *s`` and timesteps ``b``, in the precision of ``x``."""
+        given = x.to(self.low_dtype or x.dtype)
+        if not self.fractional and timestep.is_floating_point():
+            timestep = _whole(timestep)
+        if self.call is not None:
+            return _tensor(self.call(self.network, given, timestep, condition)).to(x.dtype)
+        condition = self._given(len(x), condition, x.device)
+        options: dict[str, Any] = {} if condition is None else {str(self.slot): condition}
+        return _tensor(self.network(**{str(self.state_name): given, "timestep": timestep}, **options)).to(x.dtype)
+
+    def _given(self, n: int, condition: Tensor | None, device: torch.device) -> Tensor | None:
+        """The condition as the network takes it, one per row; labels below 0 mean "no label"."""
+        if condition is None and not self.required:
+            return None
+        if self.slot is None:
+            raise InputError("This network takes no condition: leave it out, or pass call= to say how it is used")
+        if condition is None:
+            if self.slot == STATES or self.null_class is None:
+                what = "labels" if self.slot == CLASSES else "embeddings (n or 1, tokens, dim)"
+                raise InputError(f"This network is conditional: pass condition= with its {what}, or null_class= once")
+            condition = torch.full((n,), self.null_class, device=device)
+        if self.slot == CLASSES and self.null_class is not None and not condition.is_floating_point():
+            condition = torch.where(condition < 0, self.null_class, condition)
+        if condition.is_floating_point() and self.low_dtype is not None:
+            condition = condition.to(self.low_dtype)
+        return condition.expand(n, *condition.shape[1:])
+
+
+class DiffusersNetwork(CalledNetwork):
     """Calls a diffusers network at a log-SNR and returns a noise prediction.
 
     Args:
@@ -71,25 +136,13 @@ class DiffusersNetwork(nn.Module):
         fractional: bool | None = None,
         null_class: int | None = None,
     ) -> None:
-        super().__init__()
         _refuse_guided(network)
-        self.low_dtype = next((p.dtype for p in network.parameters() if p.dtype in HALF), None)
-        if self.low_dtype is not None:
-            # comes first, so that likelihoods work in single precision around the network
-            self.precision = nn.Parameter(torch.zeros(()), requires_grad=False)
-        self.network = network
+        super().__init__(network, call=call, fractional=fractional, null_class=null_class)
         self.convention = convention
-        self.call = call
-        self.slot = None if call else _condition_slot(network)
-        self.required = self.slot is not None and _required(network, self.slot)
-        self.state_name = None if call else _state_name(network)
-        self.fractional = _takes_fractions(network) if fractional is None else fractional
         self.arguments: tuple[str, str] = ("x", "timestep")
         self.standing: tuple[str, ...] = () if self.fractional else (ROUNDED,)
         self.notes: tuple[str, ...] = self.standing
         self.scheduler: Any = None
-        self.null_class = null_class if null_class is not None else _null_class(network)
-        self.labels = _label_count(network, self.null_class) if self.slot == CLASSES else 0
 
     def forward(self, log_snr: Tensor, z: State, condition: Tensor | None = None) -> State:
         """Noise prediction at variance-preserving ``z`` ``b c *s`` and levels ``b``."""
@@ -105,7 +158,7 @@ class DiffusersNetwork(nn.Module):
         # single precision at least: half precision does not resolve the timesteps
         timestep = timestep.to(torch.promote_types(z.dtype, torch.float32)) if self.fractional else _whole(timestep)
         network_input = expand_as_rows(convention.shown.function(level), z) * z
-        output = self._called(network_input.to(self.low_dtype or z.dtype), timestep, condition).to(z.dtype)
+        output = self.answer(network_input.to(z.dtype), timestep, condition)
         if output.ndim == z.ndim and output.shape[1] == 2 * z.shape[1]:
             output = output[:, : z.shape[1]]  # the rest are variances, which only a discrete chain uses
         if output.shape != z.shape:
@@ -114,30 +167,6 @@ class DiffusersNetwork(nn.Module):
                 "give the rows the shape that it was trained on"
             )
         return output
-
-    def _called(self, x: Tensor, timestep: Tensor, condition: Tensor | None) -> Tensor:
-        if self.call is not None:
-            return _tensor(self.call(self.network, x, timestep, condition))
-        given = self._given(len(x), condition, x.device)
-        options: dict[str, Any] = {} if given is None else {str(self.slot): given}
-        return _tensor(self.network(**{str(self.state_name): x, "timestep": timestep}, **options))
-
-    def _given(self, n: int, condition: Tensor | None, device: torch.device) -> Tensor | None:
-        """The condition as the network takes it, one per row; labels below 0 mean "no label"."""
-        if condition is None and not self.required:
-            return None
-        if self.slot is None:
-            raise InputError("This network takes no condition: leave it out, or pass call= to say how it is used")
-        if condition is None:
-            if self.slot == STATES or self.null_class is None:
-                what = "labels" if self.slot == CLASSES else "embeddings (n or 1, tokens, dim)"
-                raise InputError(f"This network is conditional: pass condition= with its {what}, or null_class= once")
-            condition = torch.full((n,), self.null_class, device=device)
-        if self.slot == CLASSES and self.null_class is not None and not condition.is_floating_point():
-            condition = torch.where(condition < 0, self.null_class, condition)
-        if condition.is_floating_point() and self.low_dtype is not None:
-            condition = condition.to(self.low_dtype)
-        return condition.expand(n, *condition.shape[1:])
 
 
 class PretrainedHead(Head):
@@ -173,9 +202,14 @@ def _tensor(output: Any) -> Tensor:
     return output.sample if hasattr(output, "sample") else output[0]
 
 
+def told_guidance(network: nn.Module) -> bool:
+    """Whether the network was distilled to take a guidance scale as an input."""
+    return bool(setting(network, "guidance_embeds") or setting(network, "time_cond_proj_dim"))
+
+
 def _refuse_guided(network: nn.Module) -> None:
     """Networks that were told a guidance scale predict no score."""
-    if setting(network, "guidance_embeds") or setting(network, "time_cond_proj_dim"):
+    if told_guidance(network):
         name = type(bare(network)).__name__
         raise InputError(f"This {name} was distilled with guidance, so it is no score: load the one it came from")
 
