@@ -4,7 +4,7 @@ __all__ = ["CONTENDERS", "Contender", "Value"]
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 import girsanov as gv
 from benchmarks.audit import _flows, _stochastic
 from benchmarks.audit._problem import Problem
+from girsanov.pairs import ShortChain
 from girsanov.solvers import Adaptive
 from girsanov.types import Estimate
 
@@ -91,6 +92,18 @@ def chain(problem: Problem, x: Tensor, seed: int) -> Estimate:
     return gv.chain_elbo(gv.AncestralChain(problem.tuned, 128), x, generator=seeded(seed))
 
 
+@cache
+def short_chain(problem: Problem, steps: int) -> ShortChain:
+    """Our sampler of few evaluations, fitted once to the other rows."""
+    assert problem.others is not None
+    return gv.short_chain(problem.pair, steps, problem.others)
+
+
+def few(problem: Problem, x: Tensor, seed: int, steps: int) -> Estimate:
+    """Its bound."""
+    return gv.chain_elbo(short_chain(problem, steps), x, paths=2, generator=seeded(seed))
+
+
 LOOSER = (1e-1, 1e-2, 1e-3, 1e-4)
 OURS = "girsanov"
 
@@ -157,4 +170,11 @@ CONTENDERS = (
         cheaper=[partial(ode, tolerance=t) for t in LOOSER],
     ),
     Contender("gv.chain_elbo", OURS, "128 ancestral steps, 8 paths, tuned", "bound", chain),
+    *(
+        Contender(
+            f"gv.short_chain, {k} steps", OURS, "2 paths of so many evaluations; fitted to 500 other rows", "bound",
+            partial(few, steps=k),
+        )
+        for k in (4, 8)
+    ),
 )  # fmt: skip

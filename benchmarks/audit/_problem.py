@@ -64,6 +64,7 @@ class Problem:
         exact: whether the score is that of the data.
         log_snr_range: where the score is known.
         shape: of a row of the pair, where that is not flat; it then computes in single precision.
+        others: rows of the data that are not evaluated, ``m d``.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Problem:
     exact: bool = True
     log_snr_range: tuple[float, float] = (-math.inf, math.inf)
     shape: tuple[int, ...] | None = None
+    others: Tensor | None = None
 
     def shaped(self, x: Tensor) -> Tensor:
         """Rows ``n d`` as the pair takes them."""
@@ -116,7 +118,7 @@ def problem_of(name: str, noise: Noise, case: Case, held: int, spectrum: Tensor,
     """A problem, with a pair fitted to ``held`` rows that are not evaluated; without any, the same pair."""
     pair, rows = gv.ScorePair(score_of(noise), PROCESS), case.rows(max(held, 1), seed=9).flatten(1)
     tuned = gv.tune(pair.replace(reference=Gaussian.fit(rows)), rows) if held else pair
-    return Problem(name, noise, rows.shape[1], spectrum, pair, tuned, exact)
+    return Problem(name, noise, rows.shape[1], spectrum, pair, tuned, exact, others=rows)
 
 
 def exact_problem(name: str, case: Case, x: Tensor, held: int = 500) -> tuple[Problem, Truth]:

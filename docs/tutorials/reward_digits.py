@@ -85,14 +85,14 @@ for k in range(ROUNDS):
 # %% [markdown]
 # ## What the reward costs
 #
-# Left: the reward, and the bits that held-out digits now take. Right: the steps in which the policy left the reference.
+# Left: each round's reward over the bits that held-out digits then take. Right: the steps in which the policy left the
+# reference.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
-left.plot([h[0] for h in history], label=f"probability of a {WANTED}")
-left.plot([h[2] for h in history], label="bits per dimension, held-out digits")
-left.set_xlabel("round")
-left.legend()
+left.plot([h[2] for h in history], [h[0] for h in history], marker="o")
+left.set_xlabel("bits per dimension, held-out digits")
+left.set_ylabel(f"probability of a {WANTED}")
 right.bar(range(policy.steps), history[-1][1].tolist())
 right.set_xlabel("step, from noise to data")
 right.set_ylabel("KL from the first model, nats")
