@@ -172,7 +172,7 @@ CONTENDERS = (
     Contender("gv.chain_elbo", OURS, "128 ancestral steps, 8 paths, tuned", "bound", chain),
     *(
         Contender(
-            f"gv.short_chain, {k} steps", OURS, "2 paths of so many evaluations; fitted to 500 other rows", "bound",
+            f"gv.short_chain, {k} steps", OURS, "2 paths of so many evaluations; fitted to 500 other rows", "data",
             partial(few, steps=k),
         )
         for k in (4, 8)

@@ -100,3 +100,21 @@ def test_few_rows_are_refused():
     pair = ScorePair(mixture_case((2,)).density.score(gv.VariancePreserving()))
     with pytest.raises(gv.InputError, match="20 rows or more; got 19"):
         gv.short_chain(pair, 4, torch.zeros(19, 2))
+
+
+@pytest.mark.parametrize("counts", [False, True])
+def test_bounds_of_a_fitted_models_rows_are_in_data_units(counts):
+    """Against its space and the log-determinants there, 4.5 standard errors; of counts the bound is a log-mass."""
+    x = 50.0 + 20.0 * mixture_case((2,)).rows(400, seed=5)
+    x = x.round() if counts else x
+    model = gv.fit(x, config=gv.Config(steps=3, mixed=False))
+    chain = gv.short_chain(model.pair, 4, model.encode(x[:200]))
+    rows = model.encode(x[200:])
+    bound = gv.chain_elbo(chain, rows, paths=8)
+    view = rows.view(1, 1)
+    inside = gv.chain_elbo(chain, view.x[:, 0], paths=8).value + view.log_det[:, 0]
+    gap = bound.value - inside
+    assert abs(float(gap.mean())) < 4.5 * float(gap.std()) / len(gap) ** 0.5
+    assert bound.measure == ("mass" if counts else "density")
+    assert gv.importance_bound(chain, rows, paths=4).measure == bound.measure
+    assert isinstance(gv.tune(model.pair, model.encode(x[:40])), ScorePair)

@@ -115,7 +115,8 @@ class RandomisedRows:
             view = self.views(self.rows[index], replicates, seed, 0)
             return {"x": view.x, "log_det": view.log_det}
 
-        return View(**by_blocks(evaluate, len(self.rows), VIEWED, self.rows.device, dim=0))
+        with torch.set_grad_enabled(keeps_graph(self.rows)):  # no graph of a transform's own parameters
+            return View(**by_blocks(evaluate, len(self.rows), VIEWED, self.rows.device, dim=0))
 
 
 @dataclass(frozen=True)

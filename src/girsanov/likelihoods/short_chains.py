@@ -25,6 +25,7 @@ from torch import Tensor
 from girsanov.calculus import noised
 from girsanov.densities import Gaussian
 from girsanov.inputs import checked
+from girsanov.likelihoods.estimator import RandomisedRows
 from girsanov.pairs import ScorePair, ShortChain
 from girsanov.randomness import normal_blocks, seed_of
 from girsanov.rows import by_blocks, condition_at, conditions_for
@@ -45,7 +46,7 @@ TINY = torch.finfo(torch.float64).tiny
 def short_chain(
     pair: ScorePair,
     steps: int,
-    rows: State,
+    rows: State | RandomisedRows,
     *,
     condition: Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -59,7 +60,8 @@ def short_chain(
     Args:
         pair: the model.
         steps: network evaluations of a draw.
-        rows: ``n *d``, twenty or more; some hundred, and more than dimensions, let covariances be full.
+        rows: ``n *d``, or a fitted model's, ``model.encode(x)``; twenty or more. Some hundred, and more than
+            dimensions, let covariances be full.
         condition: of the rows, leading dimension ``n`` or 1.
         generator: read once for a seed; ``None`` means seed 0.
 
@@ -78,9 +80,11 @@ def short_chain(
     require_count("steps", steps)
     if len(rows) < FEWEST_ROWS:
         raise InputError(f"A short chain is fitted to {FEWEST_ROWS} rows or more; got {len(rows)}")
+    seed = seed_of(generator)
+    rows = RandomisedRows.of(rows).view(1, seed).x[:, 0]
     rows = rows.to(pair.dtype(rows))
     # the same noise at every level: what differs between paths is levels, not luck
-    eps = normal_blocks(rows, torch.Generator().manual_seed(seed_of(generator)))(1)[0]
+    eps = normal_blocks(rows, torch.Generator().manual_seed(seed))(1)[0]
     errors = partial(_errors, pair, rows, conditions_for(condition, len(rows)), eps)
     grid, held = torch.linspace(*pair.log_snr_range, max(GRID, 2 * steps), dtype=torch.float64), _held(len(rows))
     spectra = [_spectra(pair, errors(level), held) for level in grid]

@@ -21,6 +21,7 @@ from girsanov.densities import GaussianMixture
 from girsanov.densities.fitting import fit_gaussians
 from girsanov.inputs import checked
 from girsanov.likelihoods.bounds import elbo
+from girsanov.likelihoods.estimator import RandomisedRows
 from girsanov.likelihoods.proposals import fit_proposal
 from girsanov.pairs import ScorePair
 from girsanov.randomness import seed_of
@@ -43,7 +44,7 @@ BROAD_SHARE, BROAD_SCALE = 1e-3, 10.0  # of a component whose denoiser stays sma
 @torch.no_grad()
 def tune(
     pair: ScorePair,
-    rows: State,
+    rows: State | RandomisedRows,
     *,
     condition: Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -54,7 +55,8 @@ def tune(
 
     Args:
         pair: the model, with its prior.
-        rows: of the kind that will be evaluated, ``n *d``; some hundred suffice.
+        rows: of the kind that will be evaluated, ``n *d``, or a fitted model's, ``model.encode(x)``; some hundred
+            suffice.
         condition: see :func:`girsanov.elbo`.
         generator: read once for a seed; ``None`` means seed 0.
 
@@ -80,6 +82,7 @@ def tune(
     if len(rows) < FEWEST_ROWS:
         raise InputError(f"A pair is tuned to {FEWEST_ROWS} rows or more; got {len(rows)}: give more rows")
     seed, plain = seed_of(generator), pair.replace(proposal=None)
+    rows = RandomisedRows.of(rows).view(1, seed).x[:, 0]
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).to(rows.device)
     held = max(2, min(COMPARED, round(HELD_OUT * len(rows))))
     test, train = order[:held], order[held:]

@@ -23,13 +23,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from girsanov.calculus import Divergence, Exact
 from girsanov.inputs import checked
-from girsanov.likelihoods.estimator import keeps_graph
+from girsanov.likelihoods.estimator import RandomisedRows, keeps_graph
 from girsanov.pairs import Chain, EulerChain, MidpointChain, Pair, euler_log_weights
 from girsanov.randomness import keyed_generators, keyed_normal, seed_of, source_of
 from girsanov.rows import by_blocks, condition_at, conditions_for
@@ -114,7 +115,7 @@ def feynman_kac(
 @checked
 def chain_elbo(
     pair: Pair | Chain,
-    x: State,
+    x: State | RandomisedRows,
     *,
     steps: int | None = None,
     paths: int = 8,
@@ -127,7 +128,7 @@ def chain_elbo(
         pair: two processes, taken by Euler steps, or by midpoint steps (:class:`girsanov.pairs.MidpointChain`) where
             their noise depends on the state, of which Euler's would lose some nats at any number; or a chain, of which
             ``steps`` is already decided.
-        x: rows ``n *d``.
+        x: rows ``n *d``; or a fitted model's, in data units: ``model.encode(x)``.
         steps: number of steps of a pair.
         paths: paths per row, whose spread is the standard error.
         condition: leading dimension ``n`` or 1.
@@ -151,15 +152,13 @@ def chain_elbo(
     """
     chain = _chain(pair, steps, x)
     weights = _simulate(chain.log_weights, x, paths, condition, generator)
-    return Estimate.from_replicates(
-        weights, kind="lower_bound", model="chain", nfe=chain.length * paths, event_dim=x[0].numel()
-    )
+    return Estimate.from_replicates(weights, nfe=chain.length * paths, **_bound_of(x))
 
 
 @checked
 def importance_bound(
     pair: Pair | Chain,
-    x: State,
+    x: State | RandomisedRows,
     *,
     paths: int,
     steps: int | None = None,
@@ -171,7 +170,7 @@ def importance_bound(
 
     Args:
         pair: as for :func:`chain_elbo`.
-        x: rows ``n *d``.
+        x: rows ``n *d``; or a fitted model's, in data units: ``model.encode(x)``.
         paths: K, the paths in each mean; the bound increases with it to the log-density of the chain.
         steps: number of steps of a pair.
         groups: independent means, whose spread is the standard error.
@@ -187,12 +186,14 @@ def importance_bound(
     chain = _chain(pair, steps, x)
     weights = _simulate(chain.log_weights, x, groups * paths, condition, generator)
     return Estimate.from_replicates(
-        _log_mean_groups(weights, groups),
-        kind="lower_bound",
-        model="chain",
-        nfe=chain.length * groups * paths,
-        event_dim=x[0].numel(),
+        _log_mean_groups(weights, groups), nfe=chain.length * groups * paths, **_bound_of(x)
     )
+
+
+def _bound_of(x: State | RandomisedRows) -> dict[str, Any]:
+    """What a chain's bound of rows is."""
+    seen = RandomisedRows.of(x)
+    return {"kind": "lower_bound", "model": "chain", "event_dim": seen.event_dim, "measure": seen.measure}
 
 
 @dataclass(frozen=True)
@@ -286,7 +287,7 @@ def chain_bracket(
     )
 
 
-def _chain(pair: Pair | Chain, steps: int | None, x: State | None = None) -> Chain:
+def _chain(pair: Pair | Chain, steps: int | None, x: State | RandomisedRows | None = None) -> Chain:
     """The chain of a pair: midpoint steps where the noise depends on the state, for which Euler's lose some nats."""
     if isinstance(pair, Chain):
         if steps is not None and steps != pair.length:
@@ -294,31 +295,40 @@ def _chain(pair: Pair | Chain, steps: int | None, x: State | None = None) -> Cha
         return pair
     if steps is None:
         raise InputError("steps= is needed: the bound of a pair is that of its sampler with so many steps")
-    rows = pair.sample_prior(1, torch.Generator().manual_seed(0)) if x is None else x[:1]
+    if x is None:
+        rows = pair.sample_prior(1, torch.Generator().manual_seed(0))
+    else:
+        seen = RandomisedRows.of(x)
+        rows = seen.views(seen.rows[:1], 1, 0, 0).x[:, 0]
     return (MidpointChain if pair.noise_depends_on(rows) else EulerChain)(pair, steps)
 
 
 def _simulate(
-    weigh: Weigh, x: State, paths: int, condition: Tensor | None, generator: torch.Generator | None
+    weigh: Weigh,
+    x: State | RandomisedRows,
+    paths: int,
+    condition: Tensor | None,
+    generator: torch.Generator | None,
 ) -> Tensor:
-    """Log-weights of ``paths`` paths of every row, shape ``paths n``; noise is keyed by the row."""
-    seed = seed_of(generator)
-    size = max(1, min(CHUNK, CHUNK_ELEMENTS // x[0].numel()) // paths)
+    """Log-weights of ``paths`` paths of every row, shape ``paths n``; noise and views are keyed by the row."""
+    seed, seen = seed_of(generator), RandomisedRows.of(x)
+    size = max(1, min(CHUNK, CHUNK_ELEMENTS // seen.rows[0].numel()) // paths)
 
     def evaluate(index: Tensor) -> Tensor:
-        rows, given = x[index], condition_at(condition, index)
-        generators = keyed_generators(seed, "paths", rows)
+        rows, given = seen.rows[index], condition_at(condition, index)
+        generators, view = keyed_generators(seed, "paths", rows), seen.views(rows, paths, seed, 0)
+        start = view.x.flatten(0, 1)
 
         def noise(count: int) -> Tensor:
-            block = keyed_normal(generators, (paths, count, *x.shape[1:]), rows)  # n paths count *d
+            block = keyed_normal(generators, (paths, count, *start.shape[1:]), start)  # n paths count *d
             return block.flatten(0, 1).movedim(1, 0)
 
         given = given if given is None or len(given) == 1 else given.repeat_interleave(paths, 0)
-        weights = weigh(rows.repeat_interleave(paths, 0), noise, condition=given)
-        return weights.reshape(len(rows), paths).T
+        weights = weigh(start, noise, condition=given).reshape(len(rows), paths)
+        return (weights + view.log_det).T
 
-    with torch.set_grad_enabled(keeps_graph(x)):
-        return by_blocks(evaluate, len(x), size, x.device)
+    with torch.set_grad_enabled(keeps_graph(seen.rows)):
+        return by_blocks(evaluate, len(seen), size, seen.rows.device)
 
 
 def _groups(paths: int) -> int:
