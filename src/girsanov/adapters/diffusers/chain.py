@@ -69,8 +69,8 @@ class SchedulerChain(Chain):
         """The scheduler's step from state k + 1 to state k."""
         j = self.length - 1 - k
         output = self._output(j, x, condition)
-        after = self.schedule.mean(j, output, x)
-        return GaussianKernel(after - x, self._scale(j, output, x), self.decoder_log_variance[k])
+        shift = self.schedule.shift(j, output, x)
+        return GaussianKernel(shift, self._scale(j, output, x), self.decoder_log_variance[k])
 
     def log_prior(self, x: State) -> Nats:
         """Log-density of the first states of the sampler: independent normal numbers of one deviation."""
@@ -120,7 +120,7 @@ class SchedulerChain(Chain):
     def _scale(self, j: int, output: State, x: State) -> LinearMap:
         if self.schedule.learned and self.schedule.drawn[j]:
             return Diagonal(self.schedule.deviation(j, output, x).clamp_min(self.floor).flatten(1))
-        return Isotropic(x.new_full((len(x),), max(self.schedule.deviations[j], self.floor)))
+        return Isotropic(x.new_full((), max(self.schedule.deviations[j], self.floor)).expand(len(x)))
 
 
 @checked

@@ -1,7 +1,8 @@
 r"""Steps of a diffusers scheduler as Gaussian laws: the noise levels between which they lead, their means and scales.
 
 A scheduler's ``step`` is called as it is, so that clipping, thresholding, learned variances and every prediction are
-what its pipelines do; what it draws inside is answered by a number instead. Levels are in its own coordinates,
+what its pipelines do; what it draws inside is answered by a number instead. Where a step is affine in state and output,
+as all are without clipping, its coefficients are asked for once. Levels are in its own coordinates,
 :math:`x_t = a x + s \varepsilon`:
 
 =====================================  =====================================  =====================================
@@ -17,6 +18,7 @@ SDE-DPM-Solver++                       :math:`(1 + \sigma^2)^{-1/2}`          :m
 __all__ = ["SchedulerSteps"]
 
 import copy
+import math
 from collections.abc import Callable
 from inspect import signature
 from typing import Any
@@ -29,6 +31,7 @@ from girsanov.adapters.diffusers.loading import quiet
 from girsanov.types import InputError, State, require_count
 
 Levels = tuple[Tensor, Tensor]
+AFFINE = 1e-5  # relative, to which a step that is not clipped must be affine in state and output
 LEAST = 1e-6  # deviation from which on a step's noise is more than rounding, in units of its state's
 KNOWN = (
     "DDPM, DDIM with eta=1, Euler ancestral, flow matching with stochastic_sampling=True, LCM, TCD, or DPM-Solver with "
@@ -123,6 +126,7 @@ class SchedulerSteps:
             raise InputError(f"Noise must fall from step to step of {self.name}: take fewer steps or another schedule")
         self._ready = [self._prepared(own, j) for j in range(len(self))]
         self.deviations, self.drawn = self._measured()
+        self._affine = [self._coefficients(j) for j in range(len(self))]
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -139,9 +143,12 @@ class SchedulerSteps:
         """What the network sees of states ``b *d`` at step j."""
         return _scaled(self._ready[j], x, self.timesteps[j])
 
-    def mean(self, j: int, output: State, x: State) -> State:
-        """Mean of step j from states ``b *d`` by the network's output there."""
-        return self._taken(j, output, x, 0.0)[0]
+    def shift(self, j: int, output: State, x: State) -> State:
+        """Mean of step j less the states ``b *d`` that it leaves, by the network's output there."""
+        coefficients = self._affine[j]
+        if coefficients is None:
+            return self._taken(j, output, x, 0.0)[0] - x
+        return torch.add(coefficients[0] * x, output, alpha=coefficients[1])
 
     def deviation(self, j: int, output: State, x: State) -> State:
         """Standard deviation of step j by the variances that are the second half of an output, ``b *d``."""
@@ -193,6 +200,15 @@ class SchedulerSteps:
             found.set_begin_index(j)
         _scaled(found, torch.zeros(1, 1, 1), self.timesteps[j])  # some look up their step there, and want to be asked
         return found
+
+    def _coefficients(self, j: int) -> tuple[float, float] | None:
+        """By what the shift of step j multiplies states and outputs, where that is all: at a fraction of the cost."""
+        if self.learned or self._ready[j].config.get("clip_sample") or self._ready[j].config.get("thresholding"):
+            return None
+        x, output = (torch.tensor(values)[:, None, None] for values in ([1.0, 0.0, 2.0], [0.0, 1.0, -3.0]))
+        a, b, both = self._taken(j, output, x, 0.0)[0].flatten().double().tolist()
+        wrong = abs(both - (2.0 * a - 3.0 * b)) > AFFINE * (abs(2.0 * a) + abs(3.0 * b))
+        return None if wrong or not math.isfinite(both) else (a - 1.0, b)
 
     def _measured(self) -> tuple[list[float], list[bool]]:
         """Deviations of all steps, and whether they draw, at a state and an output of 0, whose mean is 0."""
