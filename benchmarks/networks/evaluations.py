@@ -4,8 +4,8 @@ Two scores in 64 dimensions: a network trained on the digits, at one dequantised
 of a mixture as a plain function, nothing else given. One run of an estimator is what it returns at its settings; with
 the variance of a run over seeds, :math:`v`, a row needs :math:`v / s^2` runs for :math:`s = 0.01\, d \log 2` nats, at
 the evaluations and seconds of a run each. The mean of variances over rows is compared, and row by row the median of
-ratios. Ours is `gv.elbo` at its defaults, and of the pair that `gv.tune` fits to other rows (its seconds apart). The record
-has 64 rows of the mixture and, by `--rows 16 --network-evaluations 40000`, 16 digits: their lists say how many.
+ratios. Ours is `gv.elbo` at its defaults, and of the pair that `gv.tune` fits to other rows (its seconds apart). The
+record has 64 rows of the mixture and, by `--rows 16 --network-evaluations 40000`, 16 digits: their lists say how many.
 
 Estimators that integrate an ODE have no such error: on the mixture, the evaluations and seconds to a true error of 0.01
 nats per dimension, at the cheapest of their settings that reaches it.
