@@ -61,12 +61,12 @@ def test_images_under_every_process(make_process):
 
 
 @pytest.mark.parametrize("lmbd", FAMILY)
-@pytest.mark.parametrize("steps", [1, 3])
-def test_a_model_equal_to_its_reference_is_sampled_exactly_in_any_number_of_steps(lmbd, steps):
+@pytest.mark.parametrize(("order", "steps"), [(1, 1), (1, 3), (2, 1), (2, 4), (3, 4)])
+def test_a_model_equal_to_its_reference_is_sampled_exactly_in_any_number_of_steps(lmbd, order, steps):
     case, process = gaussian_case((1, 2, 2)), OrnsteinUhlenbeck(beta=2.0)
     model = ScoreModel(lambda l, f, c: torch.zeros_like(f), process, reference=case.density)
     prior = case.density.marginal(process, 1.0)
-    rows = sample(ScorePair(model, prior=prior), 4000, steps=steps, lmbd=lmbd, generator=seeded(3))
+    rows = sample(ScorePair(model, prior=prior), 4000, steps=steps, lmbd=lmbd, order=order, generator=seeded(3))
     assert_law(rows, case)
 
 
@@ -83,7 +83,7 @@ def test_the_last_step_is_the_decoders_in_every_member(lmbd):
 def test_draws_are_those_of_the_chain_that_is_bounded(lmbd):
     case, process = note_mixture_2d(), VariancePreserving()
     score = case.density.score(process)
-    rows = sample(ScorePair(score, process, event_shape=(2,)), 50, steps=6, lmbd=lmbd, generator=seeded(1))
+    rows = sample(ScorePair(score, process, event_shape=(2,)), 50, steps=6, lmbd=lmbd, order=1, generator=seeded(1))
     chain = AncestralChain(ScorePair(score, process, event_shape=(2,)), 6, lmbd=lmbd)
     assert torch.equal(rows, chain.sample(50, generator=seeded(1))[0])
 
@@ -103,7 +103,7 @@ def test_denoising_ends_with_the_decoders_mean():
     case, process = note_mixture_2d(), VariancePreserving(log_snr_range=(-10.0, 2.0))
     pair, high = ScorePair(case.density.score(process)), torch.tensor(2.0)
     drawn, denoised = (
-        sample(pair, 1000, steps=64, lmbd=1.0, denoise=flag, generator=seeded(4)) for flag in (False, True)
+        sample(pair, 1000, steps=64, lmbd=1.0, order=1, denoise=flag, generator=seeded(4)) for flag in (False, True)
     )
     posterior = case.density.moment_match()
     difference = (drawn - denoised).T.cov()
@@ -230,7 +230,7 @@ def test_rows_with_densities_are_the_samplers_rows():
     case, process = note_mixture_2d(), VariancePreserving()
     pair = ScorePair(case.density.score(process))
     x, estimate = sample_with_log_prob(pair, 1100, steps=16, generator=seeded(3))
-    assert torch.equal(x, sample(pair, 1100, steps=16, generator=seeded(3)))
+    assert torch.equal(x, sample(pair, 1100, steps=16, order=1, generator=seeded(3)))
     assert estimate.value.shape == (1100,)
     with pytest.raises(InputError, match="condition must have leading dimension 1 or 3; got 2"):
         sample_with_log_prob(pair, 3, condition=torch.zeros(2), steps=16)

@@ -1,11 +1,14 @@
 r"""Sampling the generative process: reverse SDE, probability-flow ODE, and the family between and beyond.
 
 The plug-in generator with parameter :math:`\lambda \le 1` has drift :math:`f - (1 - \lambda/2) g^2 s` and diffusion
-:math:`\sqrt{1 - \lambda}\, g` (note of paper 1, section 2.8): the reverse SDE at 0, the ODE at 1. Its steps are those
-of :class:`girsanov.AncestralChain`, so that :func:`girsanov.chain_elbo` bounds the density of what is drawn here: the
-Gaussian reference is integrated exactly, and the network's correction of the denoised point is held fixed over a step.
-A model that equals its reference is sampled exactly in any number of steps; without a reference the step is DDPM's
-posterior at 0 and DDIM's at 1. The last step is the decoder's: its draw, or its mean.
+:math:`\sqrt{1 - \lambda}\, g` (note of paper 1, section 2.8): the reverse SDE at 0, the ODE at 1. Its steps are of
+second order (:class:`girsanov.pairs.Multistep`): around each row the law is a Gaussian fitted to the row's last two
+evaluations, which is integrated exactly, and what is left is extrapolated in log-SNR. Steps that remember have no
+density; with ``order=1`` they are those of :class:`girsanov.AncestralChain`, so that :func:`girsanov.chain_elbo` bounds
+the density of what is drawn here: the Gaussian reference is integrated exactly, and the network's correction of the
+denoised point is held fixed over a step. A model that equals its reference is sampled exactly in any number of steps of
+any order; without a reference the step of order 1 is DDPM's posterior at 0 and DDIM's at 1. The last step is the
+decoder's: its draw, or its mean.
 
 Along the path of the reverse SDE the log-density follows without divergences (note of paper 2, section 2.8). In
 :math:`y = x_t / \alpha` with :math:`v = \sigma^2/\alpha^2` the forward process is Brownian, so Ito's formula leaves
@@ -29,7 +32,7 @@ from torch import Tensor
 
 from girsanov.calculus import sum_event
 from girsanov.inputs import checked
-from girsanov.pairs import AncestralChain, GaussianKernel, Move, ScorePair
+from girsanov.pairs import AncestralChain, GaussianKernel, Move, Multistep, ScorePair
 from girsanov.randomness import normal_blocks, source_of
 from girsanov.rows import condition_at
 from girsanov.types import Estimate, Nats, State
@@ -45,6 +48,7 @@ def sample(
     *,
     lmbd: float = 0.0,
     steps: int = 128,
+    order: int = 2,
     denoise: bool = False,
     condition: Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -56,7 +60,9 @@ def sample(
             ``event_shape``.
         n: number of rows.
         lmbd: member of the family, at most 1: 0 the reverse SDE, 1 the ODE, below 0 more noise.
-        steps: number of steps.
+        steps: number of steps; there is one network evaluation for each, and one for the decoder.
+        order: 2, or 3 where steps are many; 1 are the steps of :class:`girsanov.AncestralChain`, a Markov chain with a
+            density.
         denoise: end with the decoder's mean instead of its draw.
         condition: leading dimension ``n`` or 1.
         generator: source of all draws; ``None`` means seed 0.
@@ -65,7 +71,7 @@ def sample(
         Rows ``n *d`` in data coordinates.
 
     Raises:
-        InputError: for ``lmbd`` above 1, or a process that needs a prior and has none.
+        InputError: for ``lmbd`` above 1, an order that is none of these, or a process that needs a prior and has none.
 
     Example:
         >>> from girsanov.densities import Gaussian
@@ -74,7 +80,10 @@ def sample(
         >>> sample(pair, 500, steps=16).mean(0).round(decimals=1)
         tensor([ 3., -3.], dtype=torch.float64)
     """
-    chain = AncestralChain(pair, steps, lmbd=lmbd)
+    if order == 1:
+        chain = AncestralChain(pair, steps, lmbd=lmbd)
+    else:
+        chain = Multistep(pair, steps, lmbd=lmbd, order=order, to_end=denoise)
     still = {*(() if lmbd < 1.0 else range(1, chain.length)), *((0,) if denoise else ())}  # steps without noise
     ends = (deque(moves, maxlen=1)[0].after for _, moves in _walks(chain, n, condition, generator, still))
     return torch.cat(list(ends))
@@ -92,8 +101,8 @@ def sample_with_log_prob(
 ) -> tuple[State, Estimate]:
     r"""Draw from the reverse SDE, with the log-density of every row from its own path at no further cost.
 
-    The rows are those of :func:`sample` with ``lmbd=0`` and the same generator. Only rows drawn here have such a
-    value; for given rows use a likelihood.
+    The rows are those of :func:`sample` with ``lmbd=0, order=1`` and the same generator. Only rows drawn here have
+    such a value; for given rows use a likelihood.
 
     Args:
         pair: the model; its reference is integrated exactly. Where no law of it knows the shape of a row, give it
@@ -161,7 +170,7 @@ def _log_density(chain: AncestralChain, start: State, moves: Iterable[Move]) -> 
 
 
 def _walks(
-    chain: AncestralChain,
+    chain: AncestralChain | Multistep,
     n: int,
     condition: Tensor | None,
     generator: torch.Generator | None,

@@ -19,6 +19,9 @@ class Drawing(Computing):
 
     panel: ClassVar[str] = "Evaluation"
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 128
+    order: Annotated[
+        int, typer.Option(min=1, max=3, help="Order of a step: 2, or 3 where steps are many; 1 has a density.")
+    ] = 2
     lmbd: Annotated[
         float | None,
         typer.Option(
@@ -44,7 +47,8 @@ def sample(
     if model.schema.kind == "images" and out is None and not how.json:
         raise UsageError("these rows are images: give --out samples.png or --out samples.npy")
     condition = _condition(model, how.label)
-    rows = model.sample(n, steps=how.steps, lmbd=how.lmbd, condition=condition, generator=how.generator())
+    how_far = {"steps": how.steps, "order": how.order, "lmbd": how.lmbd}
+    rows = model.sample(n, **how_far, condition=condition, generator=how.generator())
     write_rows(out, model.encode(rows).rows, model.schema, json=how.json, note=stderr_note(how.quiet))
 
 

@@ -283,6 +283,7 @@ class DensityModel(nn.Module):
         n: int,
         *,
         steps: int = 128,
+        order: int = 2,
         lmbd: float | None = None,
         condition: Any = None,
         generator: torch.Generator | None = None,
@@ -297,6 +298,7 @@ class DensityModel(nn.Module):
         Args:
             n: number of rows.
             steps: steps of the sampler.
+            order: of a step, 1, 2 or 3; see :func:`girsanov.sample`.
             lmbd: 0 the reverse SDE, 1 the probability-flow ODE; see :func:`girsanov.sample`. Default 0, and 1 for a
                 continuous flow, which is nothing but its ODE.
             condition: classes ``n`` or 1 as the labels named them, or continuous conditions ``n c`` or ``1 c``.
@@ -308,7 +310,7 @@ class DensityModel(nn.Module):
             array, a tensor or a file without a header: ``n columns`` of tables, ``n *event_shape`` of images. Either is
             what every likelihood takes. Columns that were dropped on request are missing.
         """
-        options = {"lmbd": float(self.is_flow) if lmbd is None else lmbd, "steps": steps}
+        options = {"lmbd": float(self.is_flow) if lmbd is None else lmbd, "steps": steps, "order": order}
 
         def draw(count: int, given: Tensor | None, source: torch.Generator) -> State:
             return self.encoding.inverse(sample(self.pair, count, condition=given, generator=source, **options))

@@ -13,6 +13,7 @@ __all__ = [
     "Kernel",
     "MidpointChain",
     "Move",
+    "Multistep",
     "Noise",
     "NoisingChain",
     "Pair",
@@ -30,6 +31,7 @@ from girsanov.pairs.chain import Chain, Direction
 from girsanov.pairs.euler import EulerChain
 from girsanov.pairs.family import FamilyPair
 from girsanov.pairs.midpoint import MidpointChain
+from girsanov.pairs.multistep import Multistep
 from girsanov.pairs.noising import Guidance, NoisingChain
 from girsanov.pairs.pair import Drift, Pair, Step
 from girsanov.pairs.paths import Noise, euler_log_weights

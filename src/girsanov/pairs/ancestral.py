@@ -15,13 +15,15 @@ to v' = 0, is the residual decoder: the posterior, in every member of the family
 note of paper 3, section 2.6).
 """
 
-__all__ = ["AncestralChain"]
+__all__ = ["AncestralChain", "denoising_density"]
 
+from collections.abc import Callable
 from typing import final
 
 import torch
 from torch import Tensor
 
+from girsanov.densities import Gaussian
 from girsanov.inputs import checked
 from girsanov.linear import Spectral
 from girsanov.pairs.noising import Guidance, NoisingChain
@@ -29,6 +31,10 @@ from girsanov.pairs.score_pair import ScorePair
 from girsanov.pairs.steps import GaussianKernel
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError, State, require_count
+
+
+def _itself(s: Tensor) -> Tensor:
+    return s
 
 
 @final
@@ -40,11 +46,13 @@ class AncestralChain(NoisingChain):
         steps: number of steps between the two ends of the log-SNR range; the residual decoder is one more.
         lmbd: member of the family of samplers, at most 1; the encoder fits ``lmbd = 0``, so that other members have
             looser bounds, and 1, whose steps have no noise, none: take :func:`girsanov.ode_log_prob`.
+        levels: log-SNR of the ``steps + 1`` states after the data, decreasing to the range's noise end; default at
+            equal shares of the reference's denoising.
         guidance: of the steps by their condition; see :class:`Guidance`. The chain is that of guided steps, and its
             bound is one of its own density, which is that of no condition.
 
     Raises:
-        InputError: for ``lmbd`` above 1.
+        InputError: for ``lmbd`` above 1, or levels that are not one more than steps.
 
     Example:
         >>> from girsanov.processes import VariancePreserving
@@ -57,13 +65,20 @@ class AncestralChain(NoisingChain):
     """
 
     @checked
-    def __init__(self, pair: ScorePair, steps: int, *, lmbd: float = 0.0, guidance: Guidance | None = None) -> None:
+    def __init__(
+        self,
+        pair: ScorePair,
+        steps: int,
+        *,
+        lmbd: float = 0.0,
+        levels: Tensor | None = None,
+        guidance: Guidance | None = None,
+    ) -> None:
         if not lmbd <= 1.0:
             raise InputError(f"lmbd must be at most 1, where the diffusion vanishes; got {lmbd}")
-        # from the data end to the noise end, by equal shares of the reference's denoising
-        variances = pair.reference.spectrum() if pair.reference is not None else torch.ones(1)
-        spread = LogSNRDensity.from_spectrum(*pair.log_snr_range, variances, floor=0.3)
-        nodes = spread.nodes(require_count("steps", steps) + 1).flip(0)
+        nodes = denoising_density(pair).nodes(require_count("steps", steps) + 1).flip(0) if levels is None else levels
+        if nodes.shape != (steps + 1,):
+            raise InputError(f"{steps} steps go between {steps + 1} levels; got levels {tuple(nodes.shape)}")
         super().__init__(pair, nodes, reference=pair.reference, guidance=guidance)
         self.lmbd = lmbd
 
@@ -81,13 +96,38 @@ class AncestralChain(NoisingChain):
     def decode(self, k: int, x: State, condition: Tensor | None = None) -> GaussianKernel:
         """The sampler's step from v_{k+1} to v_k, whose pull is the :meth:`correction` there."""
         lmbd, correction = self.lmbd if k else 0.0, self.correction(k, x, condition)
-        power, v, following = 1.0 - 0.5 * lmbd, self.variance(k + 1), self.variance(k)
-        share, law = (1.0 - (following / v) ** power).to(x.dtype), self.reference
-        if law is None:
+        v, following = self.variance(k + 1), self.variance(k)
+        share = (1.0 - (following / v) ** (1.0 - 0.5 * lmbd)).to(x.dtype)
+        if self.reference is None:
             spread = v if k == 0 else following * (1.0 - (following / v) ** (1.0 - lmbd))
             isotropic = self.isotropic(spread.sqrt(), x)
             return GaussianKernel(share * correction, isotropic, self.decoder_log_variance[k], correction)
-        centred = x - law.mean.to(x.dtype)
-        pull = law.spectral(centred, lambda s: ((s + following) / (s + v)) ** power - 1.0)
-        scale = Spectral(law, lambda s: ((s + following) * (1.0 - ((s + following) / (s + v)) ** (1.0 - lmbd))).sqrt())
+        pull, scale = self.gaussian_step(k, x, self.reference)
         return GaussianKernel(pull + share * correction, scale, self.decoder_log_variance[k], correction)
+
+    def gaussian_step(
+        self, k: int, x: State, law: Gaussian, own: Callable[[Tensor], Tensor] = _itself
+    ) -> tuple[State, Spectral]:
+        """Mean change and scale of the step from v_{k+1} to v_k where the data are Gaussian.
+
+        Args:
+            k: number of the step.
+            x: states ``b *d``.
+            law: of the data.
+            own: function of its variances, a number per row or one for all: what the variances are in its place.
+        """
+        lmbd, v, following = self.lmbd if k else 0.0, self.variance(k + 1), self.variance(k)
+        power = 1.0 - 0.5 * lmbd
+
+        def ratio(s: Tensor) -> Tensor:
+            """Of the noised variances after and before."""
+            return (own(s) + following) / (own(s) + v)
+
+        pull = law.spectral(x - law.mean.to(x.dtype), lambda s: ratio(s) ** power - 1.0)
+        return pull, Spectral(law, lambda s: ((own(s) + following) * (1.0 - ratio(s) ** (1.0 - lmbd))).sqrt())
+
+
+def denoising_density(pair: ScorePair) -> LogSNRDensity:
+    """Where the reference denoises, on the log-SNR range: what a sampler's levels are equal shares of."""
+    variances = pair.reference.spectrum() if pair.reference is not None else torch.ones(1)
+    return LogSNRDensity.from_spectrum(*pair.log_snr_range, variances, floor=0.3)

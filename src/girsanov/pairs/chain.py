@@ -94,6 +94,7 @@ class Chain(DataEnd, ABC):
         condition: Tensor | None = None,
         checkpoint: bool = False,
         still: Container[int] = (),
+        decode: Callable[..., Kernel] | None = None,
     ) -> Iterator[Move]:
         """The one walk: from state 0 by the encoder or from state N by the decoder, a move at a time.
 
@@ -104,8 +105,9 @@ class Chain(DataEnd, ABC):
             condition: leading dimension ``b`` or 1.
             checkpoint: do not keep what a kernel computes, but compute it again in the backward pass.
             still: numbers of the moves that end in their means, without noise.
+            decode: in place of the decoder, for samplers whose steps are no kernels of this chain.
         """
-        step = recomputing(self.encode if direction == "forward" else self.decode, checkpoint)
+        step = recomputing(self.encode if direction == "forward" else decode or self.decode, checkpoint)
         for k in range(self.length) if direction == "forward" else reversed(range(self.length)):
             kernel = step(k, x, condition)
             eps = torch.zeros_like(x) if k in still else noise(1)[0]
