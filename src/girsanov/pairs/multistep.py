@@ -21,9 +21,11 @@ so that a change of M enters as in every exponential integrator,
 with M(u) the polynomial through the last values, all of them with the present C: order 2 or 3 for the ODE whatever C
 is, at one evaluation a step. With C = 0 it is DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095).
 
-Two things keep long steps in bounds. The polynomial's share falls with the length h of a step in :math:`\tau`, as
+Three things keep long steps in bounds. The polynomial's share falls with the length h of a step in :math:`\tau`, as
 :math:`\exp(-(h/2.5)^4)`: within a few units of log-SNR a scale is resolved, and what came before says nothing of what
-comes after. Of the SDE's members only :math:`(1 + \lambda)/2` is taken: a part of what changed was noise.
+comes after. Of the ODE's line only as much is taken as the line before would have explained of the last change, which
+is all of it but for a term of the first order in h. Of the SDE's members only :math:`(1 + \lambda)/2` is taken: a part
+of what changed was noise.
 """
 
 __all__ = ["Multistep"]
@@ -38,7 +40,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from girsanov.calculus import sum_event
+from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Gaussian
 from girsanov.pairs.ancestral import AncestralChain, denoising_density
 from girsanov.pairs.paths import Noise
@@ -105,7 +107,7 @@ class Multistep:
         """The chain's walk to the data, by the steps of this sampler."""
         law = self.chain.reference
         law = law if law is not None else Gaussian(torch.zeros(x.shape[1:]), 1.0).to(x.device)
-        decode = partial(self._decode, law, deque(maxlen=self.order))
+        decode = partial(self._decode, law, deque(maxlen=3))
         return self.chain.walk(x, noise, direction, condition=condition, still=still, decode=decode)
 
     def _decode(
@@ -151,8 +153,12 @@ class Multistep:
             return self.share * torch.exp(-((h / REACH) ** 4)) * found
 
         changes = [after - before for before, after in pairwise(means)]
+        foreseen = 1.0
+        if self.order == 2 and len(changes) == 2:
+            foreseen = _foreseen(law, local, v, changes) if self.chain.lmbd == 1.0 else foreseen
+            changes, v = changes[1:], v[1:]
         parts = [law.spectral(change, partial(factor, j + 1)) for j, change in enumerate(reversed(changes))]
-        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        return foreseen * (parts[0] if len(parts) == 1 else parts[0] + parts[1])
 
 
 @dataclass(frozen=True)
@@ -196,6 +202,19 @@ class _Local:
         c = torch.where(shape_only, alone_c, torch.where(flat_only, torch.zeros_like(c), c))
         e = torch.where(shape_only, torch.zeros_like(e), torch.where(flat_only, alone_e, e))
         return cls(c[:, None], e[:, None])
+
+
+def _foreseen(law: Gaussian, local: _Local, v: list[Tensor], changes: list[State]) -> Tensor:
+    """What share of the last change, from 0 to 1, the one before would have foretold by its rate: ``b 1 ...``."""
+
+    def longer(s: Tensor) -> Tensor:
+        own = local(s)
+        return torch.log1p((v[1] - v[2]) / (own + v[2])) / torch.log1p((v[0] - v[1]) / (own + v[1]))
+
+    guess = law.spectral(changes[0], longer)
+    square = sum_event(guess.double().square())
+    found = (sum_event((guess * changes[1]).double()) / square).clamp(0.0, 1.0)
+    return expand_as_rows(torch.where(square > 0.0, found, 1.0), guess).to(guess.dtype)
 
 
 def _weight(x: Tensor, power: int) -> Tensor:
