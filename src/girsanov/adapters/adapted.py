@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from girsanov.adapters.conventions import Convention
@@ -64,11 +63,7 @@ class AdaptedNetwork(nn.Module):
     ) -> State:
         """What the network itself returns at variance-preserving ``z`` ``b *d``, by this convention or another."""
         convention = convention or self.convention
-        level = log_snr.double()
-        told = convention.told.function(level)
-        # single precision at least: half precision does not resolve times
-        told = told.round().long() if self.whole else told.to(torch.promote_types(z.dtype, torch.float32))
-        shown = expand_as_rows(convention.shown.function(level), z) * z
+        shown, told = convention.inputs(log_snr, z, whole=self.whole)
         given = {name: shown if name == "x" else told for name in self.arguments}
         if condition is not None:
             given["condition"] = condition.expand(len(z), *condition.shape[1:])

@@ -52,6 +52,20 @@ class Convention:
     shown: Choice
     read: Choice
 
+    def inputs(self, log_snr: Tensor, z: State, *, whole: bool = False) -> tuple[State, Tensor]:
+        """What a network is shown ``b *d`` and told ``b`` at variance-preserving z and levels ``b``.
+
+        Args:
+            log_snr: levels.
+            z: states.
+            whole: whether it is told whole numbers only.
+        """
+        level = log_snr.double()
+        told = self.told.function(level)
+        # single precision at least: half precision does not resolve times
+        told = told.round().long() if whole else told.to(torch.promote_types(z.dtype, torch.float32))
+        return expand_as_rows(self.shown.function(level), z) * z, told
+
     def noise(self, log_snr: Tensor, z: State, output: State) -> State:
         """Noise prediction from an output ``b *d`` at variance-preserving z ``b *d`` and levels ``b``."""
         a, b = self.read.function(log_snr.double())

@@ -206,19 +206,16 @@ class Chain(DataEnd, ABC):
             InputError: for a step without noise, which has no density.
         """
         generator, given = source_of(generator), conditions_for(condition, n)
-        x = start = self.sample_prior(n, generator)
+        x = self.sample_prior(n, generator)
         noise, states, changes, eps, log_prob = normal_blocks(x, generator), [x], [], [], []
-        for j in range(self.steps):
-            kernel = recomputing(self.step, checkpoint)(j, x, given)
-            eps.append(noise(1)[0])
-            changes.append(kernel.change(eps[-1]))
-            log_prob.append(kernel.log_prob(changes[-1]))
+        for j, move in enumerate(self._draw(x, noise, given, checkpoint)):
+            log_prob.append(move.kernel.log_prob(move.change))
             if not bool(log_prob[-1].isfinite().all()):
                 raise InputError(NO_DENSITY.format(j=j))
-            x = x + changes[-1]
-            states.append(x)
+            for kept, value in ((states, move.after), (changes, move.change), (eps, move.eps)):
+                kept.append(value)
         walked, moved, drawn, each = (torch.stack(kept, 1) for kept in (states, changes, eps, log_prob))
-        return Path(walked, moved, drawn, self.log_prior(start), each, given)
+        return Path(walked, moved, drawn, self.log_prior(x), each, given)
 
     @checked
     def step_log_prob(self, path: Path, *, only: Sequence[int] | None = None, checkpoint: bool = False) -> Tensor:
@@ -271,6 +268,16 @@ class Chain(DataEnd, ABC):
         kernel = self.exit(x, condition)
         assert kernel is not None
         return kernel
+
+    def _draw(self, x: State, noise: Noise, condition: Tensor | None, checkpoint: bool) -> Iterator[Move]:
+        """The walk to the data, and the step that leaves it."""
+        for move in self.walk(x, noise, "backward", condition=condition, checkpoint=checkpoint):
+            x = move.after
+            yield move
+        if self.has_exit:
+            kernel, eps = recomputing(self.step, checkpoint)(self.length, x, condition), noise(1)[0]
+            change = kernel.change(eps)
+            yield Move(-1, x, x + change, change, eps, kernel)
 
     def _kernels(self, path: Path, only: Sequence[int] | None, checkpoint: bool) -> Iterator[tuple[int, Kernel]]:
         """Kernels of some steps at the states of a path, by the number of the step."""

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from girsanov.adapters.conventions import Convention
 from girsanov.adapters.diffusers.readings import Reading
-from girsanov.calculus import expand_as_rows
 from girsanov.networks.heads import Head, NetworkCall
 from girsanov.types import InputError, State
 
@@ -83,7 +82,7 @@ class CalledNetwork(nn.Module):
         """What the network returns for its own input ``b c *s`` and timesteps ``b``, in the precision of ``x``."""
         given = x.to(self.low_dtype or x.dtype)
         if not self.fractional and timestep.is_floating_point():
-            timestep = _whole(timestep)
+            timestep = timestep.round().long()
         if self.call is not None:
             return _tensor(self.call(self.network, given, timestep, condition)).to(x.dtype)
         condition = self._given(len(x), condition, x.device)
@@ -153,12 +152,8 @@ class DiffusersNetwork(CalledNetwork):
     ) -> State:
         """What the network itself returns there, without variances, by its own convention or another."""
         convention = convention or self.convention
-        level = log_snr.double()
-        timestep = convention.told.function(level)
-        # single precision at least: half precision does not resolve the timesteps
-        timestep = timestep.to(torch.promote_types(z.dtype, torch.float32)) if self.fractional else _whole(timestep)
-        network_input = expand_as_rows(convention.shown.function(level), z) * z
-        output = self.answer(network_input.to(z.dtype), timestep, condition)
+        shown, timestep = convention.inputs(log_snr, z, whole=not self.fractional)
+        output = self.answer(shown.to(z.dtype), timestep, condition)
         if output.ndim == z.ndim and output.shape[1] == 2 * z.shape[1]:
             output = output[:, : z.shape[1]]  # the rest are variances, which only a discrete chain uses
         if output.shape != z.shape:
@@ -190,10 +185,6 @@ def setting(network: nn.Module, name: str) -> Any:
     """An entry of a network's configuration, ``None`` where it has none."""
     config: Any = getattr(bare(network), "config", None)
     return config.get(name) if hasattr(config, "get") else getattr(config, name, None)
-
-
-def _whole(timestep: Tensor) -> Tensor:
-    return timestep.round().long()
 
 
 def _tensor(output: Any) -> Tensor:
