@@ -48,12 +48,12 @@ def loaded_modules(code):
     return {name.partition(".")[0] for name in output.splitlines()[-1].split()}
 
 
-def seconds_beyond_torch(*parts):
+def seconds(*parts):
     """What each piece of code takes after those before it."""
     begin, end = "t = time.process_time()", "print(time.process_time() - t)"
-    code = "\n".join(["import time, torch", *(f"{begin}\n{part}\n{end}" for part in parts)])
-    seconds = [[float(line) for line in run(code).split()] for _ in range(3)]
-    return [min(column) for column in zip(*seconds, strict=True)]
+    code = "\n".join(["import time", *(f"{begin}\n{part}\n{end}" for part in parts)])
+    measured = [[float(line) for line in run(code).split()] for _ in range(3)]
+    return [min(column) for column in zip(*measured, strict=True)]
 
 
 def module_exports(path):
@@ -124,9 +124,9 @@ def test_using_every_name_loads_nothing_heavy():
 
 
 def test_import_is_quick():
-    alone, names = seconds_beyond_torch("import girsanov", f"from girsanov import {', '.join(NAMES)}")
-    assert alone <= 0.3
-    assert alone + names <= 0.3
+    torch, alone, names = seconds("import torch", "import girsanov", f"from girsanov import {', '.join(NAMES)}")
+    assert alone <= 0.05
+    assert names <= torch / 2  # a fifth where it was measured; seconds depend on the machine
 
 
 @pytest.mark.parametrize("command", ["girsanov --help", "girsanov fit --help"])
@@ -135,10 +135,10 @@ def test_help_does_not_load_torch(command):
 
 
 def test_help_is_quick():
-    seconds = []
+    spent = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         run(HELP.format(command="girsanov --help"))
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) <= 0.5
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(spent) <= 0.5
