@@ -9,8 +9,7 @@ and that of the interval of the mean over rows, at 16, 32 and 64 samples and def
 - scores trained on 4,000 rows of the law: the bound of the fitted model, and that of its bare score, against the mean
   of 8,192 samples.
 
-In 64 dimensions and more a tenth of the repeats, and N(0, I) left out; of trained scores a quarter. The laws of
-`benchmarks.oracles` are served too, by names such as "mixture, d = 16", with its references.
+In 64 dimensions N(0, I) is left out. The laws of `benchmarks.oracles` are served too, by names such as "mixture, d = 16", with its references.
 
     OMP_NUM_THREADS=1 python -m benchmarks.coverage
 """
@@ -147,13 +146,12 @@ def cells(law: str, options: Namespace) -> list[dict[str, object]]:
         kinds.append(("trained", trained(case, x, options.training)))
     found = []
     for kind, estimates in kinds:
-        repeats = max(2, options.repeats // (10 if case.d > 16 else 4 if kind == "trained" else 1))
         for estimate, reference, draw, truth in estimates:
             for samples in SAMPLES:
                 row = {"law": law, "score": kind, "estimate": estimate, "reference": reference, "samples": samples}
                 kept = next((old for old in read_lines(Path(options.lines)) if row.items() <= old.items()), None)
                 if kept is None:
-                    kept = row | measure(draw, truth, samples, repeats)
+                    kept = row | measure(draw, truth, samples, options.repeats)
                     append_line(Path(options.lines), kept)
                 found.append(kept)
                 print(
