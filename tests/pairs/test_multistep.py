@@ -141,6 +141,15 @@ def test_few_steps_of_scales_that_are_far_apart():
     assert max(found[2, True], found[2, False]) < 0.09, found
 
 
+def test_few_steps_reach_the_fine_scale():
+    """Mean difference of sorted log-densities: 0.5 with the reference's levels and the shape of the last two points."""
+    case = HARD["spike and slab"][0]()
+    x = sample(pair_of(case), 4000, steps=14, generator=seeded(3))
+    values, middle = case.log_prob(x).sort().values, (torch.arange(4000) + 0.5) / 4000
+    truth = case.log_prob(case.rows(100_000, seed=2)).quantile(middle)
+    assert float((values - truth).abs().mean()) <= 0.3
+
+
 def test_a_row_does_not_depend_on_its_batch():
     case = note_mixture_2d()
     sampler = Multistep(pair_of(case), 6, order=3)

@@ -21,6 +21,9 @@ so that a change of M enters as in every exponential integrator,
 with M(u) the polynomial through the last values, all of them with the present C: order 2 or 3 for the ODE whatever C
 is, at one evaluation a step. With C = 0 it is DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095).
 
+A row that falls into a finer scale has a C that falls from step to step, and the next is smaller than what the last two
+evaluations say: where C fell by a factor f, it is taken to fall by f squared on the way to the step's end.
+
 Three things keep long steps in bounds. The polynomial's share falls with the length h of a step in :math:`\tau`, as
 :math:`\exp(-(h/2.5)^4)`: within a few units of log-SNR a scale is resolved, and what came before says nothing of what
 comes after. Of the ODE's line only as much is taken as the line before would have explained of the last change, which
@@ -50,6 +53,7 @@ from girsanov.types import InputError, State, require_count
 
 APART = 1e-3  # squared sine between the changes of both shapes, below which they are one
 REACH = 2.5  # log-SNR over which a row's past tells something of what follows
+EVEN, BROAD = 0.3, 5  # share of even spacing in log-SNR beyond so many evaluations, which the law's broad shape takes
 MARGIN = 0.5  # share of a step between the last level and the range's data end; as much at the noise end
 
 
@@ -57,9 +61,10 @@ MARGIN = 0.5  # share of a step between the last level and the range's data end;
 class Multistep:
     """A sampler of few evaluations, whose steps remember the row's earlier ones: no Markov chain, without densities.
 
-    Levels are at equal shares of the reference's denoising, in the middle of each: with a reference the first step,
-    from the prior, is the reference's own and needs no evaluation; without one it starts with an evaluation at the
-    noise end.
+    Levels are at equal shares of the reference's denoising, in the middle of each, and the more of them there are, the
+    farther they are moved towards even spacing up to the data end, for scales finer than the reference's. With a
+    reference the first step, from the prior, is the reference's own and needs no evaluation; without one it starts with
+    an evaluation at the noise end.
 
     Args:
         pair: the model; without a reference, rows start from a still denoised point, and S is 1.
@@ -80,6 +85,8 @@ class Multistep:
         before, after = (MARGIN if left else 0.0 for left in (leads, not to_end))
         places = (torch.arange(count, dtype=torch.float64) + before) / (count - 1 + before + after)
         levels, _, _ = denoising_density(pair).quantile(places)
+        even = levels[0] + (pair.log_snr_range[1] - levels[0]) * (places - places[0]) / (1.0 - places[0])
+        levels = levels.lerp(even, EVEN * max(1.0 - BROAD / count, 0.0))
         if leads:
             levels = torch.cat([levels.new_tensor([pair.log_snr_range[0]]), levels])
         self.chain = AncestralChain(pair, len(levels) - 1, lmbd=lmbd, levels=levels.flip(0))
@@ -107,11 +114,17 @@ class Multistep:
         """The chain's walk to the data, by the steps of this sampler."""
         law = self.chain.reference
         law = law if law is not None else Gaussian(torch.zeros(x.shape[1:]), 1.0).to(x.device)
-        decode = partial(self._decode, law, deque(maxlen=3))
+        decode = partial(self._decode, law, deque(maxlen=3), deque(maxlen=2))
         return self.chain.walk(x, noise, direction, condition=condition, still=still, decode=decode)
 
     def _decode(
-        self, law: Gaussian, past: "deque[_Point]", k: int, x: State, condition: Tensor | None
+        self,
+        law: Gaussian,
+        past: "deque[_Point]",
+        fits: "deque[_Local]",
+        k: int,
+        x: State,
+        condition: Tensor | None,
     ) -> GaussianKernel:
         """The step from v_{k+1} to v_k, given the row's own evaluations before."""
         chain = self.chain
@@ -119,7 +132,10 @@ class Multistep:
             pull, scale = chain.gaussian_step(k, x, law)
             return GaussianKernel(pull, scale, chain.decoder_log_variance[k])
         now = self._evaluated(law, k, x, condition)
-        own = _Local.between(law, past[-1], now) if past else _Local.like(x, float(self.leads))
+        own = _Local.like(x, float(self.leads))
+        if past:
+            fits.append(_Local.between(law, past[-1], now))
+            own = fits[-1].fallen(fits[0], law)
         past.append(now)
         means = [point.denoised + law.spectral(point.score, own) for point in past]
         pull, scale = chain.gaussian_step(k, x - means[-1], law, own)
@@ -179,6 +195,12 @@ class _Local:
 
     def __call__(self, s: Tensor) -> Tensor:
         return self.c * s + self.e
+
+    def fallen(self, before: "_Local", law: Gaussian) -> "_Local":
+        """What it will be at the end of the next step, if it goes on as since the one before; it does not rise."""
+        mean = law.spectrum().mean().to(self.c.device)
+        fall = (self(mean) / before(mean)).nan_to_num(1.0).clamp(max=1.0).square()
+        return _Local(fall * self.c, fall * self.e)
 
     @classmethod
     def like(cls, x: State, c: float) -> "_Local":
