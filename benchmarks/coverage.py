@@ -9,7 +9,8 @@ and that of the interval of the mean over rows, at 16, 32 and 64 samples and def
 - scores trained on 4,000 rows of the law: the bound of the fitted model, and that of its bare score, against the mean
   of 8,192 samples.
 
-In 64 dimensions N(0, I) is left out. The laws of `benchmarks.oracles` are served too, by names such as "mixture, d = 16", with its references.
+In 64 dimensions N(0, I) is left out. The laws of `benchmarks.oracles` are served too, by names such as
+"mixture, d = 16", with its references.
 
     OMP_NUM_THREADS=1 python -m benchmarks.coverage
 """
