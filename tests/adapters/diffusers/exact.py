@@ -29,6 +29,7 @@ with warnings.catch_warnings():
         DDIMScheduler,
         DDPMScheduler,
         DPMSolverMultistepScheduler,
+        DPMSolverSinglestepScheduler,
         EDMEulerScheduler,
         EulerAncestralDiscreteScheduler,
         EulerDiscreteScheduler,
@@ -36,6 +37,7 @@ with warnings.catch_warnings():
         LCMScheduler,
         PNDMScheduler,
         ScoreSdeVeScheduler,
+        TCDScheduler,
         UniPCMultistepScheduler,
     )
 
@@ -209,6 +211,12 @@ STEPS = {
         {},
         {},
     ),
+    "SDE-DPM-Solver++, single": lambda: (
+        DPMSolverSinglestepScheduler(solver_order=1, algorithm_type="sde-dpmsolver++"),
+        {},
+        {},
+    ),
+    "TCD": lambda: (TCDScheduler(), {}, {"eta": 0.5}),
 }
 
 

@@ -133,6 +133,7 @@ def chain_from_diffusers(
     floor: float | None = None,
     guidance: Guidance | None = None,
     call: Call | None = None,
+    null_class: int | None = None,
     event_shape: Sequence[int] | None = None,
 ) -> SchedulerChain:
     """The sampler of a diffusers pipeline as a chain: its steps have log-probabilities, and its draws true bounds.
@@ -151,6 +152,7 @@ def chain_from_diffusers(
         guidance: of the network's output by its condition; see :class:`girsanov.pairs.Guidance`.
         call: ``(network, input, timestep, condition) -> output`` for networks that take more than one condition, as
             for :func:`girsanov.from_diffusers`.
+        null_class: the label that stands for "no label"; labels below 0, and a condition that is left out, become it.
         event_shape: of one row, where the network's settings do not say it.
 
     Returns:
@@ -170,21 +172,25 @@ def chain_from_diffusers(
     """
     if floor is not None and not 0.0 < floor < math.inf:
         raise InputError(f"floor must be a standard deviation above 0; got {floor}: leave it out for none")
-    network, found, shape = _found(source, scheduler, call)
+    network, found, shape = _found(source, scheduler, call, null_class)
     schedule = SchedulerSteps(found, steps, eta)
     given = {"guidance": guidance, "event_shape": event_shape or shape}
     return SchedulerChain(network.eval(), schedule, floor=floor or 0.0, **given)
 
 
-def _found(source: Any, scheduler: Any, call: Call | None) -> tuple[CalledNetwork, Any, Sequence[int] | None]:
+def _found(
+    source: Any, scheduler: Any, call: Call | None, null_class: int | None
+) -> tuple[CalledNetwork, Any, Sequence[int] | None]:
     """Network, scheduler and shape of a row."""
     if isinstance(source, ScorePair):
         known = getattr(source.score, "network", None)
-        if not isinstance(known, DiffusersNetwork) or call is not None:
-            raise InputError("Of pairs, those that from_diffusers returned are taken, with the call= that they have")
+        if not isinstance(known, DiffusersNetwork) or (call, null_class) != (None, None):
+            raise InputError(
+                "Of pairs, those that from_diffusers returned are taken, with the call= and null_class= that they have"
+            )
         parts = find_parts(known.network, known.scheduler if scheduler is None else scheduler)
         return known, parts.scheduler, source.event_shape
     parts = find_parts(source, scheduler)
     if told_guidance(parts.network) and call is None:
         raise InputError("This network takes its guidance scale as an input: pass call=, which gives it one")
-    return CalledNetwork(parts.network, call=call), parts.scheduler, event_shape_of(parts.network)
+    return CalledNetwork(parts.network, call=call, null_class=null_class), parts.scheduler, event_shape_of(parts.network)
