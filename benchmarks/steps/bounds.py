@@ -72,7 +72,8 @@ def networks(options: Namespace) -> Iterator[Problem]:
     if options.folder:
         digits = gv.DensityModel.from_pretrained(options.folder)
         splits = Splits.from_json(digits.record["splits"])
-        yield trained("digits", digits, load("digits").x, splits, options)
+        fewer = Namespace(**vars(options) | {"rows": min(options.digits, options.rows)})
+        yield trained("digits", digits, load("digits").x, splits, fewer)
 
 
 def ddpm(pair: ScorePair, steps: int, x: Tensor) -> ShortChain:
@@ -96,7 +97,7 @@ def bounds(problem: Problem, steps: int, options: Namespace) -> dict[str, object
     for name, chain in (("DDPM", plain), ("learned variances", learned), ("short chain", short)):
         row[name] = gap(problem, gv.chain_elbo(chain, x, paths=options.paths).value)
     row["short chain, importance"] = gap(problem, gv.importance_bound(short, x, paths=32).value)
-    width = gv.chain_bracket(short, options.rows, paths=32).width
+    width = gv.chain_bracket(short, len(x), paths=32).width
     row["bracket"] = {"value": width.value, "stderr": width.stderr}
     row["levels"] = short.levels.tolist()
     row["kinds"] = [kind_of(law, x[0].numel()) for law in short.errors]
@@ -140,6 +141,7 @@ def main() -> None:
     parser = Command(__doc__, rows=20, fitted=40, numbers=[2], paths=2, steps=3)
     parser.add_argument("folder", nargs="?", default=None, help="run or model folder of the digits")
     parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--digits", type=int, default=50, help="rows of digits, whose network takes the time")
     parser.add_argument("--fitted", type=int, default=1000, help="rows that chains are fitted to")
     parser.add_argument("--numbers", nargs="*", type=int, default=STEPS, help="network evaluations")
     parser.add_argument("--paths", type=int, default=8)
