@@ -228,7 +228,8 @@ def finite(problem: Problem, x: Tensor) -> dict[str, float]:
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By problem, evaluations and kind: our order 2, the best setting of diffusers', and their paired difference."""
+    """By problem, evaluations and kind: our order 2, the best setting of diffusers', their paired difference, and what
+    as many rows of the law itself have."""
     found = []
     for problem, count, kind in sorted(
         {(r["problem"], r["evaluations"], r["kind"]) for r in rows if r["kind"] != "law"}
@@ -245,7 +246,9 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             mine = values["ours", "order 2"]
             gaps = [a - b for a, b in zip(mine, values[best], strict=True)]
             error = stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else 0.0
-            at = {"problem": problem, "evaluations": count, "kind": kind, "distance": distance, "ours": mean(mine)}
+            own = [r[distance] for r in rows if (r["problem"], r["kind"]) == (problem, "law") and distance in r]
+            at = {"problem": problem, "evaluations": count, "kind": kind, "distance": distance}
+            at |= {"law": mean(own), "ours": mean(mine)}
             found.append(at | {"diffusers": mean(values[best]), "best": best[1], "gap": mean(gaps), "error": error})
             print({key: round(v, 4) if isinstance(v, float) else v for key, v in found[-1].items()}, flush=True)
     return found
