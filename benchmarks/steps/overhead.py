@@ -138,7 +138,7 @@ def of_pairs(options: Any) -> Iterator[dict[str, Any]]:
             "AncestralChain",
             data,
             lambda chain=chain, n=n: chain.sample_path(n),
-            lambda pair=pair, n=n: gv.sample(pair, n, steps=options.steps),
+            lambda pair=pair, n=n: gv.sample(pair, n, steps=options.steps, order=1),
             options,
         )
 

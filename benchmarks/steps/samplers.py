@@ -228,8 +228,7 @@ def finite(problem: Problem, x: Tensor) -> dict[str, float]:
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By problem, evaluations and kind: our order 2, the best setting of diffusers', their paired difference, and what
-    as many rows of the law itself have."""
+    """Our order 2, the best setting of diffusers', their paired difference, and what rows of the law itself have."""
     found = []
     for problem, count, kind in sorted(
         {(r["problem"], r["evaluations"], r["kind"]) for r in rows if r["kind"] != "law"}
