@@ -77,13 +77,16 @@ def efficiency(document):
     ]
 
 
+#: what other records of coverage are of -> their names
+COVERAGE = {"trained": "trained", "d = 64": "many", "other oracles": "oracles", "before": "before"}
+
+
 def coverage(document):
     """Shares of intervals that hold the truth, of exact and of trained scores."""
-    more = {"trained": "coverage-trained", "d = 64": "coverage-many", "before": "coverage-before"}
+    more = {name: f"coverage-{stem}" for name, stem in COVERAGE.items()}
     found = {words: load(name) for words, name in more.items()}
-    cells = list(document["rows"]) + [
-        row for words in ("trained", "d = 64") for row in (found[words] or {"rows": []})["rows"]
-    ]
+    shown = [found[words] for words in COVERAGE if words != "before"]
+    cells = [row for known in (document, *shown) if known is not None for row in known["rows"]]
     links = "".join(
         f", [{words}](benchmarks/results/{name}.json)" for words, name in more.items() if found[words] is not None
     )
