@@ -2,7 +2,9 @@
 
 Of diffusers' schedulers the other side is the loop that pipelines have, by hand; of our own sampler ``gv.sample``. A
 U-net of digits and a perceptron of a table, untrained: only time is measured, of one process and thread, in interleaved
-repeats, so that other work on the machine weighs less.
+repeats, so that other work on the machine weighs less. Once with the C library's allocator as it is, once with its
+thresholds raised: as it is, small blocks that are kept between the large ones of a network make it give memory back and
+take it again.
 
     OMP_NUM_THREADS=1 python -m benchmarks.steps.overhead
 """
@@ -10,9 +12,12 @@ repeats, so that other work on the machine weighs less.
 __all__: list[str] = []
 
 import copy
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -22,6 +27,11 @@ import girsanov as gv
 from benchmarks._record import Command, record, settings, spread
 from girsanov.adapters.diffusers.loading import import_diffusers, quiet
 
+#: allocator -> settings of glibc, in bytes
+ALLOCATORS = {
+    "as it is": {},
+    "raised thresholds": {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "268435456"},
+}
 COLUMNS, WIDTH, BLOCKS = 8, 128, 3  # of the table, and of the library's default network for one
 DIGITS = {"block_out_channels": (32, 64), "norm_num_groups": 8, "layers_per_block": 1, "sample_size": 8}
 #: scheduler -> its settings
@@ -143,6 +153,20 @@ def of_pairs(options: Any) -> Iterator[dict[str, Any]]:
         )
 
 
+def measured(options: Any) -> list[dict[str, Any]]:
+    """All rows, of one thread."""
+    torch.set_num_threads(1)
+    return [*of_schedulers(options), *of_pairs(options)]
+
+
+def started(allocator: str, options: Any) -> list[dict[str, Any]]:
+    """The same in a process of its own, since the allocator reads its settings when it starts."""
+    print(allocator, flush=True)
+    os.environ |= ALLOCATORS[allocator]
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(measured, options).result()
+
+
 def main() -> None:
     """Measure, print and record."""
     parser = Command(__doc__, steps=3, repeats=2, digits=4, table=16)
@@ -151,8 +175,7 @@ def main() -> None:
     parser.add_argument("--digits", type=int, default=64, help="rows of a draw")
     parser.add_argument("--table", type=int, default=2048, help="rows of a draw")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    rows = [*of_schedulers(options), *of_pairs(options)]
+    rows = [{"allocator": name, **row} for name in ALLOCATORS for row in started(name, options)]
     print("most:", max(row["ratio"] for row in rows))
     if not options.quick:
         print(f"wrote {record('steps-overhead', rows, settings=settings(options)).name}")

@@ -214,7 +214,7 @@ class Chain(DataEnd, ABC):
                 raise InputError(NO_DENSITY.format(j=j))
             for kept, value in ((states, move.after), (changes, move.change), (eps, move.eps)):
                 kept.append(value)
-        walked, moved, drawn, each = (torch.stack(kept, 1) for kept in (states, changes, eps, log_prob))
+        walked, moved, drawn, each = (torch.stack(kept).transpose(0, 1) for kept in (states, changes, eps, log_prob))
         return Path(walked, moved, drawn, self.log_prior(x), each, given)
 
     @checked
