@@ -193,7 +193,7 @@ def test_arguments_are_few():
             if not isinstance(node, ast.FunctionDef) or path.parts[0] == "cli":
                 continue
             given = {a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)} - {"self", "cls"}
-            door = node.name.startswith(("fit_", "from_")) or node.name == "fit"
+            door = node.name.startswith(("fit_", "from_", "chain_from_")) or node.name == "fit"
             offenders += [f"{path}:{node.lineno}: {node.name}"] if len(given) > PARAMETERS and not door else []
     assert not offenders, "\n".join(offenders)
 

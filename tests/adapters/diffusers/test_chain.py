@@ -99,7 +99,8 @@ def test_guided_classes_are_those_of_a_loop_with_both_calls():
         chain.sample_path(1)
     without = gv.chain_from_diffusers(network, scheduler, 4, floor=1e-3, null_class=3)
     free = [without.step(0, path.states[:, 0], given) for given in (None, torch.full((3,), -1), null.expand(3))]
-    assert torch.equal(free[0].shift, free[1].shift) and torch.equal(free[0].shift, free[2].shift)
+    assert torch.equal(free[0].shift, free[1].shift)
+    assert torch.equal(free[0].shift, free[2].shift)
 
 
 def marginal(chain):

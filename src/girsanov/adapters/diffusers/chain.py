@@ -193,4 +193,5 @@ def _found(
     parts = find_parts(source, scheduler)
     if told_guidance(parts.network) and call is None:
         raise InputError("This network takes its guidance scale as an input: pass call=, which gives it one")
-    return CalledNetwork(parts.network, call=call, null_class=null_class), parts.scheduler, event_shape_of(parts.network)
+    network = CalledNetwork(parts.network, call=call, null_class=null_class)
+    return network, parts.scheduler, event_shape_of(parts.network)
