@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 import girsanov as gv
 from girsanov.datasets import load
 
-WANTED, STEPS, ROUNDS, DRAWS, CLIP = 3, 8, 8, 96, 0.2
+WANTED, STEPS, ROUNDS, DRAWS, CLIP = 3, 8, 6, 96, 0.2
 torch.manual_seed(0)
 
 # %% [markdown]
@@ -33,7 +33,7 @@ torch.manual_seed(0)
 # %%
 digits = load("digits")
 held = torch.arange(len(digits.x)) % 20 == 0
-model = gv.fit(digits.x[~held], config=gv.Config(steps=200, time_budget=12.0))
+model = gv.fit(digits.x[~held], config=gv.Config(steps=200, time_budget=6.0, members=1))
 judge = LogisticRegression(max_iter=2000).fit(digits.x[~held].flatten(1).numpy() / 16.0, digits.codes[~held].numpy())
 weight, bias = (torch.from_numpy(value).float() for value in (judge.coef_, judge.intercept_))
 
@@ -53,7 +53,7 @@ def reward(y):
 # %%
 policy, reference = (gv.AncestralChain(copy.deepcopy(model.pair), STEPS) for _ in range(2))
 policy.pair.score.requires_grad_(True)
-optimiser = torch.optim.Adam(policy.pair.score.network.parameters(), lr=6e-4)
+optimiser = torch.optim.Adam(policy.pair.score.network.parameters(), lr=1e-3)
 rows = model.encode(digits.x[held])
 
 
@@ -91,8 +91,7 @@ for k in range(ROUNDS):
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
 left.plot([h[2] for h in history], [h[0] for h in history], marker="o")
-left.set_xlabel("bits per dimension, held-out digits")
-left.set_ylabel(f"probability of a {WANTED}")
+left.set(xlabel="bits per dimension, held-out digits", ylabel=f"probability of a {WANTED}")
 right.bar(range(policy.steps), history[-1][1].tolist())
 right.set_xlabel("step, from noise to data")
 right.set_ylabel("KL from the first model, nats")

@@ -279,15 +279,13 @@ def test_a_fault_of_ours_is_not_hidden(monkeypatch, girsanov):
 
 
 @pytest.mark.slow
-def test_a_stopped_fit_goes_on_to_the_same_bits(tmp_path, quick, write_table):
+def test_a_stopped_fit_goes_on_to_the_same_bits(tmp_path, girsanov, quick, write_table):
     data = write_table(tmp_path / "data.csv")
     options = ["--steps", "150", *quick[2:]]
     code = "import sys; from girsanov.cli import main; sys.exit(main())"
 
-    def command(out):
-        return [sys.executable, "-c", code, "fit", str(data), "--out", str(tmp_path / out), *options]
-
-    process = subprocess.Popen(command("stopped"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", code, "fit", str(data), "--out", str(tmp_path / "stopped"), *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     log = tmp_path / "stopped" / "train.jsonl"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") >= 2):
@@ -299,11 +297,11 @@ def test_a_stopped_fit_goes_on_to_the_same_bits(tmp_path, quick, write_table):
     assert "run the same command again" in err
     assert out == ""
     assert "Traceback" not in err
-    again = subprocess.run(command("stopped"), capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert "going on from step" in again.stderr
-    alone = subprocess.run(command("alone"), capture_output=True, text=True)
-    assert alone.returncode == 0, alone.stderr
+    again = girsanov("fit", data, "--out", tmp_path / "stopped", *options)
+    assert again.code == 0, again.err
+    assert "going on from step" in again.err
+    alone = girsanov("fit", data, "--out", tmp_path / "alone", *options)
+    assert alone.code == 0, alone.err
     assert digest(tmp_path / "stopped" / "model.safetensors") == digest(tmp_path / "alone" / "model.safetensors")
     metrics = [json.loads((tmp_path / out / "metrics.json").read_text()) for out in ("stopped", "alone")]
     assert metrics[0]["test"]["elbo"]["nats"] == metrics[1]["test"]["elbo"]["nats"]

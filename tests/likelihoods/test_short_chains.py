@@ -107,7 +107,7 @@ def test_bounds_of_a_fitted_models_rows_are_in_data_units(counts):
     """Against its space and the log-determinants there, 4.5 standard errors; of counts the bound is a log-mass."""
     x = 50.0 + 20.0 * mixture_case((2,)).rows(400, seed=5)
     x = x.round() if counts else x
-    model = gv.fit(x, config=gv.Config(steps=3, mixed=False))
+    model = gv.fit(x, config=gv.Config(network=gv.networks.MLPConfig(width=16, blocks=1), steps=3, mixed=False))
     chain = gv.short_chain(model.pair, 4, model.encode(x[:200]))
     rows = model.encode(x[200:])
     bound = gv.chain_elbo(chain, rows, paths=8)
