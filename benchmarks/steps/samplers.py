@@ -279,7 +279,7 @@ def main() -> None:
         rows += measure(name, problems[name](), options)
     found = summary(rows)
     if not options.quick:
-        record("steps-samplers", found, settings=settings(options, "digits", "lines"), each=rows)
+        record("steps-samplers", found, settings=settings(options, "digits", "lines"))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ SAMPLED = {
 }
 METHODS = {
     **SAMPLED,
-    "ode": lambda *a, **k: ode_log_prob(*a, solver=FixedGrid(3), **k),
-    "ode-adaptive": lambda *a, **k: ode_log_prob(*a, solver=Adaptive(1e-2, 1e-2), **k),
+    "ode": lambda *a, **k: ode_log_prob(*a, solver=FixedGrid(6), **k),
+    "ode-adaptive": lambda *a, **k: ode_log_prob(*a, solver=Adaptive(1e-3, 1e-3), **k),
 }
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 each_bound = pytest.mark.parametrize("method", [elbo, density])
