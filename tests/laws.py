@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from girsanov.densities import Density, Gaussian, GaussianMixture
-from girsanov.networks import PREDICTIONS, ConvNetwork, ResidualMLP, Signature, TwoLayerNetwork
+from girsanov.networks import PREDICTIONS, ConvNetwork, ImageNetwork, ResidualMLP, Signature, TwoLayerNetwork
 from girsanov.networks.unet import UNet
 from girsanov.processes import (
     BrownianMotion,
@@ -282,6 +282,10 @@ NETWORKS: dict[str, tuple[Callable[..., torch.nn.Module], tuple[int, ...]]] = {
     "ResidualMLP": (lambda **given: ResidualMLP((2, 2), Signature(**given), width=16, blocks=2), (2, 2)),
     "TwoLayerNetwork": (lambda **given: TwoLayerNetwork((2, 2), Signature(**given), width=16), (2, 2)),
     "ConvNetwork": (lambda **given: ConvNetwork((1, 4, 4), Signature(**given), width=4, deep_width=8), (1, 4, 4)),
+    "ImageNetwork": (
+        lambda **given: ImageNetwork((1, 4, 6), Signature(**given), width=8, deep_width=8, thin_width=4),
+        (1, 4, 6),
+    ),
     "UNet": (lambda **given: UNet((1, 4, 4), Signature(**given), width=8, multipliers=(1, 2)), (1, 4, 4)),
 }
 

@@ -201,7 +201,10 @@ BAD = {
         ["fit", "no such file", "--model", "cnf", "--no-flow"],
         "--flow has no effect on the cnf",
     ),
-    "an unknown network": (["fit", "no such file", "--network", "big"], "choose one of conv, mlp, two-layer, unet"),
+    "an unknown network": (
+        ["fit", "no such file", "--network", "big"],
+        "choose one of conv, image, mlp, two-layer, unet",
+    ),
     "an unknown model": (["fit", "no such file", "--model", "big"], "choose one of diffusion, cnf"),
     "unknown device": (["fit", "data.csv", "--device", "tpu"], "--device"),
     "too many arguments": (["fit", "data.csv", "more.csv"], "more.csv"),

@@ -112,7 +112,7 @@ def test_a_class_of_the_package_with_arguments_is_saved_by_its_name(x, tmp_path)
         ({"network": Line(2, (1, 2))}, r"that of two rows is \(2, 2, 2\)"),
         ({"network": lambda shape, signature: nn.Flatten(2)}, "of two rows it raises TypeError"),
         ({"network": lambda shape, signature: "mlp"}, "as a torch.nn.Module; got str"),
-        ({"network": 3}, "Unknown network 3: choose one of conv, mlp, two-layer, unet"),
+        ({"network": 3}, "Unknown network 3: choose one of conv, image, mlp, two-layer, unet"),
         ({"process": 3}, "Unknown process 3"),
         ({"process": gv.processes.LearnedSchedule((-5.0, 5.0))}, "asked for by process='learned'"),
     ],

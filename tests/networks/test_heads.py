@@ -9,7 +9,17 @@ import torch
 from girsanov.adapters.diffusers.network import PretrainedHead
 from girsanov.calculus import sum_event
 from girsanov.densities import Gaussian, GaussianMixture
-from girsanov.networks import CellHistogram, Ensemble, ExpertHead, Head, LatticeHead, MixtureHead, ResidualHead
+from girsanov.networks import (
+    CellHistogram,
+    Ensemble,
+    ExpertHead,
+    Head,
+    LatticeHead,
+    LevelHead,
+    LevelPrior,
+    MixtureHead,
+    ResidualHead,
+)
 from girsanov.networks.heads import truncated_moments
 from girsanov.pairs import ScoreModel
 from girsanov.processes import VariancePreserving
@@ -27,6 +37,16 @@ def lattice_head(shape=(3,), cells=4):
     return LatticeHead(reference, "v", CellHistogram(torch.zeros(shape), torch.ones(shape), histogram)), reference
 
 
+def level_head(shape=(1, 2, 3)):
+    """Sixty levels from -1.5 to 1.5, two of them atoms."""
+    step = 3.0 / 59.0
+    atoms, means, deviations = torch.tensor([0.0, 3.0]), torch.tensor([1.0, 2.1]), torch.tensor([3.0 * step, 0.4])
+    prior = LevelPrior(
+        torch.full(shape, -1.5), step, atoms, means, deviations, torch.randn(4, *shape, generator=seeded(7))
+    )
+    return LevelHead(Gaussian(torch.zeros(shape), 1.3), "v", prior)
+
+
 def mixture_head():
     mixture = GaussianMixture(
         torch.tensor([0.4, 0.6]), torch.tensor([[-2.0, 0.0], [1.5, 1.0]]), torch.tensor([[0.2, 0.5], [0.4, 0.1]])
@@ -39,6 +59,7 @@ HEADS = {
     "residual": lambda: ResidualHead(mixture_head()[1].moment_match(), "v"),
     "lattice": lambda: lattice_head()[0],
     "lattice, image": lambda: lattice_head(shape=(1, 2, 2))[0],
+    "levels": level_head,
     "mixture": lambda: mixture_head()[0],
     "pretrained": lambda: PretrainedHead(mixture_head()[1].moment_match()),
 }

@@ -62,7 +62,7 @@ class Model:
     model: Annotated[str, typer.Option(help="diffusion, or cnf: a continuous flow by maximum likelihood.")] = (
         "diffusion"
     )
-    network: Annotated[str | None, typer.Option(help="conv, mlp, two-layer or unet; chosen by the data.")] = None
+    network: Annotated[str | None, typer.Option(help="conv, image, mlp, two-layer or unet; chosen by the data.")] = None
     width: Annotated[int | None, typer.Option(min=1, help="Channels or units of the network.")] = None
     blocks: Annotated[int | None, typer.Option(min=1, help="Residual blocks of the network.")] = None
     process: Annotated[

@@ -62,8 +62,8 @@ class FitConfig:
     """Settings of every model that :func:`girsanov.fit` fits; ``None`` means: chosen from the data's kind and size.
 
     Attributes:
-        network: ``conv`` (small images), ``mlp``, ``two-layer`` (closed-form divergence) or ``unet`` (diffusers); or
-            one of these with its sizes, as in ``girsanov.networks.MLPConfig(width=256)``; or
+        network: ``conv`` (small images), ``image`` (larger ones), ``mlp``, ``two-layer`` (closed-form divergence) or
+            ``unet`` (diffusers); or one of these with its sizes, as in ``girsanov.networks.MLPConfig(width=256)``; or
             a network of one's own, a module ``network(log_snr, features, condition)`` that maps ``b 1 *d`` to
             ``b 1 *d`` at levels ``b``, of which a copy is trained; or what makes one,
             ``make(event_shape, signature)`` with the number of maps in a :class:`girsanov.networks.Signature`, for
@@ -182,7 +182,8 @@ class Config(FitConfig):
             variance; the bound does not change by it.
         dequantise: as of every model, or ``categorical``: no noise, the model's last step decodes cells.
         flow: whether a spline flow may become the last transform of a table, where it pays on held-out rows.
-        lattice_head: whether discrete data with few cells get the lattice head.
+        lattice_head: whether discrete data with few cells, and images whose decoder is categorical, get a head that
+            knows their lattice.
         mixed: whether the model of a table may be a mixture of its diffusion, its start and a mixture of Gaussians,
             with weights from the validation rows.
     """

@@ -143,7 +143,7 @@ def prepare(data: Data, splits: Splits, config: FitConfig, coordinates: Coordina
         _standardise_conditions(network, data.codes[splits.train])
     process, lattice = config.forward_process(), lattice_points(encoding)
     low, high = process.log_snr_range
-    span = (low, high if lattice is None else min(high, lattice.level_for()))
+    span = (low, high if lattice is None else min(high, lattice.level_for(head.deviations_at_end)))
     if built.process["name"] == LEARNED:
         process = build_process(built, span)
     options = {"log_snr_range": span, "broad_share": built.model != "cnf"}

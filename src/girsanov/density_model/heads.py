@@ -1,4 +1,4 @@
-"""Which head a model gets: the lattice's for discrete data with few cells, a mixture's where one pays, the residual."""
+"""Which head a model gets: one that knows the lattice of discrete data, a mixture's where one pays, or the residual."""
 
 __all__ = ["calibrate", "choose_head"]
 
@@ -8,9 +8,10 @@ from torch import Tensor
 from girsanov.densities import Gaussian
 from girsanov.density_model.config import Config, FitConfig
 from girsanov.density_model.coordinates import MAX_CELLS, Coordinates
+from girsanov.density_model.levels import level_prior
 from girsanov.density_model.model import DensityModel
 from girsanov.encoding import Encoding
-from girsanov.networks import CellHistogram, ExpertHead, Head, LatticeHead, MixtureHead, ResidualHead
+from girsanov.networks import CellHistogram, ExpertHead, Head, LatticeHead, LevelHead, MixtureHead, ResidualHead
 from girsanov.randomness import mix, stream
 from girsanov.transforms import Dequantise, Standardise
 from girsanov.types import State
@@ -32,8 +33,12 @@ def choose_head(rows: State, coordinates: Coordinates, reference: Gaussian, conf
         return residual
     if coordinates.mixture is not None:
         return MixtureHead(reference, config.predicts, coordinates.mixture)
+    if not config.lattice_head:
+        return residual
+    if (prior := level_prior(rows, coordinates.encoding)) is not None:
+        return LevelHead(reference, config.predicts, prior)
     uniform = config.dequantise == "uniform"  # the head's exact moments are those of uniform cells
-    lattice = _lattice(rows, coordinates.encoding) if config.lattice_head and uniform else None
+    lattice = _lattice(rows, coordinates.encoding) if uniform else None
     return residual if lattice is None else LatticeHead(reference, config.predicts, lattice)
 
 

@@ -20,7 +20,7 @@ from girsanov.density_model.mixed import Mixed, build_transforms, describe_trans
 from girsanov.density_model.networks import Architecture, build_network, build_process
 from girsanov.encoding import Encoding
 from girsanov.files import MANIFEST
-from girsanov.networks import CellHistogram, Head, LatticeHead, MixtureHead, ResidualHead
+from girsanov.networks import CellHistogram, Head, LatticeHead, LevelHead, LevelPrior, MixtureHead, ResidualHead
 from girsanov.pairs import ScoreModel
 from girsanov.processes import LinearProcess
 from girsanov.saved import FILES, ModelFolder
@@ -105,6 +105,8 @@ def build(description: dict[str, Any], network: Any = None, process: LinearProce
 def _describe_head(head: Head | None) -> dict[str, Any]:
     if isinstance(head, LatticeHead):
         return {"name": "lattice", "cells": head.cells}
+    if isinstance(head, LevelHead):
+        return {"name": "levels", "atoms": len(head.atoms), "gaussians": len(head.means)}
     if isinstance(head, MixtureHead):
         return {"name": "mixture", "components": len(head.mixture.weights)}
     return {"name": "residual"}
@@ -116,6 +118,12 @@ def _build_head(record: dict[str, Any], reference: Gaussian, predicts: str) -> H
     if record["name"] == "lattice":
         blank = CellHistogram(torch.zeros(shape), torch.ones(shape), torch.zeros(*shape, record["cells"]))
         return LatticeHead(reference, predicts, blank)
+    if record["name"] == "levels":
+        a, c = record["atoms"], record["gaussians"]
+        blank = LevelPrior(
+            torch.zeros(shape), 1.0, torch.zeros(a), torch.zeros(c), torch.ones(c), torch.zeros(a + c, *shape)
+        )
+        return LevelHead(reference, predicts, blank)
     if record["name"] == "mixture":
         count = record["components"]
         eye = torch.eye(d).expand(count, d, d)

@@ -10,7 +10,11 @@ __all__ = [
     "Ensemble",
     "ExpertHead",
     "Head",
+    "ImageConfig",
+    "ImageNetwork",
     "LatticeHead",
+    "LevelHead",
+    "LevelPrior",
     "MLPConfig",
     "MixtureHead",
     "NetworkKind",
@@ -30,6 +34,7 @@ from girsanov.networks.conditioning import ConditionMap, Signature
 from girsanov.networks.configs import (
     NETWORKS,
     ConvConfig,
+    ImageConfig,
     MLPConfig,
     NetworkKind,
     TwoLayerConfig,
@@ -39,4 +44,6 @@ from girsanov.networks.configs import (
 from girsanov.networks.convolutions import ConvNetwork, takes_convolutions
 from girsanov.networks.dense import Ensemble, ResidualMLP, TwoLayerNetwork
 from girsanov.networks.heads import CellHistogram, ExpertHead, Head, LatticeHead, MixtureHead, ResidualHead
+from girsanov.networks.images import ImageNetwork
+from girsanov.networks.levels import LevelHead, LevelPrior
 from girsanov.networks.predictions import PREDICTIONS, from_noise, to_noise

@@ -3,7 +3,16 @@ r"""Which network a model has, and of what size: a frozen record for each kind, 
 ``None`` means: chosen by the number of training rows.
 """
 
-__all__ = ["NETWORKS", "ConvConfig", "MLPConfig", "NetworkKind", "TwoLayerConfig", "UNetConfig", "default_network"]
+__all__ = [
+    "NETWORKS",
+    "ConvConfig",
+    "ImageConfig",
+    "MLPConfig",
+    "NetworkKind",
+    "TwoLayerConfig",
+    "UNetConfig",
+    "default_network",
+]
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,12 +23,17 @@ from torch import nn
 
 from girsanov.networks.convolutions import ConvNetwork, takes_convolutions
 from girsanov.networks.dense import ResidualMLP, TwoLayerNetwork
+from girsanov.networks.images import ImageNetwork
 from girsanov.networks.unet import UNet
 from girsanov.processes.base import is_number
 from girsanov.types import InputError, require_count, require_counts
 
 SMALL_IMAGE = 16  # sides up to this get the two-level network with learned positions
 UNET_WIDTH = 8  # of whose multiples its channels are
+EVEN_SIDES = (
+    "The {name} network needs images (c, h, w) with even sides of 4 or more; these rows have shape {shape}: leave the "
+    "network out"
+)
 FEW_ROWS = 20_000  # fewer rows than these get dropout, and some kinds two members
 
 
@@ -79,16 +93,46 @@ class ConvConfig(NetworkKind):
     def require(self, event_shape: Sequence[int]) -> None:
         """Images whose sides can be halved."""
         if not takes_convolutions(event_shape):
-            raise InputError(
-                f"The conv network needs images (c, h, w) with even sides of 4 or more; these rows have shape "
-                f"{tuple(event_shape)}: leave the network out"
-            )
+            raise InputError(EVEN_SIDES.format(name=self.name, shape=tuple(event_shape)))
 
     def arguments(self, rows: int) -> dict[str, Any]:
         """Of :class:`girsanov.networks.ConvNetwork`."""
         width, dropout = self.width or 32, 0.4 if rows < FEW_ROWS else 0.1
         deep = {"deep_width": 5 * width // 2, "deep_blocks": self.blocks or 2}
         return {"width": width, **deep, "dropout": dropout if self.dropout is None else self.dropout}
+
+
+@dataclass(frozen=True)
+class ImageConfig(NetworkKind):
+    """Convolutions at three resolutions, for images of every even size: :class:`girsanov.networks.ImageNetwork`.
+
+    Attributes:
+        width: channels at half resolution; default 64.
+        blocks: residual blocks at a quarter of the resolution; default 2.
+        dropout: rate inside the blocks; default 0.1 for few rows, else 0.
+
+    Example:
+        >>> ImageConfig(width=32).arguments(rows=60_000)
+        {'width': 32, 'deep_width': 64, 'deep_blocks': 2, 'dropout': 0.0}
+    """
+
+    name: ClassVar[str] = "image"
+    network: ClassVar[type[nn.Module]] = ImageNetwork
+
+    width: int | None = None
+    blocks: int | None = None
+    dropout: float | None = None
+
+    def require(self, event_shape: Sequence[int]) -> None:
+        """Images whose sides can be halved."""
+        if not takes_convolutions(event_shape):
+            raise InputError(EVEN_SIDES.format(name=self.name, shape=tuple(event_shape)))
+
+    def arguments(self, rows: int) -> dict[str, Any]:
+        """Of :class:`girsanov.networks.ImageNetwork`."""
+        width, dropout = self.width or 64, 0.1 if rows < FEW_ROWS else 0.0
+        sizes = {"width": width, "deep_width": 2 * width, "deep_blocks": self.blocks or 2}
+        return {**sizes, "dropout": dropout if self.dropout is None else self.dropout}
 
 
 @dataclass(frozen=True)
@@ -189,17 +233,17 @@ def _factors(multipliers: Any) -> tuple[int, ...]:
 
 #: kinds of networks, by the name that a setting may give
 NETWORKS: dict[str, type[NetworkKind]] = {
-    kind.name: kind for kind in (ConvConfig, MLPConfig, TwoLayerConfig, UNetConfig)
+    kind.name: kind for kind in (ConvConfig, ImageConfig, MLPConfig, TwoLayerConfig, UNetConfig)
 }
 
 
 def default_network(event_shape: Sequence[int]) -> str:
-    """Name of the kind that suits rows of a shape: ``conv`` for small images, ``unet`` for larger ones, else ``mlp``.
+    """Name of the kind that suits rows of a shape: ``conv`` for small images, ``image`` for larger ones, else ``mlp``.
 
     Example:
         >>> default_network((5,)), default_network((1, 8, 8)), default_network((3, 32, 32))
-        ('mlp', 'conv', 'unet')
+        ('mlp', 'conv', 'image')
     """
     if not takes_convolutions(event_shape):
         return "mlp"
-    return "conv" if max(event_shape[1:]) <= SMALL_IMAGE else "unet"
+    return "conv" if max(event_shape[1:]) <= SMALL_IMAGE else "image"

@@ -51,10 +51,12 @@ class Head(nn.Module, ABC):
     Attributes:
         inputs: number of maps that the network gets; 0 where it gets the rows as they are.
         outputs: number of maps that it returns; 0 where it returns rows.
+        deviations_at_end: where a categorical decoder takes over: half a lattice step in standard deviations of noise.
     """
 
     inputs: int
     outputs: int
+    deviations_at_end: float = 3.0
 
     @abstractmethod
     def deviation(self, network: NetworkCall, log_snr: Tensor, z: State) -> State:
@@ -126,7 +128,7 @@ class ExpertHead(Head):
         """The deviation under a given share, broadcastable with ``z``."""
 
     def deviation(self, network: NetworkCall, log_snr: Tensor, z: State) -> State:
-        return self.blend(network, log_snr, z, expand_as_rows(self._share(log_snr), z))
+        return self.blend(network, log_snr, z, expand_as_rows(self._at_knots(self.share, log_snr), z))
 
     @torch.no_grad()
     def calibrate(self, x: State, generator: torch.Generator) -> None:
@@ -140,12 +142,12 @@ class ExpertHead(Head):
             target = sum_event(full * (eps - self.reference.noise(level, z))).sum()
             self.share[i] = (target / energy).clamp(0.0, 1.0).float() if energy > 0 else 0.0
 
-    def _share(self, log_snr: Tensor) -> Tensor:
-        """Piecewise-linear interpolation of the learned share between knots."""
+    def _at_knots(self, values: Tensor, log_snr: Tensor) -> Tensor:
+        """Piecewise-linear interpolation of one value per knot."""
         position = ((log_snr - self.knots[0]) / (self.knots[1] - self.knots[0])).clamp(0.0, self.KNOTS - 1.001)
         left = position.long()
-        part = (position - left).to(self.share.dtype)
-        return (1.0 - part) * self.share[left] + part * self.share[left + 1]
+        part = (position - left).to(values.dtype)
+        return (1.0 - part) * values[left] + part * values[left + 1]
 
 
 class MixtureHead(ExpertHead):
