@@ -5,17 +5,43 @@ is reported in data units; its choices are made on the validation rows, the test
 write ``fit(data, seconds) -> Peer`` and name it in ``PEERS``.
 """
 
-__all__ = ["PEERS", "Peer", "PeerData", "fit_gaussian", "fit_mixture", "fit_spline_flow"]
+__all__ = [
+    "LEVEL_PEERS",
+    "PEERS",
+    "Peer",
+    "PeerData",
+    "compressed",
+    "fit_gaussian",
+    "fit_mixture",
+    "fit_neighbours",
+    "fit_pixels",
+    "fit_spline_flow",
+    "peers_for",
+]
 
 from collections.abc import Callable
 
+from girsanov.datasets import Schema
+from girsanov.peers.codecs import compressed
 from girsanov.peers.data import Peer, PeerData
 from girsanov.peers.gaussian import fit_gaussian
+from girsanov.peers.levels import fit_neighbours, fit_pixels
 from girsanov.peers.mixture import fit_mixture
 from girsanov.peers.spline_flow import fit_spline_flow
 
-PEERS: dict[str, Callable[[PeerData, float], Peer]] = {
+FitPeer = Callable[[PeerData, float], Peer]
+
+PEERS: dict[str, FitPeer] = {
     "gaussian": fit_gaussian,
     "mixture": fit_mixture,
     "spline_flow": fit_spline_flow,
 }
+
+#: of images of whole levels, as exact log-probabilities
+LEVEL_PEERS: dict[str, FitPeer] = {"pixels": fit_pixels, "neighbours": fit_neighbours}
+
+
+def peers_for(schema: Schema) -> dict[str, FitPeer]:
+    """The peers of rows of a schema, quick ones first."""
+    images = schema.kind == "images" and bool((schema.bin_width > 0).all())
+    return (LEVEL_PEERS | PEERS) if images else PEERS

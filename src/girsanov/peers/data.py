@@ -35,11 +35,12 @@ class Peer:
     """A fitted peer.
 
     Attributes:
-        name: ``gaussian``, ``mixture`` or ``spline_flow``.
+        name: its key in ``PEERS`` or ``LEVEL_PEERS``.
         settings: what was chosen on the validation rows.
-        log_prob: log-density of flat standardised rows.
+        log_prob: log-density of flat standardised rows, or where it is ``of_levels`` the log-probability of encoded ones.
         validation: mean log-likelihood of the validation rows, nats in data units.
         seconds: what fitting took, all settings that were tried included.
+        of_levels: whether it takes whole levels as they are, without dequantisation.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Peer:
     log_prob: LogProb
     validation: float
     seconds: float
+    of_levels: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,11 @@ class PeerData:
 
     def estimate(self, peer: Peer, rows: State) -> Estimate:
         """Log-likelihood of encoded rows in data units: exact, or the bound that dequantisation gives."""
-        values = self._values(peer.log_prob, rows, TEST_DRAWS)
-        common: dict[str, Any] = {
-            "model": "density",
-            "nfe": 0,
-            "event_dim": self.dim,
-            "measure": self.encoding.measure,
-        }
+        common: dict[str, Any] = {"model": "density", "nfe": 0, "event_dim": self.dim}
+        if peer.of_levels:
+            value = peer.log_prob(rows)
+            return Estimate(value, torch.zeros_like(value), kind="exact", measure="mass", **common)
+        values, common = self._values(peer.log_prob, rows, TEST_DRAWS), common | {"measure": self.encoding.measure}
         if self.encoding.draws:
             return Estimate.from_replicates(values, kind="lower_bound", **common)
         return Estimate(values[0], torch.zeros_like(values[0]), kind="exact", **common)
