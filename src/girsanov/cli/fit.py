@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from girsanov.cli.options import Computing, MissingAsLevelOption, SamplesOption, listed, out_option, settings_of
+from girsanov.cli.options import Computing, MissingAsLevelOption, listed, out_option, settings_of
 from girsanov.cli.output import UsageError, as_json, emit, print_result, stderr_note
 
 if TYPE_CHECKING:
@@ -72,9 +72,12 @@ class Model:
         ),
     ] = "vp"
     dequantise: Annotated[
-        str,
-        typer.Option(help="Noise of discrete columns: uniform, truncated-normal, variational; or none: categorical."),
-    ] = "uniform"
+        str | None,
+        typer.Option(
+            help="Noise of discrete columns: uniform, truncated-normal, variational; or none: categorical.",
+            show_default="categorical for images of over 32 levels, else uniform",
+        ),
+    ] = None
     lattice_head: Annotated[
         bool, typer.Option("--lattice-head/--no-lattice-head", help="Head for few discrete levels.")
     ] = True
@@ -109,7 +112,9 @@ class Training(Computing):
         typer.Option(metavar="S", help="Seconds of the whole command: data, training, evaluation, peers, report."),
     ] = None
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps at most.")] = None
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per training step.")] = 256
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Rows per training step.", show_default="64 for image networks, else 256")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,10 @@ class Evaluation:
     """How it is evaluated, and beside what."""
 
     panel: ClassVar[str] = "Evaluation"
-    samples: SamplesOption = 32
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Network evaluations per row.", show_default="32, of rows of over 256 numbers 8"),
+    ] = None
     ode_rows: Annotated[int, typer.Option(min=0, help="Held-out rows for the ODE's likelihood.")] = 32
     peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Fit other models to the same rows.")] = True
     peer_seconds: Annotated[
@@ -198,11 +206,17 @@ class _Announcing:
         self.stage, self.report, self.stop = inner.stage, inner.report, inner.stop
         self.step = 0
 
+    def say(self, sentence: str) -> None:
+        """Print what was read, then this."""
+        for line in (*self._sentences, sentence):
+            self._note(line)
+        self._sentences = ()  # once, however many trainings a fit consists of
+
     def start(self, step: int, total: int) -> None:
         """Print the sentences, and on a resume the step; then begin."""
         for sentence in self._sentences:
             self._note(sentence)
-        self._sentences = ()  # once, however many trainings a fit consists of
+        self._sentences = ()
         if step:
             self._note(f"going on from step {step:,}")
         self.step = step

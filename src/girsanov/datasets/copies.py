@@ -24,6 +24,8 @@ def is_constant(column: np.ndarray) -> bool:
     """Whether a column holds one value, but for rounding errors."""
     if column.dtype == object:
         return len(set(column)) == 1
+    if column.dtype.kind in "bu" and column.dtype.itemsize <= 4:  # pixels, of which there are many
+        return bool(column.min() == column.max())
     values = column.astype(np.float64)
     precision = np.finfo(column.dtype).eps if column.dtype.kind == "f" else 2.2e-16
     spread = float(np.ptp(values))

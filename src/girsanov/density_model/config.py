@@ -37,7 +37,11 @@ PROCESSES: dict[str, Callable[[], LinearProcess]] = {
     "straight": StraightPath,
 }
 #: what may be given in place of a name
-OBJECTS: dict[str, Any] = {"process": LinearProcess, "network": (NetworkKind, nn.Module, Callable, type(None))}
+OBJECTS: dict[str, Any] = {
+    "process": LinearProcess,
+    "network": (NetworkKind, nn.Module, Callable, type(None)),
+    "dequantise": type(None),
+}
 SEEDS = 2**63  # what a generator takes
 LEARNED = "learned"  # the process whose schedule is trained with the network
 
@@ -74,12 +78,12 @@ class FitConfig:
         rank: principal components of the Gaussian reference; all by default.
         gaussianise: whether the columns of tables are mapped to normal marginals first.
         dequantise: how discrete dimensions enter a continuous model: ``uniform`` noise, ``truncated-normal`` noise, or
-            ``variational`` (learned) noise.
+            ``variational`` (learned) noise; uniform by default.
         logit: whether dequantised pixels or columns are modelled in logit space (where their range is known: all
             dimensions discrete).
         conditional: learn log p(x given label) too, where the data have labels or continuous conditions.
         steps: largest number of training steps.
-        batch_size: rows per step and member.
+        batch_size: rows per step and member; by default what suits the network: 64 for ``image``, else 256.
         learning_rate: peak of the schedule.
         weight_decay: AdamW's, on matrices only.
         ema_decay: of the averaged weights.
@@ -102,11 +106,11 @@ class FitConfig:
     predicts: str = "v"
     rank: int | None = None
     gaussianise: bool = True
-    dequantise: str = "uniform"
+    dequantise: str | None = None
     logit: bool = False
     conditional: bool = False
     steps: int | None = None
-    batch_size: int = 256
+    batch_size: int | None = None
     learning_rate: float | None = None
     weight_decay: float | None = None
     ema_decay: float = 0.998
@@ -180,7 +184,8 @@ class Config(FitConfig):
         process: the forward process or its name; or ``learned``: a variance-preserving one with the ends of ``vp``,
             whose schedule is trained with the network so that the bound's estimate at uniform times has the least
             variance; the bound does not change by it.
-        dequantise: as of every model, or ``categorical``: no noise, the model's last step decodes cells.
+        dequantise: as of every model, or ``categorical``: no noise, the model's last step decodes cells. By default
+            ``categorical`` for images of more than 32 levels, and ``uniform`` for all else.
         flow: whether a spline flow may become the last transform of a table, where it pays on held-out rows.
         lattice_head: whether discrete data with few cells, and images whose decoder is categorical, get a head that
             knows their lattice.

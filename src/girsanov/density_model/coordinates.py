@@ -21,7 +21,7 @@ from girsanov.datasets import Data, Schema, Splits, fingerprint
 from girsanov.densities import GaussianMixture
 from girsanov.densities.fitting import fit_gaussians, joined
 from girsanov.density_model.config import Config, FitConfig
-from girsanov.density_model.lattice import make_dequantiser
+from girsanov.density_model.lattice import MAX_CELLS, make_dequantiser
 from girsanov.encoding import Encoding, copies_for
 from girsanov.randomness import mix, stream
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, train
@@ -38,7 +38,6 @@ SPEED = 1e9  # multiplications of a mixture's fit per second, at least: a clock 
 FLOW_COLUMNS = 64  # wider tables do without a flow
 LARGE = 20_000  # rows from which on a wider flow pays
 HELD_OUT_ROWS = 2000
-MAX_CELLS = 32  # more cells per dimension than this do without the lattice head
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ at here. Every random choice follows from the seed.
 __all__ = ["fit", "prepare"]
 
 import dataclasses
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from girsanov.densities import Gaussian
 from girsanov.density_model.conditions import Conditioning, class_names, continuous_conditions, training_labels
 from girsanov.density_model.config import LEARNED, Config, FitConfig
 from girsanov.density_model.coordinates import Coordinates, fit_coordinates
+from girsanov.density_model.effort import allowance, within_budget
 from girsanov.density_model.heads import calibrate, choose_head
 from girsanov.density_model.lattice import lattice_points, require_dequantisation
 from girsanov.density_model.learned_noise import fit_dequantiser, network_share
-from girsanov.density_model.learning import allowance, settle, train_score
+from girsanov.density_model.learning import settle, train_score
 from girsanov.density_model.mixing import companions_of, mixed_with
 from girsanov.density_model.model import DensityModel
 from girsanov.density_model.networks import Architecture, build_network, build_process, suited
@@ -36,8 +38,10 @@ from girsanov.training import Progress, TrainingResult
 from girsanov.transforms import Dequantise, OnLattice
 from girsanov.types import InputError, State
 
-PROPOSAL_ROWS = 512
-MOST_NUMBERS = 2**26  # in the dequantised copies of the rows that the reference is fitted to
+PROPOSAL_ROWS, FEWEST_ROWS = 512, 24
+PROPOSAL_NUMBERS = 2**15  # in the rows that a proposal is fitted to
+LEVELS, FEWER_LEVELS = 40, 20  # where it is measured, of short rows and of long ones
+MOST_NUMBERS = 2**24  # in the rows, or their dequantised copies, that the reference is fitted to
 
 
 @checked
@@ -88,12 +92,16 @@ def fit(
     given = training_labels(data, splits) if config.conditional else None
     suited(config, data.schema.event_shape)
     require_dequantisation(data, config)
-    begun = time.monotonic()
+    begun, asked = time.monotonic(), config
+    config, told = within_budget(config, data.schema.event_shape, len(splits.train), folder, place)
+    if told and progress is not None:
+        progress.say(told)
     coordinates = fit_coordinates(data, splits, config, out=folder, progress=progress)
     start = prepare(data, splits, config, coordinates).to(place)
+    start.record |= {"config": asked.to_json(), "effort": told}
     data = dataclasses.replace(data, x=data.x.to(place))
     companions = companions_of(start, data, splits, config)
-    calibrate(start, data.x[splits.validation], config.seed)
+    _begin(start, data.x[splits.validation], config.seed)
     left = network_share(config) * (config.time_budget or 0.0) - (time.monotonic() - begun)
     seconds = allowance(config.time_budget, left, folder)
     result = train_score(start, data, given, splits, config, seconds=seconds, out=folder, progress=progress)
@@ -104,6 +112,13 @@ def fit(
     fit_dequantiser(fitted.eval(), data, splits, config, out=folder, progress=progress)
     fitted.proposal = _proposal(fitted, data.x[splits.validation])
     return mixed_with(fitted.eval(), companions, data, splits, config).eval()
+
+
+def _begin(start: DensityModel, held: State, seed: int) -> None:
+    """What held-out rows say of a start: an expert's share, and how its bound is best measured in validations."""
+    calibrate(start, held, seed)
+    if start.score.head is not None and not start.score.head.beside_reference:
+        start.proposal = _proposal(start, held)  # else their noise would be that of a bad baseline
 
 
 def _told(result: TrainingResult) -> dict[str, Any]:
@@ -130,8 +145,9 @@ def prepare(data: Data, splits: Splits, config: FitConfig, coordinates: Coordina
     encoding = smooth = coordinates.encoding
     if isinstance(points := encoding.dequantiser, OnLattice):  # spread there, so that the reference is a density
         smooth = encoding.with_dequantiser(Dequantise(points.event_shape, points.step, points.offset))
-    copies = max(1, min(COPIES, MOST_NUMBERS // rows.numel()))
-    y, _ = smooth.spread(rows, stream(config.seed, "reference"), copies)
+    some = rows[:: math.ceil(rows.numel() / MOST_NUMBERS)]
+    copies = max(1, min(COPIES, MOST_NUMBERS // some.numel()))
+    y, _ = smooth.spread(some, stream(config.seed, "reference"), copies)
     reference = Gaussian.fit(y, rank=config.rank)
     head = choose_head(rows, coordinates, reference, config)
     conditioning = Conditioning.of(data) if config.conditional else Conditioning()
@@ -192,5 +208,7 @@ def _as_data(data: Any, labels: Any | None) -> Data:
 @torch.no_grad()
 def _proposal(model: DensityModel, rows: State) -> Any:
     """Fit the log-SNR density of later evaluations on validation rows."""
-    y, _ = model.encoding.spread(rows[:PROPOSAL_ROWS], stream(0, "proposal"), copies=1)
-    return fit_proposal(model.pair, y.float())
+    count = PROPOSAL_NUMBERS // rows[0].numel()
+    levels = LEVELS if count >= PROPOSAL_ROWS else FEWER_LEVELS
+    y, _ = model.encoding.spread(rows[: max(FEWEST_ROWS, min(PROPOSAL_ROWS, count))], stream(0, "proposal"), copies=1)
+    return fit_proposal(model.pair, y.float(), levels=levels)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from girsanov.densities import Gaussian
 from girsanov.density_model.config import Config, FitConfig
-from girsanov.density_model.coordinates import MAX_CELLS, Coordinates
+from girsanov.density_model.coordinates import Coordinates
+from girsanov.density_model.lattice import MAX_CELLS
 from girsanov.density_model.levels import level_prior
 from girsanov.density_model.model import DensityModel
 from girsanov.encoding import Encoding
@@ -37,7 +38,7 @@ def choose_head(rows: State, coordinates: Coordinates, reference: Gaussian, conf
         return residual
     if (prior := level_prior(rows, coordinates.encoding)) is not None:
         return LevelHead(reference, config.predicts, prior)
-    uniform = config.dequantise == "uniform"  # the head's exact moments are those of uniform cells
+    uniform = config.dequantise in (None, "uniform")  # the head's exact moments are those of uniform cells
     lattice = _lattice(rows, coordinates.encoding) if uniform else None
     return residual if lattice is None else LatticeHead(reference, config.predicts, lattice)
 

@@ -1,18 +1,19 @@
 r"""How a model treats discrete data: which dequantiser its cells get, and where the cells of a decoder lie."""
 
-__all__ = ["lattice_points", "make_dequantiser", "require_dequantisation"]
+__all__ = ["MAX_CELLS", "lattice_points", "make_dequantiser", "require_dequantisation"]
 
 import torch
 from torch import Tensor
 
 from girsanov.datasets import Data, Schema
-from girsanov.density_model.config import FitConfig
+from girsanov.density_model.config import Config, FitConfig
 from girsanov.encoding import Encoding
 from girsanov.likelihoods.discrete import LatticePoints
 from girsanov.randomness import mix
 from girsanov.transforms import Dequantise, OnLattice, TruncatedNormalDequantise, VariationalDequantise
 from girsanov.types import InputError, State
 
+MAX_CELLS = 32  # up to which a head knows every cell by itself
 BEYOND = 0.005  # share of levels that no training row has, under a decoder of cells
 
 
@@ -26,7 +27,7 @@ def require_dequantisation(data: Data, config: FitConfig) -> None:
     discrete, table = bool((data.schema.bin_width > 0).all()), data.schema.kind != "images" and config.gaussianise
     if config.logit and (table or not discrete):
         raise InputError(f"{data.name}: logit needs images of whole levels, or a discrete table with gaussianise=False")
-    if config.dequantise == "uniform":
+    if config.dequantise in (None, "uniform"):
         return
     if table:
         raise InputError(f"dequantise={config.dequantise!r} needs images, or a table with gaussianise=False")
@@ -35,18 +36,26 @@ def require_dequantisation(data: Data, config: FitConfig) -> None:
 
 
 def make_dequantiser(schema: Schema, rows: State, config: FitConfig) -> Dequantise:
-    """The dequantiser that ``config`` names, for encoded rows."""
+    """The dequantiser that ``config`` names, or that suits the model, for encoded rows."""
     shape, step, offset = schema.event_shape, schema.bin_width, schema.offset
-    if config.dequantise == "truncated-normal":
+    kind = config.dequantise or ("categorical" if _suits_a_decoder(schema, rows, config) else "uniform")
+    if kind == "truncated-normal":
         return TruncatedNormalDequantise(shape, step, offset)
-    if config.dequantise == "variational":
+    if kind == "variational":
         spread = rows.std(0).mean().clamp_min(float(step.max())).expand_as(step)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(config.seed, 6))
             return VariationalDequantise(shape, step, offset, centre=rows.mean(0), spread=spread)
-    if config.dequantise == "categorical":
+    if kind == "categorical":
         return OnLattice(shape, step, *_support(schema, rows))
     return Dequantise(shape, step, offset)
+
+
+def _suits_a_decoder(schema: Schema, rows: State, config: FitConfig) -> bool:
+    """Whether rows are images of more levels than uniform noise is good for, and the model has a head for them."""
+    if schema.kind != "images" or config.takes_one_map or config.logit or not isinstance(config, Config):
+        return False
+    return config.lattice_head and bool((schema.bin_width > 0).all()) and _support(schema, rows)[1] > MAX_CELLS
 
 
 def _support(schema: Schema, rows: State) -> tuple[Tensor, int]:

@@ -1,8 +1,8 @@
 r"""Training the score of a prepared model: batches, the loss, validation by the bound, and how long it may take."""
 
-__all__ = ["allowance", "settle", "train_score"]
+__all__ = ["settle", "train_score"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from girsanov.datasets import Data, Splits, fingerprint
 from girsanov.density_model.config import Config, FitConfig
+from girsanov.density_model.effort import batch_size
 from girsanov.density_model.flow import FlowObjective
 from girsanov.density_model.fresh import fresh_elbo, fresh_log_prob
 from girsanov.density_model.model import DensityModel
-from girsanov.files import read_json, write_json
-from girsanov.networks import Ensemble
+from girsanov.density_model.networks import habits, suited
+from girsanov.networks import Ensemble, ImageConfig
+from girsanov.networks.configs import FEW_ROWS
 from girsanov.objectives import Batch, DenoisingObjective, ScheduledObjective
 from girsanov.pairs import ScoreModel
 from girsanov.randomness import mix, stream
@@ -22,34 +24,11 @@ from girsanov.solvers import FixedGrid
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, TrainingResult, train
 from girsanov.types import MeanEstimate, State
 
-SMALL_STEPS, LARGE_STEPS = 1250, 12_000
-VALIDATION_ROWS = 512
-VALIDATION_SAMPLES = 16
+SMALL_STEPS, LARGE_STEPS, NO_LIMIT = 1250, 12_000, 10**7
+VALIDATION_ROWS, VALIDATION_SAMPLES = 512, 16
+LARGE_ROW, LARGE_EVALUATIONS = 256, 1024  # numbers, above which a row tells as much as several, and a validation's size
 SETTLING_STEPS = 150  # of a learned schedule, after the network's training
 FLOW_STEPS, FLOW_ROWS = 8, 128  # of a continuous flow's validation: Runge-Kutta steps, and rows
-
-
-def allowance(time_budget: float | None, left: float, out: Path | None) -> float | None:
-    """Seconds for the network, decided once: a resumed run loads what the first one had to compute before.
-
-    Args:
-        time_budget: of the fit.
-        left: of it now.
-        out: folder of the fit, where what was decided is kept.
-    """
-    if time_budget is None:
-        return None
-    left = max(left, 0.1 * time_budget)
-    if out is None:
-        return left
-    path = out / "allowance.json"
-    if path.exists():
-        record = read_json(path)
-        if record.get("time_budget") == time_budget:
-            return float(record["network"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"time_budget": time_budget, "network": left})
-    return left
 
 
 def train_score(
@@ -76,7 +55,7 @@ def train_score(
         progress: what shows the progress.
     """
     members = len(model.score.network.members) if isinstance(model.score.network, Ensemble) else 1
-    settings = _settings(config, len(splits.train), members, seconds)
+    settings = _settings(config, model.schema.event_shape, len(splits.train), members, seconds)
     identity = f"{fingerprint(data.x.cpu())} {model.schema.cells} {config.to_json() | {'time_budget': None}}"
     return train(
         model.score,
@@ -90,13 +69,17 @@ def train_score(
     )
 
 
-def _settings(config: FitConfig, rows: int, members: int, seconds: float | None) -> TrainingConfig:
-    small = rows < 20_000
-    steps = config.steps or (SMALL_STEPS if small else LARGE_STEPS)
+def _settings(
+    config: FitConfig, event_shape: Sequence[int], rows: int, members: int, seconds: float | None
+) -> TrainingConfig:
+    kind = suited(config, event_shape)
+    steps = config.steps or (SMALL_STEPS if rows < FEW_ROWS else LARGE_STEPS)
+    if isinstance(kind, ImageConfig) and config.steps is None and seconds is not None:
+        steps = NO_LIMIT  # as many as there is time for; held-out rows say which are the best
     return TrainingConfig(
         steps=steps,
-        batch_size=min(members * config.batch_size, rows),
-        learning_rate=1.5e-3 if config.learning_rate is None else config.learning_rate,
+        batch_size=min(members * batch_size(config, event_shape), rows),
+        learning_rate=habits(kind).learning_rate if config.learning_rate is None else config.learning_rate,
         warmup=min(100, max(1, steps // 10)),
         weight_decay=config.weight_decay if config.weight_decay is not None else 0.1,
         ema_decay=config.ema_decay,
@@ -131,7 +114,8 @@ def _validation(
 ) -> Callable[[nn.Module, int], MeanEstimate]:
     """The bound of the first validation rows, a continuous flow's log-density, with noise that all steps share."""
     flow = model.is_flow
-    held = splits.validation[: FLOW_ROWS if flow else VALIDATION_ROWS]
+    most, samples = _validated(data.x[0].numel(), len(splits.validation))
+    held = splits.validation[: FLOW_ROWS if flow else most]
     rows, condition = data[held], None if labels is None else labels[held].to(data.x.device)
 
     def validate(module: nn.Module, step: int) -> MeanEstimate:
@@ -140,16 +124,24 @@ def _validation(
         candidate, noise = model.replace(score=module), stream(config.seed, "validation")
         if flow:
             return fresh_log_prob(candidate, rows, noise, condition=condition, solver=FixedGrid(FLOW_STEPS)).mean()
-        return fresh_elbo(candidate, rows, noise, samples=VALIDATION_SAMPLES, condition=condition).mean()
+        return fresh_elbo(candidate, rows, noise, samples=samples, condition=condition).mean()
 
     return validate
+
+
+def _validated(numbers: int, rows: int) -> tuple[int, int]:
+    """How many rows a validation has, and evaluations of each: fewer of long rows, whose sums vary less."""
+    if numbers <= LARGE_ROW:
+        return VALIDATION_ROWS, VALIDATION_SAMPLES
+    count = min(rows, VALIDATION_ROWS // 2)
+    return count, min(VALIDATION_SAMPLES, LARGE_EVALUATIONS // count)
 
 
 def settle(model: DensityModel, x: State, labels: Tensor | None, splits: Splits, config: FitConfig) -> None:
     """The last steps of a learned schedule, with the network that was chosen; other schedules are left alone."""
     if not (isinstance(config, Config) and config.learns_schedule):
         return
-    batch = _batches(x, labels, splits.train, config.batch_size, mix(config.seed, 8))
+    batch = _batches(x, labels, splits.train, batch_size(config, x.shape[1:]), mix(config.seed, 8))
     objective = ScheduledObjective(model.score, model.encoding.transforms)
     generator = torch.Generator().manual_seed(mix(config.seed, 9))
     objective.settle(model.score, batch, steps=min(SETTLING_STEPS, config.steps or SETTLING_STEPS), generator=generator)

@@ -5,12 +5,13 @@ __all__ = ["level_prior"]
 import torch
 from torch import Tensor
 
+from girsanov.density_model.lattice import MAX_CELLS
 from girsanov.encoding import Encoding
 from girsanov.networks import LevelPrior
 from girsanov.transforms import OnLattice, Standardise
 from girsanov.types import State
 
-ATOMS, GAUSSIANS = 5, 3
+ATOMS, GAUSSIANS = 5, 3  # of more levels than have a weight each
 STRENGTH = 8.0  # rows that the histogram of all pixels counts for in each
 ROUNDS = 50  # of expectation and maximisation
 NARROWEST = 3.0  # standard deviation of a Gaussian in steps, at least
@@ -59,6 +60,9 @@ def _histogram(index: Tensor, count: int) -> Tensor:
 def _fitted(masses: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Atoms, means and deviations in steps, and log-weights ``a + c d``, of masses ``d count``."""
     count = masses.shape[1]
+    if count <= MAX_CELLS:
+        none = masses.new_zeros(0)
+        return torch.arange(count, dtype=torch.float64), none, none, masses.T.clamp_min(LEAST).log()
     frequent = masses.sum(0)[1:].argsort(descending=True)[: ATOMS - 1] + 1  # the lowest level is always one
     atoms = torch.cat([frequent.new_zeros(1), frequent.sort().values])
     rest = masses.clone()

@@ -60,7 +60,12 @@ def companions_of(model: DensityModel, data: Data, splits: Splits, config: FitCo
     Returns:
         Nothing for images, conditional models, continuous flows, and dequantisation noise other than uniform.
     """
-    if not isinstance(config, Config) or not config.mixed or config.conditional or config.dequantise != "uniform":
+    if (
+        not isinstance(config, Config)
+        or not config.mixed
+        or config.conditional
+        or config.dequantise not in (None, "uniform")
+    ):
         return []
     if len(data.schema.event_shape) != 1:
         return []

@@ -4,7 +4,7 @@ What is a class of this package with plain arguments is recorded as such. A netw
 recorded by the name of its class, and is given again when the model is loaded.
 """
 
-__all__ = ["Architecture", "build_network", "build_process", "suited"]
+__all__ = ["Architecture", "build_network", "build_process", "habits", "suited"]
 
 import copy
 import functools
@@ -75,6 +75,11 @@ def suited(config: FitConfig, event_shape: Sequence[int]) -> Any:
     if isinstance(kind, NetworkKind):
         kind.require(event_shape)
     return kind
+
+
+def habits(kind: Any) -> type[NetworkKind] | NetworkKind:
+    """How a network is trained where the settings do not say: as its kind is, and one of a user's own as most kinds."""
+    return kind if isinstance(kind, NetworkKind) else NetworkKind
 
 
 def _given_network(network: Any, options: dict[str, Any], members: int) -> dict[str, Any]:

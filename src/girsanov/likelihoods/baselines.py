@@ -21,10 +21,13 @@ of a row :math:`x'` nearby, a function of x alone, under the same noise: its mea
 A third, :class:`DensityBaseline`, has the denoiser of any closed-form law, such as a mixture fitted to rows: the mean
 of its squared error, integrated over a range of log-SNR, is a difference of two divergences, which need no network.
 
+And where the reference is so far from the score that its error hides what is to be measured, as that of a Gaussian for
+images of saturated pixels, :class:`NoBaseline` is best: the squared error alone.
+
 The residual term at the data end has the same form in the metric of the last decoder.
 """
 
-__all__ = ["Baseline", "DensityBaseline", "GaussianBaseline", "NormBaseline", "baseline_of"]
+__all__ = ["Baseline", "DensityBaseline", "GaussianBaseline", "NoBaseline", "NormBaseline", "baseline_of"]
 
 import math
 from abc import ABC, abstractmethod
@@ -239,14 +242,41 @@ class DensityBaseline(Baseline):
         return torch.zeros(log_snr.shape, dtype=torch.float64, device=x.device)
 
 
+@final
+class NoBaseline(Baseline):
+    """Nothing beside the squared error."""
+
+    def compared(
+        self, at: Noised, at_end: Tensor | None = None, near: State | None = None
+    ) -> tuple[Nats, State, State]:
+        del near
+        error = at.eps - self.pair.noise(at.log_snr, at.z, at.condition, calls=at.calls)
+        values = -0.5 * sum_event(error * self._precise(at.log_snr, error, at_end))
+        return values, error, torch.zeros_like(error)
+
+    def integral(self, x: State, low: float, high: float) -> Nats:
+        del low, high
+        return torch.zeros(len(x), dtype=torch.float64, device=x.device)
+
+    def end(self, x: State, high: float) -> Nats:
+        del high
+        return torch.zeros(len(x), dtype=torch.float64, device=x.device)
+
+    def excess(self, x: State, log_snr: Tensor, eps: State) -> Nats:
+        del x, eps
+        return torch.zeros(log_snr.shape, dtype=torch.float64, device=log_snr.device)
+
+
 def baseline_of(pair: ScorePair, decoder: Gaussian | None = None, *, reference: Gaussian | None = None) -> Baseline:
-    """The Gaussian's where there is a reference, else the norm's; a fitted law's in the place of either.
+    """The Gaussian's where there is a reference, else the norm's; a fitted law's in the place of either, or none.
 
     Args:
         pair: the model, whose proposal may have a fitted law.
         decoder: sets the metric of the residual.
         reference: default the pair's.
     """
+    if pair.proposal is not None and pair.proposal.alone:
+        return NoBaseline(pair, decoder)
     law = reference or pair.reference
     inner = NormBaseline(pair, decoder) if law is None else GaussianBaseline(pair, decoder, law)
     control = None if pair.proposal is None else pair.proposal.control

@@ -209,7 +209,7 @@ def categorical_elbo(
         x: lattice points in the model's coordinates, ``n *d``.
         lattice: all lattice points.
         samples: see :func:`girsanov.elbo`.
-        method: see :func:`girsanov.elbo`; 8 replicates by default.
+        method: see :func:`girsanov.elbo`; by default 8 replicates, of fewer than 16 samples half as many as these.
         condition: see :func:`girsanov.elbo`.
         generator: see :func:`girsanov.elbo`.
 
@@ -221,7 +221,7 @@ def categorical_elbo(
         InputError: for rows off the lattice.
     """
     (low, high), rows = pair.log_snr_range, RandomisedRows(x, identity_view, "mass")
-    method = method or Replicates(REPLICATES)
+    method = method or Replicates(max(1, min(REPLICATES, samples // 2)))
     grid = grid_for(pair, rows, samples, method, atom=False)
     grid = replace(grid, proposal=_without_atom(grid.proposal), local=False)
     baseline = baseline_of(pair)
@@ -253,4 +253,4 @@ def _without_atom(proposal: LogSNRDensity) -> LogSNRDensity:
     """The reconstruction is computed, so no draw is spent on it."""
     if proposal.atom == 0.0:
         return proposal
-    return LogSNRDensity(proposal.edges, proposal.masses / proposal.masses.sum())
+    return replace(proposal, masses=proposal.masses / proposal.masses.sum(), atom=0.0)

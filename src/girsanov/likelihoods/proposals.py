@@ -7,12 +7,12 @@ root of what fluctuates at each level (note of paper 2, section 2.6), once a con
 __all__ = ["fit_proposal"]
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from girsanov.calculus import Noised, noised
+from girsanov.calculus import Noised, noised, sum_event
 from girsanov.inputs import checked
 from girsanov.likelihoods.baselines import Baseline, baseline_of
 from girsanov.pairs import ScorePair
@@ -35,6 +35,9 @@ def fit_proposal(
 ) -> LogSNRDensity:
     r"""Fit where to evaluate, and how much of the baseline's fluctuation to remove, on held-out rows.
 
+    Where a reference's error hides the score's, so that the sampled integrand is larger with the baseline than without
+    (in the mean square, slope and all), none is taken.
+
     With v the sampled integrand of a row and c the baseline's excess under the same noise, the slope at a level is the
     least-squares coefficient of v on c within rows, and the density is proportional to the root of what variance it
     leaves, plus a share of :math:`v^2` for the grid's own error. Neither changes an expectation.
@@ -54,10 +57,12 @@ def fit_proposal(
     rows = _Rows(baseline, x, None if near is None else near.to(x.dtype), condition)
     grid = torch.linspace(low, high, levels, dtype=torch.float64)
     fits = [_fit_level(rows, level, noise) for level in grid]
-    values, _ = rows.values(grid[-1], noise, at_end=True)
-    sizes, slopes = torch.tensor(fits, dtype=torch.float64).T
-    end_size = float(values.square().mean().sqrt())
-    return LogSNRDensity.from_sizes(low, high, grid, sizes, end_size=end_size, slope=slopes)
+    values, _, own = rows.values(grid[-1], noise, at_end=True)
+    alone = sum(fit.own_square for fit in fits) < sum(fit.square for fit in fits)
+    sizes = torch.tensor([fit.own if alone else fit.size for fit in fits], dtype=torch.float64)
+    slope = None if alone else torch.tensor([fit.slope for fit in fits], dtype=torch.float64)
+    found = LogSNRDensity.from_sizes(low, high, grid, sizes, end_size=_root(own if alone else values), slope=slope)
+    return replace(found, alone=alone)
 
 
 @dataclass(frozen=True)
@@ -69,22 +74,52 @@ class _Rows:
     near: State | None
     condition: Tensor | None
 
-    def values(self, level: Tensor, noise: torch.Generator, *, at_end: bool = False) -> tuple[Nats, Nats]:
-        """The sampled integrand at one level and the baseline's excess under the same noise, shape ``n`` each."""
+    def values(self, level: Tensor, noise: torch.Generator, *, at_end: bool = False) -> tuple[Nats, Nats, Nats]:
+        """The sampled integrand at one level, the baseline's excess, and the integrand without one, each ``n``."""
         x, near = self.x, self.near
         levels = level.to(x.device).expand(len(x))
         eps = torch.randn(x.shape, generator=noise, dtype=x.dtype).to(x.device)
         moved = None if near is None else noised(level, near, eps)
         mask = torch.full((len(x),), at_end, device=x.device)
         excess = self.baseline.excess(x if near is None else near, levels[:, None], eps[:, None])[:, 0]
-        return self.baseline.sampled(Noised(levels, noised(level, x, eps), eps, self.condition), mask, moved), excess
+        value, error, _ = self.baseline.compared(
+            Noised(levels, noised(level, x, eps), eps, self.condition), mask, moved
+        )
+        return value, excess, -0.5 * sum_event(error.square())
 
 
-def _fit_level(rows: _Rows, level: Tensor, noise: torch.Generator) -> tuple[float, float]:
-    """Size of the sampled integrand at one level, and its slope on the baseline's excess, from two draws a row."""
-    (v, c), (v2, c2) = (rows.values(level, noise) for _ in range(2))
+@dataclass(frozen=True)
+class _Level:
+    """What two draws of each row say about the integrand at one level.
+
+    Attributes:
+        size: of what fluctuates beside the baseline, and its share of the square.
+        slope: on the baseline's excess.
+        square: root mean square beside the baseline.
+        own: the size without a baseline.
+        own_square: root mean square without one.
+    """
+
+    size: float
+    slope: float
+    square: float
+    own: float
+    own_square: float
+
+
+def _fit_level(rows: _Rows, level: Tensor, noise: torch.Generator) -> _Level:
+    (v, c, a), (v2, c2, a2) = (rows.values(level, noise) for _ in range(2))
     rise, run = v - v2, c - c2
     energy = float(run.square().sum())
     slope = float((rise * run).sum()) / energy if energy > 0.0 else 0.0
-    within = 0.5 * float((rise - slope * run).square().mean())
-    return math.sqrt(within + MEAN_SHARE * float(v.square().mean())), slope
+    size = _size(rise - slope * run, v)
+    return _Level(size, slope, _root(v - slope * c), _size(a - a2, a), _root(a))
+
+
+def _size(difference: Tensor, values: Tensor) -> float:
+    """Root of the variance within rows, that of a ``difference`` of two draws, and a share of the mean square."""
+    return math.sqrt(0.5 * float(difference.square().mean()) + MEAN_SHARE * float(values.square().mean()))
+
+
+def _root(values: Tensor) -> float:
+    return math.sqrt(float(values.square().mean()))

@@ -44,12 +44,16 @@ class NetworkKind(ABC):
     Attributes:
         name: of the kind.
         network: the class that is built.
+        batch_size: rows per training step that suit it.
+        learning_rate: the peak that suits it.
         one_map: whether it maps one map of a row to one, which heads with experts do not content.
         few_members: networks whose predictions are averaged by default where there are few rows.
     """
 
     name: ClassVar[str]
     network: ClassVar[type[nn.Module]]
+    batch_size: ClassVar[int] = 256
+    learning_rate: ClassVar[float] = 1.5e-3
     one_map: ClassVar[bool] = False
     few_members: ClassVar[int] = 1
 
@@ -118,6 +122,8 @@ class ImageConfig(NetworkKind):
 
     name: ClassVar[str] = "image"
     network: ClassVar[type[nn.Module]] = ImageNetwork
+    batch_size: ClassVar[int] = 64
+    learning_rate: ClassVar[float] = 2e-3
 
     width: int | None = None
     blocks: int | None = None

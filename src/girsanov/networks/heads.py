@@ -52,11 +52,13 @@ class Head(nn.Module, ABC):
         inputs: number of maps that the network gets; 0 where it gets the rows as they are.
         outputs: number of maps that it returns; 0 where it returns rows.
         deviations_at_end: where a categorical decoder takes over: half a lattice step in standard deviations of noise.
+        beside_reference: whether the reference's error under the same noise says much about the model's.
     """
 
     inputs: int
     outputs: int
     deviations_at_end: float = 3.0
+    beside_reference: bool = True
 
     @abstractmethod
     def deviation(self, network: NetworkCall, log_snr: Tensor, z: State) -> State:

@@ -36,7 +36,7 @@ NARROWEST = 2.0  # standard deviation of a Gaussian in steps, at least
 STRETCH = (-6.0, 2.0)  # logarithm of the factor by which the network may change one
 REACH = 3.0  # standard deviations of the noise within which a pixel looks as if it had the lowest level
 TRUSTS = (0.0, 0.01, 0.1, 0.5, 0.9, 0.999)  # weights of the reference's prediction that a start is chosen from
-TRUST_ROWS = 128
+TRUST_ROWS, TRUST_NUMBERS = 128, 2**15  # rows that choose, and numbers in them
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ class LevelHead(ExpertHead):
 
     inputs = 4
     deviations_at_end = 4.0
+    beside_reference = False  # images of saturated pixels are far from a Gaussian
     INK = 40.0  # levels above the lowest at which the last feature map ends
 
     def __init__(self, reference: Gaussian, predicts: str, prior: LevelPrior) -> None:
@@ -118,7 +119,7 @@ class LevelHead(ExpertHead):
     def calibrate(self, x: State, generator: torch.Generator) -> None:
         """Choose the weight of the reference's prediction at every knot, of a start that has the whole share."""
         self.share.fill_(1.0)
-        rows = x[:TRUST_ROWS]
+        rows = x[: max(1, min(TRUST_ROWS, TRUST_NUMBERS // x[0].numel()))]
         for i, knot in enumerate(self.knots):
             level = knot.double().expand(len(rows))
             eps = torch.randn(rows.shape, generator=generator, dtype=x.dtype).to(x.device)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from girsanov.calculus import gain, noised
+from girsanov.calculus import gain, noised, sum_event
 from girsanov.objectives.times import low_discrepancy
 from girsanov.pairs import ScoreModel
 from girsanov.solvers import LogSNRDensity
@@ -78,14 +78,18 @@ class GainObjective(DequantisedLoss):
     def _gain(
         self, model: ScoreModel, x: State, levels: Tensor, condition: Tensor | None, generator: torch.Generator
     ) -> Nats:
-        """One-draw gains at levels ``b``, in whose graph the levels are where they have one."""
+        """One-draw gains at levels ``b``, in whose graph the levels are where they have one.
+
+        Where the reference is far from the score, its error would hide the score's: then half the squared error, less.
+        """
         assert model.reference is not None
         with torch.set_grad_enabled(levels.requires_grad):
             eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
             z = noised(levels, x, eps)
             remainder = eps - model.reference.noise(levels, z)
         delta = model.deviation(levels, z, self._condition(condition, generator))
-        return gain(remainder, delta)
+        found = gain(remainder, delta)
+        return found if model.head.beside_reference else found - 0.5 * sum_event(remainder.square())
 
     def _condition(self, condition: Tensor | None, generator: torch.Generator) -> Tensor | None:
         if condition is None or self.drop_condition == 0.0:

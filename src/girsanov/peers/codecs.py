@@ -1,4 +1,4 @@
-"""Lossless codecs of pictures that everybody knows, on the same held-out images: bits per dimension of a whole sheet."""
+"""Lossless codecs of pictures that everybody knows, on the same held-out images: bits per dimension of a sheet."""
 
 __all__ = ["CODECS", "compressed"]
 
@@ -38,7 +38,9 @@ def compressed(levels: Tensor) -> dict[str, float]:
     if channels not in (1, 3) or not bytes_ or down * height > LARGEST or not n:
         return {}
     filled = torch.cat([levels, levels[-1:].expand(across * down - n, -1, -1, -1)]).to(torch.uint8)
-    sheet = filled.unflatten(0, (down, across)).permute(0, 3, 1, 4, 2).reshape(down * height, across * breadth, channels)
+    sheet = (
+        filled.unflatten(0, (down, across)).permute(0, 3, 1, 4, 2).reshape(down * height, across * breadth, channels)
+    )
     picture = Image.fromarray(np.ascontiguousarray(sheet.numpy() if channels == 3 else sheet[..., 0].numpy()))
     numbers = filled.numel()
     return {name: 8.0 * _size(picture, options) / numbers for name, options in CODECS.items() if _at_hand(name)}

@@ -37,7 +37,7 @@ class Peer:
     Attributes:
         name: its key in ``PEERS`` or ``LEVEL_PEERS``.
         settings: what was chosen on the validation rows.
-        log_prob: log-density of flat standardised rows, or where it is ``of_levels`` the log-probability of encoded ones.
+        log_prob: log-density of flat standardised rows, or where it is ``of_levels`` log-probability of encoded ones.
         validation: mean log-likelihood of the validation rows, nats in data units.
         seconds: what fitting took, all settings that were tried included.
         of_levels: whether it takes whole levels as they are, without dequantisation.

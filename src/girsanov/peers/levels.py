@@ -62,12 +62,17 @@ class LevelImages:
             yield self.of(self.data.x[index])
 
     def chosen(
-        self, name: str, tables: dict[str, Callable[[Tensor], Nats]], settings: dict[str, dict[str, float]], begun: float
+        self,
+        name: str,
+        tables: dict[str, Callable[[Tensor], Nats]],
+        settings: dict[str, dict[str, float]],
+        begun: float,
     ) -> Peer:
         """The one of several log-probabilities of levels that the validation rows prefer."""
         held = self.data.splits.validation[:VALIDATION_ROWS]
         values = {
-            key: float(torch.cat([table(levels) for levels in self.blocks(held)]).mean()) for key, table in tables.items()
+            key: float(torch.cat([table(levels) for levels in self.blocks(held)]).mean())
+            for key, table in tables.items()
         }
         best = max(values, key=lambda key: values[key])
         log_prob = lambda rows: tables[best](self.of(rows))  # noqa: E731

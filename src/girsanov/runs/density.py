@@ -25,7 +25,8 @@ from girsanov.runs.rows import Rows, Selection, tested_rows
 from girsanov.runs.run import Kind, Work
 from girsanov.types import InputError
 
-TRAINING, EVALUATION, PEERS, REPORT = 0.5, 0.15, 0.25, 0.1  # shares of a time budget
+#: shares of a time budget: training, evaluation, peers, report
+TABLES, IMAGES = (0.5, 0.15, 0.25, 0.1), (0.76, 0.09, 0.08, 0.07)
 TEST_ROWS = 10_000  # held-out rows that are evaluated at most
 CURVE_ROWS = 128
 SCORE_TEST_ROWS = 2000  # in which an effect of 0.0025 shows; a test of all pairs, at four noise levels
@@ -53,9 +54,15 @@ class DensityRun(Kind):
     def within(self, seconds: float | None) -> "DensityRun":
         if seconds is None:
             return self
-        others = EVALUATION + REPORT + (PEERS if self.evaluation.peers else 0.0)
-        limited = dataclasses.replace(self.config, time_budget=seconds * TRAINING / (TRAINING + others))
+        training, *others = self._shares
+        limited = dataclasses.replace(self.config, time_budget=seconds * training / (training + sum(others)))
         return dataclasses.replace(self, config=limited)
+
+    @property
+    def _shares(self) -> tuple[float, float, float, float]:
+        """Shares of a time budget: of training, evaluation, peers and report."""
+        training, evaluation, peers, report = IMAGES if self.chosen.data.schema.kind == "images" else TABLES
+        return training, evaluation, peers if self.evaluation.peers else 0.0, report
 
     def identity(self) -> Identity:
         """By the rows, how they were read, and the settings of the fit."""
@@ -101,13 +108,13 @@ class DensityRun(Kind):
         rows, begun = self.shown(model), time.monotonic()
         work.note(f"evaluating {len(rows):,} held-out rows")
         attempts = Attempts(work.note)
-        last = REPORT + (PEERS if self.evaluation.peers else 0.0)
-        budget = work.budget.part(EVALUATION / (EVALUATION + last))
+        _, share, of_peers, of_report = self._shares
+        budget = work.budget.part(share / (share + of_peers + of_report))
         bound, test = evaluated(model, rows, self.evaluation, self.config.seed, attempts, budget)
         rows, done = rows[: len(bound.value)], time.monotonic()
         values, peers = {"elbo": bound.value.cpu(), "stderr": bound.stderr.cpu()}, {}
         if self.evaluation.peers:
-            budget = work.budget.part(PEERS / last)
+            budget = work.budget.part(of_peers / (of_peers + of_report))
             found = peers_of(model, self.chosen.data.x, rows, bound, self.evaluation, attempts, budget)
             peers = {name: entry for name, (entry, _) in found.items()}
             values |= {name: value for name, (_, value) in found.items()}

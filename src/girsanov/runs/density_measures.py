@@ -24,6 +24,7 @@ from girsanov.runs.rows import Rows
 from girsanov.types import FEWEST, Estimate, InputError, State, require_counts
 
 PEER_SECONDS = 10.0  # peers get at least so long
+SAMPLES, SAMPLES_OF_LARGE, LARGE_ROW = 32, 8, 256  # evaluations of a row, and numbers beyond which it is a large one
 PILOT = 64  # rows of the bound that are timed first, where there is a time budget
 FITTING = 0.8  # of a peer's time; the rest evaluates it
 
@@ -33,7 +34,7 @@ class EvaluationConfig:
     """How a fitted model is evaluated.
 
     Attributes:
-        samples: network evaluations per row of the bound.
+        samples: network evaluations per row of the bound; by default 32, of rows of over 256 numbers 8.
         ode_rows: held-out rows on which the ODE's likelihood is computed; 0 leaves it out.
         peers: whether other models are fitted to the same rows.
         peer_seconds: time for each peer; by default what our own training took.
@@ -43,7 +44,7 @@ class EvaluationConfig:
         InputError: for a value that cannot work.
     """
 
-    samples: int = 32
+    samples: int | None = None
     ode_rows: int = 32
     peers: bool = True
     peer_seconds: float | None = None
@@ -55,6 +56,10 @@ class EvaluationConfig:
         if self.peer_seconds is not None and not 0.0 < self.peer_seconds < math.inf:
             raise InputError(f"peer_seconds must be positive; got {self.peer_seconds}")
 
+    def samples_of(self, rows: Rows) -> int:
+        """Evaluations of each of the rows."""
+        return self.samples or (SAMPLES if rows.x[0].numel() <= LARGE_ROW else SAMPLES_OF_LARGE)
+
 
 def evaluated(
     model: DensityModel, rows: Rows, evaluation: EvaluationConfig, seed: int, attempts: Attempts, budget: Budget
@@ -64,13 +69,14 @@ def evaluated(
     def measure(part: Rows, likelihood: str, condition: Any = None) -> tuple[Estimate, dict[str, Any]]:
         begun = time.monotonic()
         generator = torch.Generator().manual_seed(seed)
-        options = {"samples": evaluation.samples, "condition": condition, "generator": generator}
+        options = {"samples": evaluation.samples_of(rows), "condition": condition, "generator": generator}
         estimate = evaluate(model, part.data, likelihood, **options)
         seconds = {"fit_seconds": model.record["training"]["fit_seconds"], "seconds": _since(begun)}
         return estimate, summary(estimate) | seconds
 
     given = bool(model.classes) and rows.data.codes is not None
-    part = budget.part(0.4 if given else 0.6)
+    alone = model.lattice is not None  # no ODE comes after it
+    part = budget.part((0.5 if given else 1.0) if alone else (0.4 if given else 0.6))
     bound, entry = part.most("rows of the bound", len(rows), lambda n: measure(rows[:n], "elbo"), least=PILOT)
     rows, test = rows[: len(bound.value)], {"elbo": entry}
     if given:

@@ -36,6 +36,7 @@ class LogSNRDensity:
         atom: mass of the upper end point.
         slope: coefficient of a control variate at the ``edges``, shape ``m + 1``, or ``None`` where none was fitted.
         control: a closed-form law near the model's, whose denoiser is the control variate in place of a reference's.
+        alone: whether the squared error is sampled alone, since a reference's varies more than the error itself.
 
     Example:
         >>> density = LogSNRDensity.uniform(-10.0, 10.0)
@@ -49,6 +50,7 @@ class LogSNRDensity:
     atom: float = 0.0
     slope: Tensor | None = None
     control: nn.Module | None = None
+    alone: bool = False
 
     @classmethod
     def uniform(cls, low: float, high: float, *, atom: float = 0.0) -> "LogSNRDensity":
@@ -189,6 +191,7 @@ class LogSNRDensity:
                 "tune the loaded one again (girsanov.tune)"
             )
         plain = {"edges": self.edges.tolist(), "masses": self.masses.tolist(), "atom": self.atom}
+        plain |= {"alone": True} if self.alone else {}
         return plain if self.slope is None else {**plain, "slope": self.slope.tolist()}
 
     @classmethod
@@ -197,7 +200,7 @@ class LogSNRDensity:
         edges, masses = (torch.tensor(data[key], dtype=torch.float64) for key in ("edges", "masses"))
         slope = data.get("slope")
         slope = None if slope is None else torch.tensor(slope, dtype=torch.float64)
-        return cls(edges, masses, float(data["atom"]), slope)
+        return cls(edges, masses, float(data["atom"]), slope, alone=bool(data.get("alone", False)))
 
 
 def _interpolate(at: Tensor, levels: Tensor, values: Tensor) -> Tensor:

@@ -16,6 +16,9 @@ class Progress(Protocol):
     def stage(self, name: str) -> None:
         """What follows, where a fit is made of several runs: such as a section of a bridge."""
 
+    def say(self, sentence: str) -> None:
+        """What was decided, such as the size of a network."""
+
     def start(self, step: int, total: int) -> None:
         """Training begins, or goes on from a checkpoint."""
 
@@ -48,7 +51,8 @@ class PartProgress:
 
     def __init__(self, inner: Progress, name: str) -> None:
         self._inner, self._name = inner, name
-        self.start, self.advance, self.report, self.stop = inner.start, inner.advance, inner.report, inner.stop
+        self.say, self.start, self.advance = inner.say, inner.start, inner.advance
+        self.report, self.stop = inner.report, inner.stop
 
     def stage(self, name: str) -> None:
         """Name the part and what follows in it."""
@@ -81,6 +85,9 @@ class LineProgress(Progress):
     def stage(self, name: str) -> None:
         self._stage = f"{name}: "
 
+    def say(self, sentence: str) -> None:
+        print(sentence, file=self._stream or sys.stderr, flush=True)
+
     def start(self, step: int, total: int) -> None:
         """Begin to count the seconds between lines, in the first run."""
         self._total = total
@@ -108,6 +115,9 @@ class RichProgress(Progress):
 
     def stage(self, name: str) -> None:
         self._stage = name
+
+    def say(self, sentence: str) -> None:
+        print(sentence, file=sys.stderr, flush=True)
 
     def start(self, step: int, total: int) -> None:
         from rich.console import Console
