@@ -150,6 +150,8 @@ def _fit_flow(
     progress: Progress | None,
 ) -> tuple[SplineFlow, float]:
     """A spline flow by maximum likelihood, stopped early on held-out rows."""
+    if progress is not None:
+        progress.stage("spline flow")
     small = len(rows) < LARGE
     steps = 2000 if small else 6000
     settings = {

@@ -58,6 +58,8 @@ def fit_dequantiser(
     start = model.encoding.dequantiser
     if not isinstance(start, VariationalDequantise):
         return
+    if progress is not None:
+        progress.stage("dequantisation noise")
     rows, held = data.x[splits.train], data[splits.validation[:HELD_ROWS]]
     settings = TrainingConfig(
         steps=min(STEPS, config.steps or STEPS),

@@ -55,6 +55,8 @@ def train_score(
         progress: what shows the progress.
     """
     members = len(model.score.network.members) if isinstance(model.score.network, Ensemble) else 1
+    if progress is not None:
+        progress.stage("training")
     settings = _settings(config, model.schema.event_shape, len(splits.train), members, seconds)
     identity = f"{fingerprint(data.x.cpu())} {model.schema.cells} {config.to_json() | {'time_budget': None}}"
     return train(

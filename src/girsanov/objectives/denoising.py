@@ -89,7 +89,8 @@ class GainObjective(DequantisedLoss):
             remainder = eps - model.reference.noise(levels, z)
         delta = model.deviation(levels, z, self._condition(condition, generator))
         found = gain(remainder, delta)
-        return found if model.head.beside_reference else found - 0.5 * sum_event(remainder.square())
+        beside = model.head is None or model.head.beside_reference
+        return found if beside else found - 0.5 * sum_event(remainder.square())
 
     def _condition(self, condition: Tensor | None, generator: torch.Generator) -> Tensor | None:
         if condition is None or self.drop_condition == 0.0:
