@@ -5,6 +5,7 @@ import socket
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_sample_images
 
 from girsanov.datasets import load, names, read
 from girsanov.types import InputError
@@ -16,7 +17,7 @@ def test_named_data_are_as_listed(name, description, rows, event_shape):
     assert data.x.shape == (rows, *event_shape)
     assert data.name == name
     assert len(description) > 10
-    assert (data.labels is not None) == (name == "digits")
+    assert (data.labels is not None) == (name in ("digits", "photographs"))
 
 
 def test_digits_are_images_of_seventeen_grey_levels():
@@ -27,6 +28,19 @@ def test_digits_are_images_of_seventeen_grey_levels():
     assert data.classes == tuple("0123456789")
     assert data.labels is not None
     assert np.bincount(data.labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+def test_photographs_are_split_by_region():
+    """The patches put together again are the pictures, test patches at the right; the rest below and beside is cut."""
+    data, pictures = load("photographs"), load_sample_images().images
+    assert (data.n_train, data.classes) == (416, ("china", "flower"))
+    assert data.schema.discrete
+    for code, picture in enumerate(pictures):
+        whole = []
+        for part, columns in ((slice(0, 416), 16), (slice(416, 520), 4)):
+            patches = data[part].x[data[part].codes == code]
+            whole.append(patches.unflatten(0, (13, columns)).permute(0, 3, 1, 4, 2).reshape(416, 32 * columns, 3))
+        np.testing.assert_array_equal(np.concatenate(whole, 1), picture[:416])
 
 
 def test_a_name_wins_over_a_path(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ __all__ = ["NAMED", "read"]
 import difflib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,15 @@ from girsanov.types import InputError
 #: data that scikit-learn ships: description in one line, number of rows, shape of a row
 NAMED: dict[str, tuple[str, int, tuple[int, ...]]] = {
     "digits": ("handwritten digits, 8 x 8 pixels, 17 grey levels, 10 classes", 1797, (1, 8, 8)),
+    "photographs": ("patches of two photographs in colour, decoded JPEGs, split by region", 520, (3, 32, 32)),
     "breast_cancer": ("features of cell nuclei in biopsies", 569, (30,)),
     "diabetes": ("age, sex, body mass, blood pressure and six blood values", 442, (10,)),
     "iris": ("sepals and petals of three kinds of iris, in cm", 150, (4,)),
     "wine": ("chemical analysis of wines of three cultivars", 178, (13,)),
 }
+
+PATCH = 32  #: pixels of a side of the photographs' patches
+TEST_COLUMNS = 4  #: of patches at the right of each photograph, of 20
 
 _READERS = {
     **dict.fromkeys(TEXT_SUFFIXES, read_text),
@@ -44,11 +48,10 @@ def read(source: str | os.PathLike[str]) -> Raw:
     """Read any source that the command line accepts as DATA.
 
     Args:
-        source: a name (``digits``, ``breast_cancer``, ``diabetes``, ``iris``, ``wine``); a ``.csv``,
-            ``.tsv`` or ``.txt`` file, also packed (``.gz``, ``.bz2``, ``.xz``, ``.zip``); a ``.parquet``, ``.npy`` or
-            ``.npz`` file; a folder of idx files, of images or
-            of a saved dataset; or a Hugging Face dataset id. A name wins over a path; write
-            ``./digits`` for a folder of that name.
+        source: a name (``digits``, ``photographs``, ``breast_cancer``, ``diabetes``, ``iris``, ``wine``); a ``.csv``,
+            ``.tsv`` or ``.txt`` file, also packed (``.gz``, ``.bz2``, ``.xz``, ``.zip``); a ``.parquet``, ``.npy``
+            or ``.npz`` file; a folder of idx files, of images or of a saved dataset; or a Hugging Face dataset id. A
+            name wins over a path; write ``./digits`` for a folder of that name.
 
     Raises:
         InputError: one sentence that names the source, for everything that can go wrong.
@@ -131,6 +134,36 @@ def _read_named(name: str) -> Raw:
         bunch: Any = datasets.load_digits()
         values = bunch.images.astype(np.uint8)[:, None]
         return Raw(name, "images", values=values, labels=bunch.target.astype(np.int64))
+    if name == "photographs":
+        bunch = datasets.load_sample_images()
+        return _patches(name, bunch.images, [Path(file).stem for file in bunch.filenames])
     # scaled=False: ages in years and not in units of their standard deviation.
     options = {"scaled": False} if name == "diabetes" else {}
     return framed(getattr(datasets, f"load_{name}")(as_frame=True, **options).data, name)
+
+
+def _patches(name: str, pictures: Sequence[np.ndarray], classes: Sequence[str]) -> Raw:
+    """Disjoint patches of pictures ``h w 3``, row by row of patches; the right-hand columns of each are the test set.
+
+    Random patches would not do: of two neighbours, one would tell much about the other.
+    """
+    parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for picture in pictures:
+        down, across = (side // PATCH for side in picture.shape[:2])
+        cut = picture[: down * PATCH, : across * PATCH].reshape(down, PATCH, across, PATCH, 3).transpose(0, 2, 4, 1, 3)
+        for part, columns in zip(parts, (cut[:, :-TEST_COLUMNS], cut[:, -TEST_COLUMNS:]), strict=True):
+            part.append(columns.reshape(-1, 3, PATCH, PATCH))
+    train, test = parts
+    labels = [np.repeat(np.arange(len(part)), [len(patches) for patches in part]) for part in parts]
+    return Raw(
+        name,
+        "images",
+        values=np.concatenate([*train, *test]).astype(np.uint8),
+        labels=np.concatenate(labels),
+        classes=tuple(classes),
+        n_train=sum(map(len, train)),
+        notes=(
+            "Decoded JPEGs: their blocks of 8 x 8 pixels show in the likelihood. Test patches are the right-hand fifth "
+            "of each photograph.",
+        ),
+    )
