@@ -103,36 +103,9 @@ def mnist(found):
     ]
 
 
-def full(found):
-    """MNIST at full size."""
-    lines = [
-        "",
-        "## MNIST, 28 × 28",
-        "",
-        "| decoder | goal, bits/dim | reached | ± estimator | ± rows | test images | met |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in found["rows"]:
-        lines.append(
-            f"| {row['decoder']} | {row['goal']:.2f} | {row['bits_per_dim']:.3f} | {row['stderr_estimator']:.3f} | "
-            f"{row['stderr_rows']:.3f} | {row['test_rows']:,} | {'yes' if row['goal_met'] else 'no'} |"
-        )
-    if found["small"]:
-        seconds = sum(row["training"]["seconds"] for row in found["rows"])
-        lines += [
-            "",
-            caption(
-                f"A small run on one processor core: a small network, {seconds:.0f} s of training for both. The goals",
-                "are for the U-Net on an accelerator, which the same command trains in steps of at most ten minutes;",
-                "none was at hand, so they stand open.",
-            ),
-        ]
-    return [*lines, "", source("paper1-mnist-full", "FOLDER --out RUN")]
-
-
 PAGE = Page(
     ROOT / "docs" / "paper1.md",
-    {"paper1-family": family, "paper1-depth": depth, "paper1-mnist": mnist, "paper1-mnist-full": full},
+    {"paper1-family": family, "paper1-depth": depth, "paper1-mnist": mnist},
 )
 
 if __name__ == "__main__":
