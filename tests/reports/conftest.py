@@ -1,5 +1,6 @@
 """Two tiny complete runs, a table with hostile names and images, whose reports the tests of a session share."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,4 @@ def image_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     shape = (90, 3, 4, 4)
     np.save(folder / "pictures.npy", rng(0).integers(0, 256, shape).astype(np.uint8))
-    return make_run(
-        folder, folder / "pictures.npy", EvaluationConfig(samples=8, ode_rows=0, peers=False, sampler_steps=8)
-    )
+    return make_run(folder, folder / "pictures.npy", dataclasses.replace(EVALUATION, ode_rows=0))

@@ -73,7 +73,7 @@ def test_a_report_in_a_browser(kind, width, chromium, tmp_path, request):
     assert found["title"] != "x"  # no column's name has run
     assert all(side > 0 for side in found["images"])
     assert len(found["images"]) == (18 if kind == "image_run" else 0)
-    assert len(found["figures"]) == (4 if kind == "image_run" else 7)
+    assert len(found["figures"]) == (5 if kind == "image_run" else 7)
     assert all(wide > 300 and high > 50 for wide, high in found["figures"])
     assert found["scroll"] <= found["window"]  # what is too wide scrolls by itself
 

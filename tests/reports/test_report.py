@@ -8,8 +8,10 @@ import torch
 from jinja2 import UndefinedError
 from PIL import Image
 
+from girsanov.cli.output import print_result
 from girsanov.datasets import from_array
-from girsanov.reports import figures, result_tables, samples_png
+from girsanov.peers import LEVEL_PEERS, PEERS
+from girsanov.reports import as_lossless_code, figures, result_tables, samples_png
 from girsanov.reports.page import TEMPLATES, render
 from girsanov.reports.png import image_grid, png_bytes
 from girsanov.runs import write_report
@@ -85,7 +87,7 @@ def test_sections_of_a_table(table_run):
 
 
 def test_sections_of_images(image_run):
-    assert Reader(image_run.page).headings == [title for title in HEADINGS if title != "Paired differences"]
+    assert Reader(image_run.page).headings == HEADINGS
     assert image_run.page.count("<img ") == 2 + 16
 
 
@@ -110,8 +112,40 @@ def test_kinds_and_models_never_share_a_table(table_run, image_run):
             assert len({row[1] for row in part.rows}) == 1
             assert not {"girsanov, SDE", "girsanov, ODE"} <= {row[0] for row in part.rows}
             assert all(len(row) == len(part.header) for row in part.rows)
-        assert sum(len(part.rows) for part in result_tables(run.metrics)) == len(entries)
+        count = len(entries) + len(run.metrics["codecs"])
+        assert sum(len(part.rows) for part in result_tables(run.metrics)) == count
     assert len(result_tables(table_run.metrics)) == 3  # the bound, exact peers, the ODE
+
+
+def test_images_stand_beside_tables_of_levels_and_codecs(image_run, table_run, capsys):
+    metrics = image_run.metrics
+    assert list(metrics["peers"]) == [*LEVEL_PEERS, *PEERS]
+    assert {entry["kind"] for name, entry in metrics["peers"].items() if name in LEVEL_PEERS} == {"exact"}
+    assert metrics["codecs"]["png"]["rows"] == metrics["test"]["elbo"]["rows"]
+    assert table_run.metrics["codecs"] == {}
+    print_result(metrics)
+    printed = capsys.readouterr().out
+    for shown in ("PNG, lossless", "per-pixel histogram", "neighbour table", as_lossless_code(metrics)):
+        assert shown in printed
+        assert shown in image_run.page
+    assert as_lossless_code(table_run.metrics) == ""
+
+
+def test_a_lossless_code_is_compared_both_ways():
+    entry = {"bits_per_dim": 1.43, "nats": -777.0, "rows_stderr": 6.5, "kind": "lower_bound", "rows": 1500}
+
+    def said(png, webp):
+        return as_lossless_code({"test": {"elbo": entry}, "codecs": {"png": one(png), "webp": one(webp)}})
+
+    def one(bits):
+        return {"bits_per_dim": bits, "rows": 1500}
+
+    first = "As a lossless code these images take 1.43 ± 0.012 bits per dimension: "
+    assert said(1.716, 1.473).startswith(first + "1.2 times smaller than PNG, 1.03 times smaller than WebP. ")
+    assert said(1.3, 1.4301).startswith(first + "1.1 times larger than PNG, as large as WebP. ")
+    assert "(1,500 held-out images, ± their standard error; at most so many bits, with an ideal" in said(1.0, 1.0)
+    entry = {**entry, "kind": "exact", "rows_stderr": None}
+    assert "(1,500 held-out images; with an ideal entropy coder; " in said(1.0, 1.0)
 
 
 def test_figures_do_not_change_matplotlib(table_run):

@@ -127,7 +127,9 @@ class Evaluation:
         typer.Option(min=1, help="Network evaluations per row.", show_default="32, of rows of over 256 numbers 8"),
     ] = None
     ode_rows: Annotated[int, typer.Option(min=0, help="Held-out rows for the ODE's likelihood.")] = 32
-    peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Fit other models to the same rows.")] = True
+    peers: Annotated[
+        bool, typer.Option("--peers/--no-peers", help="Fit other models to the same rows; of images also PNG and WebP.")
+    ] = True
     peer_seconds: Annotated[
         float | None, typer.Option(metavar="S", help="Seconds for each peer.", show_default="as the training")
     ] = None

@@ -3,7 +3,7 @@
 __all__ = ["Peer", "PeerData"]
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,6 +23,7 @@ MAX_COPIES = 8
 VALIDATION_DRAWS = 4
 VALIDATION_ROWS = 2000  # as many as our own choices look at
 TEST_DRAWS = 8  # the number of replicates of our own bound, whose draws these are
+FEW_DRAWS, WIDE = 2, 256  # of more dimensions, whose draws average each other's noise out
 CHUNK = 4096
 BROAD = 0.005  # share of independent Cauchy columns in every peer
 
@@ -37,7 +38,7 @@ class Peer:
     Attributes:
         name: its key in ``PEERS`` or ``LEVEL_PEERS``.
         settings: what was chosen on the validation rows.
-        log_prob: log-density of flat standardised rows, or where it is ``of_levels`` log-probability of encoded ones.
+        log_prob: log-density of flat standardised rows; where it is ``of_levels``, log-probability of encoded ones.
         validation: mean log-likelihood of the validation rows, nats in data units.
         seconds: what fitting took, all settings that were tried included.
         of_levels: whether it takes whole levels as they are, without dequantisation.
@@ -95,11 +96,16 @@ class PeerData:
 
     def validation(self, log_prob: LogProb) -> float:
         """Mean log-likelihood of the validation rows, nats in data units, every copy of a row with its own draws."""
-        generator, values = stream(self.seed, "validation peers"), []
+        return self.validations({"": log_prob})[""]
+
+    def validations(self, log_probs: Mapping[str, LogProb]) -> dict[str, float]:
+        """:meth:`validation` of several log-densities, of the same draws."""
+        generator, values = stream(self.seed, "validation peers"), {name: [] for name in log_probs}
         for rows in self.x[self.splits.validation][:VALIDATION_ROWS].split(CHUNK):
             y, log_det = self.encoding.spread(rows, generator, VALIDATION_DRAWS)
-            values.append(_with_broad_share(log_prob, y.flatten(1)) + log_det)
-        return float(torch.cat(values).mean())
+            for name, log_prob in log_probs.items():
+                values[name].append(_with_broad_share(log_prob, y.flatten(1)) + log_det)
+        return {name: float(torch.cat(found).mean()) for name, found in values.items()}
 
     def estimate(self, peer: Peer, rows: State) -> Estimate:
         """Log-likelihood of encoded rows in data units: exact, or the bound that dequantisation gives."""
@@ -107,7 +113,8 @@ class PeerData:
         if peer.of_levels:
             value = peer.log_prob(rows)
             return Estimate(value, torch.zeros_like(value), kind="exact", measure="mass", **common)
-        values, common = self._values(peer.log_prob, rows, TEST_DRAWS), common | {"measure": self.encoding.measure}
+        draws = TEST_DRAWS if self.dim <= WIDE else FEW_DRAWS
+        values, common = self._values(peer.log_prob, rows, draws), common | {"measure": self.encoding.measure}
         if self.encoding.draws:
             return Estimate.from_replicates(values, kind="lower_bound", **common)
         return Estimate(values[0], torch.zeros_like(values[0]), kind="exact", **common)

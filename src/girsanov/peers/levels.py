@@ -21,12 +21,15 @@ from torch.nn.functional import pad
 from girsanov.peers.data import VALIDATION_ROWS, Peer, PeerData
 from girsanov.types import Nats, State
 
-STRENGTHS = (0.5, 2.0, 8.0, 32.0, 128.0)  # s
+STRENGTHS = (0.5, 2.0, 8.0, 32.0, 128.0, 512.0, 2048.0)  # s
 CLASSES = (3, 4, 6, 8, 12)  # into which a neighbour's level is put
 MOST_CONTEXTS = 2**15
 BLOCK = 2048  # images at a time
 #: of the pixel's own channel: how many rows up, and columns to the left; the first two are the coarser table's
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
+
+#: log-probabilities of levels ``n c h w``, shape ``n``, by settings
+Tables = dict[str, Callable[[Tensor], Nats]]
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,8 @@ def fit_pixels(data: PeerData, seconds: float) -> Peer:
         counts += torch.bincount(index.flatten(), minlength=d * images.count)
     counts = counts.reshape(d, images.count)
     coarser = _leaning(counts.sum(0, keepdim=True), torch.full((1, images.count), 1.0 / images.count), 1.0)
-    tables, settings = {}, {}
+    tables: Tables = {}
+    settings: dict[str, dict[str, float]] = {}
     for strength in STRENGTHS:
         table = _leaning(counts, coarser, strength).log()
         tables[f"{strength}"] = lambda levels, table=table: (
@@ -112,7 +116,7 @@ def fit_neighbours(data: PeerData, seconds: float) -> Peer:
         seconds: the search for numbers of classes stops once so many have passed.
     """
     begun, images = time.monotonic(), LevelImages(data)
-    tables: dict[str, Callable[[Tensor], Nats]] = {}
+    tables: Tables = {}
     settings: dict[str, dict[str, float]] = {}
     for classes in CLASSES:
         channels = data.model.schema.event_shape[0]

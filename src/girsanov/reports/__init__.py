@@ -6,6 +6,7 @@ __all__ = [
     "ResultTable",
     "ScoreTests",
     "advice",
+    "as_lossless_code",
     "composition",
     "differences",
     "render_report",
@@ -15,4 +16,4 @@ __all__ = [
 
 from girsanov.reports.page import Attempts
 from girsanov.reports.report import Contents, ScoreTests, render_report, samples_png
-from girsanov.reports.tables import ResultTable, advice, composition, differences, result_tables
+from girsanov.reports.tables import ResultTable, advice, as_lossless_code, composition, differences, result_tables

@@ -28,7 +28,7 @@ from girsanov.reports.page import number
 
 INK = "#010203"  # of the style's file: the page's own colour takes its place
 OURS, DATA, OTHER = "#2f81c7", "#d9822b", "#8a8f98"
-PEER_COLOURS = ("#d9822b", "#5aa469", "#a06cc4", "#8a8f98")
+PEER_COLOURS = ("#d9822b", "#5aa469", "#a06cc4", "#8a8f98", "#c2577a", "#4fa3a5")
 MAX_PAIRS, MAX_POINTS, MAX_MARGINALS = 5, 500, 12
 
 STYLE = Path(__file__).with_name("templates") / "figures.mplstyle"

@@ -31,7 +31,7 @@ from girsanov.reports import figures
 from girsanov.reports.examples import extremes, samples_beside_data
 from girsanov.reports.page import Attempts, render
 from girsanov.reports.png import image_grid, png_bytes
-from girsanov.reports.tables import NAMES, advice, composition, differences, result_tables
+from girsanov.reports.tables import NAMES, advice, as_lossless_code, composition, differences, result_tables
 from girsanov.stein import BLIND_SPOTS
 from girsanov.types import FEWEST, student_quantile
 
@@ -158,7 +158,7 @@ def _result(contents: Contents) -> str:
     metrics = contents.metrics
     name, entry = _main(metrics)
     model, kind = NAMES.get(name, name).removeprefix("girsanov, "), entry["kind"].replace("_", " ")
-    said = {"composition": composition(metrics), "advice": advice(metrics)}
+    said = {"composition": composition(metrics), "code": as_lossless_code(metrics), "advice": advice(metrics)}
     return render("result", entry=entry, kind=kind, model=model, tables=result_tables(metrics), **said)
 
 

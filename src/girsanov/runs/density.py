@@ -19,7 +19,7 @@ from girsanov.likelihoods.score_test import LEVELS
 from girsanov.reports import Attempts, Contents, ScoreTests, render_report, samples_png
 from girsanov.reports.report import CERTIFICATE, CURVE, SAMPLES, TESTS
 from girsanov.runs.budget import Budget
-from girsanov.runs.density_measures import EvaluationConfig, evaluated, peers_of
+from girsanov.runs.density_measures import EvaluationConfig, codecs_of, evaluated, peers_of
 from girsanov.runs.folder import Identity, RunFolder
 from girsanov.runs.rows import Rows, Selection, tested_rows
 from girsanov.runs.run import Kind, Work
@@ -112,9 +112,10 @@ class DensityRun(Kind):
         budget = work.budget.part(share / (share + of_peers + of_report))
         bound, test = evaluated(model, rows, self.evaluation, self.config.seed, attempts, budget)
         rows, done = rows[: len(bound.value)], time.monotonic()
-        values, peers = {"elbo": bound.value.cpu(), "stderr": bound.stderr.cpu()}, {}
+        values, peers, codecs = {"elbo": bound.value.cpu(), "stderr": bound.stderr.cpu()}, {}, {}
         if self.evaluation.peers:
             budget = work.budget.part(of_peers / (of_peers + of_report))
+            codecs = codecs_of(model.schema, rows, attempts, budget)
             found = peers_of(model, self.chosen.data.x, rows, bound, self.evaluation, attempts, budget)
             peers = {name: entry for name, (entry, _) in found.items()}
             values |= {name: value for name, (_, value) in found.items()}
@@ -124,6 +125,7 @@ class DensityRun(Kind):
             **{name: model.record.get(name) for name in ("data", "training", "starting_points", "mixed")},
             "test": test,
             "peers": peers,
+            "codecs": codecs,
             "failed": attempts.failed,
             "timing": {
                 "training": training["fit_seconds"],

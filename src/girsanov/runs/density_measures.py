@@ -1,6 +1,6 @@
 """What a fitted density model is worth on held-out rows, beside peers that are fitted to the same rows."""
 
-__all__ = ["EvaluationConfig", "evaluated", "peers_of"]
+__all__ = ["EvaluationConfig", "codecs_of", "evaluated", "peers_of"]
 
 import math
 import time
@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from girsanov.datasets import Splits
+from girsanov.datasets import Schema, Splits
 from girsanov.density_model import DensityModel
 from girsanov.evaluation import difference, evaluate, summary
-from girsanov.peers import PEERS, Peer, PeerData
+from girsanov.peers import SEARCHES, Peer, PeerData, compressed, peers_for
 from girsanov.randomness import seed_of
 from girsanov.reports import Attempts
 from girsanov.runs.budget import Budget
@@ -25,7 +25,7 @@ from girsanov.types import FEWEST, Estimate, InputError, State, require_counts
 
 PEER_SECONDS = 10.0  # peers get at least so long
 SAMPLES, SAMPLES_OF_LARGE, LARGE_ROW = 32, 8, 256  # evaluations of a row, and numbers beyond which it is a large one
-PILOT = 64  # rows of the bound that are timed first, where there is a time budget
+PILOT = 64  # rows of the bound, and of codecs, that are timed first, where there is a time budget
 FITTING = 0.8  # of a peer's time; the rest evaluates it
 
 
@@ -132,15 +132,45 @@ def peers_of(
         }
         return entry, estimate.value
 
-    entries = {}
-    for left, (name, fit_peer) in zip(range(len(PEERS), 0, -1), PEERS.items(), strict=True):
-        seconds, what = min(wanted, FITTING * budget.left / left), name.replace("_", " ")
-        shown = 1.0 if name == "gaussian" else seconds  # its fit is closed form
-        attempts.note(f"fitting for comparison: {what} (at most about {shown:.0f} s)")
+    entries, peers = {}, peers_for(model.schema)
+    for position, (name, fit_peer) in enumerate(peers.items()):
+        left = list(peers)[position:]  # the quick ones come first and leave most of their time to those that search
+        seconds, what = min(wanted, FITTING * budget.left / len(left)), name.replace("_", " ")
+        shown = f" (at most about {seconds:.0f} s)" if name in SEARCHES else ""
+        attempts.note(f"fitting for comparison: {what}{shown}")
         found = attempts(what, partial(compare, fit_peer, seconds))
         if found is not None:
             entries[name] = found
     return entries
+
+
+def codecs_of(schema: Schema, rows: Rows, attempts: Attempts, budget: Budget) -> dict[str, dict[str, Any]]:
+    """An entry for each lossless codec of pictures: bits per dimension of the rows, where they are images of bytes.
+
+    Args:
+        schema: of the rows.
+        rows: held-out ones, all that the model's bound is of.
+        attempts: keeps why there is none.
+        budget: within which all rows must be written.
+    """
+    if schema.kind != "images" or len(schema.event_shape) != 3 or not bool((schema.bin_width > 0).all()):
+        return {}
+    levels = ((rows.x.cpu() - schema.offset) / schema.bin_width).round().long()
+    lowest = int(levels.min())
+    levels = levels if lowest >= 0 and int(levels.max()) <= 255 else levels - lowest  # as of pixels from -1 to 1
+
+    def files() -> dict[str, float]:
+        budget.require()
+        begun = time.monotonic()
+        found = compressed(levels[:PILOT])
+        if len(levels) <= PILOT:
+            return found
+        if (time.monotonic() - begun) * len(levels) / PILOT > budget.left:
+            raise InputError("no time was left for it: give a larger time budget")
+        return compressed(levels)
+
+    found = attempts("files of codecs", files) or {}
+    return {name: {"bits_per_dim": bits, "rows": len(levels)} for name, bits in found.items()}
 
 
 def _since(begun: float) -> float:
