@@ -69,7 +69,7 @@ def test_neighbours_and_earlier_channels_are_heard():
 def test_what_does_not_vary_leans_on_all_pixels():
     """Pixels of one law: the strongest smoothing is not refused, and its table is nearly that of all of them."""
     generator = seeded(1)
-    data = peer_data(torch.randint(0, LEVELS, (300, 1, 4, 4), generator=generator))
+    data = peer_data(torch.randint(0, 16, (300, 1, 16, 16), generator=generator))
     assert fit_pixels(data, 1.0).settings["smoothing"] >= STRENGTHS[3]
 
 
