@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from girsanov.datasets import Data, Splits, fingerprint, from_array, load, split
 from girsanov.densities import Gaussian
+from girsanov.densities.stationary import fit_image_gaussian
 from girsanov.density_model.conditions import Conditioning, class_names, continuous_conditions, training_labels
 from girsanov.density_model.config import LEARNED, Config, FitConfig
 from girsanov.density_model.coordinates import Coordinates, fit_coordinates
@@ -40,6 +41,7 @@ from girsanov.types import InputError, State
 
 PROPOSAL_ROWS, FEWEST_ROWS = 512, 24
 PROPOSAL_NUMBERS = 2**15  # in the rows that a proposal is fitted to
+HELD_ROWS = 256  # that the reference of images is chosen by
 LEVELS, FEWER_LEVELS = 40, 20  # where it is measured, of short rows and of long ones
 MOST_NUMBERS = 2**24  # in the rows, or their dequantised copies, that the reference is fitted to
 
@@ -148,7 +150,9 @@ def prepare(data: Data, splits: Splits, config: FitConfig, coordinates: Coordina
     some = rows[:: math.ceil(rows.numel() / MOST_NUMBERS)]
     copies = max(1, min(COPIES, MOST_NUMBERS // some.numel()))
     y, _ = smooth.spread(some, stream(config.seed, "reference"), copies)
-    reference = Gaussian.fit(y, rank=config.rank)
+    held, _ = smooth.spread(data.x[splits.validation][:HELD_ROWS], stream(config.seed, "held-out reference"), copies=1)
+    stationary = data.schema.kind == "images" and config.rank is None
+    reference = fit_image_gaussian(y, held) if stationary else Gaussian.fit(y, rank=config.rank)
     head = choose_head(rows, coordinates, reference, config)
     conditioning = Conditioning.of(data) if config.conditional else Conditioning()
     built = Architecture.chosen(config, shape, len(rows), len(conditioning.classes), conditioning.width or 0)
