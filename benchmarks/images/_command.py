@@ -21,7 +21,7 @@ import torch
 
 from benchmarks._record import append_line, read_lines
 from girsanov.density_model import DensityModel
-from girsanov.networks import Ensemble
+from girsanov.networks import NETWORKS, Ensemble, default_network
 from girsanov.objectives import Batch, DenoisingObjective
 from girsanov.peers import compressed
 from girsanov.runs.rows import part_rows
@@ -142,7 +142,9 @@ def step_seconds(run, rounds=5, steps=10, threads=2):
     model = DensityModel.from_pretrained(run)
     x, network = parts(model)[0].x, model.score.network
     members = list(network.members) if isinstance(network, Ensemble) else [network]
-    size = min(len(members) * model.record["config"]["batch_size"], len(x))
+    config = model.record["config"]
+    each = config["batch_size"] or NETWORKS[config["network"] or default_network(x.shape[1:])].batch_size
+    size = min(len(members) * each, len(x))
     objective, calls = DenoisingObjective(model.score, model.encoding.transforms), []
 
     def note(member, given):
