@@ -62,7 +62,7 @@ def test_sampling_backwards_arrives_at_the_start(quick):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("loss", "train_steps", "ema_decay"), [("matching", 200, 0.95), ("trajectory", 400, 0.97)])
+@pytest.mark.parametrize(("loss", "train_steps", "ema_decay"), [("matching", 100, 0.95), ("trajectory", 400, 0.97)])
 def test_projections_from_the_reference_reach_the_bridge(loss, train_steps, ema_decay):
     """From the reference, whose ends are uncoupled to the target: the cross-covariance within a few per cent.
 

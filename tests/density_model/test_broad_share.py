@@ -20,10 +20,10 @@ from girsanov.transforms import Standardise
 from tests.seeds import rng, seed, seeded
 
 TINY = {"network": gv.networks.MLPConfig(width=16, blocks=1), "members": 1, "steps": 40, "flow": False, "test": 0.0}
-KINDS = {
-    "lattice": {"gaussianise": False},
+KINDS = {  # one beside closed forms, the others alone: a mixture's share would hide that a diffusion has none
+    "lattice": {"gaussianise": False, "mixed": False},
     "columns": {},
-    "two-layer": {"gaussianise": False, "network": "two-layer"},
+    "two-layer": {"gaussianise": False, "network": "two-layer", "mixed": False},
     "variational": {"gaussianise": False, "dequantise": "variational"},
     "categorical": {"gaussianise": False, "dequantise": "categorical"},
 }

@@ -235,12 +235,12 @@ gv.fit(x, config=config, out=sys.argv[1]).save_pretrained(Path(sys.argv[1]) / "m
 """
 
 
-def test_kill_and_resume_end_with_the_same_bits(tmp_path):
+def test_kill_and_resume_end_with_the_same_bits(tmp_path, monkeypatch):
     """SIGKILL in the middle of the fit, the same command again: the weights of an uninterrupted run."""
-    steps = "100"
-    whole = tmp_path / "whole"
-    subprocess.run([sys.executable, "-c", KILLED, str(whole), steps], check=True)
-    broken = tmp_path / "broken"
+    steps, script = "100", compile(KILLED, "killed", "exec")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    monkeypatch.setattr(sys, "argv", ["killed", str(whole), steps])
+    exec(script, {})
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(broken), steps])
     log, deadline = broken / "train.jsonl", time.monotonic() + 60
     while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") >= 2):
@@ -248,7 +248,8 @@ def test_kill_and_resume_end_with_the_same_bits(tmp_path):
     process.kill()
     process.wait()
     assert not (broken / "model").exists()
-    subprocess.run([sys.executable, "-c", KILLED, str(broken), steps], check=True)
+    monkeypatch.setattr(sys, "argv", ["killed", str(broken), steps])
+    exec(script, {})
     assert _digest(whole / "model" / "model.safetensors") == _digest(broken / "model" / "model.safetensors")
 
 
