@@ -50,7 +50,7 @@ class Effort:
         """What was chosen, and what twice the time would buy.
 
         Example:
-            >>> Effort(64, 64, 90_000, 60_000).sentence(215.0, Effort(96, 64, 120_000, 60_000))[68:]
+            >>> Effort(64, 64, 90_000, 60_000).sentence(215.0, Effort(96, 64, 120_000, 60_000))[52:]
             'some 1,400 steps (1.5 epochs). Twice the time would buy width 96 and some 1,900 steps (2 epochs).'
         """
         wider = f"width {twice.width} and " if twice.width != self.width else ""
