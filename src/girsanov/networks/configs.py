@@ -28,7 +28,7 @@ from girsanov.networks.unet import UNet
 from girsanov.processes.base import is_number
 from girsanov.types import InputError, require_count, require_counts
 
-SMALL_IMAGE = 16  # sides up to this get the two-level network with learned positions
+SMALL_IMAGE = 12  # sides up to this get the two-level network with learned positions
 UNET_WIDTH = 8  # of whose multiples its channels are
 EVEN_SIDES = (
     "The {name} network needs images (c, h, w) with even sides of 4 or more; these rows have shape {shape}: leave the "
