@@ -215,4 +215,4 @@ def _proposal(model: DensityModel, rows: State) -> Any:
     count = PROPOSAL_NUMBERS // rows[0].numel()
     levels = LEVELS if count >= PROPOSAL_ROWS else FEWER_LEVELS
     y, _ = model.encoding.spread(rows[: max(FEWEST_ROWS, min(PROPOSAL_ROWS, count))], stream(0, "proposal"), copies=1)
-    return fit_proposal(model.pair, y.float(), levels=levels)
+    return fit_proposal(model.replace(proposal=None).pair, y.float(), levels=levels)

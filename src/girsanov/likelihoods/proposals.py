@@ -58,7 +58,7 @@ def fit_proposal(
     grid = torch.linspace(low, high, levels, dtype=torch.float64)
     fits = [_fit_level(rows, level, noise) for level in grid]
     values, _, own = rows.values(grid[-1], noise, at_end=True)
-    alone = sum(fit.own_square for fit in fits) < sum(fit.square for fit in fits)
+    alone = sum(fit.own_square for fit in fits) <= sum(fit.square for fit in fits)
     sizes = torch.tensor([fit.own if alone else fit.size for fit in fits], dtype=torch.float64)
     slope = None if alone else torch.tensor([fit.slope for fit in fits], dtype=torch.float64)
     found = LogSNRDensity.from_sizes(low, high, grid, sizes, end_size=_root(own if alone else values), slope=slope)
