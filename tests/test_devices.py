@@ -57,6 +57,11 @@ FITS = {
         images(),
         None,
     ),
+    "many levels and classes": (
+        {"network": gv.networks.ImageConfig(width=8, blocks=1), "conditional": True},
+        11 * images(),
+        torch.arange(40) % 3,
+    ),
 }
 
 

@@ -151,3 +151,12 @@ def test_bins_have_a_positive_width_each(width):
     estimate = Estimate.from_replicates(torch.zeros(4, 3), event_dim=2, **FIELDS)
     with pytest.raises(InputError, match="bin_width must be positive, one number or one for each of 2 dimensions"):
         estimate.bits_per_dim(width)
+
+
+def test_an_estimate_prints_as_one_line_whatever_it_holds():
+    one = Estimate(torch.tensor([-1.5]), torch.zeros(1), "exact", "density", nfe=0, event_dim=2)
+    assert repr(one) == "-1.500 nats, exact, density, 1 row"
+    none = Estimate(torch.zeros(0), torch.zeros(0), "unbiased", "ode", nfe=0, event_dim=2)
+    assert repr(none) == "no rows, unbiased, ODE"
+    wrong = Estimate(torch.tensor([math.nan, 1.0]), torch.zeros(2), "estimate", "chain", nfe=0, event_dim=2)
+    assert repr(wrong) == "nan nats, estimate, chain, 2 rows"

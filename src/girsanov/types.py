@@ -195,6 +195,29 @@ class Estimate:
     met: Tensor | None = None
     needed: Tensor | None = None
 
+    def __repr__(self) -> str:
+        """One line: the mean over rows with both its errors, and what it is.
+
+        Example:
+            >>> replicates = torch.tensor([[-41.0, -43.0], [-41.1, -42.9], [-41.0, -42.8]])
+            >>> Estimate.from_replicates(replicates, kind="lower_bound", model="sde", nfe=8, event_dim=2)
+            -41.967 ± 0.033 (estimator) ± 0.933 (rows) nats, lower bound, SDE, 2 rows
+        """
+        if not len(self.value):
+            return f"no rows, {self._words}"
+        mean = self.mean()
+        errors = {"estimator": mean.stderr, "rows": mean.rows_stderr}
+        told = {name: error for name, error in errors.items() if math.isfinite(error) and error > 0.0}
+        digits = max(0, min(9, 1 - math.floor(math.log10(min(told.values()))))) if told else 3
+        parts = "".join(f" ± {error:.{digits}f} ({name})" for name, error in told.items())
+        rows = f"{mean.rows:,} row" + ("s" if mean.rows > 1 else "")
+        return f"{mean.value:.{digits}f}{parts} nats, {self._words}, {rows}"
+
+    @property
+    def _words(self) -> str:
+        """Kind and model as one says them."""
+        return f"{self.kind.replace('_', ' ')}, {self.model.upper() if len(self.model) == 3 else self.model}"
+
     @classmethod
     def from_replicates(cls, replicates: Tensor, **fields: object) -> "Estimate":
         """Mean over the leading axis of ``r n`` independent replicates, with its standard error."""

@@ -314,6 +314,12 @@ def test_datasets_and_environment(girsanov):
     assert "digits" in girsanov("datasets").out
     assert girsanov("env", "--json").json["torch"] == torch.__version__
     assert gv.__version__ in girsanov("--version").out
+    assert girsanov("-V").out == girsanov("--version").out
+
+
+def test_the_package_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "girsanov", "-V"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"girsanov {gv.__version__}"
 
 
 @pytest.mark.parametrize("arguments", [["frobnicate"], ["--frob"], ["fit", "--out"], ["score"]])

@@ -6,6 +6,7 @@ runs does not belong to this test.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.seeds import rng
@@ -78,6 +80,22 @@ def test_a_fit_keeps_to_its_time_and_is_whole(table, tmp_path):
     for what, size in metrics["shortened"].items():
         assert f"{what}: {size}, for which there is time" in done.err
         assert size in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_images_train_for_most_of_their_time_and_a_line_says_what_it_buys(tmp_path):
+    source, place = rng(0), np.arange(20.0)
+    centre = source.uniform(6.0, 14.0, size=(300, 2))
+    blobs = [np.exp(-0.1 * ((place[:, None] - row) ** 2 + (place - column) ** 2)) for row, column in centre]
+    np.save(tmp_path / "blobs.npy", (255.0 * np.stack(blobs)[:, None]).round().astype(np.uint8))
+    done = run("fit", tmp_path / "blobs.npy", "--out", tmp_path / "run", "--time-budget", SECONDS, "--json")
+    assert done.code == 0, done.err
+    assert done.seconds < LIMIT
+    assert re.search(r"network of width \d+, batches of 64, some .* Twice the time would buy", done.err)
+    metrics = json.loads(done.out)
+    assert metrics["settings"]["config"]["time_budget"] == pytest.approx(0.76 * SECONDS)
+    assert {"pixels", "neighbours"} <= {*metrics["peers"], *metrics["failed"]}
+    assert metrics["test"]["elbo"]["measure"] == "mass"
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from girsanov.datasets import Data, Splits, fingerprint
 from girsanov.density_model.config import Config, FitConfig
@@ -24,10 +25,12 @@ from girsanov.solvers import FixedGrid
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, TrainingResult, train
 from girsanov.types import MeanEstimate, State
 
-SMALL_STEPS, LARGE_STEPS, NO_LIMIT = 1250, 12_000, 10**7
+LARGE_STEPS, NO_LIMIT = 12_000, 10**7
 VALIDATION_ROWS, VALIDATION_SAMPLES = 512, 16
 LARGE_ROW, LARGE_EVALUATIONS = 256, 1024  # numbers, above which a row tells as much as several, and a validation's size
 SETTLING_STEPS = 150  # of a learned schedule, after the network's training
+PLACES = ((0, 1), (2, 1), (1, 0), (1, 2))  # of an image in one with a border, moved by a pixel
+MOVES = 12  # purpose of the draws that move images
 FLOW_STEPS, FLOW_ROWS = 8, 128  # of a continuous flow's validation: Runge-Kutta steps, and rows
 
 
@@ -58,11 +61,12 @@ def train_score(
     if progress is not None:
         progress.stage("training")
     settings = _settings(config, model.schema.event_shape, len(splits.train), members, seconds)
+    moved = _moved(config, splits, data.x)
     identity = f"{fingerprint(data.x.cpu())} {model.schema.cells} {config.to_json() | {'time_budget': None}}"
     return train(
         model.score,
         _objective(model, config).to(data.x.device),
-        _batches(data.x, labels, splits.train, settings.batch_size, mix(config.seed, 3)),
+        _batches(data.x, labels, splits.train, settings.batch_size, mix(config.seed, 3), moved),
         config=settings,
         validate=_validation(model, data, labels, splits, config),
         run=out,
@@ -75,7 +79,7 @@ def _settings(
     config: FitConfig, event_shape: Sequence[int], rows: int, members: int, seconds: float | None
 ) -> TrainingConfig:
     kind = suited(config, event_shape)
-    steps = config.steps or (SMALL_STEPS if rows < FEW_ROWS else LARGE_STEPS)
+    steps = config.steps or (habits(kind).few_steps if rows < FEW_ROWS else LARGE_STEPS)
     if isinstance(kind, ImageConfig) and config.steps is None and seconds is not None:
         steps = NO_LIMIT  # as many as there is time for; held-out rows say which are the best
     return TrainingConfig(
@@ -99,16 +103,48 @@ def _objective(model: DensityModel, config: FitConfig) -> nn.Module:
     return kind(model.score, model.encoding.transforms, drop_condition=hidden)
 
 
-def _batches(x: State, labels: Tensor | None, train: Tensor, size: int, seed: int) -> Callable[[int], Batch]:
-    """The batch of each step, of the training rows."""
+def _moved(config: FitConfig, splits: Splits, x: State) -> float:
+    """Share of the rows of a step that are moved."""
+    if x.ndim != 4:
+        return 0.0
+    few = len(splits.train) < FEW_ROWS
+    return (habits(suited(config, x.shape[1:])).moved if few else 0.0) if config.moved is None else config.moved
+
+
+def _batches(
+    x: State, labels: Tensor | None, train: Tensor, size: int, seed: int, moved: float = 0.0
+) -> Callable[[int], Batch]:
+    """The batch of each step, of the training rows; a share of them, images, moved by a pixel."""
     rows, given = x[train], None if labels is None else labels[train].to(x.device)
     shuffled = ShuffledBatches(len(rows), min(size, len(rows)), seed)
 
     def batch(step: int) -> Batch:
         index = shuffled(step)
-        return Batch(rows[index], None if given is None else given[index])
+        found = rows[index]
+        if moved:
+            found = moved_images(found, moved, torch.Generator().manual_seed(mix(seed, MOVES, step)))
+        return Batch(found, None if given is None else given[index])
 
     return batch
+
+
+def moved_images(x: State, share: float, generator: torch.Generator) -> State:
+    """Images ``b c h w`` of which a share is moved up, down, left or right by one pixel, their border repeated.
+
+    Example:
+        >>> x = torch.arange(6.0).reshape(1, 1, 2, 3).expand(64, 1, 2, 3)
+        >>> moved = moved_images(x, 0.5, torch.Generator().manual_seed(0))
+        >>> moved.flatten(1).unique(dim=0).long().tolist()
+        [[0, 0, 1, 3, 3, 4], [0, 1, 2, 0, 1, 2], [0, 1, 2, 3, 4, 5], [1, 2, 2, 4, 5, 5], [3, 4, 5, 3, 4, 5]]
+    """
+    height, breadth = x.shape[2:]
+    padded, found = pad(x, (1, 1, 1, 1), mode="replicate"), x.clone()
+    chosen = torch.rand(len(x), generator=generator) < share
+    directions = torch.randint(len(PLACES), (len(x),), generator=generator)
+    for direction, (down, right) in enumerate(PLACES):
+        rows = (chosen & (directions == direction)).to(x.device)
+        found[rows] = padded[rows, :, down : down + height, right : right + breadth]
+    return found
 
 
 def _validation(

@@ -35,6 +35,7 @@ EVEN_SIDES = (
     "network out"
 )
 FEW_ROWS = 20_000  # fewer rows than these get dropout, and some kinds two members
+DROPOUT = {5000: 0.5, FEW_ROWS: 0.1}  # of the network of images, for fewer rows than these
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class NetworkKind(ABC):
         network: the class that is built.
         batch_size: rows per training step that suit it.
         learning_rate: the peak that suits it.
+        few_steps: training steps where there are few rows.
+        moved: share of few images that are moved in training.
         one_map: whether it maps one map of a row to one, which heads with experts do not content.
         few_members: networks whose predictions are averaged by default where there are few rows.
     """
@@ -54,6 +57,8 @@ class NetworkKind(ABC):
     network: ClassVar[type[nn.Module]]
     batch_size: ClassVar[int] = 256
     learning_rate: ClassVar[float] = 1.5e-3
+    few_steps: ClassVar[int] = 1250
+    moved: ClassVar[float] = 0.0
     one_map: ClassVar[bool] = False
     few_members: ClassVar[int] = 1
 
@@ -113,7 +118,7 @@ class ImageConfig(NetworkKind):
     Attributes:
         width: channels at half resolution; default 64.
         blocks: residual blocks at a quarter of the resolution; default 2.
-        dropout: rate inside the blocks; default 0.1 for few rows, else 0.
+        dropout: rate inside the blocks; default 0.5 for fewer than 5,000 rows, 0.1 for fewer than 20,000, else 0.
 
     Example:
         >>> ImageConfig(width=32).arguments(rows=60_000)
@@ -124,6 +129,8 @@ class ImageConfig(NetworkKind):
     network: ClassVar[type[nn.Module]] = ImageNetwork
     batch_size: ClassVar[int] = 64
     learning_rate: ClassVar[float] = 2e-3
+    few_steps: ClassVar[int] = 3500
+    moved: ClassVar[float] = 0.4
 
     width: int | None = None
     blocks: int | None = None
@@ -136,7 +143,7 @@ class ImageConfig(NetworkKind):
 
     def arguments(self, rows: int) -> dict[str, Any]:
         """Of :class:`girsanov.networks.ImageNetwork`."""
-        width, dropout = self.width or 64, 0.1 if rows < FEW_ROWS else 0.0
+        width, dropout = self.width or 64, next((rate for most, rate in DROPOUT.items() if rows < most), 0.0)
         sizes = {"width": width, "deep_width": 2 * width, "deep_blocks": self.blocks or 2}
         return {**sizes, "dropout": dropout if self.dropout is None else self.dropout}
 
