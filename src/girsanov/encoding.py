@@ -29,6 +29,7 @@ from girsanov.types import InputError, Measure, State
 
 COPIES = 4  # of training rows to which closed forms are fitted
 MOST_COPIES = 8
+SPREAD_NUMBERS = 2**23  # spread at a time, since a transform takes several times their memory
 
 
 @final
@@ -161,8 +162,14 @@ class Encoding(nn.Module):
         with torch.no_grad():
             if self.dequantiser is None:
                 return self.transforms(rows)
-            uniform = torch.rand(len(rows) * copies, *rows.shape[1:], generator=generator, dtype=torch.float64)
-            return self.transforms(rows.repeat_interleave(copies, 0), uniform.to(rows.device))
+            parts = []
+            for part in rows.split(max(1, SPREAD_NUMBERS // (copies * rows[:1].numel() or 1))):
+                uniform = torch.rand(len(part) * copies, *rows.shape[1:], generator=generator, dtype=torch.float64)
+                parts.append(self.transforms(part.repeat_interleave(copies, 0), uniform.to(rows.device)))
+            if len(parts) == 1:
+                return parts[0]
+            y, log_det = zip(*parts, strict=True)
+            return torch.cat(y), torch.cat(log_det)
 
     def inverse(self, y: State) -> State:
         """Rows of the model's space in data units, float64, not yet rounded to a lattice."""

@@ -60,8 +60,7 @@ def _suits_a_decoder(schema: Schema, rows: State, config: FitConfig) -> bool:
 
 def _support(schema: Schema, rows: State) -> tuple[Tensor, int]:
     """The lowest lattice point of each dimension that occurs (of all, for images), and the number of points."""
-    index = ((rows - schema.offset) / schema.bin_width).round()
-    low, high = index.amin(0), index.amax(0)
+    low, high = (((end - schema.offset) / schema.bin_width).round() for end in (rows.amin(0), rows.amax(0)))
     if schema.kind == "images":
         low, high = low.amin().expand_as(low), high.amax().expand_as(high)
     return schema.offset + schema.bin_width * low, int((high - low).max()) + 1

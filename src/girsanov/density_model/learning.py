@@ -115,12 +115,12 @@ def _batches(
     x: State, labels: Tensor | None, train: Tensor, size: int, seed: int, moved: float = 0.0
 ) -> Callable[[int], Batch]:
     """The batch of each step, of the training rows; a share of them, images, moved by a pixel."""
-    rows, given = x[train], None if labels is None else labels[train].to(x.device)
-    shuffled = ShuffledBatches(len(rows), min(size, len(rows)), seed)
+    given = None if labels is None else labels[train].to(x.device)
+    shuffled = ShuffledBatches(len(train), min(size, len(train)), seed)
 
     def batch(step: int) -> Batch:
         index = shuffled(step)
-        found = rows[index]
+        found = x[train[index]]  # all training rows again would be as much memory as the data
         if moved:
             found = moved_images(found, moved, torch.Generator().manual_seed(mix(seed, MOVES, step)))
         return Batch(found, None if given is None else given[index])

@@ -33,7 +33,7 @@ def level_prior(rows: State, encoding: Encoding) -> LevelPrior | None:
     if any(bool((part != part.flatten()[0]).any()) for part in (points.step, affine.scale)):
         return None
     width, scale = float(points.step.flatten()[0]), float(affine.scale.flatten()[0])
-    masses = _histogram(((rows - points.offset) / width).round().long(), points.count)
+    masses = _histogram(rows, points.offset, width, points.count)
     atoms, means, deviations, log_weights = _fitted(masses)
     step, shape = width / scale, (-1, *rows.shape[1:])
     return LevelPrior(
@@ -46,15 +46,16 @@ def level_prior(rows: State, encoding: Encoding) -> LevelPrior | None:
     )
 
 
-def _histogram(index: Tensor, count: int) -> Tensor:
+def _histogram(rows: State, offset: Tensor, width: float, count: int) -> Tensor:
     """Masses of the levels in each pixel, smoothed towards those of all pixels and the uniform, ``d count``."""
-    pixels = index[0].numel()
-    counts, places = torch.zeros(pixels * count), count * torch.arange(pixels, device=index.device)
-    for part in index.flatten(1).split(CHUNK):
-        counts += torch.bincount((part.clamp(0, count - 1) + places).flatten(), minlength=len(counts)).cpu()
+    pixels = rows[0].numel()
+    counts, places = torch.zeros(pixels * count), count * torch.arange(pixels, device=rows.device)
+    for part in rows.split(CHUNK):
+        index = ((part - offset) / width).round().long().flatten(1).clamp(0, count - 1)
+        counts += torch.bincount((index + places).flatten(), minlength=len(counts)).cpu()
     counts = counts.double().reshape(pixels, count)
     pooled = counts.sum(0) + 1.0
-    return (counts + STRENGTH * (0.5 * pooled / pooled.sum() + 0.5 / count)) / (len(index) + STRENGTH)
+    return (counts + STRENGTH * (0.5 * pooled / pooled.sum() + 0.5 / count)) / (len(rows) + STRENGTH)
 
 
 def _fitted(masses: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -24,6 +24,7 @@ VALIDATION_DRAWS = 4
 VALIDATION_ROWS = 2000  # as many as our own choices look at
 TEST_DRAWS = 8  # the number of replicates of our own bound, whose draws these are
 FEW_DRAWS, WIDE = 2, 256  # of more dimensions, whose draws average each other's noise out
+MOST_NUMBERS = 2**24  # in training rows of more dimensions
 CHUNK = 4096
 BROAD = 0.005  # share of independent Cauchy columns in every peer
 
@@ -76,8 +77,14 @@ class PeerData:
         if schema.discrete:
             found = found.then(Dequantise(schema.event_shape, schema.bin_width, schema.offset))
         # of the dequantised rows: a column with one frequent value varies less than the width of its bins
-        y, _ = found.spread(self.x[self.splits.train], stream(self.seed, "scale of peers"), copies=1)
+        y, _ = found.spread(self._learned, stream(self.seed, "scale of peers"), copies=1)
         return found.then(Standardise.fit(y, shared=schema.kind == "images"))
+
+    @property
+    def _learned(self) -> State:
+        """The training rows; of many long ones a part, which tells a Gaussian as much."""
+        train = self.splits.train
+        return self.x[train[:: math.ceil(len(train) * self.dim / MOST_NUMBERS)] if self.dim > WIDE else train]
 
     @property
     def dim(self) -> int:
@@ -86,7 +93,7 @@ class PeerData:
 
     def training(self) -> Tensor:
         """Flat standardised training rows; where columns are dequantised, several copies, shape ``m d``."""
-        rows = self.x[self.splits.train]
+        rows = self._learned
         copies = min(MAX_COPIES, max(1, COPIES_OF // len(rows))) if self.encoding.draws else 1
         return self.spread(rows, stream(self.seed, "training peers"), copies)
 

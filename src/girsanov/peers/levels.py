@@ -41,16 +41,19 @@ class LevelImages:
     @cached_property
     def lowest(self) -> float:
         """Of the training rows."""
-        return float(self._training.min())
+        return min(float(rows.min()) for rows in self._training)
 
     @cached_property
     def count(self) -> int:
         """The power of two above the largest difference of training levels: 256 of bytes."""
-        return 2 ** max(1, math.ceil(math.log2(1 + int(self._above(self._training).max()))))
+        most = max(int(self._above(rows).max()) for rows in self._training)
+        return 2 ** max(1, math.ceil(math.log2(1 + most)))
 
     @property
-    def _training(self) -> State:
-        return self.data.x[self.data.splits.train]
+    def _training(self) -> Iterator[State]:
+        """Training rows, a block at a time: all of them again would be much memory."""
+        for index in self.data.splits.train.split(BLOCK):
+            yield self.data.x[index]
 
     def _above(self, rows: State) -> Tensor:
         return ((rows - self.lowest) / self.data.model.schema.bin_width).round().long()

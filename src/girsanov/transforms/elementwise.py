@@ -112,7 +112,7 @@ class Standardise(Transform):
         """Fit mean and standard deviation per dimension, or one common scale where ``shared`` (images)."""
         rows = x.double()
         mean = rows.mean(0)
-        variance = (rows - mean).square().mean(0)
+        variance = (rows - mean).square_().mean(0)
         if not bool((variance > 0).any()):
             raise InputError("The data are constant: there is no density to fit")
         common = variance.mean().expand_as(variance)
