@@ -62,7 +62,10 @@ class LevelPrior:
 
 @dataclass(frozen=True)
 class _Law:
-    """A prior of rows: log-weights of the atoms and of the Gaussians, and these; maps along axis 1."""
+    """A prior of rows: log-weights of the atoms and of the Gaussians up to a number for each pixel, and these.
+
+    Maps are along axis 1.
+    """
 
     atoms: Tensor
     gaussians: Tensor
@@ -174,9 +177,10 @@ class LevelHead(ExpertHead):
         """The law that the network makes of the start."""
         a, c = self.counts
         logits, shift, stretch = outputs.split([a + c, c, c], 1)
-        weights = torch.log_softmax(torch.cat([law.atoms, law.gaussians], 1) + logits, 1)
+        atoms, gaussians = logits.split([a, c], 1)  # not normalised: a posterior's weights are, later
         variances = law.variances * torch.exp(2.0 * stretch.clamp(*STRETCH))
-        return _Law(weights[:, :a], weights[:, a:], law.means + shift, variances.clamp_min(self._narrowest))
+        means = law.means + shift
+        return _Law(law.atoms + atoms, law.gaussians + gaussians, means, variances.clamp_min(self._narrowest))
 
     def _bells(self, law: _Law, noisy: State, r: Tensor) -> Tensor:
         """Log-weights of the atoms in the posterior, up to a number for all that is in it."""

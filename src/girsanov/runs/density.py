@@ -204,7 +204,7 @@ class _Drawn:
 
     def samples(self, model: DensityModel, settings: Mapping[str, Any]) -> Data | None:
         """Rows of a model's own, as its schema encodes them."""
-        steps = settings["evaluation"]["sampler_steps"]
+        steps = settings["evaluation"]["sampler_steps"] or EvaluationConfig.steps_of(model.schema)
 
         def draw(count: int) -> Data:
             generator = torch.Generator().manual_seed(settings["config"]["seed"])

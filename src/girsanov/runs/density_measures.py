@@ -24,7 +24,9 @@ from girsanov.runs.rows import Rows
 from girsanov.types import FEWEST, Estimate, InputError, State, require_counts
 
 PEER_SECONDS = 10.0  # peers get at least so long
-SAMPLES, SAMPLES_OF_LARGE, LARGE_ROW = 32, 8, 256  # evaluations of a row, and numbers beyond which it is a large one
+LARGE_ROW = 256  # numbers, beyond which a row is a large one
+SAMPLES, SAMPLES_OF_LARGE = 32, 8  # evaluations of a row
+STEPS, STEPS_OF_LARGE = 128, 40  # of the sampler
 PILOT = 64  # rows of the bound, and of codecs, that are timed first, where there is a time budget
 FITTING = 0.8  # of a peer's time; the rest evaluates it
 
@@ -38,7 +40,7 @@ class EvaluationConfig:
         ode_rows: held-out rows on which the ODE's likelihood is computed; 0 leaves it out.
         peers: whether other models are fitted to the same rows.
         peer_seconds: time for each peer; by default what our own training took.
-        sampler_steps: steps of the sampler for the figures.
+        sampler_steps: steps of the sampler for the figures; by default 128, of rows of over 256 numbers 40.
 
     Raises:
         InputError: for a value that cannot work.
@@ -48,7 +50,7 @@ class EvaluationConfig:
     ode_rows: int = 32
     peers: bool = True
     peer_seconds: float | None = None
-    sampler_steps: int = 128
+    sampler_steps: int | None = None
 
     def __post_init__(self) -> None:
         require_counts(self, "samples", "sampler_steps")
@@ -59,6 +61,11 @@ class EvaluationConfig:
     def samples_of(self, rows: Rows) -> int:
         """Evaluations of each of the rows."""
         return self.samples or (SAMPLES if rows.x[0].numel() <= LARGE_ROW else SAMPLES_OF_LARGE)
+
+    @staticmethod
+    def steps_of(schema: Schema) -> int:
+        """Steps of the sampler where none were asked for: large rows take longer, and fewer do."""
+        return STEPS if math.prod(schema.event_shape) <= LARGE_ROW else STEPS_OF_LARGE
 
 
 def evaluated(
