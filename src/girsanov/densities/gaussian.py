@@ -122,7 +122,7 @@ class Gaussian(Density):
         if not bool(mean.isfinite().all()):
             raise InputError("The mean of a Gaussian must be finite: impute what is missing")
         self.event_shape = mean.shape
-        self.register_buffer("mean", mean.double())
+        self.register_buffer("mean", mean.double().contiguous())
         # contiguous, as loading makes it: a saved and a fresh Gaussian then multiply to the same bits
         self.register_buffer("basis", None if basis is None else basis.double().contiguous())
         self.register_buffer("eigenvalues", eigenvalues.double())

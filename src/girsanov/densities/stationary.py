@@ -45,7 +45,7 @@ def stationary_covariance(x: State) -> tuple[Tensor, Tensor]:
     pairs = (height - down.abs())[:, None, :, None] * (breadth - right.abs())[None, :, None, :]
     by_pixel = sums[:, :, down[:, None, :, None], right[None, :, None, :]] / pairs  # a b, then rows and columns of both
     covariance = by_pixel.permute(0, 2, 3, 1, 4, 5).reshape(x[0].numel(), x[0].numel())
-    return mean[:, None, None].expand(x.shape[1:]), 0.5 * (covariance + covariance.T)
+    return mean[:, None, None].expand(x.shape[1:]).contiguous(), 0.5 * (covariance + covariance.T)
 
 
 def fit_image_gaussian(x: State, held: State) -> Gaussian:
