@@ -82,7 +82,21 @@ class NetworkKind(ABC):
 
 
 @dataclass(frozen=True)
-class ConvConfig(NetworkKind):
+class _Convolutions(NetworkKind):
+    """What kinds of convolutional networks share."""
+
+    width: int | None = None
+    blocks: int | None = None
+    dropout: float | None = None
+
+    def require(self, event_shape: Sequence[int]) -> None:
+        """Images whose sides can be halved."""
+        if not takes_convolutions(event_shape):
+            raise InputError(EVEN_SIDES.format(name=self.name, shape=tuple(event_shape)))
+
+
+@dataclass(frozen=True)
+class ConvConfig(_Convolutions):
     """Convolutions at two resolutions, for small images: :class:`girsanov.networks.ConvNetwork`.
 
     Attributes:
@@ -95,15 +109,6 @@ class ConvConfig(NetworkKind):
     network: ClassVar[type[nn.Module]] = ConvNetwork
     few_members: ClassVar[int] = 2
 
-    width: int | None = None
-    blocks: int | None = None
-    dropout: float | None = None
-
-    def require(self, event_shape: Sequence[int]) -> None:
-        """Images whose sides can be halved."""
-        if not takes_convolutions(event_shape):
-            raise InputError(EVEN_SIDES.format(name=self.name, shape=tuple(event_shape)))
-
     def arguments(self, rows: int) -> dict[str, Any]:
         """Of :class:`girsanov.networks.ConvNetwork`."""
         width, dropout = self.width or 32, 0.4 if rows < FEW_ROWS else 0.1
@@ -112,7 +117,7 @@ class ConvConfig(NetworkKind):
 
 
 @dataclass(frozen=True)
-class ImageConfig(NetworkKind):
+class ImageConfig(_Convolutions):
     """Convolutions at three resolutions, for images of every even size: :class:`girsanov.networks.ImageNetwork`.
 
     Attributes:
@@ -131,15 +136,6 @@ class ImageConfig(NetworkKind):
     learning_rate: ClassVar[float] = 2e-3
     few_steps: ClassVar[int] = 3500
     moved: ClassVar[float] = 0.4
-
-    width: int | None = None
-    blocks: int | None = None
-    dropout: float | None = None
-
-    def require(self, event_shape: Sequence[int]) -> None:
-        """Images whose sides can be halved."""
-        if not takes_convolutions(event_shape):
-            raise InputError(EVEN_SIDES.format(name=self.name, shape=tuple(event_shape)))
 
     def arguments(self, rows: int) -> dict[str, Any]:
         """Of :class:`girsanov.networks.ImageNetwork`."""
