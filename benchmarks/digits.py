@@ -1,8 +1,8 @@
 r"""Digits, defaults, five seeded splits: held-out bits per dimension beside a Gaussian, mixtures and a spline flow.
 
-80/20 splits with the validation rows cut from the 80 %, bin width 1, uniform dequantisation, no class labels. The
-spline flow gets as many seconds as our training took, on the same threads; every contender sees the same
-dequantisation draws at test time.
+80/20 splits with the validation rows cut from the 80 %, no class labels. Ours models levels as they are; Gaussians,
+mixtures and flow are of dequantised rows, and all of them see the same draws at test time. The spline flow gets as many
+seconds as our training took, on the same threads.
 
     python -m benchmarks.digits --threads 2
 """

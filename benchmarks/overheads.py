@@ -101,7 +101,7 @@ def tables():
 
     x = torch.randn(4000, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return {
-        "digits": (load("digits"), Config()),
+        "digits": (load("digits"), Config(network="conv", dequantise="uniform")),
         "table": (continuous_table(x.exp()), Config(gaussianise=False)),
     }
 

@@ -283,7 +283,11 @@ NETWORKS: dict[str, tuple[Callable[..., torch.nn.Module], tuple[int, ...]]] = {
     "TwoLayerNetwork": (lambda **given: TwoLayerNetwork((2, 2), Signature(**given), width=16), (2, 2)),
     "ConvNetwork": (lambda **given: ConvNetwork((1, 4, 4), Signature(**given), width=4, deep_width=8), (1, 4, 4)),
     "ImageNetwork": (
-        lambda **given: ImageNetwork((1, 4, 6), Signature(**given), width=8, deep_width=8, thin_width=4),
+        lambda **given: ImageNetwork((1, 4, 6), Signature(**given), width=8, deep_width=8),
+        (1, 4, 6),
+    ),
+    "ImageNetwork, folded": (
+        lambda **given: ImageNetwork((1, 4, 6), Signature(**given), width=8, deep_width=8, fold=2),
         (1, 4, 6),
     ),
     "UNet": (lambda **given: UNet((1, 4, 4), Signature(**given), width=8, multipliers=(1, 2)), (1, 4, 4)),

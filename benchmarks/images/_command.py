@@ -143,7 +143,8 @@ def step_seconds(run, rounds=5, steps=10, threads=2):
     x, network = parts(model)[0].x, model.score.network
     members = list(network.members) if isinstance(network, Ensemble) else [network]
     config = model.record["config"]
-    each = config["batch_size"] or NETWORKS[config["network"] or default_network(x.shape[1:])].batch_size
+    kind = NETWORKS[config["network"] or default_network(x.shape[1:])]
+    each = config["batch_size"] or kind.batch_size(x.shape[1:])
     size = min(len(members) * each, len(x))
     objective, calls = DenoisingObjective(model.score, model.encoding.transforms), []
 

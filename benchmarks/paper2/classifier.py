@@ -58,7 +58,8 @@ def fit_band(data, splits, seed, seconds, kept=None):
 
     The trained weights are written to the file ``kept``, or read where it exists.
     """
-    config = Config(conditional=True, lattice_head=False, members=1, seed=seed)
+    network = "conv" if data.name == "digits" else None
+    config = Config(conditional=True, lattice_head=False, members=1, seed=seed, network=network)
     model = prepare(data, splits, config)
     model.score.log_snr_range = BAND
     if kept is not None and kept.exists():

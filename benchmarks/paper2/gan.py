@@ -178,7 +178,7 @@ def main():
     options = parser.parse_args()
     settings = {"steps": 200, "members": 1} if options.quick else {"time_budget": options.seconds}
     # no lattice head: where cells are resolved, the density outside them is zero and its gradient useless
-    config = Config(seed=0, test=0.4, flow=False, lattice_head=False, **settings)
+    config = Config(seed=0, network="conv", test=0.4, flow=False, lattice_head=False, **settings)
     model, judge, real, held, classifier = prepared(config)
     steps = 1500 if options.quick else 2000
     variants = ["plain", "full, w=0.001", "full, w=0.01", "paired, w=0.1"] if options.quick else list(VARIANTS)

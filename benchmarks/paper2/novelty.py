@@ -9,6 +9,7 @@ rows. Rows of calibration and test are disjoint, and neither took part in the fi
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -95,12 +96,13 @@ def main():
     settings = QUICK if options.quick else {"time_budget": options.seconds}
     config = Config(seed=options.seed, test=0.4, flow=not options.quick, **settings)
     limit = 100 if options.quick else 1000
-    jobs = [("digits", "digits", lambda x: digit_variants(x, generator, options.data))]
+    smooth = replace(config, network="conv", dequantise="uniform")  # a density, which the rules are about
+    jobs = [("digits", "digits", smooth, lambda x: digit_variants(x, generator, options.data))]
     for table in () if options.data is None else TABLES[: 1 if options.quick else None]:
-        jobs.append((table, options.data / "uci" / f"{table}.csv.gz", lambda x: table_variants(x, generator)))
+        jobs.append((table, options.data / "uci" / f"{table}.csv.gz", config, lambda x: table_variants(x, generator)))
     rows = []
-    for name, source, variants_of in jobs:
-        for row in measure(name, load(source), config, variants_of, limit):
+    for name, source, chosen, variants_of in jobs:
+        for row in measure(name, load(source), chosen, variants_of, limit):
             rows.append(row)
             scores = " ".join(f"{rule} {row[rule]:.3f}" for rule in RULES)
             print(f"{name:12s} {row['foreign']:20s} {scores}  log p gap {row['log_prob_gap']:+.1f}", flush=True)

@@ -33,7 +33,8 @@ torch.manual_seed(0)
 # %%
 digits = load("digits")
 held = torch.arange(len(digits.x)) % 20 == 0
-model = gv.fit(digits.x[~held], config=gv.Config(steps=200, time_budget=6.0, members=1))
+config = gv.Config(network="conv", dequantise="uniform", steps=200, time_budget=6.0, members=1)
+model = gv.fit(digits.x[~held], config=config)
 judge = LogisticRegression(max_iter=2000).fit(digits.x[~held].flatten(1).numpy() / 16.0, digits.codes[~held].numpy())
 weight, bias = (torch.from_numpy(value).float() for value in (judge.coef_, judge.intercept_))
 

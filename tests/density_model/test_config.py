@@ -77,6 +77,7 @@ def test_arguments_of_a_fit_that_cannot_be_are_refused():
         (lambda: gv.fit(x, labels=labels, config=gv.Config(**TINY)), "conditional=True"),
         (lambda: gv.fit(from_array(x), labels=labels, config=conditional), "bring their own"),
         (lambda: gv.fit("digits", labels=labels, config=conditional), "bring their own"),
+        (lambda: gv.fit(x, config=gv.Config(**TINY, moved=0.5)), r"rows of shape \(2,\) are none"),
         (lambda: gv.fit(x, device="nowhere", config=gv.Config(**TINY)), "device"),
         (lambda: gv.fit(x, device="mps", config=gv.Config(**TINY)), "device"),
         (lambda: gv.certify(None, x), "model must be DensityModel"),

@@ -7,7 +7,7 @@ import girsanov as gv
 from girsanov.datasets import from_array, split
 from girsanov.density_model import prepare
 from girsanov.density_model.effort import Effort, allowance, batch_size, within_budget
-from girsanov.networks import ConvConfig, ImageConfig, MLPConfig
+from girsanov.networks import ConvConfig, ImageConfig
 from girsanov.transforms import OnLattice
 from tests.seeds import seeded
 
@@ -52,17 +52,18 @@ def test_what_is_given_stays(config):
 
 
 def test_a_width_is_measured_where_nothing_is_known():
-    config, told = within_budget(gv.Config(time_budget=2.0), (1, 4, 4), 100, None, HERE)
-    assert config.network is None  # small images have another network
+    config, told = within_budget(gv.Config(time_budget=2.0), (5,), 100, None, HERE)
+    assert config.network is None  # tables have another network
     assert not told
-    config, told = within_budget(gv.Config(time_budget=2.0, network="image"), (1, 4, 4), 100, None, HERE)
+    config, told = within_budget(gv.Config(time_budget=2.0), (1, 4, 4), 100, None, HERE)
     assert config.network.width in (32, 64, 96)
     assert told.startswith("In about 2 s")
 
 
 def test_batches_are_the_networks_unless_given():
-    assert batch_size(gv.Config(), SHAPE) == ImageConfig.batch_size == 64
-    assert batch_size(gv.Config(), (5,)) == MLPConfig.batch_size == 256
+    assert batch_size(gv.Config(), SHAPE) == 64
+    assert batch_size(gv.Config(), (1, 8, 8)) == 128
+    assert batch_size(gv.Config(), (5,)) == 256
     assert batch_size(gv.Config(batch_size=7), SHAPE) == 7
     assert batch_size(gv.Config(network=torch.nn.Linear(1, 1)), (5,)) == 256
 
@@ -74,12 +75,12 @@ def levels(count):
 @pytest.mark.parametrize(
     ("count", "settings", "decoded"),
     [
-        (200, {}, True), (8, {}, False), (200, {"lattice_head": False}, False), (200, {"logit": True}, False),
-        (200, {"dequantise": "uniform"}, False), (8, {"dequantise": "categorical"}, True),
+        (200, {}, True), (8, {}, True), (200, {"lattice_head": False}, False), (200, {"logit": True}, False),
+        (200, {"dequantise": "uniform"}, False), (8, {"dequantise": "categorical", "lattice_head": False}, True),
         (200, {"network": "two-layer"}, False),
     ],
 )  # fmt: skip
-def test_images_of_many_levels_are_decoded_by_default(count, settings, decoded):
+def test_images_of_whole_levels_are_decoded_by_default(count, settings, decoded):
     small = {} if "network" in settings else {"network": ConvConfig(width=8, blocks=1)}
     data = from_array(levels(count))
     model = prepare(data, split(40, seed=0), gv.Config(**small, **settings))

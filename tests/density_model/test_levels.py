@@ -64,7 +64,7 @@ def test_it_is_saved_read_and_drawn_from(fitted, tmp_path):
 
 
 def test_the_network_of_images_takes_sides_that_halve_to_odd_ones_and_no_odd_ones():
-    network = ImageConfig(width=8).network((3, 10, 14), width=8, deep_width=8, thin_width=4)
+    network = ImageConfig(width=8).network((3, 10, 14), width=8, deep_width=8)
     assert network(torch.zeros(2), torch.zeros(2, 1, 3, 10, 14)).shape == (2, 1, 3, 10, 14)
     with pytest.raises(gv.InputError, match=r"image network needs images .* even sides"):
         gv.fit(torch.rand(50, 1, 7, 7), config=gv.Config(network="image"))

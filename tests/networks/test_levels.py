@@ -7,9 +7,10 @@ import torch
 
 from girsanov.densities import Gaussian
 from girsanov.networks import LevelHead, LevelPrior
+from girsanov.networks.levels import _Denoised
 from girsanov.pairs import ScoreModel
 from girsanov.processes import VariancePreserving
-from tests.networks.test_heads import level_head
+from tests.networks.test_heads import level_head, talking
 from tests.seeds import seeded
 
 ENDLESS = torch.arange(-400, 460)  # lattice points that stand for all of them
@@ -89,3 +90,52 @@ def test_trust_is_put_in_the_reference_where_it_knows_more():
     middle = (head.knots.abs() < 3.0).nonzero()[:, 0]
     assert bool((head.trust[middle] >= 0.5).all())
     assert bool((head.share == 1.0).all())
+
+
+@pytest.mark.parametrize("scale", [0.5, 8.0], ids=["within limits", "at their limits"])
+def test_slopes_are_the_graphs_gradient(scale):
+    """In training the head has its own backward pass: that of a graph, from noise above the range to noise below."""
+    head = level_head().double()
+    level = torch.linspace(-12.0, 14.0, 27, dtype=torch.float64)
+    r = torch.exp(-0.5 * level).reshape(-1, 1, 1, 1)
+    y = 3.0 * torch.rand(27, 1, 2, 3, generator=seeded(1), dtype=torch.float64)
+    y = y + r * torch.randn(27, 1, 2, 3, generator=seeded(2), dtype=torch.float64)
+    start = head._start(level, y, r, torch.randn(27, 1, 2, 3, generator=seeded(3), dtype=torch.float64))
+    outputs = scale * torch.randn(27, head.outputs, 1, 2, 3, generator=seeded(4), dtype=torch.float64)
+    weights = torch.randn(27, 1, 2, 3, generator=seeded(5), dtype=torch.float64)
+    graph, closed = outputs.clone().requires_grad_(), outputs.clone().requires_grad_()
+    plain = head.denoised(head._moved(start, graph), y, r)
+    fast = _Denoised.apply(closed, head, start, y, r)
+    torch.testing.assert_close(fast, plain, rtol=1e-12, atol=1e-12)
+    (weights * plain).sum().backward()
+    (weights * fast).sum().backward()
+    assert bool(graph.grad.flatten(1).any(1).all())
+    torch.testing.assert_close(closed.grad, graph.grad, rtol=1e-9, atol=1e-11)
+
+
+def test_training_and_evaluation_have_the_same_gradient():
+    """Of a whole deviation, for the network's weights and the share; a batch is worked on in tiles."""
+    head, gradients = level_head().double(), []
+    torch.nn.init.constant_(head.share, 0.7)
+    level = torch.linspace(-8.0, 12.0, 40, dtype=torch.float64)
+    z = torch.randn(40, 1, 2, 3, generator=seeded(0), dtype=torch.float64)
+    for training in (True, False):
+        weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+        delta = head.train(training).deviation(lambda f, w=weight: w * talking(head)(f), level, z)
+        gradients.append(torch.autograd.grad(delta.square().sum(), [weight, head.share]))
+    for fast, plain in zip(*gradients, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-9, atol=0.0)
+
+
+def test_a_pixels_own_variance_is_that_of_the_reference():
+    """Between the levels at which it is known, against the diagonal of the inverse."""
+    covariance = 0.1 * torch.eye(6, dtype=torch.float64) + 0.9 * torch.rand(6, 6, generator=seeded(0)).double().cov()
+    plain = level_head()
+    reference = Gaussian(torch.zeros(1, 2, 3), covariance)
+    prior_of = {name: getattr(plain, name) for name in ("atoms", "means", "deviations", "log_weights")}
+    head = LevelHead(reference, "v", LevelPrior(plain.lowest, float(plain.step), **prior_of))
+    level = torch.linspace(-9.9, 14.9, 100, dtype=torch.float64)
+    found = torch.exp(head._at_knots(head.own_log_variances, level)).double().flatten(1)
+    for variance, squared in zip(found, torch.exp(-level), strict=True):
+        exact = 1.0 / torch.linalg.inv(covariance + squared * torch.eye(6)).diagonal() - squared
+        torch.testing.assert_close(variance, exact, rtol=6e-3, atol=1e-6)

@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {  # in the order of --hel
     "fit": (fit.fit, "girsanov fit data.csv --out runs/data --time-budget 600"),
     "evaluate": (
         evaluate.evaluate,
-        "girsanov evaluate runs/digits --likelihood density, "
+        "girsanov evaluate runs/data --likelihood density, "
         "or girsanov evaluate ddpm-cifar10-32 images --data-range=-1,1",
     ),
     "score": (evaluate.score, "girsanov score runs/data new.csv --out scores.csv"),

@@ -62,7 +62,7 @@ class Model:
     model: Annotated[str, typer.Option(help="diffusion, or cnf: a continuous flow by maximum likelihood.")] = (
         "diffusion"
     )
-    network: Annotated[str | None, typer.Option(help="conv, image, mlp, two-layer or unet; chosen by the data.")] = None
+    network: Annotated[str | None, typer.Option(help="image, conv, mlp, two-layer or unet; chosen by the data.")] = None
     width: Annotated[int | None, typer.Option(min=1, help="Channels or units of the network.")] = None
     blocks: Annotated[int | None, typer.Option(min=1, help="Residual blocks of the network.")] = None
     process: Annotated[
@@ -75,7 +75,7 @@ class Model:
         str | None,
         typer.Option(
             help="Noise of discrete columns: uniform, truncated-normal, variational; or none: categorical.",
-            show_default="categorical for images of over 32 levels, else uniform",
+            show_default="categorical for images, else uniform",
         ),
     ] = None
     lattice_head: Annotated[
@@ -113,7 +113,8 @@ class Training(Computing):
     ] = None
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps at most.")] = None
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Rows per training step.", show_default="64 for image networks, else 256")
+        int | None,
+        typer.Option(min=1, help="Rows per training step.", show_default="64 or 128 for image networks, else 256"),
     ] = None
 
 

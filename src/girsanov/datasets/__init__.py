@@ -63,7 +63,7 @@ class Data:
     Example:
         >>> data = load("digits")
         >>> data.x.shape, data.schema.notes
-        (torch.Size([1797, 1, 8, 8]), ('Discrete pixels, dequantised with step 1.',))
+        (torch.Size([1797, 1, 8, 8]), ('Discrete pixels, with levels in steps of 1.',))
     """
 
     x: Tensor

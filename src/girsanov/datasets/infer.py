@@ -180,7 +180,7 @@ def image_lattice(raw: Raw, *, discrete: bool) -> tuple[Lattice, tuple[str, ...]
         raise InputError(
             f"{raw.name}: its pixels are discrete (step {spoken(lattice.step)}) and have no density; allow that."
         )
-    kind = "rounded to bins of width" if lattice.binned else "dequantised with step"
+    kind = "rounded to bins of width" if lattice.binned else "with levels in steps of"
     return lattice, (f"Discrete pixels, {kind} {spoken(lattice.step)}.", *few)
 
 

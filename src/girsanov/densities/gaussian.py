@@ -127,6 +127,18 @@ class Gaussian(Density):
         self.register_buffer("basis", None if basis is None else basis.double().contiguous())
         self.register_buffer("eigenvalues", eigenvalues.double())
         self.register_buffer("remainder", remainder.double().to(mean.device))
+        self._rounded: tuple[Tensor, int, Tensor] | None = None
+
+    def _basis(self, dtype: torch.dtype) -> Tensor:
+        """The basis in a number format, which is made again only where the buffer has changed."""
+        basis = self.basis
+        assert basis is not None
+        if dtype == basis.dtype or torch.compiler.is_compiling():
+            return basis.to(dtype)
+        kept, version = self._rounded, basis._version
+        if kept is None or kept[0] is not basis or kept[1] != version or kept[2].dtype != dtype:
+            kept = self._rounded = (basis, version, basis.to(dtype))
+        return kept[2]
 
     @property
     def event_dim(self) -> int:
@@ -228,7 +240,7 @@ class Gaussian(Density):
         noise, centred = eps.flatten(2), (x - self.mean.to(x.dtype)).flatten(1).to(eps.dtype)[:, None]
         rest = torch.zeros((), dtype=torch.float64)
         if self.basis is not None:
-            basis = self.basis.to(eps.dtype)
+            basis = self._basis(eps.dtype)
             e, y = noise @ basis, centred @ basis
             if self.basis.shape[1] < self.event_dim:
                 squares = (noise.square().sum(2) - e.square().sum(2)).double()
@@ -303,7 +315,7 @@ class Gaussian(Density):
         rest = function(self.remainder).to(y.dtype)
         if rank == 0:
             return (rest * flat).reshape(y.shape)
-        basis = self.basis.to(y.dtype)
+        basis = self._basis(y.dtype)
         inside = flat @ basis
         values = function(self.eigenvalues).to(y.dtype)
         if rank == self.event_dim:

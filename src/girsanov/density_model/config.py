@@ -67,8 +67,9 @@ class FitConfig:
     """Settings of every model that :func:`girsanov.fit` fits; ``None`` means: chosen from the data's kind and size.
 
     Attributes:
-        network: ``conv`` (small images), ``image`` (larger ones), ``mlp``, ``two-layer`` (closed-form divergence) or
-            ``unet`` (diffusers); or one of these with its sizes, as in ``girsanov.networks.MLPConfig(width=256)``; or
+        network: ``image`` (images), ``conv`` (small ones, at two resolutions), ``mlp``, ``two-layer`` (closed-form
+            divergence) or ``unet`` (diffusers); or one of these with its sizes, as in
+            ``girsanov.networks.MLPConfig(width=256)``; or
             a network of one's own, a module ``network(log_snr, features, condition)`` that maps ``b 1 *d`` to
             ``b 1 *d`` at levels ``b``, of which a copy is trained; or what makes one,
             ``make(event_shape, signature)`` with the number of maps in a :class:`girsanov.networks.Signature`, for
@@ -84,7 +85,8 @@ class FitConfig:
             dimensions discrete).
         conditional: learn log p(x given label) too, where the data have labels or continuous conditions.
         steps: largest number of training steps.
-        batch_size: rows per step and member; by default what suits the network: 64 for ``image``, else 256.
+        batch_size: rows per step and member; by default what suits the network: 64 or, of up to
+            256 numbers, 128 for ``image``, else 256.
         moved: share of the images of a training step that are moved by one pixel, their border repeated: what few
             images do not show by themselves. By default 0.4 of fewer than 20,000 with the ``image`` network, else 0.
         learning_rate: peak of the schedule.
@@ -190,7 +192,7 @@ class Config(FitConfig):
             whose schedule is trained with the network so that the bound's estimate at uniform times has the least
             variance; the bound does not change by it.
         dequantise: as of every model, or ``categorical``: no noise, the model's last step decodes cells. By default
-            ``categorical`` for images of more than 32 levels, and ``uniform`` for all else.
+            ``categorical`` for images, and ``uniform`` for all else.
         flow: whether a spline flow may become the last transform of a table, where it pays on held-out rows.
         lattice_head: whether discrete data with few cells, and images whose decoder is categorical, get a head that
             knows their lattice.

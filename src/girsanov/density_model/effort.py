@@ -66,7 +66,7 @@ class Effort:
 
 def batch_size(config: FitConfig, event_shape: Any) -> int:
     """Rows per step and member: those of the settings, or what suits the network."""
-    return config.batch_size or habits(suited(config, event_shape)).batch_size
+    return config.batch_size or habits(suited(config, event_shape)).batch_size(event_shape)
 
 
 def within_budget(

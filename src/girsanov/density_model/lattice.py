@@ -38,7 +38,7 @@ def require_dequantisation(data: Data, config: FitConfig) -> None:
 def make_dequantiser(schema: Schema, rows: State, config: FitConfig) -> Dequantise:
     """The dequantiser that ``config`` names, or that suits the model, for encoded rows."""
     shape, step, offset = schema.event_shape, schema.bin_width, schema.offset
-    kind = config.dequantise or ("categorical" if _suits_a_decoder(schema, rows, config) else "uniform")
+    kind = config.dequantise or ("categorical" if _suits_a_decoder(schema, config) else "uniform")
     if kind == "truncated-normal":
         return TruncatedNormalDequantise(shape, step, offset)
     if kind == "variational":
@@ -51,11 +51,11 @@ def make_dequantiser(schema: Schema, rows: State, config: FitConfig) -> Dequanti
     return Dequantise(shape, step, offset)
 
 
-def _suits_a_decoder(schema: Schema, rows: State, config: FitConfig) -> bool:
-    """Whether rows are images of more levels than uniform noise is good for, and the model has a head for them."""
+def _suits_a_decoder(schema: Schema, config: FitConfig) -> bool:
+    """Whether rows are images of whole levels, and the model has a head that knows these."""
     if schema.kind != "images" or config.takes_one_map or config.logit or not isinstance(config, Config):
         return False
-    return config.lattice_head and bool((schema.bin_width > 0).all()) and _support(schema, rows)[1] > MAX_CELLS
+    return config.lattice_head and bool((schema.bin_width > 0).all())
 
 
 def _support(schema: Schema, rows: State) -> tuple[Tensor, int]:

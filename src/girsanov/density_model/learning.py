@@ -17,7 +17,7 @@ from girsanov.density_model.fresh import fresh_elbo, fresh_log_prob
 from girsanov.density_model.model import DensityModel
 from girsanov.density_model.networks import habits, suited
 from girsanov.networks import Ensemble, ImageConfig
-from girsanov.networks.configs import FEW_ROWS
+from girsanov.networks.configs import FEW_ROWS, LARGE_ROW
 from girsanov.objectives import Batch, DenoisingObjective, ScheduledObjective
 from girsanov.pairs import ScoreModel
 from girsanov.randomness import mix, stream
@@ -27,7 +27,7 @@ from girsanov.types import MeanEstimate, State
 
 LARGE_STEPS, NO_LIMIT = 12_000, 10**7
 VALIDATION_ROWS, VALIDATION_SAMPLES = 512, 16
-LARGE_ROW, LARGE_EVALUATIONS = 256, 1024  # numbers, above which a row tells as much as several, and a validation's size
+LARGE_EVALUATIONS = 1024  # of a validation of long rows
 SETTLING_STEPS = 150  # of a learned schedule, after the network's training
 PLACES = ((0, 1), (2, 1), (1, 0), (1, 2))  # of an image in one with a border, moved by a pixel
 MOVES = 12  # purpose of the draws that move images

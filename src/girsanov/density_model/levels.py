@@ -4,6 +4,7 @@ __all__ = ["level_prior"]
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from girsanov.density_model.lattice import MAX_CELLS
 from girsanov.encoding import Encoding
@@ -12,6 +13,7 @@ from girsanov.transforms import OnLattice, Standardise
 from girsanov.types import State
 
 ATOMS, GAUSSIANS = 5, 3  # of more levels than have a weight each
+AROUND, FREQUENT = 8, 2.0  # levels on each side whose median mass an atom's exceeds so many times
 STRENGTH = 8.0  # rows that the histogram of all pixels counts for in each
 ROUNDS = 50  # of expectation and maximisation
 NARROWEST = 3.0  # standard deviation of a Gaussian in steps, at least
@@ -64,8 +66,7 @@ def _fitted(masses: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if count <= MAX_CELLS:
         none = masses.new_zeros(0)
         return torch.arange(count, dtype=torch.float64), none, none, masses.T.clamp_min(LEAST).log()
-    frequent = masses.sum(0)[1:].argsort(descending=True)[: ATOMS - 1] + 1  # the lowest level is always one
-    atoms = torch.cat([frequent.new_zeros(1), frequent.sort().values])
+    atoms = _atoms(masses.sum(0))
     rest = masses.clone()
     rest[:, atoms] = 0.0
     levels, share = torch.arange(count, dtype=torch.float64), rest.sum(0) / rest.sum().clamp_min(LEAST)
@@ -81,6 +82,18 @@ def _fitted(masses: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         part = _responsibilities(levels, means, deviations, local)
         local = torch.einsum("ckd,dk->cd", part, rest).clamp_min(LEAST)
     return atoms.double(), means, deviations, torch.cat([masses[:, atoms].T, local]).clamp_min(LEAST).log()
+
+
+def _atoms(masses: Tensor) -> Tensor:
+    """Levels that are much more frequent than those around them, of masses ``count``.
+
+    Example:
+        >>> _atoms(torch.ones(256).index_fill(0, torch.tensor([0, 254]), 9.0))
+        tensor([  0, 254])
+    """
+    around = pad(masses[None], (AROUND, AROUND), mode="reflect")[0].unfold(0, 2 * AROUND + 1, 1).median(1).values
+    found = (masses > FREQUENT * around).nonzero()[:, 0]
+    return found[masses[found].argsort(descending=True)[:ATOMS]].sort().values
 
 
 def _responsibilities(levels: Tensor, means: Tensor, deviations: Tensor, weights: Tensor) -> Tensor:

@@ -69,8 +69,12 @@ def suited(config: FitConfig, event_shape: Sequence[int]) -> Any:
     """The network of the settings, or the kind that rows of this shape get by default.
 
     Raises:
-        InputError: if it cannot serve such rows.
+        InputError: if it cannot serve such rows, or they should be moved and are no images.
     """
+    if config.moved and len(event_shape) != 3:
+        raise InputError(
+            f"moved= moves images by a pixel, and rows of shape {tuple(event_shape)} are none: leave it out"
+        )
     kind = config.network or NETWORKS[default_network(event_shape)]()
     if isinstance(kind, NetworkKind):
         kind.require(event_shape)

@@ -14,6 +14,7 @@ __all__ = [
     "default_network",
 ]
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -28,12 +29,12 @@ from girsanov.networks.unet import UNet
 from girsanov.processes.base import is_number
 from girsanov.types import InputError, require_count, require_counts
 
-SMALL_IMAGE = 12  # sides up to this get the two-level network with learned positions
 UNET_WIDTH = 8  # of whose multiples its channels are
 EVEN_SIDES = (
     "The {name} network needs images (c, h, w) with even sides of 4 or more; these rows have shape {shape}: leave the "
     "network out"
 )
+LARGE_ROW = 256  # numbers, above which a row tells as much as several
 FEW_ROWS = 20_000  # fewer rows than these get dropout, and some kinds two members
 DROPOUT = {5000: 0.5, FEW_ROWS: 0.1}  # of the network of images, for fewer rows than these
 
@@ -45,7 +46,6 @@ class NetworkKind(ABC):
     Attributes:
         name: of the kind.
         network: the class that is built.
-        batch_size: rows per training step that suit it.
         learning_rate: the peak that suits it.
         few_steps: training steps where there are few rows.
         moved: share of few images that are moved in training.
@@ -55,7 +55,6 @@ class NetworkKind(ABC):
 
     name: ClassVar[str]
     network: ClassVar[type[nn.Module]]
-    batch_size: ClassVar[int] = 256
     learning_rate: ClassVar[float] = 1.5e-3
     few_steps: ClassVar[int] = 1250
     moved: ClassVar[float] = 0.0
@@ -68,6 +67,12 @@ class NetworkKind(ABC):
         dropout = settings.get("dropout")
         if dropout is not None and not (is_number(dropout) and 0.0 <= dropout < 1.0):
             raise InputError(f"dropout must be a number from 0 to below 1; got {dropout!r}")
+
+    @classmethod
+    def batch_size(cls, event_shape: Sequence[int]) -> int:
+        """Rows per training step and member that suit it."""
+        del event_shape
+        return 256
 
     def members(self, rows: int) -> int:
         """Networks whose predictions are averaged, for so many training rows."""
@@ -97,7 +102,7 @@ class _Convolutions(NetworkKind):
 
 @dataclass(frozen=True)
 class ConvConfig(_Convolutions):
-    """Convolutions at two resolutions, for small images: :class:`girsanov.networks.ConvNetwork`.
+    """Convolutions at two resolutions, smooth in their input: :class:`girsanov.networks.ConvNetwork`.
 
     Attributes:
         width: channels; default 32.
@@ -118,11 +123,11 @@ class ConvConfig(_Convolutions):
 
 @dataclass(frozen=True)
 class ImageConfig(_Convolutions):
-    """Convolutions at three resolutions, for images of every even size: :class:`girsanov.networks.ImageNetwork`.
+    """Convolutions for images of every even size: :class:`girsanov.networks.ImageNetwork`.
 
     Attributes:
-        width: channels at half resolution; default 64.
-        blocks: residual blocks at a quarter of the resolution; default 2.
+        width: channels, of which at half the resolution twice as many; default 64.
+        blocks: residual blocks at the lowest resolution; default 2.
         dropout: rate inside the blocks; default 0.5 for fewer than 5,000 rows, 0.1 for fewer than 20,000, else 0.
 
     Example:
@@ -132,10 +137,14 @@ class ImageConfig(_Convolutions):
 
     name: ClassVar[str] = "image"
     network: ClassVar[type[nn.Module]] = ImageNetwork
-    batch_size: ClassVar[int] = 64
     learning_rate: ClassVar[float] = 2e-3
     few_steps: ClassVar[int] = 3500
     moved: ClassVar[float] = 0.4
+
+    @classmethod
+    def batch_size(cls, event_shape: Sequence[int]) -> int:
+        """64, and 128 of images of up to 256 numbers."""
+        return 64 if math.prod(event_shape) > LARGE_ROW else 128
 
     def arguments(self, rows: int) -> dict[str, Any]:
         """Of :class:`girsanov.networks.ImageNetwork`."""
@@ -247,12 +256,10 @@ NETWORKS: dict[str, type[NetworkKind]] = {
 
 
 def default_network(event_shape: Sequence[int]) -> str:
-    """Name of the kind that suits rows of a shape: ``conv`` for small images, ``image`` for larger ones, else ``mlp``.
+    """Name of the kind that suits rows of a shape: ``image`` for images with even sides of 4 or more, else ``mlp``.
 
     Example:
-        >>> default_network((5,)), default_network((1, 8, 8)), default_network((3, 32, 32))
-        ('mlp', 'conv', 'image')
+        >>> default_network((5,)), default_network((1, 8, 8)), default_network((3, 7, 7))
+        ('mlp', 'image', 'mlp')
     """
-    if not takes_convolutions(event_shape):
-        return "mlp"
-    return "conv" if max(event_shape[1:]) <= SMALL_IMAGE else "image"
+    return "image" if takes_convolutions(event_shape) else "mlp"

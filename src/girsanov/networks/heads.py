@@ -61,8 +61,15 @@ class Head(nn.Module, ABC):
     beside_reference: bool = True
 
     @abstractmethod
-    def deviation(self, network: NetworkCall, log_snr: Tensor, z: State) -> State:
-        """Noise prediction minus the reference's, at variance-preserving ``z`` ``b *d`` and levels ``b``."""
+    def deviation(self, network: NetworkCall, log_snr: Tensor, z: State, noise: State | None = None) -> State:
+        """Noise prediction minus the reference's.
+
+        Args:
+            network: that is asked.
+            log_snr: levels ``b``.
+            z: variance-preserving states ``b *d``.
+            noise: the reference's prediction there, where it is known already.
+        """
 
     def silent(self, log_snr: Tensor, features: Tensor) -> Tensor:
         """What a network returns that adds nothing to the reference, as an untrained one does."""
@@ -81,7 +88,8 @@ class ResidualHead(Head):
         self.reference = reference
         self.predicts = predicts
 
-    def deviation(self, network: NetworkCall, log_snr: Tensor, z: State) -> State:
+    def deviation(self, network: NetworkCall, log_snr: Tensor, z: State, noise: State | None = None) -> State:
+        del noise
         return self.colour(log_snr, network(self.reference.whiten(log_snr, z)[:, None])[:, 0])
 
     def colour(self, log_snr: Tensor, residual: State) -> State:
@@ -126,11 +134,12 @@ class ExpertHead(Head):
         self.share = nn.Parameter(torch.zeros(self.KNOTS))
 
     @abstractmethod
-    def blend(self, network: NetworkCall, log_snr: Tensor, z: State, share: Tensor) -> State:
-        """The deviation under a given share, broadcastable with ``z``."""
+    def blend(self, network: NetworkCall, log_snr: Tensor, z: State, gaussian: State, share: Tensor) -> State:
+        """The deviation under a given share, broadcastable with ``z``, from the reference's prediction."""
 
-    def deviation(self, network: NetworkCall, log_snr: Tensor, z: State) -> State:
-        return self.blend(network, log_snr, z, expand_as_rows(self._at_knots(self.share, log_snr), z))
+    def deviation(self, network: NetworkCall, log_snr: Tensor, z: State, noise: State | None = None) -> State:
+        share = expand_as_rows(self._at_knots(self.share, log_snr), z)
+        return self.blend(network, log_snr, z, self.reference.noise(log_snr, z) if noise is None else noise, share)
 
     @torch.no_grad()
     def calibrate(self, x: State, generator: torch.Generator) -> None:
@@ -139,16 +148,18 @@ class ExpertHead(Head):
             level = knot.double().expand(len(x))
             eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
             z = torch.sigmoid(knot).sqrt() * x + torch.sigmoid(-knot).sqrt() * eps
-            full = self.blend(partial(self.silent, level), level, z, torch.ones(()))
+            gaussian = self.reference.noise(level, z)
+            full = self.blend(partial(self.silent, level), level, z, gaussian, torch.ones(()))
             energy = sum_event(full.square()).sum()
-            target = sum_event(full * (eps - self.reference.noise(level, z))).sum()
+            target = sum_event(full * (eps - gaussian)).sum()
             self.share[i] = (target / energy).clamp(0.0, 1.0).float() if energy > 0 else 0.0
 
     def _at_knots(self, values: Tensor, log_snr: Tensor) -> Tensor:
-        """Piecewise-linear interpolation of one value per knot."""
-        position = ((log_snr - self.knots[0]) / (self.knots[1] - self.knots[0])).clamp(0.0, self.KNOTS - 1.001)
+        """Piecewise-linear interpolation of values ``k *d`` at levels as far apart from the first knot to the last."""
+        first, last = self.knots[0], self.knots[-1]
+        position = ((log_snr - first) / (last - first) * (len(values) - 1)).clamp(0.0, len(values) - 1.001)
         left = position.long()
-        part = (position - left).to(values.dtype)
+        part = expand_as_rows((position - left).to(values.dtype), values[:1])
         return (1.0 - part) * values[left] + part * values[left + 1]
 
 
@@ -170,8 +181,8 @@ class MixtureHead(ExpertHead):
         super().__init__(reference, predicts)
         self.mixture = mixture
 
-    def blend(self, network: NetworkCall, log_snr: Tensor, z: State, share: Tensor) -> State:
-        expert = self.mixture.noise(log_snr, z) - self.reference.noise(log_snr, z)
+    def blend(self, network: NetworkCall, log_snr: Tensor, z: State, gaussian: State, share: Tensor) -> State:
+        expert = self.mixture.noise(log_snr, z) - gaussian
         added = self.reference.function_at(
             log_snr, expert, lambda alpha2, sigma2, v: ((alpha2 * v + sigma2) / (alpha2 * v)).sqrt()
         )
@@ -211,11 +222,10 @@ class LatticeHead(ExpertHead):
         self.register_buffer("histogram", lattice.histogram.float())
         self.register_buffer("scale", reference.marginal_variance().sqrt().float())
 
-    def blend(self, network: NetworkCall, log_snr: Tensor, z: State, share: Tensor) -> State:
+    def blend(self, network: NetworkCall, log_snr: Tensor, z: State, gaussian: State, share: Tensor) -> State:
         gate = self._gate(log_snr, z) * share
         r = torch.exp(-0.5 * log_snr)
         noisy = z * expand_as_rows(torch.sigmoid(log_snr).rsqrt(), z)
-        gaussian = self.reference.noise(log_snr, z)
         weights, moments = self._cells(noisy, r, gaussian)
         denoised = noisy - expand_as_rows(r, z) * gaussian
         guess = denoised + gate * (self._centre(weights) - denoised)

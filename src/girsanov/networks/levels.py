@@ -9,34 +9,40 @@ or more, so that by Poisson's formula it is one but for :math:`2 e^{-2\pi^2 s^2 
 
 and the network moves weights, means and deviations. Where the noise spans the lattice, :math:`r \ge 0.85 h`, a
 Gaussian's part of the posterior is a Gaussian's but for :math:`2 e^{-2 \pi^2 r^2 s^2 / h^2 (r^2 + s^2)}`; below, it is
-the sum over the nine nearest points, beyond which is less than :math:`e^{-13}` of it
-where the law puts rows. So a pixel costs a few exponentials
+the sum over the three to nine nearest points, beyond which is less than
+:math:`e^{-13}` of it where the law puts rows. So a pixel costs a few exponentials
 instead of one for each level.
 
-The law starts as the pixel's histogram, mixed with the Gaussian reference's own leave-one-out prediction.
+The law starts as the pixel's histogram, mixed with the Gaussian reference's own leave-one-out prediction
+:math:`\mathcal{N}(y - (v + r^2)\, \hat\varepsilon_G / r,\; v)`, where :math:`v + r^2` is the
+reciprocal of the pixel's entry on the diagonal of :math:`(S + r^2 I)^{-1}`; v is between the pixel's conditional and
+its marginal variance, and its logarithm is interpolated between levels a quarter apart, to half a percent.
 """
 
 __all__ = ["LevelHead", "LevelPrior"]
 
-import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Gaussian
 from girsanov.networks.heads import ExpertHead, NetworkCall
+from girsanov.networks.level_law import LevelLaw, mean_among_points, mean_over_lattice
 from girsanov.types import State
 
 FINE = 0.85  # noise, in steps, below which lattice points are told apart
-NEIGHBOURS = 4  # lattice points on each side of the nearest one that are summed over
+SPANNED = 5.29  # standard deviations of the noise within which lattice points count: beyond is e^-14 of it
 NARROWEST = 2.0  # standard deviation of a Gaussian in steps, at least
 STRETCH = (-6.0, 2.0)  # logarithm of the factor by which the network may change one
 REACH = 3.0  # standard deviations of the noise within which a pixel looks as if it had the lowest level
 TRUSTS = (0.0, 0.01, 0.1, 0.5, 0.9, 0.999)  # weights of the reference's prediction that a start is chosen from
 TRUST_ROWS, TRUST_NUMBERS = 128, 2**15  # rows that choose, and numbers in them
+TILE = 2**17  # numbers of a law that are worked on at a time in training, so that they stay near the processor
 
 
 @dataclass(frozen=True)
@@ -60,22 +66,6 @@ class LevelPrior:
     log_weights: Tensor
 
 
-@dataclass(frozen=True)
-class _Law:
-    """A prior of rows: log-weights of the atoms and of the Gaussians up to a number for each pixel, and these.
-
-    Maps are along axis 1.
-    """
-
-    atoms: Tensor
-    gaussians: Tensor
-    means: Tensor
-    variances: Tensor
-
-    def __getitem__(self, rows: Tensor) -> "_Law":
-        return _Law(self.atoms[rows], self.gaussians[rows], self.means[rows], self.variances[rows])
-
-
 class LevelHead(ExpertHead):
     """The denoiser of atoms and Gaussians on a lattice, whose weights, means and deviations the network moves.
 
@@ -95,11 +85,13 @@ class LevelHead(ExpertHead):
     deviations: Tensor
     log_weights: Tensor
     trust: Tensor
+    own_log_variances: Tensor
 
     inputs = 4
     deviations_at_end = 4.0
     beside_reference = False  # images of saturated pixels are far from a Gaussian
     INK = 40.0  # levels above the lowest at which the last feature map ends
+    FINER = 5  # levels at which variances are known, for each knot
 
     def __init__(self, reference: Gaussian, predicts: str, prior: LevelPrior) -> None:
         super().__init__(reference, predicts)
@@ -109,14 +101,27 @@ class LevelHead(ExpertHead):
         self.register_buffer("trust", torch.zeros(self.KNOTS))
         self.counts = len(prior.atoms), len(prior.means) + 1
         self.outputs = self.counts[0] + 3 * self.counts[1]
+        levels = torch.linspace(float(self.knots[0]), float(self.knots[-1]), self.FINER * (self.KNOTS - 1) + 1)
+        self.register_buffer("own_log_variances", self._own_log_variances(levels.double()).float())
 
-    def blend(self, network: NetworkCall, log_snr: Tensor, z: State, share: Tensor) -> State:
+    def _own_log_variances(self, levels: Tensor) -> Tensor:
+        """Of each pixel given the others of a noisy row under the reference, shape ``k *d``."""
+        squared = torch.exp(-levels).to(self.reference.mean.device)
+        precision = self.reference.marginal_precision(squared.sqrt())
+        return (1.0 / precision - squared.reshape(-1, *(1,) * (precision.ndim - 1))).log()
+
+    def blend(self, network: NetworkCall, log_snr: Tensor, z: State, gaussian: State, share: Tensor) -> State:
         r = expand_as_rows(torch.exp(-0.5 * log_snr), z)
         noisy = z * expand_as_rows(torch.sigmoid(log_snr).rsqrt(), z) - self.lowest
-        gaussian = self.reference.noise(log_snr, z)
         start = self._start(log_snr, noisy, r, gaussian)
-        outputs = network(self._features(noisy, r, self.denoised(start, noisy, r)))
-        return share * ((noisy - self.denoised(self._moved(start, outputs), noisy, r)) / r - gaussian)
+        guess, _ = self._posterior(start, noisy, r, 0)  # what a network sees need not tell lattice points apart
+        outputs = network(self._features(noisy, r, guess))
+        if self.training and outputs.requires_grad and not noisy.requires_grad:
+            found = _Denoised.apply(outputs, self, start, noisy, r)
+            assert isinstance(found, Tensor)
+        else:
+            found = self.denoised(self._moved(start, outputs), noisy, r)
+        return share * ((noisy - found) / r - gaussian)
 
     @torch.no_grad()
     def calibrate(self, x: State, generator: torch.Generator) -> None:
@@ -127,25 +132,50 @@ class LevelHead(ExpertHead):
             level = knot.double().expand(len(rows))
             eps = torch.randn(rows.shape, generator=generator, dtype=x.dtype).to(x.device)
             z = torch.sigmoid(knot).sqrt() * rows + torch.sigmoid(-knot).sqrt() * eps
-            errors = []
+            gaussian, errors = self.reference.noise(level, z), []
             for trust in TRUSTS:
                 self.trust[i] = trust
-                noise = self.reference.noise(level, z) + self.blend(
-                    partial(self.silent, level), level, z, z.new_ones(())
-                )
+                noise = gaussian + self.blend(partial(self.silent, level), level, z, gaussian, z.new_ones(()))
                 errors.append(float(sum_event((eps - noise).square()).mean()))
             self.trust[i] = TRUSTS[errors.index(min(errors))]
 
-    def denoised(self, law: _Law, noisy: State, r: Tensor) -> State:
+    def denoised(self, law: LevelLaw, noisy: State, r: Tensor) -> State:
         """Posterior mean of clean rows, at noise ``r`` of shape ``b 1 ...``; both rows above the lowest level."""
-        fine = r.flatten() < FINE * self.step
-        if bool(fine.all()):
-            return self._near(law, noisy, r)
-        if not bool(fine.any()):
-            return self._wide(law, noisy, r)
-        near, wide = fine.nonzero()[:, 0], (~fine).nonzero()[:, 0]
-        parts = self._near(law[near], noisy[near], r[near]), self._wide(law[wide], noisy[wide], r[wide])
-        return torch.cat(parts)[torch.cat([near, wide]).argsort()]
+        groups = self._groups(r)
+        if len(groups) == 1:
+            return self._posterior(law, noisy, r, groups[0][0])[0]
+        parts = [self._posterior(law[rows], noisy[rows], r[rows], count)[0] for count, rows in groups]
+        return torch.cat(parts)[torch.cat([rows for _, rows in groups]).argsort()]
+
+    def _groups(self, r: Tensor) -> list[tuple[int, Tensor]]:
+        """How many lattice points on each side count, 0 where noise spans the lattice, and the rows of each number."""
+        steps = r.flatten() / self.step
+        counts = (SPANNED * steps - 0.5).ceil().clamp_min(1.0).masked_fill(steps >= FINE, 0.0)
+        return [(int(count), (counts == count).nonzero()[:, 0]) for count in counts.unique().tolist()]
+
+    def _posterior(
+        self, law: LevelLaw, noisy: State, r: Tensor, count: int, *, slopes: bool = False
+    ) -> tuple[State, Tensor]:
+        """The mean of rows of which so many points on each side count, or 0 for the whole lattice, and its slopes."""
+        values = expand_as_rows(self.atoms, noisy)
+        if count:
+            return mean_among_points(law, values, noisy, r, self.step, count, slopes=slopes)
+        return mean_over_lattice(law, values, noisy, r, slopes=slopes)
+
+    @torch.no_grad()
+    def with_slopes(self, outputs: Tensor, start: LevelLaw, noisy: State, r: Tensor) -> tuple[State, Tensor]:
+        """The posterior mean under the law that outputs make of the start, and its slopes in the outputs ``b o *d``."""
+        mean, slopes = torch.empty_like(noisy), torch.empty_like(outputs, memory_format=torch.contiguous_format)
+        atoms, gaussians = self.counts
+        for count, rows in self._groups(r):
+            maps = atoms + gaussians * (2 * count + 1)
+            for part in rows.split(max(1, TILE // (maps * noisy[0].numel()))):
+                given = outputs[part]
+                law = self._moved(start[part], given)
+                mean[part], found = self._posterior(law, noisy[part], r[part], count, slopes=True)
+                found[:, -gaussians:] *= self._stretched(start[part], given)
+                slopes[part] = found
+        return mean, slopes
 
     def _features(self, noisy: State, r: Tensor, guess: State) -> Tensor:
         scale = (1.0 + r.square()).sqrt()
@@ -153,15 +183,14 @@ class LevelHead(ExpertHead):
         ink = (guess / (self.INK * self.step)).clamp(0.0, 1.0)
         return torch.stack([noisy / scale, guess, low, ink], 1)
 
-    def _start(self, log_snr: Tensor, noisy: State, r: Tensor, gaussian: State) -> _Law:
+    def _start(self, log_snr: Tensor, noisy: State, r: Tensor, gaussian: State) -> LevelLaw:
         """The pixel's histogram, and with the weight of trust the Gaussian prediction from the other pixels."""
-        precision, count = self.reference.marginal_precision(r.flatten()), self.counts[0]
-        variance = (1.0 / precision - r.double().square()).to(noisy.dtype)
-        own = (noisy - gaussian / (r * precision.to(noisy.dtype)))[:, None]
+        count, variance = self.counts[0], torch.exp(self._at_knots(self.own_log_variances, log_snr)).to(noisy.dtype)
+        own = (noisy - gaussian * ((variance + r.square()) / r))[:, None]
         trust = expand_as_rows(self._at_knots(self.trust, log_snr), noisy)[:, None].clamp(1e-12, 1.0 - 1e-6)
         known = torch.log1p(-trust) + self.log_weights
         fixed = [expand_as_rows(t, noisy).expand_as(known[:, count:]) for t in (self.means, self.deviations.square())]
-        return _Law(
+        return LevelLaw(
             atoms=known[:, :count],
             gaussians=torch.cat([known[:, count:], trust.log().expand_as(own)], 1),
             means=torch.cat([fixed[0], own], 1),
@@ -173,38 +202,35 @@ class LevelHead(ExpertHead):
         """The least variance of a Gaussian."""
         return (NARROWEST * float(self.step)) ** 2
 
-    def _moved(self, law: _Law, outputs: Tensor) -> _Law:
+    def _moved(self, law: LevelLaw, outputs: Tensor) -> LevelLaw:
         """The law that the network makes of the start."""
         a, c = self.counts
         logits, shift, stretch = outputs.split([a + c, c, c], 1)
         atoms, gaussians = logits.split([a, c], 1)  # not normalised: a posterior's weights are, later
         variances = law.variances * torch.exp(2.0 * stretch.clamp(*STRETCH))
         means = law.means + shift
-        return _Law(law.atoms + atoms, law.gaussians + gaussians, means, variances.clamp_min(self._narrowest))
+        return LevelLaw(law.atoms + atoms, law.gaussians + gaussians, means, variances.clamp_min(self._narrowest))
 
-    def _bells(self, law: _Law, noisy: State, r: Tensor) -> Tensor:
-        """Log-weights of the atoms in the posterior, up to a number for all that is in it."""
-        return law.atoms - 0.5 * ((noisy[:, None] - expand_as_rows(self.atoms, noisy)) / r[:, None]).square()
+    def _stretched(self, law: LevelLaw, outputs: Tensor) -> Tensor:
+        """Where the logarithm of a deviation is the start's and what the network adds, and not a limit."""
+        stretch = outputs[:, -self.counts[1] :]
+        free = law.variances * torch.exp(2.0 * stretch) > self._narrowest
+        return free & (stretch > STRETCH[0]) & (stretch < STRETCH[1])
 
-    def _wide(self, law: _Law, noisy: State, r: Tensor) -> State:
-        """Posterior mean where the noise spans the lattice: that of a mixture of atoms and Gaussians."""
-        y, squared = noisy[:, None], r[:, None].square()
-        total = law.variances + squared
-        log_weights = law.gaussians + 0.5 * ((squared / total).log() - (y - law.means).square() / total)
-        weights = torch.softmax(torch.cat([self._bells(law, noisy, r), log_weights], 1), 1)
-        means = (law.means * squared + y * law.variances) / total
-        atoms = expand_as_rows(self.atoms, noisy)
-        return (weights[:, : len(atoms)] * atoms).sum(1) + (weights[:, len(atoms) :] * means).sum(1)
 
-    def _near(self, law: _Law, noisy: State, r: Tensor) -> State:
-        """Posterior mean where it is the nearest lattice points that count."""
-        steps = torch.arange(-NEIGHBOURS, NEIGHBOURS + 1, device=noisy.device)
-        nearest = (noisy / self.step).round()[:, None]
-        points = self.step * (nearest + expand_as_rows(steps, noisy))
-        square = (points[:, :, None] - law.means[:, None]).square() / law.variances[:, None]
-        density = torch.logsumexp(law.gaussians[:, None] - 0.5 * (square + law.variances[:, None].log()), 2)
-        masses = density + (self.step / math.sqrt(2.0 * math.pi)).log()
-        own = masses - 0.5 * ((noisy[:, None] - points) / r[:, None]).square()
-        weights = torch.softmax(torch.cat([self._bells(law, noisy, r), own], 1), 1)
-        atoms = expand_as_rows(self.atoms, noisy)
-        return (weights[:, : len(atoms)] * atoms).sum(1) + (weights[:, len(atoms) :] * points).sum(1)
+class _Denoised(torch.autograd.Function):
+    """The posterior mean of what outputs make of a start, with the slopes of :mod:`girsanov.networks.level_law`."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, outputs: Tensor, head: LevelHead, start: LevelLaw, noisy: State, r: Tensor
+    ) -> State:
+        mean, slopes = head.with_slopes(outputs, start, noisy, r)
+        ctx.save_for_backward(slopes)
+        return mean
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: State) -> tuple[Tensor, None, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (slopes,) = ctx.saved_tensors
+        return slopes * gradient[:, None], None, None, None, None

@@ -86,8 +86,9 @@ class GainObjective(DequantisedLoss):
         with torch.set_grad_enabled(levels.requires_grad):
             eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
             z = noised(levels, x, eps)
-            remainder = eps - model.reference.noise(levels, z)
-        delta = model.deviation(levels, z, self._condition(condition, generator))
+            noise = model.reference.noise(levels, z)
+            remainder = eps - noise
+        delta = model.deviation(levels, z, self._condition(condition, generator), noise=noise)
         found = gain(remainder, delta)
         beside = model.head is None or model.head.beside_reference
         return found if beside else found - 0.5 * sum_event(remainder.square())

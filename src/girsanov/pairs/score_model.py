@@ -17,7 +17,7 @@ standard deviations once in a million draws, whatever the law of the data. With 
 
 __all__ = ["HALF", "ScoreModel", "called"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -147,7 +147,7 @@ class ScoreModel(nn.Module):
         """
         if self.head is None:
             raise InputError("This score model has no reference to deviate from")
-        delta = (calls or at_once)(partial(self._averaged, self._member), log_snr, z, condition)
+        delta = (calls or at_once)(partial(self._averaged, self._member), log_snr, z, condition, noise)
         return self._given_way(delta, lambda law: law.noise(log_snr, z) if noise is None else noise)
 
     def whitened_deviation(self, log_snr: Tensor, w: State, condition: Tensor | None = None) -> State:
@@ -164,25 +164,27 @@ class ScoreModel(nn.Module):
         noise = noise_of(self.reference) + delta
         return delta - noise * given_way(noise)
 
-    def _averaged(self, one: Callable[..., State], log_snr: Tensor, z: State, condition: Tensor | None) -> State:
-        """What ``one(network, log_snr, z, condition)`` is on average over the members."""
+    def _averaged(self, one: Callable[..., State], *given: Tensor | None) -> State:
+        """What ``one(network, *given)`` of some rows is on average over the members."""
         if not isinstance(self.network, Ensemble):
-            return one(self.network, log_snr, z, condition)
+            return one(self.network, *given)
         members = list(self.network.members)
         if not self.training:
-            return torch.stack([one(member, log_snr, z, condition) for member in members]).mean(0)
-        shares = torch.arange(len(z), device=z.device).tensor_split(len(members))
-        return torch.cat(
-            [
-                one(member, log_snr[rows], z[rows], condition if condition is None else condition[rows])
-                for member, rows in zip(members, shares, strict=True)
-            ]
-        )
+            return torch.stack([one(member, *given) for member in members]).mean(0)
+        shares = zip(*(_shares(part, len(members)) for part in given), strict=True)
+        return torch.cat([one(member, *share) for member, share in zip(members, shares, strict=True)])
 
-    def _member(self, network: Callable[..., Tensor], log_snr: Tensor, z: State, condition: Tensor | None) -> State:
+    def _member(
+        self, network: Callable[..., Tensor], log_snr: Tensor, z: State, condition: Tensor | None, noise: State | None
+    ) -> State:
         assert self.head is not None
         level = log_snr.to(z.dtype)
-        return self.head.deviation(lambda features: called(network, level, features, condition), log_snr, z)
+        return self.head.deviation(lambda features: called(network, level, features, condition), log_snr, z, noise)
+
+
+def _shares(part: Tensor | None, members: int) -> Sequence[Tensor | None]:
+    """The rows of each member in training."""
+    return [None] * members if part is None else part.tensor_split(members)
 
 
 def _residual(network: Callable[..., Tensor], log_snr: Tensor, w: State, condition: Tensor | None) -> State:

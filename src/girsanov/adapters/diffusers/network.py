@@ -173,8 +173,8 @@ class PretrainedHead(Head):
         super().__init__()
         self.reference: Any = reference
 
-    def deviation(self, network: NetworkCall, log_snr: Tensor, z: State) -> State:
-        return network(z) - self.reference.noise(log_snr, z)
+    def deviation(self, network: NetworkCall, log_snr: Tensor, z: State, noise: State | None = None) -> State:
+        return network(z) - (self.reference.noise(log_snr, z) if noise is None else noise)
 
     def silent(self, log_snr: Tensor, features: Tensor) -> Tensor:
         """The reference's own prediction."""
