@@ -36,6 +36,8 @@ def digits(document):
 def images(mnist):
     """One line per whole command on images."""
     rows = [(f"MNIST, 28 × 28, {row['minutes']:g} min", row) for row in mnist["rows"]]
+    demo = load("images-digits")
+    rows += [("digits, 8 × 8, the demo", row) for row in (demo["rows"] if demo else [])]
     found = load("images-photographs")
     others = {row["what"]: row for row in found["rows"]} if found else {}
     named = {"photographs": "photographs, 3 × 32 × 32", "crops": "200 crops of them, 3 × 16 × 16"}
@@ -45,9 +47,9 @@ def images(mnist):
     ]
     lines = [
         "",
-        "**Images** (the whole command `girsanov fit` on held-out images of 256 levels, bits per dimension, lower is "
-        "better, ± both standard errors, of the estimator and over rows; a "
-        "training step beside the network's own work in it; [data](benchmarks/results/images-mnist.json)):",
+        "**Images** (the whole command `girsanov fit` on held-out images, of 256 levels and digits of 17, bits per "
+        "dimension, lower is better, ± both standard errors, of the estimator and over rows; a training step "
+        "beside the network's own work in it; [data](benchmarks/results/images-mnist.json)):",
         "",
         "| images, time given | seconds | rows | ours, bound | best peer | PNG | WebP | step / network | memory |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -68,7 +70,44 @@ def images(mnist):
             f"{mixture['stderr_estimator']:.3f} ± {mixture['stderr_rows']:.3f} on the photographs "
             "([data](benchmarks/results/images-photographs.json)).",
         ]
-    return lines
+    return [*lines, *drawn(), *schedules()]
+
+
+def drawn():
+    """Precision and recall of samples, and how many are of the class that was asked for."""
+    document = load("images-samples")
+    if document is None:
+        return []
+    found = []
+    for row in document["rows"]:
+        real, classes = row["real"], row.get("of_the_asked_class_mean")
+        asked = "" if classes is None else f", {100 * classes:.0f} % of the class that was asked for"
+        found.append(
+            f"{row['what']} {row['precision']:.2f} and {row['recall']:.2f} (real images in their place "
+            f"{real['precision']:.2f} and {real['recall']:.2f}){asked}"
+        )
+    return [
+        "",
+        "Samples, precision and recall in a classifier's features ([data](benchmarks/results/images-samples.json)): "
+        f"{'; '.join(found)}.",
+    ]
+
+
+def schedules():
+    """Whether a learned schedule pays."""
+    document = load("images-schedule")
+    if document is None:
+        return []
+    rows = {row["what"]: row for row in document["rows"]}
+    text = ", ".join(
+        f"{name} {row['bits_per_dim']:.3f} ± {row['stderr_estimator']:.3f}"
+        for name, row in (("as it is", rows["vp"]), ("learned", rows["learned"]))
+    )
+    return [
+        "",
+        f"The noise schedule on MNIST in {rows['vp']['budget_seconds'] / 60:g} minutes, same images: {text} "
+        "([data](benchmarks/results/images-schedule.json)).",
+    ]
 
 
 def tables(small):

@@ -50,7 +50,7 @@ FITS = {
         torch.linspace(0.0, 1.0, 60),
     ),
     "continuous flow": (PLAIN, table(), None),
-    "lattice and classes": (PLAIN | {"conditional": True}, images(), torch.arange(40) % 3),
+    "lattice and classes": (PLAIN | {"conditional": True, "dequantise": "uniform"}, images(), torch.arange(40) % 3),
     "variational noise": (PLAIN | {"dequantise": "variational"}, images(), None),
     "cells, convolutions": (
         PLAIN | {"network": gv.networks.ConvConfig(width=8, blocks=1), "dequantise": "categorical"},

@@ -133,7 +133,7 @@ def _codecs(model):
     return {name: {"bits_per_dim": value, "rows": len(rows)} for name, value in compressed(rows).items()}
 
 
-def step_seconds(run, rounds=5, steps=10, threads=2):
+def step_seconds(run, rounds=5, steps=30, threads=2):
     """Seconds of a training step, and of the network alone on the same batch, forward and backward, in turn.
 
     The network is called with what the objective gives it, as often as the objective does in one step.

@@ -85,7 +85,7 @@ print(pair.log_snr_range, pair.score.network.notes)
 
 # %%
 reference = Gaussian.fit(scaled(train + torch.rand_like(train) - 0.5))
-spread = scaled(test[:32] + torch.rand_like(test[:32]) - 0.5)
+spread = scaled(test[:16] + torch.rand_like(test[:16]) - 0.5)
 bound = elbo(pair.replace(reference=reference), spread, samples=32)
 print(bound.kind, bound.model, bound.mean())
 
@@ -97,7 +97,7 @@ print(bound.kind, bound.model, bound.mean())
 
 # %%
 digits = density_from_diffusers(folder, data_range=(-1.0, 1.0), levels=17, check=scaled(train[:64]))
-mass = digits.elbo(test[:64], samples=32)
+mass = digits.elbo(test[:32], samples=16)
 print(f"{float(mass.bits_per_dim().mean()):.2f} bits per dimension, a {mass.kind} of a log-{mass.measure}")
 
 # %% [markdown]
@@ -138,4 +138,4 @@ attempt("a network that was never trained", UNet2DModel.from_config(unet.config)
 # %%
 pipeline = to_diffusers(digits)
 pipeline.set_progress_bar_config(disable=True)
-print(pipeline(batch_size=4, num_inference_steps=50, output_type="np").images.shape)
+print(pipeline(batch_size=4, num_inference_steps=20, output_type="np").images.shape)

@@ -3,7 +3,7 @@
 A condition has one entry for each row, or one for all of them.
 """
 
-__all__ = ["LANES", "Calls", "at_once", "by_blocks", "condition_at", "conditions_for"]
+__all__ = ["LANES", "Calls", "at_once", "by_blocks", "condition_at", "conditions_for", "whole"]
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,14 +38,23 @@ def by_blocks(
         >>> by_blocks(lambda index: index.square(), 5, 3), by_blocks(lambda index: {"n": 0 * index + len(index)}, 1, 40)
         (tensor([ 0,  1,  4,  9, 16]), {'n': tensor([32])})
     """
-    size = max(1, rows if rows < LANES else rows // LANES * LANES)
-    parts = []
+    size, parts = whole(rows), []
     for start in range(0, n, size):
         values = evaluate(torch.arange(start, start + size, device=device).clamp_max(n - 1))
         named = values if isinstance(values, dict) else {"": values}
         parts.append({name: value.narrow(dim, 0, min(size, n - start)) for name, value in named.items()})
     joined = {name: torch.cat([part[name] for part in parts], dim) for name in parts[0]}
     return joined.get("", joined)  # type: ignore[return-value]
+
+
+def whole(rows: int) -> int:
+    """The size of a block of about so many rows: one or more, and from 32 on a multiple of 32.
+
+    Example:
+        >>> whole(0), whole(20), whole(70)
+        (1, 20, 64)
+    """
+    return max(1, rows if rows < LANES else rows // LANES * LANES)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import typer
 
 from girsanov import __version__
-from girsanov.cli import bridge, classify, evaluate, fit, inspect, sample, test
+from girsanov.cli import bridge, classify, evaluate, fit, inspect, merge, sample, test
 from girsanov.cli.options import spread
 from girsanov.cli.output import UsageError, emit
 
@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {  # in the order of --hel
         "or girsanov evaluate ddpm-cifar10-32 images --data-range=-1,1",
     ),
     "score": (evaluate.score, "girsanov score runs/data new.csv --out scores.csv"),
+    "merge": (merge.merge, "girsanov merge scores-1.csv scores-2.csv --out scores.csv"),
     "sample": (sample.sample, "girsanov sample runs/digits -n 36 --out samples.png"),
     "classify": (classify.classify, "girsanov classify runs/digits digits --confidence 0.95 --screen"),
     "bridge": (

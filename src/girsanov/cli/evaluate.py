@@ -14,6 +14,7 @@ import typer
 
 from girsanov.cli.given import Given, conditioned
 from girsanov.cli.lines import RowLines
+from girsanov.cli.merge import shard_of
 from girsanov.cli.options import Common, OnError, OnErrorOption, RunArgument, SamplesOption, out_option
 from girsanov.cli.output import UsageError, as_json, check_place, emit, note_refused, print_result, stderr_note
 
@@ -118,6 +119,14 @@ def score(
     data: Annotated[str, typer.Argument(metavar="DATA", help="Rows to score: a name, file or folder.")],
     out: Annotated[Path | None, out_option("CSV file to write instead of standard output.")] = None,
     on_error: OnErrorOption = OnError.nan,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Only rows I, I + N, I + 2 N, ...: one of N commands, whose files girsanov merge joins.",
+            rich_help_panel="Data",
+        ),
+    ] = None,
     *,
     method: Evaluating,
     given: Given,
@@ -127,9 +136,10 @@ def score(
     """Log-likelihood of every row of DATA, in nats: row, value, stderr, kind, model, error; file names of images too.
 
     Rows count from 1, as in sentences about them, the header apart. A row that the model cannot have gets nan and a
-    sentence, unless --on-error fail.
+    sentence, unless --on-error fail. A row's value does not depend on the rows beside it, so that shards have the same.
     """
     check_place(out)
+    part = None if shard is None else shard_of(shard)
     device = common.prepare()
     from girsanov.rows import condition_at
     from girsanov.runs import all_rows
@@ -138,6 +148,9 @@ def score(
     each, note = on_error is OnError.nan, stderr_note(common.quiet)
     rows, condition = conditioned(model, all_rows(model, data, each=each), given, common)
     _check(model, rows, _tested_with(model, rows, condition, given), pretrained, common.quiet)
+    if part is not None:
+        rows, kept = rows.shard(*part)
+        condition = condition_at(condition, kept)
     for sentence in rows.notes:
         note(sentence)
     note(f"scoring {rows.described}: {len(rows):,}")

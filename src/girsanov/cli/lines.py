@@ -1,6 +1,6 @@
 """Lines of rows that are computed block by block, as CSV or JSON, refused rows among them."""
 
-__all__ = ["RowLines"]
+__all__ = ["RowLines", "as_csv"]
 
 import csv
 import io
@@ -49,14 +49,14 @@ class RowLines:
         parts = []
         put = parts.append if out is not None else lambda text: emit(text, end="")
         if not json:
-            put(_csv([header]))
+            put(as_csv([header]))
         for block, span in rows.blocks(size):
             found = compute(block).to_dict("index") if len(rows) else {}
             lines = [self._line(row, found.get(row), rows) for row in span]
             if json:
                 put("".join(as_json(line) + "\n" for line in lines))
             else:
-                put(_csv([self._csv_line(line, header) for line in lines]))
+                put(as_csv([self._csv_line(line, header) for line in lines]))
         if out is not None:
             write_file(out, "".join(parts).encode())
 
@@ -72,7 +72,13 @@ class RowLines:
         return [cells[name] for name in header]
 
 
-def _csv(lines: Sequence[Sequence[Any]]) -> str:
+def as_csv(lines: Sequence[Sequence[Any]]) -> str:
+    r"""Lines of cells as CSV.
+
+    Example:
+        >>> as_csv([["row", "file"], [1, "a,b"]])
+        'row,file\n1,"a,b"\n'
+    """
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()

@@ -33,6 +33,7 @@ from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Gaussian
 from girsanov.networks.heads import ExpertHead, NetworkCall
 from girsanov.networks.level_law import LevelLaw, mean_among_points, mean_over_lattice
+from girsanov.rows import whole
 from girsanov.types import State
 
 FINE = 0.85  # noise, in steps, below which lattice points are told apart
@@ -42,7 +43,8 @@ STRETCH = (-6.0, 2.0)  # logarithm of the factor by which the network may change
 REACH = 3.0  # standard deviations of the noise within which a pixel looks as if it had the lowest level
 TRUSTS = (0.0, 0.01, 0.1, 0.5, 0.9, 0.999)  # weights of the reference's prediction that a start is chosen from
 TRUST_ROWS, TRUST_NUMBERS = 128, 2**15  # rows that choose, and numbers in them
-TILE = 2**17  # numbers of a law that are worked on at a time in training, so that they stay near the processor
+# numbers of a law that are worked on at a time, in training and otherwise, so that they stay near the processor
+TILE, LARGE_TILE = 2**17, 2**20
 
 
 @dataclass(frozen=True)
@@ -141,11 +143,17 @@ class LevelHead(ExpertHead):
 
     def denoised(self, law: LevelLaw, noisy: State, r: Tensor) -> State:
         """Posterior mean of clean rows, at noise ``r`` of shape ``b 1 ...``; both rows above the lowest level."""
-        groups = self._groups(r)
-        if len(groups) == 1:
-            return self._posterior(law, noisy, r, groups[0][0])[0]
-        parts = [self._posterior(law[rows], noisy[rows], r[rows], count)[0] for count, rows in groups]
-        return torch.cat(parts)[torch.cat([rows for _, rows in groups]).argsort()]
+        parts, order = [], []
+        for count, rows in self._groups(r):
+            for part in rows.split(self._tile(count, noisy, LARGE_TILE)):
+                parts.append(self._posterior(law[part], noisy[part], r[part], count)[0])
+                order.append(part)
+        return torch.cat(parts)[torch.cat(order).argsort()]
+
+    def _tile(self, count: int, noisy: State, numbers: int) -> int:
+        """How many rows are worked on at a time, of which so many neighbours count."""
+        maps = self.counts[0] + self.counts[1] * (2 * count + 1)
+        return whole(numbers // (maps * noisy[0].numel()))
 
     def _groups(self, r: Tensor) -> list[tuple[int, Tensor]]:
         """How many lattice points on each side count, 0 where noise spans the lattice, and the rows of each number."""
@@ -166,10 +174,9 @@ class LevelHead(ExpertHead):
     def with_slopes(self, outputs: Tensor, start: LevelLaw, noisy: State, r: Tensor) -> tuple[State, Tensor]:
         """The posterior mean under the law that outputs make of the start, and its slopes in the outputs ``b o *d``."""
         mean, slopes = torch.empty_like(noisy), torch.empty_like(outputs, memory_format=torch.contiguous_format)
-        atoms, gaussians = self.counts
+        gaussians = self.counts[1]
         for count, rows in self._groups(r):
-            maps = atoms + gaussians * (2 * count + 1)
-            for part in rows.split(max(1, TILE // (maps * noisy[0].numel()))):
+            for part in rows.split(self._tile(count, noisy, TILE)):
                 given = outputs[part]
                 law = self._moved(start[part], given)
                 mean[part], found = self._posterior(law, noisy[part], r[part], count, slopes=True)

@@ -26,7 +26,7 @@ from girsanov.runs.run import Kind, Work
 from girsanov.types import InputError
 
 #: shares of a time budget: training, evaluation, peers, report
-TABLES, IMAGES = (0.5, 0.15, 0.25, 0.1), (0.76, 0.09, 0.08, 0.07)
+TABLES, IMAGES = (0.5, 0.15, 0.25, 0.1), (0.8, 0.07, 0.07, 0.06)
 TEST_ROWS = 10_000  # held-out rows that are evaluated at most
 CURVE_ROWS = 128
 SCORE_TEST_ROWS = 2000  # in which an effect of 0.0025 shows; a test of all pairs, at four noise levels

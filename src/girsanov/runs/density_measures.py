@@ -15,6 +15,7 @@ from torch import Tensor
 from girsanov.datasets import Schema, Splits
 from girsanov.density_model import DensityModel
 from girsanov.evaluation import difference, evaluate, summary
+from girsanov.networks.configs import LARGE_ROW
 from girsanov.peers import SEARCHES, Peer, PeerData, compressed, peers_for
 from girsanov.randomness import seed_of
 from girsanov.reports import Attempts
@@ -24,7 +25,6 @@ from girsanov.runs.rows import Rows
 from girsanov.types import FEWEST, Estimate, InputError, State, require_counts
 
 PEER_SECONDS = 10.0  # peers get at least so long
-LARGE_ROW = 256  # numbers, beyond which a row is a large one
 SAMPLES, SAMPLES_OF_LARGE = 32, 8  # evaluations of a row
 STEPS, STEPS_OF_LARGE = 128, 40  # of the sampler
 PILOT = 64  # rows of the bound, and of codecs, that are timed first, where there is a time budget

@@ -30,6 +30,7 @@ class Rows:
         refused: what is wrong with the rows of the source that the model cannot have, by their numbers.
         files: names of the files that the rows of the source were, where each was one.
         notes: sentences about how the source was read.
+        among: the numbers that are asked about, refused rows included; default all from the first.
     """
 
     data: Data
@@ -38,6 +39,7 @@ class Rows:
     refused: Mapping[int, str] = field(default_factory=dict)
     files: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    among: range | None = None
 
     @property
     def x(self) -> State:
@@ -55,14 +57,25 @@ class Rows:
     def blocks(self, size: int) -> Iterator[tuple[slice, range]]:
         """Where at most ``size`` rows each stand among these, and the numbers from theirs to the next ones'.
 
-        The numbers are consecutive, so that refused rows are among them; where there are no others, one block is empty.
+        Refused rows are among the numbers; where there are no others, one block is empty.
         """
-        begin, total = 0, len(self) + len(self.refused)
+        begin, numbers = 0, self.numbers
         for start in range(0, max(len(self), 1), size):
             part = slice(start, min(start + size, len(self)))
-            end = int(self.index[part.stop - 1]) + 1 if part.stop < len(self) else total
-            yield part, range(begin, end)
+            end = numbers.index(int(self.index[part.stop - 1])) + 1 if part.stop < len(self) else len(numbers)
+            yield part, numbers[begin:end]
             begin = end
+
+    @property
+    def numbers(self) -> range:
+        """The numbers that are asked about, refused rows included."""
+        return range(len(self) + len(self.refused)) if self.among is None else self.among
+
+    def shard(self, first: int, count: int) -> tuple["Rows", Tensor]:
+        """Every so many-th row from number ``first`` on, refused ones included, and where the others stand in these."""
+        kept = (self.index % count == first).nonzero()[:, 0]
+        refused = {row: sentence for row, sentence in self.refused.items() if row % count == first}
+        return dataclasses.replace(self[kept], refused=refused, among=self.numbers[first::count]), kept
 
     def first(self, limit: int | None) -> "Rows":
         """The first ``limit`` rows, refused ones included."""
