@@ -68,3 +68,14 @@ def test_the_network_of_images_takes_sides_that_halve_to_odd_ones_and_no_odd_one
     assert network(torch.zeros(2), torch.zeros(2, 1, 3, 10, 14)).shape == (2, 1, 3, 10, 14)
     with pytest.raises(gv.InputError, match=r"image network needs images .* even sides"):
         gv.fit(torch.rand(50, 1, 7, 7), config=gv.Config(network="image"))
+
+
+def test_images_that_are_smooth_or_rough_as_a_whole_have_a_mixture_of_scales_and_keep_it(tmp_path):
+    rough = torch.rand(120, generator=seeded(1)) < 0.5
+    x = torch.randn(120, 1, 8, 8, generator=seeded(0)).cumsum(3) * torch.where(rough, 20.0, 0.5)[:, None, None, None]
+    x = (x + 120.0).clamp(0.0, 255.0).round()
+    model = gv.fit(x, config=gv.Config(steps=3, network=ImageConfig(width=8, blocks=1)))
+    assert not model.score.head.others.is_plain
+    model.save_pretrained(tmp_path / "model")
+    again = gv.DensityModel.from_pretrained(tmp_path / "model")
+    assert torch.equal(model.elbo(x[:5], samples=16).value, again.elbo(x[:5], samples=16).value)

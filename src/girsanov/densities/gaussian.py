@@ -129,7 +129,7 @@ class Gaussian(Density):
         self.register_buffer("remainder", remainder.double().to(mean.device))
         self._rounded: tuple[Tensor, int, Tensor] | None = None
 
-    def _basis(self, dtype: torch.dtype) -> Tensor:
+    def rounded_basis(self, dtype: torch.dtype) -> Tensor:
         """The basis in a number format, which is made again only where the buffer has changed."""
         basis = self.basis
         assert basis is not None
@@ -240,7 +240,7 @@ class Gaussian(Density):
         noise, centred = eps.flatten(2), (x - self.mean.to(x.dtype)).flatten(1).to(eps.dtype)[:, None]
         rest = torch.zeros((), dtype=torch.float64)
         if self.basis is not None:
-            basis = self._basis(eps.dtype)
+            basis = self.rounded_basis(eps.dtype)
             e, y = noise @ basis, centred @ basis
             if self.basis.shape[1] < self.event_dim:
                 squares = (noise.square().sum(2) - e.square().sum(2)).double()
@@ -315,7 +315,7 @@ class Gaussian(Density):
         rest = function(self.remainder).to(y.dtype)
         if rank == 0:
             return (rest * flat).reshape(y.shape)
-        basis = self._basis(y.dtype)
+        basis = self.rounded_basis(y.dtype)
         inside = flat @ basis
         values = function(self.eigenvalues).to(y.dtype)
         if rank == self.event_dim:

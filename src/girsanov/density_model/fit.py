@@ -42,6 +42,7 @@ from girsanov.types import InputError, State
 PROPOSAL_ROWS, FEWEST_ROWS = 512, 24
 PROPOSAL_NUMBERS = 2**15  # in the rows that a proposal is fitted to
 HELD_ROWS = 256  # that the reference of images is chosen by
+SCALED_ROWS = 2048  # that a mixture of its scales is fitted to
 LEVELS, FEWER_LEVELS = 40, 20  # where it is measured, of short rows and of long ones
 MOST_NUMBERS = 2**24  # in the rows, or their dequantised copies, that the reference is fitted to
 
@@ -153,7 +154,7 @@ def prepare(data: Data, splits: Splits, config: FitConfig, coordinates: Coordina
     held, _ = smooth.spread(data.x[splits.validation][:HELD_ROWS], stream(config.seed, "held-out reference"), copies=1)
     stationary = data.schema.kind == "images" and config.rank is None
     reference = fit_image_gaussian(y, held) if stationary else Gaussian.fit(y, rank=config.rank)
-    head = choose_head(rows, coordinates, reference, config)
+    head = choose_head(rows, coordinates, reference, config, (y[:SCALED_ROWS], held))
     conditioning = Conditioning.of(data) if config.conditional else Conditioning()
     built = Architecture.chosen(config, shape, len(rows), len(conditioning.classes), conditioning.width or 0)
     with torch.random.fork_rng(devices=[]):

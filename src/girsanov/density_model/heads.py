@@ -2,10 +2,12 @@
 
 __all__ = ["calibrate", "choose_head"]
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from girsanov.densities import Gaussian
+from girsanov.densities import Gaussian, ScaleMixture
 from girsanov.density_model.config import Config, FitConfig
 from girsanov.density_model.coordinates import Coordinates
 from girsanov.density_model.lattice import MAX_CELLS
@@ -20,7 +22,9 @@ from girsanov.types import State
 CALIBRATION_ROWS = 1024
 
 
-def choose_head(rows: State, coordinates: Coordinates, reference: Gaussian, config: FitConfig) -> Head:
+def choose_head(
+    rows: State, coordinates: Coordinates, reference: Gaussian, config: FitConfig, spread: tuple[State, State]
+) -> Head:
     """The head of a model.
 
     Args:
@@ -28,6 +32,7 @@ def choose_head(rows: State, coordinates: Coordinates, reference: Gaussian, conf
         coordinates: of the model's space.
         reference: fitted there.
         config: of the fit.
+        spread: training and validation rows in the model's space, where cells are spread.
     """
     residual = ResidualHead(reference, config.predicts)
     if config.takes_one_map or not isinstance(config, Config):
@@ -37,7 +42,8 @@ def choose_head(rows: State, coordinates: Coordinates, reference: Gaussian, conf
     if not config.lattice_head:
         return residual
     if (prior := level_prior(rows, coordinates.encoding)) is not None:
-        return LevelHead(reference, config.predicts, prior)
+        scales = ScaleMixture.fit(reference, *spread).log_weights
+        return LevelHead(reference, config.predicts, replace(prior, scales=scales))
     uniform = config.dequantise in (None, "uniform")  # the head's exact moments are those of uniform cells
     lattice = _lattice(rows, coordinates.encoding) if uniform else None
     return residual if lattice is None else LatticeHead(reference, config.predicts, lattice)

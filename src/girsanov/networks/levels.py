@@ -14,9 +14,10 @@ the sum over the three to nine nearest points, beyond which is less than
 instead of one for each level.
 
 The law starts as the pixel's histogram, mixed with the Gaussian reference's own leave-one-out prediction
-:math:`\mathcal{N}(y - (v + r^2)\, \hat\varepsilon_G / r,\; v)`, where :math:`v + r^2` is the
-reciprocal of the pixel's entry on the diagonal of :math:`(S + r^2 I)^{-1}`; v is between the pixel's conditional and
-its marginal variance, and its logarithm is interpolated between levels a quarter apart, to half a percent.
+:math:`\mathcal{N}(y - (v + r^2)\, \hat\varepsilon_G / r,\; v)` (of a mixture of its scales, where images are smooth or
+rough as a whole), where :math:`v + r^2` is the reciprocal of the pixel's entry on the diagonal of
+:math:`(S + r^2 I)^{-1}`; v is between the pixel's conditional and its marginal variance, and its logarithm is
+interpolated between levels a quarter apart, to half a percent.
 """
 
 __all__ = ["LevelHead", "LevelPrior"]
@@ -30,7 +31,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from girsanov.calculus import expand_as_rows, sum_event
-from girsanov.densities import Gaussian
+from girsanov.densities import Gaussian, ScaleMixture
 from girsanov.networks.heads import ExpertHead, NetworkCall
 from girsanov.networks.level_law import LevelLaw, mean_among_points, mean_over_lattice
 from girsanov.rows import whole
@@ -58,6 +59,7 @@ class LevelPrior:
         means: of the Gaussians, above the lowest, shape ``c``.
         deviations: of the Gaussians, shape ``c``, two steps or more.
         log_weights: of atoms and Gaussians in each pixel, shape ``a + c *d``.
+        scales: log-weights of the factors by which the reference's covariance is another one in every image.
     """
 
     lowest: Tensor
@@ -66,6 +68,7 @@ class LevelPrior:
     means: Tensor
     deviations: Tensor
     log_weights: Tensor
+    scales: Tensor | None = None
 
 
 class LevelHead(ExpertHead):
@@ -101,6 +104,7 @@ class LevelHead(ExpertHead):
         for name in ("lowest", "atoms", "means", "deviations", "log_weights"):
             self.register_buffer(name, getattr(prior, name).float())
         self.register_buffer("trust", torch.zeros(self.KNOTS))
+        self.others = ScaleMixture(reference, prior.scales)
         self.counts = len(prior.atoms), len(prior.means) + 1
         self.outputs = self.counts[0] + 3 * self.counts[1]
         levels = torch.linspace(float(self.knots[0]), float(self.knots[-1]), self.FINER * (self.KNOTS - 1) + 1)
@@ -192,7 +196,12 @@ class LevelHead(ExpertHead):
 
     def _start(self, log_snr: Tensor, noisy: State, r: Tensor, gaussian: State) -> LevelLaw:
         """The pixel's histogram, and with the weight of trust the Gaussian prediction from the other pixels."""
-        count, variance = self.counts[0], torch.exp(self._at_knots(self.own_log_variances, log_snr)).to(noisy.dtype)
+        count, factor = self.counts[0], torch.zeros_like(log_snr)
+        if not self.others.is_plain:
+            gaussian, factor = self.others.denoised(r.flatten(), noisy + self.lowest)
+        # a covariance that is c times another's under noise r is that other's under noise r / sqrt(c), times c
+        variance = torch.exp(self._at_knots(self.own_log_variances, log_snr + factor) + expand_as_rows(factor, noisy))
+        variance = variance.to(noisy.dtype)
         own = (noisy - gaussian * ((variance + r.square()) / r))[:, None]
         trust = expand_as_rows(self._at_knots(self.trust, log_snr), noisy)[:, None].clamp(1e-12, 1.0 - 1e-6)
         known = torch.log1p(-trust) + self.log_weights
