@@ -7,7 +7,7 @@ import torch
 
 from girsanov.densities import Gaussian
 from girsanov.networks import LevelHead, LevelPrior
-from girsanov.networks.levels import _Denoised
+from girsanov.networks.levels import FINE, _Denoised
 from girsanov.pairs import ScoreModel
 from girsanov.processes import VariancePreserving
 from tests.networks.test_heads import level_head, talking
@@ -32,6 +32,7 @@ def noisy_rows(head, log_snr, dtype, rows=64):
     """A law of each row, and rows drawn from it and noised, with the exact answers."""
     event = head.log_weights.shape[1:]
     outputs = 0.5 * torch.randn(rows, head.outputs, *event, generator=seeded(1), dtype=torch.float64)
+    outputs[::2, -head.counts[1] :] -= 3.0  # as narrow as Gaussians may be
     r = torch.full((rows, *(1,) * len(event)), math.exp(-0.5 * log_snr), dtype=torch.float64)
     level = torch.full((rows,), log_snr, dtype=torch.float64)
     zero = torch.zeros(rows, *event, dtype=dtype)
@@ -48,7 +49,7 @@ def noisy_rows(head, log_snr, dtype, rows=64):
 def test_the_denoiser_is_the_mean_over_all_levels(dtype, bound):
     """From noise that hides the lattice to noise that a cell hides, where both formulas meet, in units of the noise."""
     head = level_head() if dtype == torch.float32 else level_head().double()
-    edge = -2.0 * math.log(0.85 * float(head.step))
+    edge = -2.0 * math.log(FINE * float(head.step))
     for log_snr in (-8.0, -2.0, 2.0, edge - 0.5, edge - 1e-3, edge + 1e-3, edge + 1.0, edge + 4.0):
         law, y, r, answer = noisy_rows(head, log_snr, dtype)
         error = ((head.denoised(law, y, r).double() - answer) / r.double()).abs().max()

@@ -2,14 +2,14 @@ r"""The exact denoiser of levels that are saturated often and smooth otherwise, 
 
 Given the other pixels, the level of a pixel has a law of its own; with :math:`y = x + r \varepsilon` the exact denoiser
 is the mean of that law's posterior under the pixel's own noise. Here the law is a few atoms and a few Gaussians on the
-lattice (of mass :math:`h\, \mathcal{N}(x_k; m, s^2)` at the points :math:`x_k`, with standard deviations of two steps h
+lattice (of mass :math:`h\, \mathcal{N}(x_k; m, s^2)` at the points :math:`x_k`, with standard deviations of a step h
 or more, so that by Poisson's formula it is one but for :math:`2 e^{-2\pi^2 s^2 / h^2}`),
 
 .. math:: P(x_i = x_k) = \sum_a w_a 1\{x_k = v_a\} + \sum_c w_c\, h\, \mathcal{N}(x_k; m_c, s_c^2),
 
-and the network moves weights, means and deviations. Where the noise spans the lattice, :math:`r \ge 0.85 h`, a
+and the network moves weights, means and deviations. Where the noise spans the lattice, :math:`r \ge 1.2 h`, a
 Gaussian's part of the posterior is a Gaussian's but for :math:`2 e^{-2 \pi^2 r^2 s^2 / h^2 (r^2 + s^2)}`; below, it is
-the sum over the three to nine nearest points, beyond which is less than
+the sum over the three to thirteen nearest points, beyond which is less than
 :math:`e^{-13}` of it where the law puts rows. So a pixel costs a few exponentials
 instead of one for each level.
 
@@ -37,9 +37,9 @@ from girsanov.networks.level_law import LevelLaw, mean_among_points, mean_over_l
 from girsanov.rows import whole
 from girsanov.types import State
 
-FINE = 0.85  # noise, in steps, below which lattice points are told apart
+FINE = 1.2  # noise, in steps, below which lattice points are told apart
 SPANNED = 5.29  # standard deviations of the noise within which lattice points count: beyond is e^-14 of it
-NARROWEST = 2.0  # standard deviation of a Gaussian in steps, at least
+NARROWEST = 1.0  # standard deviation of a Gaussian in steps, at least
 STRETCH = (-6.0, 2.0)  # logarithm of the factor by which the network may change one
 REACH = 3.0  # standard deviations of the noise within which a pixel looks as if it had the lowest level
 TRUSTS = (0.0, 0.01, 0.1, 0.5, 0.9, 0.999)  # weights of the reference's prediction that a start is chosen from
@@ -57,7 +57,7 @@ class LevelPrior:
         step: distance of neighbouring levels.
         atoms: levels with a weight of their own, above the lowest, shape ``a``.
         means: of the Gaussians, above the lowest, shape ``c``.
-        deviations: of the Gaussians, shape ``c``, two steps or more.
+        deviations: of the Gaussians, shape ``c``, a step or more.
         log_weights: of atoms and Gaussians in each pixel, shape ``a + c *d``.
         scales: log-weights of the factors by which the reference's covariance is another one in every image.
     """
