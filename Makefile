@@ -23,7 +23,7 @@ ELSEWHERE ?= tests
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test format lint types pytest test-fast test-elsewhere wheel clean
+.PHONY: help demo docs test format lint types pytest test-fast test-elsewhere wheel clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1 - \2/p' Makefile
@@ -31,7 +31,11 @@ help:  ## list the targets
 demo: $(PACKAGE)  ## fit the digits, print the result table and the path of the report
 	$(BIN)/girsanov fit digits --out runs/digits
 
-test: lint types pytest wheel  ## everything: format, lint, types, tests and doctests, the built wheel
+docs: $(DEV)  ## build the site into build/docs; a warning is an error
+	$(ONE_THREAD) $(BIN)/python -m sphinx -q -W --keep-going -d build/doctrees docs build/docs
+	@echo "the site: build/docs/index.html"
+
+test: lint types pytest wheel  ## everything: format, lint, types, tests and doctests, the site, the built wheel
 
 format: $(DEV)  ## rewrite the sources in the one format
 	$(BIN)/ruff format .
@@ -55,12 +59,12 @@ test-elsewhere: $(DEV)  ## tests with other seeds and other rounding: OFFSET=1 K
 	-m "not slow and not pinned" $(ELSEWHERE)
 
 wheel: $(DEV)  ## build the wheel, install it outside the source tree and run it from there
-	rm -rf build dist
+	rm -rf dist
 	$(BIN)/python -m build --wheel --no-isolation
 	$(ONE_THREAD) $(BIN)/python .ci/check_wheel.py dist/*.whl
 
 clean:  ## remove what builds and tests left; .venv and runs stay
-	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist docs/project docs/reference/api .pytest_cache .ruff_cache .hypothesis
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # bin/pip comes last when an environment is made, so an interrupted one is made again.

@@ -35,7 +35,7 @@ from girsanov.types import InputError, State, Time
 
 # where a coordinate of the noise prediction begins to give way to the flat law's, and where it has given way
 NEAR, FAR = 5.0, 7.0
-HALF = (torch.float16, torch.bfloat16)
+HALF = (torch.float16, torch.bfloat16)  #: the types of half precision
 
 
 def called(function: Callable[..., Tensor], level: Tensor, x: State, *given: Tensor | None) -> State:

@@ -33,6 +33,7 @@ from girsanov.peers.spline_flow import fit_spline_flow
 
 FitPeer = Callable[[PeerData, float], Peer]
 
+#: of any rows, by the name under which a report lists them
 PEERS: dict[str, FitPeer] = {
     "gaussian": fit_gaussian,
     "mixture": fit_mixture,

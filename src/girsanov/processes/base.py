@@ -27,7 +27,7 @@ from girsanov.types import InputError, State, Time
 LIMIT = 15.0  # |log-SNR| beyond which float32 noise and signal no longer see each other
 FORGOTTEN = 2e-3  # share of the data in a state that N(0, I) may stand for
 MISSTATED, MISSTATED_PER_DIMENSION = 0.02, 1e-4  # nats that N(0, I) may be off about a row of a known law
-ROUNDING = 1e-9  # of a log-SNR
+ROUNDING = 1e-9  #: log-SNRs that are closer than this are the same
 BISECTIONS = 60  # to the last bit of a float64
 
 

@@ -104,7 +104,7 @@ class BFGS(Optimiser):
 
     Args:
         max_steps: iterations after which to give up.
-        tolerance: largest component of the gradient at the minimum, relative to 1 + |loss|.
+        tolerance: largest component of the gradient at the minimum, relative to ``1 + |loss|``.
     """
 
     max_steps: int = 500

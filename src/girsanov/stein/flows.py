@@ -129,7 +129,7 @@ class Transported:
 
     @property
     def loss(self) -> Tensor:
-        """The plain loss of the transported model, 1/2 |s|^2 + tr H, shape ``n``, float64."""
+        """The plain loss of the transported model, ``1/2 |s|^2 + tr H``, shape ``n``, float64."""
         return 0.5 * self.score.double().square().sum(1) + self.hessian.diagonal(dim1=1, dim2=2).double().sum(1)
 
 
