@@ -181,15 +181,14 @@ def test_images_are_compared_in_bits():
 
 
 def test_training_is_judged_by_its_gain_and_the_error_of_that():
-    first = {"step": 0, "validation": -3.0, "validation_stderr": 0.3}
     found = metrics(after=-1.9)
-    found["training"]["validation_stderr"] = 0.4
-    (text,) = [text for text in texts(Evidence(found, [first])) if "Training" in text]
+    found["training"] |= {"validation_before_stderr": 0.3, "validation_stderr": 0.4}
+    (text,) = [text for text in texts(Evidence(found)) if "Training" in text]
     assert text == f"Training improved on its start by {plus_minus(1.1, 0.5)} nats per row (from −3.00 to −1.90 on " + (
         "validation rows)."
     )
     found["training"]["validation"] = -2.1  # 0.9, less than twice its error
-    (finding,) = [finding for finding in findings(Evidence(found, [first])) if "Training" in finding.text]
+    (finding,) = [finding for finding in findings(Evidence(found)) if "Training" in finding.text]
     assert finding.verdict == "open"
     assert "0.90 ± 0.50" in finding.text
 

@@ -156,9 +156,11 @@ def test_a_chart_of_nothing_is_left_out():
     still = [{"step": step, "loss": 1.0, "validation": -3.0, "validation_stderr": 0.1} for step in (0, 1, 2)]
     assert figures.learning(still, 0) == []
     assert figures.learning([], None) == []
-    assert "no curve" in render("learning", charts=[])
+    assert "no curve" in render("learning", charts=[], lattice=False)
     moved = [line | {"validation": -3.0 + line["step"]} for line in still]
     assert len(figures.learning(moved, 2)) == 2
+    assert "Gaussian reference" in figures.learning(moved, 2)[0]
+    assert "Gaussian reference" not in figures.learning(moved, 2, reference=False)[0]
     levels = torch.linspace(-2.0, 2.0, 5)
     level = Curve(levels, levels, levels.abs(), 0.0 * levels, levels.abs(), levels, levels)
     assert figures.curve(level) == []

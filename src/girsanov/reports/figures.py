@@ -85,21 +85,27 @@ def _inline(svg: str, name: str, title: str, told: str) -> str:
     return f'{head} role="img" aria-labelledby="{labels}" style="{size}">{words}{body}'
 
 
-def learning(history: Sequence[Mapping[str, float | None]], best_step: int | None) -> list[str]:
-    """Training loss and validation bound over steps; nothing where the bound never left its start by its error."""
+def learning(
+    history: Sequence[Mapping[str, float | None]], best_step: int | None, *, reference: bool = True
+) -> list[str]:
+    """Training loss and validation bound over steps; nothing where the bound never left its start by its error.
+
+    ``reference`` says whether a loss of 0 is that of the Gaussian reference.
+    """
     steps, values = _series(history, "validation")
     errors = np.array([line.get("validation_stderr") or 0.0 for line in history if line.get("validation") is not None])
     if not len(values) or bool((np.abs(values - values[0]) <= 2.0 * errors).all()):
         return []
-    return [_loss(history), _bound(steps, values, errors, best_step)]
+    return [_loss(history, reference), _bound(steps, values, errors, best_step)]
 
 
-def _loss(history: Sequence[Mapping[str, float | None]]) -> str:
+def _loss(history: Sequence[Mapping[str, float | None]], reference: bool) -> str:
     steps, losses = _series(history, "loss")
     with canvas("learning-loss", "Training loss") as drawn:
         axis = drawn.axes[0][0]
         axis.plot(steps, losses, color=OURS)
-        _level(axis, 0.0, "Gaussian reference")
+        if reference:
+            _level(axis, 0.0, "Gaussian reference")
         axis.set(xlabel="step", ylabel="nats per dimension", title="Training loss")
         ends = [number(value, ".3g") for value in losses[[0, -1]]] if len(losses) else ["–", "–"]
         drawn.told = f"From {ends[0]} to {ends[1]} nats per dimension"
@@ -183,7 +189,7 @@ def histogram(ours: np.ndarray, peers: Mapping[str, np.ndarray]) -> str:
             options = {"histtype": "step", "color": colour, "linestyle": line, "linewidth": 1.4}
             axis.hist(np.clip(values, low, None), bins=bins, label=name, **options)
         axis.set(xlabel="nats per row (rows below the axis are counted in the first bin)", ylabel="rows")
-        axis.legend(loc="upper left", fontsize=9)
+        axis.figure.legend(loc="outside right upper", fontsize=9)
         medians = {"this model": ours, **peers}
         said = ", ".join(f"{name} {number(float(np.median(values)), '.4g')}" for name, values in medians.items())
         drawn.told = f"Medians in nats: {said}"

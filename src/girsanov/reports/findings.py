@@ -267,25 +267,30 @@ def _start(evidence: Evidence) -> Finding | None:
     if after <= before:
         text = f"Training ended no better than its start ({before:.4g} nats per row on validation rows)."
         return Finding(signs(text), "bad", advice=evidence.remedy())
-    first = next(iter(evidence.history), {}).get("validation_stderr") or 0.0
-    error = math.hypot(first, training.get("validation_stderr") or 0.0)
+    last = training.get("validation_stderr") or 0.0
+    # the two bounds share their noise, so that this is no less than the error of their difference
+    error = math.hypot(training.get("validation_before_stderr") or last, last)
     gain = plus_minus(after - before, error)
     ends = f"from {sensible(before, error)} to {sensible(after, error)} on validation rows"
     if after - before > SURE * error:
         return Finding(f"Training improved on its start by {gain} nats per row ({ends}).", "good")
-    text = f"Training gained {gain} nats per row on its start ({ends}): that is within its error."
+    text = f"Training gained {gain} nats per row on its start ({ends}): less than twice its error."
     return Finding(text, "open", advice=evidence.remedy())
 
 
 def _unfinished(evidence: Evidence) -> Finding | None:
     """Whether the bound was still rising when training stopped for another reason than that."""
-    found = [line for line in evidence.history if line.get("validation") is not None]
-    steps = evidence.training.get("steps")
-    early = [line for line in found if steps and line["step"] <= (1.0 - LATE) * steps]
+    found = [
+        (line["step"] or 0, value, line.get("validation_stderr") or 0.0)
+        for line in evidence.history
+        if (value := line.get("validation")) is not None
+    ]
+    steps = evidence.training.get("steps") or 0
+    early = [line for line in found if line[0] <= (1.0 - LATE) * steps]
     if evidence.training.get("stopped", "patience") == "patience" or not early or len(found) - len(early) < 2:
         return None
-    gain, whole = (found[-1]["validation"] - line["validation"] for line in (early[-1], found[0]))
-    error = math.hypot(*(line.get("validation_stderr") or 0.0 for line in (found[-1], found[0])))
+    (_, first, before), (_, last, after) = found[0], found[-1]
+    gain, whole, error = last - early[-1][1], last - first, math.hypot(before, after)
     if gain <= UNFINISHED * whole or whole <= SURE * error:
         return None
     text = (

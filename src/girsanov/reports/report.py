@@ -62,6 +62,7 @@ class Contents:
         curve: the denoising curve on held-out rows.
         certificate: of DDPM training, on held-out rows.
         score_tests: of held-out rows and of the samples.
+        lattice: whether the model is one of levels, whose training loss is the bound itself.
         missing: why the data could not be read again.
     """
 
@@ -76,6 +77,7 @@ class Contents:
     curve: Curve | None = None
     certificate: Certificate | None = None
     score_tests: ScoreTests | None = None
+    lattice: bool = False
     missing: str = ""
 
 
@@ -174,7 +176,8 @@ def _differences(contents: Contents) -> str:
 
 def _learning(contents: Contents) -> str:
     best = contents.metrics.get("training", {}).get("best_step")
-    return render("learning", charts=figures.learning(contents.history, best)) if contents.history else ""
+    charts = figures.learning(contents.history, best, reference=not contents.lattice)
+    return render("learning", charts=charts, lattice=contents.lattice) if contents.history else ""
 
 
 def _curve(contents: Contents) -> str:
