@@ -77,10 +77,12 @@ class Outline(HTMLParser):
 def test_a_report_of_tables():
     page = render_bridge(contents(rows(), rows(shift=2.0, seed=1), names=NAMES))
     outline = Outline(page)
-    sections = ["Result", "What the numbers mean", "Both ends", "Paths", "Training", "Data, settings, versions"]
-    assert outline.headings == sections
-    assert outline.kinds.count("svg") == 5  # the clouds, marginals of both directions, paths, errors
-    assert {"0.1234", "−0.0321", "2.3456", "1.234", "4.56", "0.789", "0.9100", "0.8200"} <= set(outline.cells)
+    shown, folded = ["Result", "Both ends", "Paths", "All numbers"], ["What the numbers mean", "Training"]
+    assert outline.headings == [*shown, *folded, "Data, settings, versions"]
+    assert page.count("<details>") == len(outline.headings) - len(shown)
+    assert outline.kinds.count("svg") == 8  # clouds, marginals of both directions, paths, errors: two of each
+    assert outline.kinds.count("svg") == page.count('role="img"') == page.count("<desc id=")
+    assert {"0.123", "−0.032", "2.346", "1.234", "4.560", "0.79", "0.9100", "0.8200"} <= set(outline.cells)
     assert "<b>weight" not in page
     assert "after &lt;i&gt;.csv" in page
     assert "no bound on a likelihood" in page
@@ -97,7 +99,7 @@ def test_ids_of_drawings_are_unique():
 @pytest.mark.parametrize("d", [1, 2])
 def test_tables_of_few_columns_are_drawn_as_they_are(d):
     outline = Outline(render_bridge(contents(rows(d), rows(d, shift=2.0, seed=1))))
-    assert outline.kinds.count("svg") == 3
+    assert outline.kinds.count("svg") == (5 if d == 1 else 6)  # clouds, paths (one axis needs no plane), errors
 
 
 def test_a_report_of_images_shows_them():
@@ -113,7 +115,7 @@ def test_without_data_a_section_says_why():
     full = contents(rows(), rows(shift=2.0, seed=1), names=NAMES)
     page = render_bridge(BridgeContents(full.names, full.metrics, full.schema, missing="gone: a.csv"))
     assert "gone: a.csv" in page
-    assert Outline(page).kinds.count("svg") == 1
+    assert Outline(page).kinds.count("svg") == 2
 
 
 def test_a_known_end_has_a_bound_and_its_training():
@@ -121,17 +123,39 @@ def test_a_known_end_has_a_bound_and_its_training():
         {"stage": "joint", "step": s, "elbo": -3.0 + s, "prior": -1.0, "prior_lower": 0.1, "reference": 2.0}
         for s in (0, 1)
     ]
-    elbo = {"nats": -2.345, "bits_per_dim": None, "kind": "lower_bound"}
+    elbo = {"nats": -2.345, "bits_per_dim": None, "rows_stderr": 0.05, "kind": "lower_bound"}
     test = metrics()["test"] | {"elbo": elbo}
     test["backward"] = {"rows": 40, **distances(0.1), "floor": distances(0.0)}
     full = contents(rows(), rows(seed=1), names=NAMES, test=test, history=history, rounds=[], sigma=1.0)
     views = (full.views[0], BridgeView("backward", None, full.views[1].truth, full.views[1].moved, None))
     page = render_bridge(BridgeContents(("a.csv", "normal"), full.metrics, full.schema, views))
-    assert "−2.35" in page
+    assert "−2.345 ± 0.050 nats per row" in page
     assert "lower bound" in page
     assert "prior loss" in page
     assert "no bound on a likelihood" not in page
     assert "strays the least" not in page
+
+
+def test_the_first_box_says_how_far_rows_have_come():
+    page = render_bridge(contents(rows(), rows(shift=2.0, seed=1), names=NAMES))
+    box = page.split('class="box"')[1].split("</section>")[0]
+    closed = (2.3456 - 0.1234) / (2.3456 + 0.0321)
+    assert f"From before.csv to after &lt;i&gt;.csv: {100 * closed:.2g} % of the distance closed" in box
+    assert "confirmed 2 of 2 corrections" in box
+    assert "between 40 held-out rows" in box
+    assert "<h3>What to try next</h3>" in box
+
+
+def test_training_that_changed_nothing_is_not_drawn():
+    still = [
+        {"section": 0, "round": 1, "direction": way, "before": 0.9, "after": 0.9, "steps": 7, "seconds": 1.0}
+        for way in ("backward", "forward")
+    ]
+    full = contents(rows(), rows(shift=2.0, seed=1), names=NAMES, history=still)
+    page = render_bridge(full)
+    assert "Held-out paths confirmed no correction" in page
+    assert Outline(page).kinds.count("svg") == 6
+    assert "0.9000" in page
 
 
 def test_principal_axes_see_the_direction_between_the_ends():

@@ -12,7 +12,9 @@ from girsanov.likelihoods.certificate import certificate
 from girsanov.likelihoods.ddpm import SCHEDULES, ddpm_bound
 from girsanov.pairs import ScorePair
 from girsanov.processes import VariancePreserving
-from girsanov.reports.report import ScoreTests, certificate_section, score_tests_section
+from girsanov.reports.findings import ScoreTests
+from girsanov.reports.numbers import sensible
+from girsanov.reports.report import certificate_section, score_tests_section
 from girsanov.stein import BLIND_SPOTS, WildBootstrap
 from tests.seeds import seeded
 
@@ -56,9 +58,9 @@ def certified():
 
 def test_every_term_of_the_certificate_is_shown(certified):
     html = unescape(certificate_section(certified))
-    for name, value, *_ in certified.table():
+    for name, value, _, rows in certified.table():
         assert name in html
-        assert f"{value:.4f}".replace("-", "−") in html
+        assert f"<td>{sensible(value, rows)}</td>" in html
     assert html.count("<tr") == html.count("</tr>") == 6 + 9 + 2
     assert "trained" not in html
     assert "trained" in certificate_section(dataclasses.replace(certified, outside=3))

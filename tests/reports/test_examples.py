@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import ks_2samp
 
 from girsanov.datasets import continuous_table, from_array
-from girsanov.reports.examples import extremes, samples_beside_data
+from girsanov.reports.examples import columns, extremes, samples_beside_data
 from girsanov.reports.report import described
 from tests.seeds import rng
 
@@ -43,8 +44,29 @@ def test_pairs_are_of_columns_of_numbers():
     x, schema = with_text()
     page = samples_beside_data(x, x, schema)
     assert "Below the diagonal" not in page  # one column of numbers has no pairs
-    assert "Marginals of all 4 columns and levels" in page
+    assert "red" in page
+    page = columns(x, x, schema)
+    assert "In none of 4 columns and levels" in page
+    assert "All 4 columns and levels" in page
     wide = pd.DataFrame({"team": ["red", "blue"] * 20} | {f"n{i}": rng(i).normal(size=40) for i in range(3)})
     data = from_array(wide, categorical=True)
     page = samples_beside_data(data.x, data.x, data.schema)
     assert "All 3 columns of numbers" in " ".join(page.split())
+
+
+def test_columns_that_are_drawn_wrong_are_named():
+    data = from_array(pd.DataFrame(rng(0).normal(size=(400, 3)), columns=["right", "shifted", "wide"]))
+    wrong = data.x + torch.tensor([0.0, 1.0, 0.0])
+    wrong[:, 2] *= 3.0
+    page = " ".join(columns(wrong, data.x, data.schema).split())
+    assert "In 2 of 3 columns samples and held-out rows differ" in page
+    assert "all together): shifted, wide." in page
+    distance = ks_2samp(data.x[:, 1].numpy(), wrong[:, 1].numpy()).statistic
+    assert f"<td>{distance:.3f}</td>" in page
+
+
+def test_without_data_samples_stand_alone():
+    x, schema = with_text()
+    page = samples_beside_data(x, None, schema)
+    assert "Rows that the model drew" in page
+    assert "<svg" not in page

@@ -1,5 +1,8 @@
+import dataclasses
 import io
+import math
 import re
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -10,24 +13,24 @@ from PIL import Image
 
 from girsanov.cli.output import print_result
 from girsanov.datasets import from_array
+from girsanov.evaluation import Curve
 from girsanov.peers import LEVEL_PEERS, PEERS
-from girsanov.reports import as_lossless_code, figures, result_tables, samples_png
-from girsanov.reports.page import TEMPLATES, render
+from girsanov.reports import figures, result_tables, samples_png
+from girsanov.reports.findings import Evidence, advice, findings, headline
+from girsanov.reports.numbers import plus_minus, sensible
+from girsanov.reports.page import TEMPLATES, Section, anchor, render
 from girsanov.reports.png import image_grid, png_bytes
 from girsanov.runs import write_report
 from tests.seeds import rng
 
-HEADINGS = [
-    "Result",
+SHOWN = ["Result", "Samples", "Most and least likely rows", "Columns", "Paired differences", "All numbers"]
+FOLDED = [
     "What the number means",
-    "Paired differences",
+    "Values of single rows",
     "Learning",
     "Where in log-SNR the model learned",
     "Tests of the score",
     "Certificate of DDPM training",
-    "Samples",
-    "Most and least likely rows",
-    "Values of single rows",
     "Data, settings, versions",
 ]
 VOID = {"meta", "link", "img", "br", "path", "use", "rect"}
@@ -39,11 +42,16 @@ class Reader(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.headings, self.addresses, self.names, self.faults = [], [], [], set(), []
-        self.ids, self.references = [], set()
+        self.ids, self.references, self.folded, self.links, self.drawings = [], set(), [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.names.add(tag)
+        found = dict(attributes)
+        if tag == "a":
+            self.links.append(found["href"])
+        if tag == "svg":
+            self.drawings.append(found)
         for key, value in attributes:
             if key in ("src", "href", "xlink:href", "data", "action", "srcset"):
                 self.addresses.append(value)
@@ -67,6 +75,7 @@ class Reader(HTMLParser):
     def handle_data(self, data):
         if self.open and self.open[-1] == "h2":
             self.headings.append(data)
+            self.folded += [data] if "details" in self.open else []
 
 
 @pytest.mark.parametrize("kind", ["table_run", "image_run"])
@@ -83,11 +92,34 @@ def test_a_report_is_one_well_formed_file(kind, request):
 
 
 def test_sections_of_a_table(table_run):
-    assert Reader(table_run.page).headings == HEADINGS
+    reader = Reader(table_run.page)
+    assert reader.headings == SHOWN + FOLDED
+    assert reader.folded == FOLDED
+    assert "<details open" not in table_run.page
+
+
+@pytest.mark.parametrize("kind", ["table_run", "image_run"])
+def test_the_contents_list_leads_to_every_section(kind, request):
+    reader = Reader(request.getfixturevalue(kind).page)
+    assert reader.links == [f"#{anchor(heading)}" for heading in reader.headings]
+    assert {link[1:] for link in reader.links} <= set(reader.ids)
+
+
+@pytest.mark.parametrize("kind", ["table_run", "image_run"])
+def test_every_drawing_says_what_it_shows(kind, request):
+    page = request.getfixturevalue(kind).page
+    reader = Reader(page)
+    assert reader.drawings
+    for drawing in reader.drawings:
+        assert drawing["role"] == "img"
+        title, told = drawing["aria-labelledby"].split()
+        assert re.search(rf'<title id="{re.escape(title)}">\S[^<]+</title>', page)
+        assert re.search(rf'<desc id="{re.escape(told)}">\S[^<]+</desc>', page)
+    assert {name for drawing in reader.drawings for name in drawing["aria-labelledby"].split()} <= set(reader.ids)
 
 
 def test_sections_of_images(image_run):
-    assert Reader(image_run.page).headings == HEADINGS
+    assert Reader(image_run.page).headings == [name for name in SHOWN if name != "Columns"] + FOLDED
     assert image_run.page.count("<img ") == 2 + 16
 
 
@@ -99,10 +131,40 @@ def test_what_users_write_is_text(table_run):
 
 def test_the_numbers_are_those_of_the_metrics(table_run):
     elbo = table_run.metrics["test"]["elbo"]
-    shown = f"{elbo['nats']:,.3f}".replace("-", "−")
-    assert f"<td>{shown}</td>" in table_run.page
+    shown = sensible(elbo["nats"], elbo["rows_stderr"])
+    assert f"<b>{plus_minus(elbo['nats'], elbo['rows_stderr'])} nats per row</b>" in table_run.page
+    assert f"<td>{sensible(elbo['nats'], math.hypot(elbo['stderr'], elbo['rows_stderr']))}</td>" in table_run.page
     assert f"{shown} nats per row is a lower bound on the log-density" in table_run.page
     assert "the true lead is at least" in table_run.page  # the peers of continuous data are exact
+
+
+@pytest.mark.parametrize("kind", ["table_run", "image_run"])
+def test_the_first_box_says_what_is_found_and_what_to_try(kind, request):
+    run = request.getfixturevalue(kind)
+    box = unescape(run.page.split('class="box"')[1].split("</section>")[0])
+    found = findings(Evidence(run.metrics))  # the log and the tests of the score add more
+    assert found
+    for finding in found:
+        assert f'<li class="{finding.verdict}">{finding.text}</li>' in box or "Training" in finding.text
+    assert f'<p class="headline">{headline(found)}</p>' in box
+    plain = re.sub("</?code>", "`", box)
+    assert all(sentence in plain for sentence in advice(found))
+    assert "The score test" in box
+
+
+def test_a_chart_of_nothing_is_left_out():
+    still = [{"step": step, "loss": 1.0, "validation": -3.0, "validation_stderr": 0.1} for step in (0, 1, 2)]
+    assert figures.learning(still, 0) == []
+    assert figures.learning([], None) == []
+    assert "no curve" in render("learning", charts=[], lattice=False)
+    moved = [line | {"validation": -3.0 + line["step"]} for line in still]
+    assert len(figures.learning(moved, 2)) == 2
+    assert "Gaussian reference" in figures.learning(moved, 2)[0]
+    assert "Gaussian reference" not in figures.learning(moved, 2, reference=False)[0]
+    levels = torch.linspace(-2.0, 2.0, 5)
+    level = Curve(levels, levels, levels.abs(), 0.0 * levels, levels.abs(), levels, levels)
+    assert figures.curve(level) == []
+    assert len(figures.curve(dataclasses.replace(level, gain=levels.exp() * 9.0))) == 2
 
 
 def test_kinds_and_models_never_share_a_table(table_run, image_run):
@@ -125,27 +187,9 @@ def test_images_stand_beside_tables_of_levels_and_codecs(image_run, table_run, c
     assert table_run.metrics["codecs"] == {}
     print_result(metrics)
     printed = capsys.readouterr().out
-    for shown in ("PNG, lossless", "per-pixel histogram", "neighbour table", as_lossless_code(metrics)):
+    for shown in ("PNG, lossless", "per-pixel histogram", "neighbour table", findings(Evidence(metrics))[0].text):
         assert shown in printed
-        assert shown in image_run.page
-    assert as_lossless_code(table_run.metrics) == ""
-
-
-def test_a_lossless_code_is_compared_both_ways():
-    entry = {"bits_per_dim": 1.43, "nats": -777.0, "rows_stderr": 6.5, "kind": "lower_bound", "rows": 1500}
-
-    def said(png, webp):
-        return as_lossless_code({"test": {"elbo": entry}, "codecs": {"png": one(png), "webp": one(webp)}})
-
-    def one(bits):
-        return {"bits_per_dim": bits, "rows": 1500}
-
-    first = "As a lossless code these images take 1.43 ± 0.012 bits per dimension: "
-    assert said(1.716, 1.473).startswith(first + "1.2 times smaller than PNG, 1.03 times smaller than WebP. ")
-    assert said(1.3, 1.4301).startswith(first + "1.1 times larger than PNG, as large as WebP. ")
-    assert "(1,500 held-out images, ± their standard error; at most so many bits, with an ideal" in said(1.0, 1.0)
-    entry = {**entry, "kind": "exact", "rows_stderr": None}
-    assert "(1,500 held-out images; with an ideal entropy coder; " in said(1.0, 1.0)
+        assert shown in unescape(image_run.page)
 
 
 def test_figures_do_not_change_matplotlib(table_run):
@@ -186,7 +230,7 @@ def test_samples_png_of_tables_and_odd_shapes():
 
 def test_what_is_shown_is_escaped():
     table = TEMPLATES.get_template("parts.html").module.table(("<c>",), [("<d>",)], caption="<e>")
-    text = render("page", title="<t>", subtitle="&", sections=[("<h>", table)])
+    text = render("page", title="<t>", subtitle="&", sections=[Section("<h>", table)])
     assert "&lt;e&gt;" in text
     assert not set("tcdeh") & set(re.findall(r"<([tcdeh])>", text))
 

@@ -84,8 +84,8 @@ def note_refused(
 
 
 def print_result(metrics: Mapping[str, Any]) -> None:
-    """The tables of a result and its paired differences."""
-    from girsanov.reports import advice, as_lossless_code, composition, differences, result_tables
+    """The tables of a result, its paired differences, and what both say."""
+    from girsanov.reports import conclusions, differences, result_tables
 
     for table in result_tables(metrics):
         emit(_table(table.title, table.header, table.rows))
@@ -97,7 +97,7 @@ def print_result(metrics: Mapping[str, Any]) -> None:
         ]
         title = "Paired differences: nats per row by which girsanov is ahead"
         emit(_table(title, ("of", "nats/row", "95 % from", "to"), rows))
-    for sentence in filter(None, (as_lossless_code(metrics), composition(metrics), *advice(metrics))):
+    for sentence in conclusions(metrics):
         emit(sentence + "\n")
 
 

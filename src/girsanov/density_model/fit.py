@@ -126,14 +126,15 @@ def _begin(start: DensityModel, held: State, seed: int) -> None:
 
 def _told(result: TrainingResult) -> dict[str, Any]:
     """What the record keeps of a training."""
-    before = next((line["validation"] for line in result.history if line["validation"] is not None), None)
+    before = next((line for line in result.history if line["validation"] is not None), {})
     return {
         "steps": result.step,
         "planned_steps": result.planned_steps,
         "seconds": round(result.seconds, 1),
         "stopped": result.stopped,
         "validation": result.best_value,
-        "validation_before": before,
+        "validation_before": before.get("validation"),
+        "validation_before_stderr": before.get("validation_stderr"),
         "validation_stderr": result.best_stderr,
         "best_step": result.best_step,
     }

@@ -5,15 +5,15 @@ __all__ = [
     "Contents",
     "ResultTable",
     "ScoreTests",
-    "advice",
-    "as_lossless_code",
     "composition",
+    "conclusions",
     "differences",
     "render_report",
     "result_tables",
     "samples_png",
 ]
 
+from girsanov.reports.findings import ScoreTests, composition, conclusions
 from girsanov.reports.page import Attempts
-from girsanov.reports.report import Contents, ScoreTests, render_report, samples_png
-from girsanov.reports.tables import ResultTable, advice, as_lossless_code, composition, differences, result_tables
+from girsanov.reports.report import Contents, render_report, samples_png
+from girsanov.reports.tables import ResultTable, differences, result_tables

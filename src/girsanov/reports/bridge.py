@@ -10,11 +10,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from girsanov.bridges.halves import DIRECTIONS
 from girsanov.datasets import Schema
 from girsanov.reports import bridge_figures as drawings, figures
-from girsanov.reports.page import Attempts, number, render
+from girsanov.reports.bridge_findings import bridge_findings
+from girsanov.reports.findings import advice, headline
+from girsanov.reports.numbers import number, sensible
+from girsanov.reports.page import Attempts, render
 from girsanov.reports.png import image_uri
 from girsanov.reports.report import described
+from girsanov.reports.tables import bits_error
 
 GRID, COLUMNS = 30, 10  # images of a grid
 STRIPS, TIMES = 6, 10  # paths of images, and states of each
@@ -68,25 +73,30 @@ def render_bridge(contents: BridgeContents, attempts: Attempts | None = None) ->
         attempts: what failed before; one sentence stands in place of such sections and of those that fail here.
     """
     attempts = attempts or Attempts(lambda _: None)
-    builders = {"Result": _result, "What the numbers mean": _meaning, "Both ends": _ends, "Paths": _paths}
-    builders |= {"Training": _training, "Data, settings, versions": _facts}
+    details = {"What the numbers mean": _meaning, "Training": _training, "Data, settings, versions": _facts}
+    builders = {"Result": _result, "Both ends": _ends, "Paths": _paths, "All numbers": _numbers, **details}
     version = contents.metrics["versions"]["girsanov"]
     subtitle = f"A bridge between {described(contents.schema)} by girsanov {version}, learned without pairs"
-    return attempts.page(_title(contents, "forward"), subtitle, builders, contents)
+    return attempts.page(_title(contents, "forward"), subtitle, builders, contents, folded=frozenset(details))
 
 
 def _result(contents: BridgeContents) -> str:
+    found = bridge_findings(contents.metrics, dict(zip(DIRECTIONS, _titles(contents), strict=True)))
+    elbo = contents.metrics["test"].get("elbo")
+    said = {"headline": headline(found), "findings": found, "advice": advice(found)}
+    return render("bridge_result", **said, elbo=elbo, bits_error=elbo and bits_error(elbo))
+
+
+def _numbers(contents: BridgeContents) -> str:
     test = contents.metrics["test"]
-    elbo, rows = test.get("elbo"), [_row(direction, test[direction]) for direction in ("forward", "backward")]
-    kind = elbo["kind"].replace("_", " ") if elbo else ""
-    return render("bridge_result", elbo=elbo, kind=kind, forward=test["forward"], rows=rows)
+    return render("bridge_numbers", rows=[_row(direction, test[direction]) for direction in DIRECTIONS])
 
 
 def _row(direction: str, entry: Mapping[str, Any]) -> list[str]:
     """Distances of moved rows, each beside those of true rows and of rows left in place."""
     places = (entry, entry.get("floor", {}), entry.get("untouched", {}))
-    distances = [number(at.get(k), form) for k, form in (("energy", ".4f"), ("wasserstein", ".3f")) for at in places]
-    moves = (number(entry.get("change"), ".3f"), number(entry.get("path_kl"), ".2f"))
+    distances = [number(at.get(k), ".3f") for k in ("energy", "wasserstein") for at in places]
+    moves = (number(entry.get("change"), ".2f"), sensible(entry.get("path_kl"), None))
     return [direction, f"{entry['rows']:,}", *distances, *moves]
 
 
@@ -103,7 +113,7 @@ def _ends(contents: BridgeContents) -> str:
         if len(contents.schema.event_shape) != 3:
             return ""
         grids = [(_title(contents, view.direction), _grids(view)) for view in contents.views]
-        return render("bridge_ends", grids=grids, clouds="", marginals=())
+        return render("bridge_ends", grids=grids, clouds=[], marginals=())
     project, labels = _projection(contents)
     panels, marginals = [], []
     for view in contents.views:
@@ -131,10 +141,10 @@ def _paths(contents: BridgeContents) -> str:
         if len(contents.schema.event_shape) != 3:
             return ""
         strips = [(_title(contents, view.direction), view.direction, _strip(view, paths)) for view, paths in shown]
-        return render("bridge_paths", strips=strips, svg="")
+        return render("bridge_paths", strips=strips, charts=[])
     (project, labels), (view, paths) = _projection(contents), shown[0]
-    svg = drawings.paths_over_time(_times(view), np.stack([project(state) for state in paths]), labels)
-    return render("bridge_paths", strips=(), svg=svg, title=_title(contents, view.direction))
+    charts = drawings.paths_over_time(_times(view), np.stack([project(state) for state in paths]), labels)
+    return render("bridge_paths", strips=(), charts=charts, title=_title(contents, view.direction))
 
 
 def _strip(view: BridgeView, paths: Tensor) -> str:
@@ -151,11 +161,13 @@ def _times(view: BridgeView) -> np.ndarray:
 
 def _training(contents: BridgeContents) -> str:
     test, history, rounds = (contents.metrics[name] for name in ("test", "history", "rounds"))
+    if not history:
+        return ""
     if "elbo" in test:
-        return render("bridge_training", joint=drawings.joint_training(history)) if history else ""
-    floors = {way: test[way]["floor"]["energy"] for way in ("forward", "backward")} if rounds else {}
-    svg = drawings.alternations(rounds, floors, history) if rounds else ""
-    return render("bridge_training", joint="", alternations=svg, history=history)
+        return render("bridge_joint", charts=drawings.joint_training(history))
+    floors = {way: test[way]["floor"]["energy"] for way in DIRECTIONS}
+    charts = drawings.alternations(rounds, floors, history) if rounds else []
+    return render("bridge_training", charts=charts, history=history)
 
 
 def _facts(contents: BridgeContents) -> str:
@@ -183,5 +195,10 @@ def _flat(x: Tensor) -> np.ndarray:
 
 
 def _title(contents: BridgeContents, direction: str) -> str:
+    return _titles(contents)[DIRECTIONS.index(direction)]
+
+
+def _titles(contents: BridgeContents) -> tuple[str, str]:
+    """Of both directions, by the short names of the ends."""
     short = [PurePath(name).name or name for name in contents.names]
-    return " to ".join(short if direction == "forward" else short[::-1])
+    return " to ".join(short), " to ".join(short[::-1])

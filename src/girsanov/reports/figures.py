@@ -1,6 +1,9 @@
 """The figures of a report, by matplotlib, as SVG whose text and axes take the colour of the page around them."""
 
 __all__ = [
+    "DATA_POINTS",
+    "LOOKS",
+    "OUR_POINTS",
     "axis_limits",
     "canvas",
     "curve",
@@ -16,6 +19,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,23 +28,32 @@ import numpy as np
 
 from girsanov.evaluation import Curve, Difference
 from girsanov.likelihoods import ScoreTest
-from girsanov.reports.page import number
+from girsanov.reports.numbers import number, sensible
 
 INK = "#010203"  # of the style's file: the page's own colour takes its place
 OURS, DATA, OTHER = "#2f81c7", "#d9822b", "#8a8f98"
 PEER_COLOURS = ("#d9822b", "#5aa469", "#a06cc4", "#8a8f98", "#c2577a", "#4fa3a5")
+PEER_LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 MAX_PAIRS, MAX_POINTS, MAX_MARGINALS = 5, 500, 12
 
 STYLE = Path(__file__).with_name("templates") / "figures.mplstyle"
-POINTS: dict[str, Any] = {"alpha": 0.55, "linewidths": 0, "rasterized": True}
+DATA_POINTS: dict[str, Any] = {"color": DATA, "marker": "o", "alpha": 0.55, "linewidths": 0, "rasterized": True}
+OUR_POINTS: dict[str, Any] = {"color": OURS, "marker": "^", "alpha": 0.55, "linewidths": 0, "rasterized": True}
+#: of two series side by side, told apart without colour
+LOOKS: tuple[dict[str, Any], ...] = (
+    {"color": OURS, "marker": "o", "linestyle": "-"},
+    {"color": DATA, "marker": "s", "linestyle": "--"},
+)
 BESIDE: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 9}  # of a text at a point
 
 
 @contextmanager
-def canvas(name: str, rows: int = 1, columns: int = 1, *, width: float, height: float) -> Iterator[SimpleNamespace]:
+def canvas(
+    name: str, title: str, rows: int = 1, columns: int = 1, *, width: float = 4.5, height: float = 3.0
+) -> Iterator[SimpleNamespace]:
     """A figure in our style that belongs to no window: its ``axes`` while it is drawn, its ``svg`` afterwards.
 
-    ``name`` keys its element ids.
+    ``name`` keys its element ids; the title, and what is ``told`` while it is drawn, are for those who do not see it.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -48,76 +61,119 @@ def canvas(name: str, rows: int = 1, columns: int = 1, *, width: float, height: 
     salt: Any = {"svg.hashsalt": name}
     with matplotlib.rc_context(salt, fname=STYLE):
         figure, buffer = Figure(figsize=(width, height), layout="constrained"), io.StringIO()
-        drawn = SimpleNamespace(axes=figure.subplots(rows, columns, squeeze=False), svg="")
+        drawn = SimpleNamespace(axes=figure.subplots(rows, columns, squeeze=False), svg="", told="")
         yield drawn
         figure.savefig(buffer, format="svg", transparent=True, dpi=160, metadata={"Date": None})
-    drawn.svg = _inline(buffer.getvalue(), name)
+    drawn.svg = _inline(buffer.getvalue(), name, title, drawn.told)
 
 
-def _inline(svg: str, name: str) -> str:
-    """Without the XML header, with the page's colour, and with ids that no other figure has."""
+def _inline(svg: str, name: str, title: str, told: str) -> str:
+    """Without the XML header, with the page's colour, ids that no other figure has, and words in its place."""
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
-    # the width of the page decides; the view box keeps the proportions
-    return re.sub(r'<svg ([^>]*?)height="[^"]*" ([^>]*?)width="([\d.]+)pt"', r'<svg \1\2data-width="\3"', svg, count=1)
+    head, body = svg.split(">", 1)
+    # the width of the page decides, between those at which the text is legible; the view box keeps the proportions
+    wide = re.search(r'\bwidth="([\d.]+)pt"', head)
+    assert wide is not None
+    least, most = (round(factor * float(wide[1])) for factor in (0.89, 1.6))
+    head = re.sub(r'\b(width|height)="[^"]*"', "", head)
+    said = {"title": title, "desc": told}
+    words = "".join(f'<{tag} id="{name}-{tag}">{escape(text)}</{tag}>' for tag, text in said.items())
+    size, labels = f"min-width:{least}px;max-width:{most}px", f"{name}-title {name}-desc"
+    return f'{head} role="img" aria-labelledby="{labels}" style="{size}">{words}{body}'
 
 
-def learning(history: Sequence[Mapping[str, float | None]], best_step: int | None) -> str:
-    """Training loss and validation bound over steps."""
-    with canvas("learning", 1, 2, width=9.0, height=3.0) as drawn:
-        left, right = drawn.axes[0]
-        steps, losses = _series(history, "loss")
-        left.plot(steps, losses, color=OURS)
-        _level(left, 0.0, "Gaussian reference")
-        left.set(xlabel="step", ylabel="nats per dimension", title="Training loss")
-        steps, values = _series(history, "validation")
-        errors = [record.get("validation_stderr") or 0.0 for record in history if record.get("validation") is not None]
-        right.plot(steps, values, color=OURS, marker="o", markersize=3)
-        right.fill_between(steps, values - np.array(errors), values + np.array(errors), color=OURS, alpha=0.25, lw=0)
-        if len(steps) and steps[0] == 0:
-            _level(right, values[0], "before training")
+def learning(
+    history: Sequence[Mapping[str, float | None]], best_step: int | None, *, reference: bool = True
+) -> list[str]:
+    """Training loss and validation bound over steps; nothing where the bound never left its start by its error.
+
+    ``reference`` says whether a loss of 0 is that of the Gaussian reference.
+    """
+    steps, values = _series(history, "validation")
+    errors = np.array([line.get("validation_stderr") or 0.0 for line in history if line.get("validation") is not None])
+    if not len(values) or bool((np.abs(values - values[0]) <= 2.0 * errors).all()):
+        return []
+    return [_loss(history, reference), _bound(steps, values, errors, best_step)]
+
+
+def _loss(history: Sequence[Mapping[str, float | None]], reference: bool) -> str:
+    steps, losses = _series(history, "loss")
+    with canvas("learning-loss", "Training loss") as drawn:
+        axis = drawn.axes[0][0]
+        axis.plot(steps, losses, color=OURS)
+        if reference:
+            _level(axis, 0.0, "Gaussian reference")
+        axis.set(xlabel="step", ylabel="nats per dimension", title="Training loss")
+        ends = [number(value, ".3g") for value in losses[[0, -1]]] if len(losses) else ["–", "–"]
+        drawn.told = f"From {ends[0]} to {ends[1]} nats per dimension"
+    return drawn.svg
+
+
+def _bound(steps: np.ndarray, values: np.ndarray, errors: np.ndarray, best_step: int | None) -> str:
+    with canvas("learning-bound", "Bound on validation rows") as drawn:
+        axis = drawn.axes[0][0]
+        axis.plot(steps, values, color=OURS, marker="o", markersize=3)
+        axis.fill_between(steps, values - errors, values + errors, color=OURS, alpha=0.25, lw=0)
+        if steps[0] == 0:
+            _level(axis, values[0], "before training")
         if best_step is not None:
-            late = best_step > max(steps, default=0) / 2
+            late = best_step > steps.max() / 2
             shift, side = (-4, "right") if late else (4, "left")
-            right.axvline(best_step, color=DATA, linewidth=1.0)
+            axis.axvline(best_step, color=DATA, linewidth=1.0, linestyle="-.")
             place: Any = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "xytext": (shift, 0)}
-            right.annotate(f"best, step {best_step}", (best_step, 0.2), **place, ha=side, color=DATA)
-        right.set(xlabel="step", ylabel="nats per row", title="Bound on validation rows")
+            axis.annotate(f"best, step {best_step:,}", (best_step, 0.3), **place, ha=side)
+        axis.set(xlabel="step", ylabel="nats per row", title="Bound on validation rows")
+        ends = [sensible(value, error) for value, error in zip(values[[0, -1]], errors[[0, -1]], strict=True)]
+        drawn.told = f"From {ends[0]} to {ends[1]} nats per row; best at step {best_step}"
     return drawn.svg
 
 
-def curve(values: Curve) -> str:
-    """Error of the noise prediction and gain on the Gaussian over log-SNR."""
-    levels = values.levels.numpy()
-    with canvas("curve", 1, 2, width=9.0, height=3.4) as drawn:
-        left, right = drawn.axes[0]
-        left.plot(levels, values.standard.numpy(), color=OTHER, linestyle=":", label="N(0, I) on its own data")
+def curve(values: Curve) -> list[str]:
+    """Error of the noise prediction and gain on the Gaussian over log-SNR; nothing where no gain exceeds its error."""
+    levels, gain, error = (part.numpy() for part in (values.levels, values.gain, values.gain_stderr))
+    if bool((np.abs(gain) <= 2.0 * error + 1e-9).all()):
+        return []
+    with canvas("curve-error", "Squared error of the noise prediction over log-SNR", height=3.9) as left:
+        axis = left.axes[0][0]
+        axis.plot(levels, values.standard.numpy(), color=OTHER, linestyle=":", label="N(0, I) on its own data")
         reference = "Gaussian reference on its own data"
-        left.plot(levels, values.gaussian.numpy(), color=DATA, linestyle="--", label=reference)
-        _band(left, levels, values.model.numpy(), values.stderr.numpy(), "this model on held-out rows")
-        left.set(xlabel="log-SNR", ylabel="squared error per dimension", title="Error of the noise prediction")
-        left.legend(loc="lower right", fontsize=8)
-        _band(right, levels, values.gain.numpy(), values.gain_stderr.numpy(), None)
-        right.fill_between(levels, 0.0, values.gain.numpy(), color=OURS, alpha=0.12, lw=0)
-        right.axhline(0.0, color=OTHER, linestyle="--", linewidth=1.0)
-        right.set(xlabel="log-SNR", ylabel="gain per dimension", title="Gain over the Gaussian reference")
-    return drawn.svg
+        axis.plot(levels, values.gaussian.numpy(), color=DATA, linestyle="--", label=reference)
+        _band(axis, levels, values.model.numpy(), values.stderr.numpy(), "this model on held-out rows")
+        axis.set(xlabel="log-SNR", ylabel="squared error per dimension", title="Error of the noise prediction")
+        axis.figure.legend(loc="outside lower left", fontsize=8)
+        means = {"this model": values.model, "the Gaussian reference": values.gaussian, "N(0, I)": values.standard}
+        left.told = f"Means: {', '.join(f'{name} {float(part.mean()):.3g}' for name, part in means.items())}"
+    with canvas("curve-gain", "Gain over the Gaussian reference by log-SNR", height=3.4) as right:
+        axis = right.axes[0][0]
+        _band(axis, levels, gain, error, None)
+        axis.fill_between(levels, 0.0, gain, color=OURS, alpha=0.12, lw=0)
+        axis.axhline(0.0, color=OTHER, linestyle="--", linewidth=1.0)
+        axis.set(xlabel="log-SNR", ylabel="gain per dimension", title="Gain over the Gaussian reference")
+        right.told = (
+            f"Largest, {number(gain.max(), '.2g')} per dimension, at log-SNR {number(levels[gain.argmax()], '.2g')}"
+        )
+    return [left.svg, right.svg]
 
 
 def effects(tests: Mapping[str, ScoreTest]) -> str:
     """Effect sizes of score tests over log-SNR, with what so many rows can hardly tell from 0."""
-    with canvas("effects", width=9.0, height=3.0) as drawn:
+    with canvas("effects", "Effects of the score tests over log-SNR", width=7.0) as drawn:
         (axis,) = drawn.axes[0]
-        for colour, (name, test) in zip((OURS, DATA), tests.items(), strict=False):
+        for look, (name, test) in zip(LOOKS, tests.items(), strict=False):
             levels = sorted(test.levels, key=lambda level: level.log_snr)
             x, y = [level.log_snr for level in levels], [level.result.effect_size for level in levels]
-            axis.plot(x, y, color=colour, marker="o", markersize=4, label=f"{name}, n = {test.n:,}")
-            axis.fill_between(x, 0.0, 5.0 / test.n, color=colour, alpha=0.12, lw=0)
-        axis.axhline(0.0, color=OTHER, linestyle="--", linewidth=1.0)
+            axis.plot(x, y, **look, markersize=5, label=f"{name}, n = {test.n:,}")
+            least = 5.0 / test.n
+            axis.axhline(least, color=look["color"], linestyle=":", linewidth=1.0)
+            place: Any = {"xycoords": ("axes fraction", "data"), "xytext": (4, -3), **BESIDE, "ha": "left"}
+            axis.annotate(f"5/{test.n:,}", (1.0, least), **place)
+        axis.axhline(0.0, color=OTHER, linewidth=0.8)
         axis.set(xlabel="log-SNR", ylabel="effect")
         axis.legend(fontsize=8)
+        drawn.told = "; ".join(f"{name}: p = {test.pvalue:.2g} over all levels" for name, test in tests.items())
     return drawn.svg
 
 
@@ -126,29 +182,35 @@ def histogram(ours: np.ndarray, peers: Mapping[str, np.ndarray]) -> str:
     everything = np.concatenate([ours, *peers.values()])
     low, high = np.quantile(everything, [0.005, 1.0])
     bins = np.linspace(min(low, ours.min()) if len(ours) < 200 else low, high, 41) if high > low else 10
-    with canvas("histogram", width=9.0, height=3.0) as drawn:
+    with canvas("histogram", "Values of single held-out rows by model", width=8.0) as drawn:
         (axis,) = drawn.axes[0]
         axis.hist(np.clip(ours, low, None), bins=bins, color=OURS, alpha=0.45, label="this model")
-        for colour, (name, values) in zip(PEER_COLOURS, peers.items(), strict=False):
-            axis.hist(np.clip(values, low, None), bins=bins, histtype="step", color=colour, label=name, linewidth=1.4)
+        for colour, line, (name, values) in zip(PEER_COLOURS, PEER_LINES, peers.items(), strict=False):
+            options = {"histtype": "step", "color": colour, "linestyle": line, "linewidth": 1.4}
+            axis.hist(np.clip(values, low, None), bins=bins, label=name, **options)
         axis.set(xlabel="nats per row (rows below the axis are counted in the first bin)", ylabel="rows")
-        axis.legend(loc="upper left")
+        axis.figure.legend(loc="outside right upper", fontsize=9)
+        medians = {"this model": ours, **peers}
+        said = ", ".join(f"{name} {number(float(np.median(values)), '.4g')}" for name, values in medians.items())
+        drawn.told = f"Medians in nats: {said}"
     return drawn.svg
 
 
 def intervals(differences: Mapping[str, Difference]) -> str:
     """Paired differences with their intervals."""
     names, values = list(differences)[::-1], list(differences.values())[::-1]  # the first at the top
-    with canvas("intervals", width=9.0, height=0.9 + 0.42 * len(differences)) as drawn:
+    shown = [sensible(value.nats, 0.5 * (value.high - value.low), "+") for value in values]
+    with canvas("intervals", "Paired differences to other models", width=7.0, height=0.9 + 0.5 * len(values)) as drawn:
         (axis,) = drawn.axes[0]
         for height, value in enumerate(values):
             axis.plot([value.low, value.high], [height, height], color=OURS, linewidth=3, solid_capstyle="round")
             axis.plot([value.nats], [height], "o", color=OURS)
-            axis.annotate(number(value.nats, "+.2f"), (value.nats, height), xytext=(0, 7), **BESIDE)
+            axis.annotate(shown[height], (value.nats, height), xytext=(0, 7), **BESIDE)
         axis.axvline(0.0, color=OTHER, linestyle="--", linewidth=1.0)
         axis.set_yticks(range(len(names)), names)
         axis.set_ylim(-0.6, len(differences) - 0.2)
         axis.set(xlabel="nats per row by which this model is ahead")
+        drawn.told = ", ".join(f"{name} {nats}" for name, nats in zip(names[::-1], shown[::-1], strict=True))
     return drawn.svg
 
 
@@ -157,16 +219,17 @@ def pairs(data: np.ndarray, samples: np.ndarray, names: Sequence[str]) -> str:
     count = min(MAX_PAIRS, data.shape[1])
     data, samples = data[:, :count], samples[:, :count]
     limits = [axis_limits(data[:, i]) for i in range(count)]
-    with canvas("pairs", count, count, width=9.0, height=9.0 if count > 2 else 4.5 * count) as drawn:
+    size: dict[str, Any] = {"width": 9.0, "height": 9.0} if count > 2 else {"width": 6.0, "height": 6.0}
+    with canvas("pairs", "Pairs of columns, data and samples", count, count, **size) as drawn:
         for i in range(count):
             for j in range(count):
                 axis = drawn.axes[i][j]
                 if i == j:
                     _marginal(axis, data[:, i], samples[:, i], limits[i])
                 else:
-                    rows, colour = (data, DATA) if i > j else (samples, OURS)
-                    rows, size = rows[:MAX_POINTS], 5 if len(rows) > 150 else 16
-                    axis.scatter(rows[:, j], rows[:, i], s=size, color=colour, **POINTS)
+                    rows, look = (data, DATA_POINTS) if i > j else (samples, OUR_POINTS)
+                    rows, area = rows[:MAX_POINTS], 7 if len(rows) > 150 else 18
+                    axis.scatter(rows[:, j], rows[:, i], s=area, **look)
                     axis.set(xlim=limits[j], ylim=limits[i])
                 axis.tick_params(labelsize=7)
                 axis.locator_params(nbins=3)
@@ -178,17 +241,17 @@ def pairs(data: np.ndarray, samples: np.ndarray, names: Sequence[str]) -> str:
                     axis.set_ylabel(_short(names[i]), fontsize=9)
                 elif j > 0:
                     axis.set_yticklabels([])
-        if count == 1:
-            drawn.axes[0][0].set_yticks([])
+        drawn.told = f"Of {', '.join(names[:count])}: data below the diagonal, samples above it"
     return drawn.svg
 
 
 def marginals(data: np.ndarray, samples: np.ndarray, names: Sequence[str], key: str = "marginals") -> str:
-    """Histograms of single columns, data and samples; ``key`` keeps the ids of several apart."""
+    """Histograms of single columns, data filled and samples as a line; ``key`` keeps the ids of several apart."""
     count = min(MAX_MARGINALS, data.shape[1])
     columns = min(4, count)
     lines = -(-count // columns)
-    with canvas(key, lines, columns, width=9.0, height=1.7 * lines + 0.2) as drawn:
+    size: dict[str, Any] = {"width": 2.25 * columns, "height": 1.7 * lines + 0.2}
+    with canvas(key, "Marginals of columns", lines, columns, **size) as drawn:
         for index, axis in enumerate(drawn.axes.flat):
             if index >= count:
                 axis.set_axis_off()
@@ -198,6 +261,7 @@ def marginals(data: np.ndarray, samples: np.ndarray, names: Sequence[str], key: 
             axis.set_yticks([])
             axis.tick_params(labelsize=7)
             axis.locator_params(axis="x", nbins=4)
+        drawn.told = f"Of {', '.join(names[:count])}: held-out rows filled, the model's as a line"
     return drawn.svg
 
 

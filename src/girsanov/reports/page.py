@@ -3,7 +3,7 @@
 Parts of a page may fail: what cannot be made becomes one sentence in its place, never the end of a run.
 """
 
-__all__ = ["Attempts", "number", "render"]
+__all__ = ["Attempts", "Section", "anchor", "render"]
 
 import math
 import re
@@ -14,37 +14,21 @@ from typing import Any, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from girsanov.reports.numbers import fact, number, plus_minus, sensible, signs
 from girsanov.training import Interrupted
 from girsanov.types import InputError
 
 T = TypeVar("T")
 
 
-def number(value: float | None, form: str = "") -> str:
-    """A number with a real minus sign, a dash where there is none.
+def anchor(title: str) -> str:
+    """The address of a section within its page.
 
     Example:
-        >>> number(-1.5, ".2f"), number(None)
-        ('−1.50', '–')
+        >>> anchor("Data, settings, versions")
+        'data-settings-versions'
     """
-    return "–" if value is None else format(value, form).replace("-", "−")
-
-
-def signs(sentence: str) -> str:
-    """A sentence with real minus and plus-minus signs before its numbers.
-
-    Example:
-        >>> signs("log-SNR from -10.1 to 9.2, off by -0.02 +- 0.04")
-        'log-SNR from −10.1 to 9.2, off by −0.02 ± 0.04'
-    """
-    return re.sub(r"(?<![\w-])-(?=\.?\d)", "−", sentence.replace("+-", "±"))
-
-
-def fact(value: Any) -> str:
-    """A value of a table of facts: numbers to six digits."""
-    if isinstance(value, float):
-        return f"{value:.6g}" if math.isfinite(value) else "–"
-    return "–" if value is None else str(value)
+    return re.sub(r"\W+", "-", title.lower()).strip("-")
 
 
 TEMPLATES = Environment(
@@ -54,7 +38,15 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.filters |= {"exp": math.exp, "fact": fact, "number": number, "signs": signs}
+TEMPLATES.filters |= {
+    "anchor": anchor,
+    "exp": math.exp,
+    "fact": fact,
+    "number": number,
+    "plus_minus": plus_minus,
+    "sensible": sensible,
+    "signs": signs,
+}
 
 
 def render(name: str, **values: Any) -> str:
@@ -69,6 +61,15 @@ def render(name: str, **values: Any) -> str:
         '<p>a &lt; b</p>'
     """
     return TEMPLATES.get_template(f"{name}.html").render(**values)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page: its title, its HTML, and whether it is folded."""
+
+    title: str
+    html: str
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,15 +104,23 @@ class Attempts:
             self.note(f'the report\'s part "{title}" could not be made ({kind}{reason}); the rest is complete')
             return None
 
-    def page(self, title: str, subtitle: str, builders: Mapping[str, Callable[[Any], str]], contents: Any) -> str:
+    def page(
+        self,
+        title: str,
+        subtitle: str,
+        builders: Mapping[str, Callable[[Any], str]],
+        contents: Any,
+        *,
+        folded: frozenset[str] = frozenset(),
+    ) -> str:
         """HTML of the page whose sections the builders make of the contents; one that failed says so in its place.
 
-        Sections without content are left out.
+        Sections without content are left out; those that are ``folded`` open when they are asked for, and on paper.
         """
         found = []
         for name, build in builders.items():
             html = None if name in self.failed else self(name, partial(build, contents))
             if html is None:
                 html = render("sentence", text=f"This section could not be made: {self.failed[name]}.")
-            found.append((name, html))
-        return render("page", title=title, subtitle=subtitle, sections=[(name, html) for name, html in found if html])
+            found += [Section(name, html, name in folded)] if html else []
+        return render("page", title=title, subtitle=subtitle, sections=found)

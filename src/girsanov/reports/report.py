@@ -6,7 +6,6 @@ __all__ = [
     "SAMPLES",
     "TESTS",
     "Contents",
-    "ScoreTests",
     "certificate_section",
     "described",
     "render_report",
@@ -28,10 +27,11 @@ from girsanov.evaluation import Curve
 from girsanov.likelihoods import ScoreTest
 from girsanov.likelihoods.certificate import Certificate
 from girsanov.reports import figures
-from girsanov.reports.examples import extremes, samples_beside_data
+from girsanov.reports.examples import columns, extremes, samples_beside_data
+from girsanov.reports.findings import Evidence, ScoreTests, advice, composition, findings, headline
 from girsanov.reports.page import Attempts, render
 from girsanov.reports.png import image_grid, png_bytes
-from girsanov.reports.tables import NAMES, advice, as_lossless_code, composition, differences, result_tables
+from girsanov.reports.tables import NAMES, bits_error, differences, result_tables
 from girsanov.stein import BLIND_SPOTS
 from girsanov.types import FEWEST, student_quantile
 
@@ -44,19 +44,6 @@ CURVE, TESTS, CERTIFICATE, SAMPLES = (
     "Certificate of DDPM training",
     "Samples",
 )
-
-
-@dataclass(frozen=True)
-class ScoreTests:
-    """Both tests of one model's score; in the place of one that could not be made, why.
-
-    Attributes:
-        held_out: rows that took no part in the fit against the score.
-        drawn: rows that the sampler drew against the score that it followed.
-    """
-
-    held_out: ScoreTest | str
-    drawn: ScoreTest | str
 
 
 @dataclass(frozen=True)
@@ -75,6 +62,7 @@ class Contents:
         curve: the denoising curve on held-out rows.
         certificate: of DDPM training, on held-out rows.
         score_tests: of held-out rows and of the samples.
+        lattice: whether the model is one of levels, whose training loss is the bound itself.
         missing: why the data could not be read again.
     """
 
@@ -89,6 +77,7 @@ class Contents:
     curve: Curve | None = None
     certificate: Certificate | None = None
     score_tests: ScoreTests | None = None
+    lattice: bool = False
     missing: str = ""
 
 
@@ -100,22 +89,27 @@ def render_report(contents: Contents, attempts: Attempts | None = None) -> str:
         attempts: what failed before; one sentence stands in place of such sections and of those that fail here.
     """
     attempts = attempts or Attempts(lambda _: None)
-    builders = {
+    shown = {
         "Result": _result,
-        "What the number means": _meaning,
+        SAMPLES: lambda c: "" if c.samples is None else samples_beside_data(c.samples, c.test, c.schema),
+        "Most and least likely rows": _extremes,
+        "Columns": _columns,
         "Paired differences": _differences,
+        "All numbers": _numbers,
+    }
+    details = {
+        "What the number means": _meaning,
+        "Values of single rows": _histogram,
         "Learning": _learning,
         CURVE: _curve,
         TESTS: lambda c: "" if c.score_tests is None else score_tests_section(c.score_tests),
         CERTIFICATE: lambda c: "" if c.certificate is None else certificate_section(c.certificate),
-        SAMPLES: lambda c: "" if c.samples is None else samples_beside_data(c.samples, c.test, c.schema),
-        "Most and least likely rows": _extremes,
-        "Values of single rows": _histogram,
         "Data, settings, versions": _facts,
     }
     version = contents.metrics["versions"]["girsanov"]
     subtitle = f"A density model of {described(contents.schema)} by girsanov {version}, fitted to {contents.name}"
-    return attempts.page(PurePath(contents.name).name or contents.name, subtitle, builders, contents)
+    title = PurePath(contents.name).name or contents.name
+    return attempts.page(title, subtitle, shown | details, contents, folded=frozenset(details))
 
 
 def described(schema: Schema) -> str:
@@ -148,28 +142,30 @@ def samples_png(samples: Tensor, schema: Schema, limits: tuple[float, float] | N
     return png_bytes(Image.fromarray(pixels.repeat(factor, 0).repeat(factor, 1)))
 
 
-def _main(metrics: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """The likelihood that the report is about: the bound, where it is there."""
-    test = metrics["test"]
-    return ("elbo", test["elbo"]) if "elbo" in test else next(iter(test.items()))
-
-
 def _result(contents: Contents) -> str:
+    evidence = Evidence(contents.metrics, contents.history, contents.score_tests)
+    found, entry = findings(evidence), evidence.entry
+    model = {"sde": "SDE", "ode": "ODE"}.get(entry["model"], entry["model"])
+    said = {"headline": headline(found), "model": model, "bits_error": bits_error(entry)}
+    return render("result", entry=entry, findings=found, advice=advice(found), **said)
+
+
+def _numbers(contents: Contents) -> str:
     metrics = contents.metrics
-    name, entry = _main(metrics)
-    model, kind = NAMES.get(name, name).removeprefix("girsanov, "), entry["kind"].replace("_", " ")
-    said = {"composition": composition(metrics), "code": as_lossless_code(metrics), "advice": advice(metrics)}
-    return render("result", entry=entry, kind=kind, model=model, tables=result_tables(metrics), **said)
+    return render("numbers", composition=composition(metrics), tables=result_tables(metrics))
+
+
+def _columns(contents: Contents) -> str:
+    if contents.schema.kind == "images" or contents.samples is None:
+        return ""
+    return _absent(contents) if contents.test is None else columns(contents.samples, contents.test, contents.schema)
 
 
 def _meaning(contents: Contents) -> str:
-    _, entry = _main(contents.metrics)
+    entry = Evidence(contents.metrics).entry
     error, rows = entry["rows_stderr"], entry["rows"]
     margin = None if error is None or rows < FEWEST else student_quantile(0.95, rows - 1) * error
-    first = next(iter(contents.history), {})  # what training has added to the closed forms that it started from
-    before = first.get("validation") if first.get("step") == 0 else None
-    after = contents.metrics.get("training", {}).get("validation")
-    return render("meaning", entry=entry, margin=margin, fewest=FEWEST, before=before, after=after)
+    return render("meaning", entry=entry, bits_error=bits_error(entry), margin=margin, fewest=FEWEST)
 
 
 def _differences(contents: Contents) -> str:
@@ -180,13 +176,14 @@ def _differences(contents: Contents) -> str:
 
 def _learning(contents: Contents) -> str:
     best = contents.metrics.get("training", {}).get("best_step")
-    return render("learning", svg=figures.learning(contents.history, best)) if contents.history else ""
+    charts = figures.learning(contents.history, best, reference=not contents.lattice)
+    return render("learning", charts=charts, lattice=contents.lattice) if contents.history else ""
 
 
 def _curve(contents: Contents) -> str:
     if contents.curve is None:
         return _absent(contents)
-    return render("curve", svg=figures.curve(contents.curve), gain=contents.curve.nats_per_dim())
+    return render("curve", charts=figures.curve(contents.curve), gain=contents.curve.nats_per_dim())
 
 
 def score_tests_section(tests: ScoreTests) -> str:

@@ -3,14 +3,15 @@
 Two kinds of likelihood, or two models of one network (its SDE and its ODE), never share a table.
 """
 
-__all__ = ["NAMES", "ResultTable", "advice", "as_lossless_code", "composition", "differences", "result_tables"]
+__all__ = ["CODECS", "NAMES", "Record", "ResultTable", "bits_error", "differences", "result_tables"]
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from girsanov.evaluation import Difference
-from girsanov.reports.page import number
+from girsanov.reports.numbers import error_of, number, sensible
 
 Record = Mapping[str, Any]
 
@@ -38,13 +39,6 @@ MEASURES = {
     "mass": "log-probability",
     "mixed": "log-density (log-probability where discrete)",
 }
-PARTS = {
-    "diffusion": "its diffusion",
-    "start": "the closed form that its training started from",
-    "mixture": "a mixture of Gaussians",
-}
-
-FEW = 2000  # rows below which a network has little to learn from
 
 
 @dataclass(frozen=True)
@@ -74,6 +68,13 @@ def result_tables(metrics: Record) -> list[ResultTable]:
     return [_table(key, group) for key, group in ordered] + _codecs(metrics)
 
 
+def bits_error(entry: Record) -> float | None:
+    """Standard error of bits per dimension over rows, which is that of the nats in other units."""
+    if not entry["rows_stderr"] or not entry["nats"]:
+        return None
+    return abs(entry["rows_stderr"] * (entry["bits_per_dim"] or 0.0) / entry["nats"])
+
+
 def differences(metrics: Record) -> dict[str, Difference]:
     """Paired differences to the peers, by the names of :data:`NAMES`."""
     peers: Record = metrics.get("peers", {})
@@ -82,82 +83,6 @@ def differences(metrics: Record) -> dict[str, Difference]:
         for name, entry in peers.items()
         if entry.get("difference") is not None
     }
-
-
-def as_lossless_code(metrics: Record) -> str:
-    """Of images, how much smaller the model makes them than codecs that everybody knows, in a sentence; else nothing.
-
-    Example:
-        >>> entry = {"bits_per_dim": 1.25, "nats": -100.0, "rows_stderr": 1.0, "kind": "lower_bound", "rows": 500}
-        >>> metrics = {"test": {"elbo": entry}, "codecs": {"png": {"bits_per_dim": 1.5, "rows": 500}}}
-        >>> as_lossless_code(metrics).partition(". (")[0]
-        'As a lossless code these images take 1.25 ± 0.013 bits per dimension: 1.2 times smaller than PNG'
-    """
-    entry, codecs = next(iter(metrics["test"].values()), {}), metrics.get("codecs") or {}
-    bits = entry.get("bits_per_dim")
-    if not codecs or not bits or bits <= 0.0:
-        return ""
-    error = entry["rows_stderr"]
-    margin = "" if error is None else f" ± {abs(error * bits / entry['nats']):.2g}"
-    compared = ", ".join(_compared(CODECS[name], codec["bits_per_dim"], bits) for name, codec in codecs.items())
-    sure = "at most so many bits, " if entry["kind"] == "lower_bound" else ""
-    of = f"{entry['rows']:,} held-out images" + (", ± their standard error" if margin else "")
-    return (
-        f"As a lossless code these images take {bits:.3g}{margin} bits per dimension: {compared}. "
-        f"({of}; {sure}with an ideal entropy coder; the model itself is not counted.)"
-    )
-
-
-def _compared(name: str, theirs: float, ours: float) -> str:
-    ratio = max(theirs / ours, ours / theirs)
-    if f"{ratio:.3g}" == "1":
-        return f"as large as {name}"
-    return f"{ratio:.3g} times {'smaller' if theirs > ours else 'larger'} than {name}"
-
-
-def composition(metrics: Record) -> str:
-    """Of a mixture of a diffusion with closed forms, the weights in a sentence; else nothing.
-
-    Example:
-        >>> composition({"mixed": {"diffusion": 0.7, "mixture": 0.3}})
-        'The model is a mixture, as validation rows weigh it: 70 % its diffusion and 30 % a mixture of Gaussians.'
-    """
-    parts = [f"{share:.0%} {PARTS[name]}".replace("%", " %") for name, share in (metrics.get("mixed") or {}).items()]
-    if not parts:
-        return ""
-    return f"The model is a mixture, as validation rows weigh it: {', '.join(parts[:-1])} and {parts[-1]}."
-
-
-def advice(metrics: Record) -> list[str]:
-    """What to try where a fit ended behind a peer or where it began; nothing where it did not."""
-    behind = {name: gap for name, gap in differences(metrics).items() if gap.high < 0.0}
-    found = []
-    if behind:
-        name, gap = min(behind.items(), key=lambda item: item[1].nats)
-        others = [other for other in behind if other != name]
-        also = f" (and behind: {', '.join(others)})" if others else ""
-        found.append(
-            f"This fit ended {-gap.nats:.3g} nats per row behind the {name.removesuffix(', full covariance')} fitted "
-            f"to the same rows{also}: {_try(metrics)}; until it is ahead, trust that model more."
-        )
-    training: Record = metrics.get("training", {})
-    before, after = training.get("validation_before"), training.get("validation")
-    if before is not None and after is not None and after <= before:
-        found.append(
-            f"Training ended no better than its start ({before:.4g} nats per row on validation rows): {_try(metrics)}."
-        )
-    return found
-
-
-def _try(metrics: Record) -> str:
-    """What helps a fit that ended behind, by how its training stopped."""
-    training: Record = metrics.get("training", {})
-    stopped, rows = str(training.get("stopped", "")), metrics.get("rows", {}).get("train", 0)
-    if stopped != "patience" and training.get("steps"):
-        return "train longer (more --time-budget or --steps)"
-    if rows and rows < FEW:
-        return "its rows are few, so give more, or leave columns out (--drop), or take a smaller network (--width)"
-    return "try a larger network (--width, --blocks), and look at the notes on how its columns were read"
 
 
 def _table(key: tuple[str, bool, str, str], entries: list[tuple[str, Record]]) -> ResultTable:
@@ -180,7 +105,7 @@ def _codecs(metrics: Record) -> list[ResultTable]:
         return []
     ordered = sorted(codecs.items(), key=lambda item: item[1]["bits_per_dim"])
     rows = tuple(
-        (f"{CODECS[name]}, lossless", "file", number(entry["bits_per_dim"], ",.4f")) for name, entry in ordered
+        (f"{CODECS[name]}, lossless", "file", number(entry["bits_per_dim"], ",.3f")) for name, entry in ordered
     )
     count = max(entry["rows"] for entry in codecs.values())
     title = f"Lossless files, all images in one, {count:,} held-out rows"
@@ -188,8 +113,10 @@ def _codecs(metrics: Record) -> list[ResultTable]:
 
 
 def _row(name: str, entry: Record, bits: bool) -> tuple[str, ...]:
-    per_dim = (number(entry["bits_per_dim"], ",.4f"),) if bits else ()
-    nats = (number(entry[key], ",.3f") for key in ("nats", "stderr", "rows_stderr"))
+    """A line of a table: values to the second digit of their errors, and the errors to theirs."""
+    errors = entry["stderr"], entry["rows_stderr"]
+    shown = sensible(entry["nats"], math.hypot(*(error or 0.0 for error in errors))), *map(error_of, errors)
+    per_dim = (sensible(entry["bits_per_dim"], bits_error(entry)),) if bits else ()
     seconds = (number(entry.get(key), ",.1f") for key in ("fit_seconds", "seconds"))
     calls = f"{entry['nfe']:,}" if entry["nfe"] else "–"
-    return (NAMES.get(name, name), entry["kind"].replace("_", " "), *per_dim, *nats, calls, *seconds)
+    return (NAMES.get(name, name), entry["kind"].replace("_", " "), *per_dim, *shown, calls, *seconds)

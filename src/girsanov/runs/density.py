@@ -171,6 +171,7 @@ class DensityRun(Kind):
             curve=drawn.most(CURVE, CURVE_ROWS, lambda rows: denoising_curve(model, rows), share=0.3),
             score_tests=attempts(TESTS, lambda: drawn.tests(missing, own)),
             certificate=drawn.most(CERTIFICATE, CERTIFIED_ROWS, lambda rows: certify(model, rows), share=0.6),
+            lattice=model.lattice is not None,
             missing=missing,
         )
         if samples is not None:
