@@ -4,14 +4,19 @@ import contextlib
 import doctest
 import io
 import re
+import shlex
 import warnings
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
+
+from girsanov.cli.app import app
 
 ROOT = Path(__file__).parents[1]
-GUIDES = sorted(page for part in ("guides", "theory") for page in (ROOT / "docs" / part).glob("*.md"))
+GUIDES = sorted(page for part in ("start", "guides", "theory") for page in (ROOT / "docs" / part).glob("*.md"))
 BLOCK = re.compile(r"```python\n(.*?)```(?:\s*```text\n(.*?)```)?", re.DOTALL)
+COMMAND = re.compile(r"^\$ girsanov (\w.*)$", re.MULTILINE)
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -21,7 +26,7 @@ def blocks(guide: Path) -> list[tuple[str, str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_it_runs_and_prints_what_it_says(guide, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     known: dict[str, object] = {"__name__": "guide"}
@@ -32,6 +37,14 @@ def test_it_runs_and_prints_what_it_says(guide, tmp_path, monkeypatch):
             exec(compile(code, str(guide), "exec"), known)
         found = printed.getvalue()
         assert doctest.OutputChecker().check_output(expected, found, OPTIONS), f"{code}\nprints\n{found}"
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_its_commands_have_the_options_that_it_gives_them(guide):
+    known = get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+    for line in COMMAND.findall(guide.read_text(encoding="utf-8")):
+        name, *arguments = shlex.split(line, comments=True)
+        known[name].make_context(name, arguments)  # raises for an option that is not there, and runs nothing
 
 
 def test_a_block_is_found_with_what_it_prints(tmp_path):

@@ -42,7 +42,7 @@ def test_a_model_equal_to_its_reference_has_loss_zero():
     network = torch.nn.Module()
     network.forward = lambda level, features, condition: torch.zeros_like(features)
     model = ScoreModel(network, VariancePreserving(), reference=Gaussian(torch.zeros(3), 2.0))
-    loss = DenoisingObjective(model, Compose())(model, Batch(torch.randn(64, 3)), seeded(0), 0)
+    loss = DenoisingObjective(model)(model, Batch(torch.randn(64, 3)), seeded(0), 0)
     assert not loss.any()
 
 

@@ -65,11 +65,11 @@ class GainObjective(DequantisedLoss):
 
     Args:
         model: a score model with a reference.
-        transform: from data units to the model's space; dequantises afresh at every step.
+        transform: from data units to the model's space; dequantises afresh at every step; default none.
         drop_condition: probability of hiding a label or condition (classifier-free training).
     """
 
-    def __init__(self, model: ScoreModel, transform: Transform, *, drop_condition: float = 0.0) -> None:
+    def __init__(self, model: ScoreModel, transform: Transform | None = None, *, drop_condition: float = 0.0) -> None:
         super().__init__(transform)
         assert model.reference is not None
         self.drop_condition = drop_condition
@@ -116,7 +116,7 @@ class DenoisingObjective(GainObjective):
     second_moment: Tensor
     refreshed: Tensor
 
-    def __init__(self, model: ScoreModel, transform: Transform, *, drop_condition: float = 0.0) -> None:
+    def __init__(self, model: ScoreModel, transform: Transform | None = None, *, drop_condition: float = 0.0) -> None:
         super().__init__(model, transform, drop_condition=drop_condition)
         assert model.reference is not None
         start = LogSNRDensity.from_spectrum(self.low, self.high, model.reference.spectrum())
