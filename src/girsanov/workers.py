@@ -106,7 +106,7 @@ class Workers:
             return False
         packed = io.BytesIO()
         try:
-            torch.save(job, packed)
+            torch.save((job, torch.get_default_dtype(), torch.get_num_threads()), packed)
         except (AttributeError, TypeError, ValueError, RuntimeError, ArithmeticError, OSError, EOFError):
             return False
         except Exception as error:  # what pickle raises of its own has no common base that is public here
@@ -172,7 +172,10 @@ class Workers:
             signal.signal(signum, signal.SIG_IGN)  # the first process hears them too, and ends what is begun
         while packed := self._broadcast(b""):
             # of the first process of the same command, over its own connections
-            torch.load(io.BytesIO(packed), map_location=self.device, weights_only=False)(self)
+            job, dtype, threads = torch.load(io.BytesIO(packed), map_location=self.device, weights_only=False)
+            torch.set_default_dtype(dtype)
+            torch.set_num_threads(threads)
+            job(self)
 
     def dismiss(self) -> None:
         """Let all others end, if they wait; those in the middle of a job end with the connection."""
@@ -238,9 +241,9 @@ def leading() -> Iterator[Workers]:
     if begun:
         _begin()
     _active = Workers(dist.get_rank(), dist.get_world_size())
+    if _active.rank:
+        _help(_active)  # an error here ends the process, and with it the run
     try:
-        if _active.rank:
-            _help(_active)
         yield _active
     finally:
         company, _active = _active, Workers()

@@ -24,7 +24,8 @@ def rows():
 
 def network():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 3)).double()
+    double = {"dtype": torch.float64}
+    return nn.Sequential(nn.Linear(3, 8, **double), nn.SiLU(), nn.Linear(8, 3, **double))
 
 
 def loss(module, batch, generator, step):

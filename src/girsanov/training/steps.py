@@ -57,8 +57,7 @@ class Steps:
         if self._config.batch_size < company.size:
             return
         whole = self._whole
-        threads = torch.get_num_threads()
-        if company.call(_Help(whole.module, whole.loss[0], self._config, self._optimizer.tensors(), threads)):
+        if company.call(_Help(whole.module, whole.loss[0], self._config, self._optimizer.tensors())):
             self.share(company)
 
     def share(self, company: Workers) -> None:
@@ -130,10 +129,8 @@ class _Help:
     loss: Callable[..., Tensor]
     config: TrainingConfig
     memory: Mapping[str, Tensor]
-    threads: int
 
     def __call__(self, company: Workers) -> None:
-        torch.set_num_threads(self.threads)
         optimizer = Optimizer(self.module.train(), self.config)
         optimizer.load(self.memory)
         steps = Steps(self.module, self.loss, optimizer, self.config)
