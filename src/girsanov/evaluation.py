@@ -19,10 +19,12 @@ from torch import Tensor
 
 from girsanov.calculus import Exact, Hutchinson, noised, sum_event
 from girsanov.density_model import DensityModel
-from girsanov.randomness import apart, keyed_generators, keyed_normal, seed_of
+from girsanov.likelihoods import RandomisedRows
+from girsanov.randomness import apart, keyed_generators, keyed_normal, seed_of, source_of
 from girsanov.rows import condition_at, conditions_for
 from girsanov.solvers import Adaptive
 from girsanov.types import Estimate, InputError, Nats, State, interval_of_mean, student_quantile
+from girsanov.workers import workers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +73,53 @@ def evaluate(
         raise InputError(f"Unknown likelihood {likelihood!r}: choose one of {', '.join(LIKELIHOODS)}")
     if target_stderr is not None and likelihood != "density":
         raise InputError(f"A target for the standard error is one of the density formula's; got {likelihood}")
-    common: dict[str, Any] = {"condition": condition, "generator": generator}
+    source, rows = source_of(generator), model.encode(x)
+    ask = _Ask(model, likelihood, samples, target_stderr, source.get_state())
+    parts = workers().each(ask, _parts(rows, condition)) if ask.shareable(rows) else None
+    if parts is None:
+        return ask.answer(rows, condition, source)
+    seed_of(source)  # as read as alone
+    return Estimate.woven(parts)
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """A likelihood that is asked of a model, with the state of the generator that says the noise."""
+
+    model: DensityModel
+    likelihood: str
+    samples: int
+    target_stderr: float | None
+    state: Tensor
+
+    def shareable(self, rows: RandomisedRows) -> bool:
+        """Whether the processes of the command have rows each, whose number of replicates is the same."""
+        return 1 < workers().size <= len(rows) and self.target_stderr is None and not rows.rows.requires_grad
+
+    def __call__(self, part: tuple[Tensor, Any]) -> Estimate:
+        """The answer for some of the rows, with the noise of all: it is keyed by the row."""
+        encoding = self.model.encoding
+        rows = RandomisedRows(part[0].to(self.model.device), encoding.view, encoding.measure, encoding.draws)
+        return self.answer(rows, part[1], torch.Generator().set_state(self.state))
+
+    def answer(self, x: RandomisedRows, condition: Any, generator: torch.Generator) -> Estimate:
+        """The answer for rows in this process."""
+        return _evaluate(self.model, x, self, condition=condition, generator=generator)
+
+
+def _parts(rows: RandomisedRows, condition: Any) -> list[tuple[Tensor, Any]]:
+    """The rows of each process and their condition, where every row has its own."""
+    count, size = len(rows), workers().size
+    own = (
+        len(condition) == count if isinstance(condition, Tensor) else np.ndim(condition) > 0 and len(condition) == count
+    )
+    if own and not isinstance(condition, Tensor):
+        condition = np.asarray(condition)
+    return [(rows.rows[rank::size], condition[rank::size] if own else condition) for rank in range(size)]
+
+
+def _evaluate(model: DensityModel, x: RandomisedRows, ask: _Ask, **common: Any) -> Estimate:
+    likelihood, samples, target_stderr = ask.likelihood, ask.samples, ask.target_stderr
     if likelihood == "elbo":
         return model.elbo(x, samples=samples, **common)
     if likelihood == "density":

@@ -9,16 +9,21 @@ chosen by them draws from a :func:`stream` instead, afresh for every copy.
 
 __all__ = [
     "KeyedStreams",
+    "SharedGenerator",
     "apart",
+    "drawn_rows",
     "keyed_generators",
     "keyed_normal",
     "keyed_rademacher",
     "keyed_uniform",
     "mix",
     "normal_blocks",
+    "normal_like",
     "seed_of",
     "source_of",
     "stream",
+    "uniform_like",
+    "whole_batch",
 ]
 
 import hashlib
@@ -32,6 +37,7 @@ import torch
 from torch import Tensor
 
 from girsanov.types import State, require_generator
+from girsanov.workers import workers
 
 MASK = (1 << 64) - 1
 DIGITS, ALL_DIGITS = 23, 32  # binary, of a row's numbers that key its noise: of small ones, and at most of large ones
@@ -61,6 +67,75 @@ def mix(seed: int, *counters: int) -> int:
     return value
 
 
+@final
+class SharedGenerator(torch.Generator):
+    """A generator on the CPU, for one of several processes that share the rows of a batch.
+
+    Attributes:
+        first: the process, which has the rows ``first``, ``first + every``, ... of the batch.
+        every: number of processes.
+        count: rows of the whole batch, or ``None`` where nothing is shared.
+
+    Example:
+        >>> generator = SharedGenerator()
+        >>> generator.first, generator.every, generator.count = 1, 2, 5
+        >>> drawn_rows(torch.arange, 2, generator)
+        tensor([1, 3])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.every = 0, 1
+        self.count: int | None = None
+
+
+def drawn_rows(draw: Callable[[int], Tensor], rows: int, generator: torch.Generator, *, dim: int = 0) -> Tensor:
+    """What is drawn for rows: where processes share a batch, the draws of this one's rows among those of all.
+
+    A batch then has the same noise, however many processes there are.
+
+    Args:
+        draw: from a number of rows to the draws of them.
+        rows: how many rows there are in this process.
+        generator: that ``draw`` uses.
+        dim: the axis of the draws along which rows are.
+    """
+    if not isinstance(generator, SharedGenerator) or generator.count is None:
+        return draw(rows)
+    every = torch.arange(generator.first, generator.count, generator.every)
+    return draw(generator.count).index_select(dim, every)
+
+
+def normal_like(x: State, generator: torch.Generator, *, blocks: Sequence[int] = ()) -> State:
+    """Standard normal draws for rows ``b *d``, made on the CPU, shape ``*blocks b *d``.
+
+    Example:
+        >>> normal_like(torch.zeros(5, 3), torch.Generator().manual_seed(0), blocks=(2,)).shape
+        torch.Size([2, 5, 3])
+    """
+
+    def draw(rows: int) -> Tensor:
+        return torch.randn(*blocks, rows, *x.shape[1:], generator=generator, dtype=x.dtype)
+
+    return drawn_rows(draw, len(x), generator, dim=len(blocks)).to(x.device)
+
+
+def uniform_like(x: State, generator: torch.Generator) -> State:
+    """Uniform draws on [0, 1) for rows ``b *d``, made on the CPU."""
+
+    def draw(rows: int) -> Tensor:
+        return torch.rand(rows, *x.shape[1:], generator=generator, dtype=x.dtype)
+
+    return drawn_rows(draw, len(x), generator).to(x.device)
+
+
+def whole_batch(part: Tensor, generator: torch.Generator) -> Tensor:
+    """A value of every row of a batch, of which this process has a part; the part itself where nothing is shared."""
+    if not isinstance(generator, SharedGenerator) or generator.count is None:
+        return part
+    return workers().whole(part, generator.count)
+
+
 def normal_blocks(x: State, generator: torch.Generator) -> Callable[[int], Tensor]:
     """A source of standard normal blocks like rows ``x``, drawn on the CPU: ``count -> count b *d``.
 
@@ -70,7 +145,7 @@ def normal_blocks(x: State, generator: torch.Generator) -> Callable[[int], Tenso
     """
 
     def noise(count: int) -> Tensor:
-        return torch.randn(count, *x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        return normal_like(x, generator, blocks=(count,))
 
     return noise
 

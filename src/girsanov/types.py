@@ -10,8 +10,8 @@ __all__ = ["Estimate", "InputError", "Kind", "MeanEstimate", "Measure", "Model",
 
 import math
 import operator
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -232,6 +232,31 @@ class Estimate:
         stderr = (variance / count).sqrt().expand_as(shift)
         return cls(origin + shift, stderr, replicates=replicates, **fields)  # type: ignore[arg-type]
 
+    @classmethod
+    def woven(cls, parts: "Sequence[Estimate]") -> "Estimate":
+        """One estimate of all rows, of n parts that have the rows r, r + n, r + 2n, ... of it.
+
+        Example:
+            >>> odd, even = torch.tensor([1.0, 3.0]), torch.tensor([2.0])
+            >>> parts = [Estimate(x, 0.0 * x, "exact", "density", nfe=0, event_dim=2) for x in (odd, even)]
+            >>> Estimate.woven(parts).value
+            tensor([1., 2., 3.])
+        """
+        first, count = parts[0], sum(len(part.value) for part in parts)
+
+        def rows(name: str, dim: int = 0) -> Any:
+            return None if getattr(first, name) is None else _woven([getattr(part, name) for part in parts], dim)
+
+        same = all(part.kind == first.kind for part in parts)
+        return replace(
+            first,
+            **{name: rows(name) for name in ("value", "stderr", "met", "needed")},
+            replicates=rows("replicates", 1),
+            terms={name: _woven([part.terms[name] for part in parts]) for name in first.terms},
+            kind=first.kind if same else "estimate",
+            nfe=math.ceil(sum(part.nfe * len(part.value) for part in parts) / count),
+        )
+
     @property
     def resolved(self) -> Tensor:
         """Whether the log-SNR range resolves each row, shape ``n``; true where no kind depends on it."""
@@ -317,3 +342,13 @@ class Estimate:
         if degrees >= 1:
             return student_quantile(level, degrees)
         return student_quantile(level, 1_000_000)
+
+
+def _woven(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Rows r, r + n, r + 2n, ... of n parts in their order."""
+    shape = list(parts[0].shape)
+    shape[dim] = sum(part.shape[dim] for part in parts)
+    found = parts[0].new_empty(shape)
+    for first, part in enumerate(parts):
+        found[(slice(None),) * dim + (slice(first, None, len(parts)),)] = part
+    return found

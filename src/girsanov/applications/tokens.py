@@ -32,10 +32,10 @@ from girsanov.densities import Gaussian
 from girsanov.inputs import as_condition, as_rows, checked
 from girsanov.likelihoods import elbo
 from girsanov.networks import ResidualMLP, Signature
-from girsanov.objectives import Batch, DenoisingObjective
+from girsanov.objectives import Batch, DenoisingObjective, independent
 from girsanov.pairs import ScoreModel, ScorePair
 from girsanov.processes import Cosine, LinearProcess
-from girsanov.randomness import mix, seed_of, source_of
+from girsanov.randomness import mix, normal_like, seed_of, source_of
 from girsanov.samplers import sample
 from girsanov.training import ShuffledBatches, TrainingConfig, train
 from girsanov.transforms import Compose
@@ -258,9 +258,9 @@ class TokenObjective(nn.Module):
 def _uniform_time(head: ScoreModel, clean: State, context: Tensor, generator: torch.Generator) -> Tensor:
     """Half the squared noise error at uniform times, minus the reference's, per dimension."""
     assert head.reference is not None
-    times = head.process.horizon * torch.rand(len(clean), generator=generator, dtype=torch.float64)
+    times = head.process.horizon * independent(len(clean), generator)
     levels = head.process.log_snr(times).clamp(*head.log_snr_range)
-    eps = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
+    eps = normal_like(clean, generator)
     z = noised(levels, clean, eps)
     delta = head.deviation(levels, z, context)
     return -gain(eps - head.reference.noise(levels, z), delta) / clean.shape[1]

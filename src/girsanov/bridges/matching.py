@@ -29,6 +29,7 @@ from girsanov.bridges.halves import Half
 from girsanov.calculus import sum_event
 from girsanov.objectives.times import low_discrepancy
 from girsanov.pairs import Direction
+from girsanov.randomness import normal_like
 from girsanov.types import State
 
 NODES = 513  # of the table of the law of times
@@ -55,7 +56,7 @@ class MatchingObjective:
         """Loss of every pair, shape ``b``."""
         assert isinstance(half, Half)
         positions = low_discrepancy(len(pairs), generator)
-        eps = torch.randn(pairs.start.shape, generator=generator, dtype=pairs.start.dtype).to(pairs.start.device)
+        eps = normal_like(pairs.start, generator)
         return self.errors(half, pairs, positions, eps)
 
     def errors(self, half: Half, pairs: Pairs, positions: Tensor, eps: State) -> Tensor:

@@ -5,6 +5,7 @@
 
 __all__ = ["app", "main"]
 
+import contextlib
 import os
 import signal
 import sys
@@ -88,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     previous = _handle_signals()
     try:
-        code = app(args=None if arguments is None else list(arguments), prog_name="girsanov", standalone_mode=False)
+        with _company():
+            given = None if arguments is None else list(arguments)
+            code = app(args=given, prog_name="girsanov", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except Stopped as stopped:
         return _say(str(stopped), stopped.exit_code)
@@ -97,6 +100,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         for signum, handler in previous.items():
             signal.signal(signum, handler)
+
+
+def _company() -> contextlib.AbstractContextManager[Any]:
+    """Where a launcher has started several processes, the first leads the command and the others help it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return contextlib.nullcontext()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else each process warns of what is meant
+    from girsanov.workers import leading
+
+    return leading()
 
 
 def _exit_code(error: Exception) -> int:
@@ -109,6 +122,10 @@ def _exit_code(error: Exception) -> int:
 
     if isinstance(error, InputError):
         return _say(str(error), BAD_INPUT)
+    from girsanov.workers import WorkerLostError
+
+    if isinstance(error, WorkerLostError):
+        return _say(str(error), error.exit_code)
     raise error
 
 

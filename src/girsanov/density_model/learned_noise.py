@@ -20,7 +20,7 @@ from girsanov.density_model.fresh import fresh_elbo
 from girsanov.density_model.model import DensityModel
 from girsanov.encoding import Encoding
 from girsanov.objectives import low_discrepancy
-from girsanov.randomness import mix, stream
+from girsanov.randomness import mix, normal_like, stream, uniform_like
 from girsanov.solvers import LogSNRDensity
 from girsanov.training import Progress, ShuffledBatches, TrainingConfig, train
 from girsanov.transforms import VariationalDequantise
@@ -111,10 +111,10 @@ def _value(
     model: DensityModel, encoding: Encoding, rows: State, levels: LogSNRDensity, generator: torch.Generator
 ) -> Tensor:
     """One-draw estimate of the density formula at dequantised rows, differentiable in the noise, shape ``b``."""
-    uniform = torch.rand(rows.shape, generator=generator, dtype=rows.dtype).to(rows.device)
+    uniform = uniform_like(rows, generator)
     y, log_det = encoding.transforms(rows, uniform)
     level, weight, _ = (part.to(y.device) for part in levels.quantile(low_discrepancy(len(rows), generator)))
-    eps = torch.randn(y.shape, generator=generator, dtype=torch.get_default_dtype()).to(y.device)
+    eps = normal_like(y.to(torch.get_default_dtype()), generator)
     z = noised(level, y, eps)
     remainder = eps - model.reference.noise(level, z)
     delta = model.score.deviation(level, z)

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Gaussian, GaussianMixture
+from girsanov.randomness import normal_like
 from girsanov.types import State
 
 #: d noise / d prediction in whitened variance-preserving coordinates, as a function of p
@@ -146,7 +147,7 @@ class ExpertHead(Head):
         """Set the share of the untrained expert by least squares at every knot, on clean rows ``n *d``."""
         for i, knot in enumerate(self.knots):
             level = knot.double().expand(len(x))
-            eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+            eps = normal_like(x, generator)
             z = torch.sigmoid(knot).sqrt() * x + torch.sigmoid(-knot).sqrt() * eps
             gaussian = self.reference.noise(level, z)
             full = self.blend(partial(self.silent, level), level, z, gaussian, torch.ones(()))

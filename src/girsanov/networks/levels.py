@@ -34,6 +34,7 @@ from girsanov.calculus import expand_as_rows, sum_event
 from girsanov.densities import Gaussian, ScaleMixture
 from girsanov.networks.heads import ExpertHead, NetworkCall
 from girsanov.networks.level_law import LevelLaw, mean_among_points, mean_over_lattice
+from girsanov.randomness import normal_like
 from girsanov.rows import whole
 from girsanov.types import State
 
@@ -136,7 +137,7 @@ class LevelHead(ExpertHead):
         rows = x[: max(1, min(TRUST_ROWS, TRUST_NUMBERS // x[0].numel()))]
         for i, knot in enumerate(self.knots):
             level = knot.double().expand(len(rows))
-            eps = torch.randn(rows.shape, generator=generator, dtype=x.dtype).to(x.device)
+            eps = normal_like(rows, generator)
             z = torch.sigmoid(knot).sqrt() * rows + torch.sigmoid(-knot).sqrt() * eps
             gaussian, errors = self.reference.noise(level, z), []
             for trust in TRUSTS:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from girsanov.calculus import gain, noised, sum_event
 from girsanov.objectives.times import low_discrepancy
 from girsanov.pairs import ScoreModel
+from girsanov.randomness import drawn_rows, normal_like, uniform_like, whole_batch
 from girsanov.solvers import LogSNRDensity
 from girsanov.transforms import Transform
 from girsanov.types import Nats, State
@@ -56,7 +57,7 @@ class DequantisedLoss(nn.Module):
         (transform,) = self.transform
         if transform is None:
             return x
-        uniform = torch.rand(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        uniform = uniform_like(x, generator)
         return transform(x, uniform)[0]
 
 
@@ -84,7 +85,7 @@ class GainObjective(DequantisedLoss):
         """
         assert model.reference is not None
         with torch.set_grad_enabled(levels.requires_grad):
-            eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+            eps = normal_like(x, generator)
             z = noised(levels, x, eps)
             noise = model.reference.noise(levels, z)
             remainder = eps - noise
@@ -96,7 +97,10 @@ class GainObjective(DequantisedLoss):
     def _condition(self, condition: Tensor | None, generator: torch.Generator) -> Tensor | None:
         if condition is None or self.drop_condition == 0.0:
             return condition
-        hidden = (torch.rand(len(condition), generator=generator) < self.drop_condition).to(condition.device)
+        hidden = drawn_rows(
+            lambda n: torch.rand(n, generator=generator) < self.drop_condition, len(condition), generator
+        )
+        hidden = hidden.to(condition.device)
         if condition.dtype.is_floating_point:
             return condition.masked_fill(hidden[:, None], math.nan)
         return condition.masked_fill(hidden, -1)
@@ -133,7 +137,7 @@ class DenoisingObjective(GainObjective):
         levels, weights, cell = (part.to(x.device) for part in self._levels(len(x), generator, step))
         gain = self._gain(model, x, levels, batch.condition, generator)
         if model.training:
-            self._observe(cell, gain.detach())
+            self._observe(whole_batch(cell, generator), whole_batch(gain.detach(), generator))
         return -(weights * gain) / x[0].numel()
 
     def _levels(self, count: int, generator: torch.Generator, step: int) -> tuple[Tensor, Tensor, Tensor]:

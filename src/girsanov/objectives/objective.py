@@ -26,7 +26,7 @@ from girsanov.objectives.score_matching import DenoisingScoreMatching, Matching
 from girsanov.objectives.times import ATOM, TimeLaw, low_discrepancy
 from girsanov.pairs import ScorePair
 from girsanov.processes import LinearProcess
-from girsanov.randomness import source_of
+from girsanov.randomness import drawn_rows, normal_like, source_of
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError, Nats, State
 
@@ -88,7 +88,7 @@ class ScoreMatchingObjective(BoundLoss):
         generator = source_of(generator)
         positions = self.draws(len(batch.x), generator)
         x = batch.x.to(pair.dtype(batch.x))
-        eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        eps = normal_like(x, generator)
         draws = LossDraws(positions, eps[None], self._signs(x, generator))
         if self.weighting is None:
             return -sum(self.terms(pair, batch.x, draws, batch.condition).values())  # type: ignore[return-value]
@@ -135,7 +135,11 @@ class ScoreMatchingObjective(BoundLoss):
     def _signs(self, x: State, generator: torch.Generator) -> Tensor | None:
         if not self.probes:
             return None
-        return torch.randint(2, (self.probes, *x.shape), generator=generator).to(x) * 2.0 - 1.0
+
+        def draw(rows: int) -> Tensor:
+            return torch.randint(2, (self.probes, rows, *x.shape[1:]), generator=generator)
+
+        return drawn_rows(draw, len(x), generator, dim=1).to(x) * 2.0 - 1.0
 
     def _level_weight(self, process: LinearProcess, levels: Tensor, at_end: Tensor) -> Tensor:
         """The weight per unit of log-SNR; nothing at the atom, which is the bound's residual."""
@@ -175,7 +179,7 @@ def fit_times(
     grid = torch.linspace(low, high, levels, dtype=torch.float64, device=x.device)
     sizes = []
     for level in grid:
-        eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        eps = normal_like(x, generator)
         at = Noised.of(level.expand(len(x)), x, eps, condition, objective._signs(x, generator))
         sizes.append((matching.loss(pair, at) + matching.constant(at)).square().mean().sqrt())
     return LogSNRDensity.from_sizes(low, high, grid.cpu(), torch.stack(sizes).cpu(), end_size=float(sizes[-1]))

@@ -21,7 +21,7 @@ from girsanov.objectives.denoising import Batch
 from girsanov.objectives.times import low_discrepancy
 from girsanov.pairs import Pair
 from girsanov.processes import LinearProcess
-from girsanov.randomness import source_of
+from girsanov.randomness import normal_like, source_of
 from girsanov.stein import drift_score_matching
 from girsanov.types import State, Time
 
@@ -71,7 +71,7 @@ class PairObjective(nn.Module):
         """Rows of the inference process at times ``t`` of their own, shape ``b *d``."""
 
         def noise() -> State:
-            return torch.randn(batch.x.shape, generator=generator, dtype=batch.x.dtype).to(batch.x.device)
+            return normal_like(batch.x, generator)
 
         if isinstance(pair.inference, LinearProcess):
             alpha, sigma = (expand_as_rows(scale.to(batch.x.dtype), batch.x) for scale in pair.inference.marginal(t))

@@ -25,7 +25,7 @@ from girsanov.objectives.bound_loss import BoundLoss, LossDraws
 from girsanov.objectives.denoising import Batch
 from girsanov.objectives.times import low_discrepancy
 from girsanov.processes import ConditionalPath
-from girsanov.randomness import source_of
+from girsanov.randomness import normal_like, source_of
 from girsanov.types import Kind, Nats, State, Time
 
 LOG_2PI = math.log(2.0 * math.pi)
@@ -94,7 +94,7 @@ class PathObjective(BoundLoss):
         del step
         generator, x = source_of(generator), batch.x
         positions = low_discrepancy(len(x), generator).to(x.device)
-        noise = torch.randn(self.blocks, *x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        noise = normal_like(x, generator, blocks=(self.blocks,))
         return -sum(self.terms(drift, x, LossDraws(positions, noise)).values())  # type: ignore[return-value]
 
     def terms(

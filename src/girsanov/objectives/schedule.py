@@ -21,7 +21,7 @@ from girsanov.objectives.score_matching import DenoisingScoreMatching, Matching
 from girsanov.objectives.times import low_discrepancy
 from girsanov.pairs import ScoreModel, ScorePair
 from girsanov.processes import LearnedSchedule, LinearProcess
-from girsanov.randomness import source_of
+from girsanov.randomness import normal_like, source_of
 from girsanov.types import InputError, Nats, State
 
 
@@ -143,7 +143,7 @@ def schedule_values(
     """
     x = x.to(pair.dtype(x))
     level, speed = _levels_and_speed(pair.process, t)
-    eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+    eps = normal_like(x, generator)
     at = Noised.of(level, x, eps)
     return speed * (matching.loss(pair, at) + matching.constant(at))
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from girsanov.processes import LinearProcess
-from girsanov.randomness import source_of
+from girsanov.randomness import drawn_rows, source_of
 from girsanov.types import InputError
 
 ATOM = 0.05  # share of the draws that a law gives the data end, where nothing else is said
@@ -43,7 +43,8 @@ class TimeLaw(Protocol):
 
 def independent(count: int, generator: torch.Generator | None) -> Tensor:
     """``count`` independent uniform positions, float64."""
-    return torch.rand(count, generator=source_of(generator), dtype=torch.float64)
+    generator = source_of(generator)
+    return drawn_rows(lambda n: torch.rand(n, generator=generator, dtype=torch.float64), count, generator)
 
 
 def low_discrepancy(count: int, generator: torch.Generator | None) -> Tensor:
@@ -55,9 +56,13 @@ def low_discrepancy(count: int, generator: torch.Generator | None) -> Tensor:
         tensor([0., 1., 2., 3.], dtype=torch.float64)
     """
     generator = source_of(generator)
-    offset = torch.rand(1, generator=generator, dtype=torch.float64)
-    order = torch.randperm(count, generator=generator)
-    return ((torch.arange(count, dtype=torch.float64) + offset) / count)[order]
+
+    def draw(n: int) -> Tensor:
+        offset = torch.rand(1, generator=generator, dtype=torch.float64)
+        order = torch.randperm(n, generator=generator)
+        return ((torch.arange(n, dtype=torch.float64) + offset) / n)[order]
+
+    return drawn_rows(draw, count, generator)
 
 
 @final

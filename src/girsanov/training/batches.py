@@ -15,8 +15,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from girsanov.randomness import mix
+from girsanov.randomness import SharedGenerator, mix
 from girsanov.types import InputError
+from girsanov.workers import Workers
 
 EPOCH, NOISE, GLOBAL = 1, 2, 3  # purposes, so that streams of one seed differ
 
@@ -75,30 +76,35 @@ class StepRandomness:
     """The generator of a step, and the global ones (dropout), all keyed by (seed, step).
 
     The step's generator draws on the CPU whatever the device of the module, so that its noise is the same everywhere:
-    a loss moves what it draws. Seeding costs two microseconds; copying generator states every step would cost as much
-    again, and ``torch.manual_seed``, which asks for every backend, sixty times more.
+    a loss moves what it draws. Where processes share a step, it draws the same in all of them, and each takes its rows
+    (:func:`girsanov.randomness.drawn_rows`); dropout is each process's own. Seeding costs two microseconds; copying
+    generator states every step would cost as much again, and ``torch.manual_seed``, which asks for every backend,
+    sixty times more.
 
     Args:
         seed: keys the streams.
         device: of the module, where dropout draws.
-        rank: of the process, so that each draws noise of its own.
+        company: the processes that share the steps.
     """
 
-    def __init__(self, seed: int, device: torch.device, rank: int = 0) -> None:
+    def __init__(self, seed: int, device: torch.device, company: Workers | None = None) -> None:
         self._seed = seed
-        self._rank = rank
-        self.generator = torch.Generator()
+        company = company or Workers()
+        self._rank = company.rank
+        self.generator = SharedGenerator()
+        self.generator.first, self.generator.every = company.rank, company.size
         self._globals = [torch.default_generator]
         if device.type == "cuda":
             index = torch.cuda.current_device() if device.index is None else device.index
             self._globals.append(torch.cuda.default_generators[index])
 
-    def start(self, step: int) -> torch.Generator:
-        """Seed every stream for a step and return the step's generator."""
+    def start(self, step: int, rows: int | None = None) -> torch.Generator:
+        """Seed every stream for a step and return the step's generator; of a shared batch there are ``rows`` in all."""
         key = mix(self._seed, GLOBAL, step, self._rank)
         for generator in self._globals:
             generator.manual_seed(key)
-        return self.generator.manual_seed(mix(self._seed, NOISE, step, self._rank))
+        self.generator.count = rows
+        return self.generator.manual_seed(mix(self._seed, NOISE, step, 0))
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:

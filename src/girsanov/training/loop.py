@@ -20,9 +20,7 @@ from torch import Tensor, nn
 
 from girsanov.files import lock_directory
 from girsanov.training import checkpoints
-from girsanov.training.batches import StepRandomness
 from girsanov.training.config import TrainingConfig
-from girsanov.training.distributed import World
 from girsanov.training.ema import MovingAverage
 from girsanov.training.log import Record, TrainLog
 from girsanov.training.meter import Meter
@@ -32,8 +30,10 @@ from girsanov.training.schedule import StepClock, make_plan, unplanned_rate
 from girsanov.training.signals import Interrupted, StopSignals
 from girsanov.training.snapshot import Snapshot
 from girsanov.training.state import Outcome, TrainingState
+from girsanov.training.steps import Steps
 from girsanov.training.validation import Validation, Validator
 from girsanov.types import InputError
+from girsanov.workers import WorkerLostError
 
 #: ``loss(module, batch, generator, step)``: a scalar, or values of shape ``b`` whose mean is taken.
 Loss: TypeAlias = Callable[[nn.Module, Any, torch.Generator, int], Tensor]
@@ -89,9 +89,9 @@ def train(
     With ``run``, the folder gets ``train.jsonl`` and ``checkpoints/``; if it has a checkpoint,
     training goes on from it, and a run that had ended returns its result at once. Draw noise from
     the generator that the loss is given (or from the global one, as dropout does): both are keyed
-    by the step, and the given one is the CPU's, on whatever device the module is. Under ``torchrun``
-    every rank makes the same call on a file system they share, each takes its rows of the batch, and
-    rank 0 writes.
+    by the step, and the given one is the CPU's, on whatever device the module is. Within
+    :func:`girsanov.workers.leading`, under ``torchrun``, the processes share every step; noise that is
+    drawn by :mod:`girsanov.randomness` is then that of one process.
 
     Args:
         module: trained in place; afterwards it holds the last weights, the result the averaged
@@ -104,8 +104,7 @@ def train(
             :class:`girsanov.training.ShuffledBatches`.
         config: the settings.
         validate: ``validate(averaged_module, step)`` after so many completed steps (0 first): a
-            number to maximise, or a :class:`girsanov.types.MeanEstimate`; every rank calls it, rank
-            0's value counts.
+            number to maximise, or a :class:`girsanov.types.MeanEstimate`.
         run: the folder of the run, or ``None`` to write nothing.
         progress: what shows the progress; nothing when omitted.
         identity: describes the data and the model; a resume with another one is refused.
@@ -117,6 +116,7 @@ def train(
         InputError: if the checkpoint is of another run or all are damaged, or the disk is full.
         NonFiniteLossError: if the loss, gradient, weights or validation are not finite.
         Interrupted: on SIGINT or SIGTERM, after the step was completed and its checkpoint saved.
+        WorkerLostError: if a process that shares the steps has died, after a checkpoint was saved.
 
     Example:
         >>> layer = nn.Linear(1, 1, bias=False)
@@ -131,17 +131,16 @@ def train(
     folder = None if run is None else Path(run)
     with contextlib.ExitStack() as stack:
         stack.enter_context(loop.signals)
-        stack.enter_context(loop.randomness.restored())
+        stack.enter_context(loop.steps.randomness.restored())
         if folder is not None:
-            _open_run(folder, stack, writes=loop.world.rank == 0)
+            _open_run(folder, stack)
         return loop.go(folder, progress or SilentProgress())
 
 
-def _open_run(folder: Path, stack: contextlib.ExitStack, *, writes: bool) -> None:
+def _open_run(folder: Path, stack: contextlib.ExitStack) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if writes:
-            stack.enter_context(lock_directory(folder))
+        stack.enter_context(lock_directory(folder))
     except OSError as error:
         raise InputError(f"cannot write in {folder} ({error.strerror}): choose another folder") from error
 
@@ -164,13 +163,9 @@ class _Loop:
         self.state = TrainingState()
         self.meter = Meter(self.state)
         self.optimizer = Optimizer(module, config)
-        device = self.optimizer.parameters[0].device
-        self.world = World(device)
-        self.world.check(config.batch_size)
-        self.world.start_equal(module)
-        self.randomness = StepRandomness(config.seed, device, self.world.rank)
+        self.steps = Steps(module, loss, self.optimizer, config)
         self.average = MovingAverage(module, config.ema_decay)
-        self.validator = Validator(validate, self.state, self.randomness, self.world)
+        self.validator = Validator(validate, self.state, self.steps.randomness)
         parts = self.average, self.optimizer, self.validator, self.state
         self.snapshot = Snapshot(module, loss, *parts, config, identity)
         self.clock = StepClock(config.time_budget or 0.0)
@@ -186,10 +181,15 @@ class _Loop:
         try:
             if self.state.step == 0 and self.state.last_step is None:
                 self._report(*self.validator.run(self.average.evaluated()))
+            self.steps.invite()
             while (outcome := self._outcome()) is None:
                 self._step()
                 self._after_step()
+            self.steps.end()
             self._finish(outcome)
+        except WorkerLostError:
+            self._save()
+            raise
         finally:
             self.progress.stop()
         return self._result(outcome)
@@ -201,10 +201,8 @@ class _Loop:
         found = None if self.root is None else checkpoints.load_latest(self.root)
         if found is not None:
             self.snapshot.restore(found)
-        self.world.start_equal(self.module)  # and nobody writes before all have read
-        writes = self.world.rank == 0
-        self.log = TrainLog(folder / "train.jsonl" if folder and writes else None, self.state.step)
-        self.progress = progress if writes else SilentProgress()
+        self.log = TrainLog(folder / "train.jsonl" if folder else None, self.state.step)
+        self.progress = progress
         self.earlier, self.started = self.state.seconds, time.monotonic()
         self.checked = self.saved = self.reported = self.state.seconds
         self.saved_step = self.reported_step = self.state.step
@@ -257,13 +255,7 @@ class _Loop:
 
     def _step(self) -> None:
         step = self.state.step
-        generator = self.randomness.start(step)
-        value = self.loss(self.module, self.world.share(self.batches(step)), generator, step)
-        if value.ndim:
-            value = value.mean()
-        value.backward()
-        self.world.average_gradients(self.optimizer.parameters)
-        norm = self.optimizer.step(self._rate(step))
+        value, norm = self.steps(step, self._rate(step), self.batches(step))
         self.average.update(step)
         self.meter.add(value, norm)
         self.state.step = step + 1
@@ -293,13 +285,13 @@ class _Loop:
         if planned or signum or self._save_due():
             self._save()
         if signum:
+            self.steps.end()
             raise Interrupted(signum)
 
     def _read_clock(self) -> int:
         """Note the time; all decisions rest on it. Returns the signal that was received, or 0."""
-        own = self.earlier + time.monotonic() - self.started
-        signum, (self.state.seconds,) = self.world.agree(self.signals.received or 0, own)
-        return signum
+        self.state.seconds = self.earlier + time.monotonic() - self.started
+        return self.signals.received or 0
 
     def _plan(self) -> bool:
         """Fix the number of steps as soon as their duration is known."""
@@ -350,7 +342,7 @@ class _Loop:
     def _save(self) -> None:
         self._check()
         self.saved, self.saved_step = self.state.seconds, self.state.step
-        if self.root is None or self.world.rank != 0:
+        if self.root is None:
             return
         begun = time.monotonic()
         self.snapshot.save(self.root)

@@ -10,7 +10,6 @@ from typing import TypeAlias, final
 from torch import Tensor, nn
 
 from girsanov.training.batches import StepRandomness
-from girsanov.training.distributed import World
 from girsanov.training.meter import NonFiniteLossError
 from girsanov.training.state import TrainingState
 from girsanov.types import MeanEstimate
@@ -27,7 +26,6 @@ class Validator:
         validate: what to call, or ``None``.
         state: receives the best value, its step and the validations since.
         randomness: seeds the global generators for the validation, keyed by the step.
-        world: makes rank 0's value that of all ranks.
 
     Attributes:
         best: tensors of the best averaged module, ``None`` before the first validation.
@@ -39,9 +37,8 @@ class Validator:
         validate: Validation | None,
         state: TrainingState,
         randomness: StepRandomness,
-        world: World,
     ) -> None:
-        self._validate, self._state, self._randomness, self._world = validate, state, randomness, world
+        self._validate, self._state, self._randomness = validate, state, randomness
         self.best: dict[str, Tensor] | None = None
         self.seconds = 0.0
 
@@ -65,8 +62,8 @@ class Validator:
         self._randomness.start(state.step)
         outcome = self._validate(averaged, state.step)
         averaged.eval()  # a validation may have switched it
-        own, stderr = _split(outcome)
-        _, (value, state.validation_seconds) = self._world.agree(0, own, time.monotonic() - begun)
+        value, stderr = _split(outcome)
+        state.validation_seconds = time.monotonic() - begun
         self.seconds += state.validation_seconds
         if not math.isfinite(value):
             raise NonFiniteLossError(
