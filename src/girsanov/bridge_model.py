@@ -23,6 +23,7 @@ from girsanov.bridges import SchrodingerBridge
 from girsanov.bridges.chain import rows_at_once
 from girsanov.bridges.storage import BRIDGE, bridge_tensors
 from girsanov.datasets import Data, Schema
+from girsanov.display import Shown, Summary
 from girsanov.encoding import Encoding
 from girsanov.files import read_json, write_json
 from girsanov.likelihoods.estimator import RandomisedRows, View
@@ -40,8 +41,8 @@ def is_bridge_run(folder: str | Path) -> bool:
     return (Path(folder) / DATA_FILE).is_file()
 
 
-@dataclass(frozen=True)
-class BridgeModel:
+@dataclass(frozen=True, repr=False)
+class BridgeModel(Shown):
     """A bridge between the rows of two sources, in their own units.
 
     Attributes:
@@ -53,6 +54,13 @@ class BridgeModel:
     bridge: SchrodingerBridge
     encoding: Encoding
     record: dict[str, Any]
+
+    def _summary(self) -> Summary:
+        source, target = (str(self.record[end]["name"]) for end in ("source", "target"))
+        shape = " × ".join(map(str, self.schema.event_shape))
+        facts = {"rows": f"of {shape} numbers, in their own units", "bridge": f"sigma {self.record['sigma']:g} spreads"}
+        hint = "model.translate(x, direction='forward') moves rows to the other end"
+        return Summary(f"Bridge from {source} to {target}", facts, hint=hint)
 
     @classmethod
     def load(cls, folder: str | Path) -> "BridgeModel":

@@ -31,6 +31,7 @@ from girsanov.bridges.sections import Sections, event_rows, in_section, section_
 from girsanov.bridges.starts import Start, blank_halves, shaped, start_from_json, start_of, starting_potentials
 from girsanov.bridges.storage import BRIDGE, blank_reference, blank_sections, bridge_tensors, describe
 from girsanov.densities import Density
+from girsanov.display import Shown, Summary, counted, parameter_count
 from girsanov.inputs import as_condition
 from girsanov.likelihoods import chain_elbo, importance_bound
 from girsanov.pairs import Direction, Noise, Pair
@@ -45,7 +46,7 @@ Look = Callable[["SchrodingerBridge", int], None]
 
 
 @final
-class SchrodingerBridge(nn.Module):
+class SchrodingerBridge(Shown, nn.Module):
     """A bridge over a linear reference, with learned drifts in both directions.
 
     Args:
@@ -102,6 +103,22 @@ class SchrodingerBridge(nn.Module):
         self.alternating, self.joint = alternating or AlternatingConfig(), joint or JointConfig()
         self.fitted: Sections | None = None
         self.history: list[dict[str, Any]] = []
+
+    def _summary(self) -> Summary:
+        fit, moves = "not fitted yet: bridge.fit(x0, x1)", "bridge.sample(x, direction='forward') moves rows"
+        return Summary("SchrodingerBridge", self._facts(), hint=fit if self.fitted is None else moves)
+
+    def _facts(self) -> dict[str, str]:
+        """Of what it is made, by name."""
+        fitted, shape = self.fitted, " × ".join(map(str, self.event_shape))
+        steps = f"{self.steps} between two times"
+        found = {"reference": type(self.reference).__name__, "rows": f"of {shape} numbers", "steps": steps}
+        if fitted is None:
+            return found
+        times = ", ".join(f"{t:g}" for t in fitted.times)
+        end = "rows of the last time" if fitted.prior is None else f"{type(fitted.prior).__name__}, a known law"
+        networks = counted(parameter_count(self), "parameter")
+        return found | {"times": times, "joins": f"rows of the first time and {end}", "networks": networks}
 
     @property
     def sections(self) -> Sections:

@@ -35,6 +35,7 @@ from girsanov.bridges.recipe import Recipe
 from girsanov.bridges.reference_size import ReferenceSize
 from girsanov.bridges.schrodinger import SchrodingerBridge
 from girsanov.bridges.sections import known_time
+from girsanov.display import Shown, Summary
 from girsanov.inputs import as_device
 from girsanov.randomness import mix
 from girsanov.saved import ModelFolder
@@ -47,8 +48,8 @@ PATHS = 64  # that an expected place is the average of
 Way = Literal["sample", "mean"]
 
 
-@dataclass(frozen=True)
-class HeldOutError:
+@dataclass(frozen=True, repr=False)
+class HeldOutError(Shown):
     """How far pushed cells are from those of a time that took no part in the fit, in units of the representation.
 
     Attributes:
@@ -77,7 +78,7 @@ class HeldOutError:
 
 
 @final
-class Trajectories:
+class Trajectories(Shown):
     """A bridge through the times of an annotated matrix; copied and pickled with its cells.
 
     Attributes:
@@ -92,10 +93,17 @@ class Trajectories:
         self.bridge, self.times, self.size = bridge, snapshots.times, size
         self._snapshots, self._recipe, self._keys = snapshots, recipe, keys
 
-    def __repr__(self) -> str:
-        cells = sum(len(x) for x in self._snapshots.rows.values())
-        times = ", ".join(f"{t:g}" for t in self.times)
-        return f"Trajectories({cells} cells at {times}; {self.bridge.event_shape[0]} columns; {self.size})"
+    def _summary(self) -> Summary:
+        counts = {t: len(self._snapshots.rows[t]) for t in self.times}
+        facts = {
+            "cells": ", ".join(f"{n:,} at {t:g}" for t, n in counts.items()),
+            "columns": f"{self.bridge.event_shape[0]} of {self._keys.rep}",
+            "reference": str(self.size),
+        }
+        hint = (
+            "fitted.push(adata, end=...) moves cells; fitted.held_out_error(time) says whether the paths mean anything"
+        )
+        return Summary(f"Trajectories of {sum(counts.values()):,} cells", facts, hint=hint)
 
     @property
     def sigma(self) -> float:

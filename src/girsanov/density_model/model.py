@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from girsanov.calculus import Divergence
 from girsanov.datasets import Schema
 from girsanov.densities import Gaussian
-from girsanov.density_model import storage
+from girsanov.density_model import storage, told
 from girsanov.density_model.averaging import averaged
 from girsanov.density_model.conditions import Conditioning
 from girsanov.density_model.drawing import draw_rows
 from girsanov.density_model.lattice import lattice_points
 from girsanov.density_model.mixed import Mixed, twins
 from girsanov.density_model.networks import Architecture
+from girsanov.display import Shown, Summary
 from girsanov.encoding import Encoding
 from girsanov.likelihoods import (
     RandomisedRows,
@@ -52,7 +53,7 @@ from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
 from girsanov.types import Estimate, InputError, State, require_count
 
 
-class DensityModel(nn.Module):
+class DensityModel(Shown, nn.Module):
     """A density on data of one schema; made by :func:`girsanov.fit` or :meth:`from_pretrained`.
 
     Args:
@@ -97,6 +98,10 @@ class DensityModel(nn.Module):
     def _parts(self) -> dict[str, Any]:
         names = ("encoding", "score", "proposal", "conditioning", "architecture", "record", "mixed")
         return {name: getattr(self, name) for name in names}
+
+    def _summary(self) -> Summary:
+        hint = "model.elbo(x) scores rows, with error bars; model.sample(n) draws some; model.save_pretrained(folder)"
+        return Summary(told.title(self.record), told.facts(**self._parts()), hint=hint)
 
     @property
     def diffusion(self) -> "DensityModel":
