@@ -39,7 +39,7 @@ from girsanov.processes import LinearProcess
 from girsanov.randomness import seed_of, source_of
 from girsanov.rows import conditions_for
 from girsanov.saved import fill
-from girsanov.training import Progress
+from girsanov.training import Progress, as_progress
 from girsanov.types import Estimate, InputError, State, Time, require_count
 
 Look = Callable[["SchrodingerBridge", int], None]
@@ -149,7 +149,7 @@ class SchrodingerBridge(Shown, nn.Module):
         weights: Any = None,
         generator: torch.Generator | None = None,
         run: str | Path | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
         after_round: Look | None = None,
     ) -> "SchrodingerBridge":
         """Fit the drifts, where the rows are: rows on an accelerator are fitted there.
@@ -164,7 +164,7 @@ class SchrodingerBridge(Shown, nn.Module):
                 row counts as a *start*: sections end at the rows as they were observed.
             generator: read once for a seed; ``None`` means seed 0.
             run: folder for checkpoints; an interrupted fit goes on from there.
-            progress: what shows the progress.
+            progress: ``False`` for no bar; see :func:`girsanov.training.as_progress`.
             after_round: called with the bridge and the number of each alternation, for a look on the way.
 
         Returns:
@@ -179,7 +179,7 @@ class SchrodingerBridge(Shown, nn.Module):
         ends = {t: self._end(rows[t], given.get(t), masses.get(t)) for t in rows}
         seed, folder = seed_of(generator) % 2**31, None if run is None else Path(run)
         identity = "" if run is None else described(self.reference, self.start, list(ends.values()), prior)
-        training = {"run": folder, "progress": progress, "identity": identity}
+        training = {"run": folder, "progress": as_progress(progress), "identity": identity}
         if prior is not None:
             return self._fit_to_prior(ends[times[0]], prior, seed, training)
         return self._fit_between(ends, seed, after_round, training)

@@ -200,7 +200,7 @@ class Trajectories(Shown):
         way: Way = "sample",
         paths: int = PATHS,
         refit: bool = True,
-        progress: Progress | None = None,
+        progress: Progress | bool = True,
     ) -> HeldOutError:
         """Leave a time out: fit to the others, push cells of the time before it, and compare, by exact W1.
 
@@ -218,7 +218,7 @@ class Trajectories(Shown):
             paths: of each cell that a mean is the average of.
             refit: fit anew for every seed, each within the time budget of the fit; otherwise one fit, and seeds draw
                 paths and cells.
-            progress: what shows the fits; ``None`` chooses what suits the process.
+            progress: whether to show the fits, or what shows them.
 
         Raises:
             InputError: if the time cannot be left out, there is no such way, or POT is not installed.
