@@ -13,7 +13,7 @@ __all__ = [
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from girsanov.datasets import Data, Schema
 from girsanov.display import Shown, Summary
 from girsanov.encoding import Encoding
 from girsanov.files import read_json, write_json
+from girsanov.hub import Card
 from girsanov.likelihoods.estimator import RandomisedRows, View
 from girsanov.pairs import Direction, Noise
 from girsanov.randomness import KeyedStreams, apart, keyed_generators, keyed_normal, mix
@@ -34,6 +35,7 @@ from girsanov.types import InputError, State, require_count
 
 FORMAT = 2
 DATA_FILE = "data.json"
+USAGE = "from girsanov.bridge_model import BridgeModel\n\nprint(BridgeModel.load({source!r}))"
 
 
 def is_bridge_run(folder: str | Path) -> bool:
@@ -56,7 +58,7 @@ class BridgeModel(Shown):
     record: dict[str, Any]
 
     def _summary(self) -> Summary:
-        source, target = (str(self.record[end]["name"]) for end in ("source", "target"))
+        source, target = (PurePath(str(self.record[end]["name"])).name for end in ("source", "target"))
         shape = " × ".join(map(str, self.schema.event_shape))
         facts = {"rows": f"of {shape} numbers, in their own units", "bridge": f"sigma {self.record['sigma']:g} spreads"}
         hint = "model.translate(x, direction='forward') moves rows to the other end"
@@ -81,7 +83,10 @@ class BridgeModel(Shown):
 
     def save(self, folder: Path) -> None:
         """Write the bridge's files into the folder of the run, the manifest last."""
-        BRIDGE.write_into(folder, self.bridge.description(), bridge_tensors(self.bridge.sections))
+        told = self._summary()
+        lead = "It moves rows of either end to the other, in their own units; girsanov translate does it too."
+        card = Card(told.title, lead, USAGE, facts=dict(told.facts), tags=["schrodinger-bridge"]).text()
+        BRIDGE.write_into(folder, self.bridge.description(), bridge_tensors(self.bridge.sections), card=card)
 
     @property
     def schema(self) -> Schema:

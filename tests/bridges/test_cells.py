@@ -446,7 +446,7 @@ def test_fits_are_copied_pickled_and_saved(tmp_path):
         assert found[1] == expected[1]
         assert repr(other) == repr(fit)
         assert other.size == fit.size
-    assert {path.suffix for path in (tmp_path / "fit").rglob("*") if path.is_file()} == {".json", ".safetensors"}
+    assert {path.suffix for path in (tmp_path / "fit").rglob("*") if path.is_file()} == {".json", ".md", ".safetensors"}
 
 
 def test_folders_that_hold_no_trajectories(fitted, tmp_path):

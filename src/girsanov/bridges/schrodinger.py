@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Unpack, final
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +29,18 @@ from girsanov.bridges.potentials import MixtureStart, Potentials
 from girsanov.bridges.reference import Clock
 from girsanov.bridges.sections import Sections, event_rows, in_section, section_reference
 from girsanov.bridges.starts import Start, blank_halves, shaped, start_from_json, start_of, starting_potentials
-from girsanov.bridges.storage import BRIDGE, blank_reference, blank_sections, bridge_tensors, describe
+from girsanov.bridges.storage import (
+    BRIDGE,
+    blank_reference,
+    blank_sections,
+    bridge_card,
+    bridge_facts,
+    bridge_tensors,
+    describe,
+)
 from girsanov.densities import Density
-from girsanov.display import Shown, Summary, counted, parameter_count
+from girsanov.display import Shown, Summary
+from girsanov.hub import Card, Download, Pretrained, saved_folder
 from girsanov.inputs import as_condition
 from girsanov.likelihoods import chain_elbo, importance_bound
 from girsanov.pairs import Direction, Noise, Pair
@@ -46,7 +55,7 @@ Look = Callable[["SchrodingerBridge", int], None]
 
 
 @final
-class SchrodingerBridge(Shown, nn.Module):
+class SchrodingerBridge(Shown, Pretrained, nn.Module):
     """A bridge over a linear reference, with learned drifts in both directions.
 
     Args:
@@ -105,20 +114,9 @@ class SchrodingerBridge(Shown, nn.Module):
         self.history: list[dict[str, Any]] = []
 
     def _summary(self) -> Summary:
-        fit, moves = "not fitted yet: bridge.fit(x0, x1)", "bridge.sample(x, direction='forward') moves rows"
-        return Summary("SchrodingerBridge", self._facts(), hint=fit if self.fitted is None else moves)
-
-    def _facts(self) -> dict[str, str]:
-        """Of what it is made, by name."""
-        fitted, shape = self.fitted, " × ".join(map(str, self.event_shape))
-        steps = f"{self.steps} between two times"
-        found = {"reference": type(self.reference).__name__, "rows": f"of {shape} numbers", "steps": steps}
-        if fitted is None:
-            return found
-        times = ", ".join(f"{t:g}" for t in fitted.times)
-        end = "rows of the last time" if fitted.prior is None else f"{type(fitted.prior).__name__}, a known law"
-        networks = counted(parameter_count(self), "parameter")
-        return found | {"times": times, "joins": f"rows of the first time and {end}", "networks": networks}
+        hint = "not fitted yet: bridge.fit(x0, x1)" if self.fitted is None else "bridge.sample(x) moves rows"
+        facts = bridge_facts(self.reference, self.event_shape, self.steps, self.fitted)
+        return Summary("SchrodingerBridge", facts, hint=hint)
 
     @property
     def sections(self) -> Sections:
@@ -136,8 +134,6 @@ class SchrodingerBridge(Shown, nn.Module):
         """Where the networks are: that of the rows of the last fit, or of the last :meth:`to`."""
         parameter = next(self.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
-
-    # Fitting.
 
     def fit(
         self,
@@ -227,8 +223,6 @@ class SchrodingerBridge(Shown, nn.Module):
         grid = (cosine_times if prior is None else uniform_times)(self.steps, process.horizon)
         halves = blank_halves(process, potentials, ends, self.event_shape, self.network, seed)
         return BridgeChain(*halves, grid, prior=prior, variances=variances)
-
-    # What a fitted bridge does.
 
     @torch.no_grad()
     def sample(
@@ -354,9 +348,11 @@ class SchrodingerBridge(Shown, nn.Module):
         with torch.no_grad():
             return flow_log_prob(fitted, x, law, tolerance=tolerance, condition=condition, seed=seed_of(generator))
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json``, ``model.safetensors`` and a manifest of checksums."""
-        BRIDGE.write(Path(folder), self.description(), bridge_tensors(self.sections))
+    def _write(self, folder: Path, card: str) -> None:
+        BRIDGE.write(folder, self.description(), bridge_tensors(self.sections), card=card)
+
+    def _card(self) -> Card:
+        return bridge_card(self._summary().facts, self.event_shape, self.sections.prior is not None)
 
     def description(self) -> dict[str, Any]:
         """Everything but the tensors, as JSON."""
@@ -366,13 +362,17 @@ class SchrodingerBridge(Shown, nn.Module):
         return describe(self.sections) | own
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "SchrodingerBridge":
-        """Read what :meth:`save_pretrained` wrote.
+    def from_pretrained(cls, folder_or_hub_id: str | Path, **download: Unpack[Download]) -> "SchrodingerBridge":
+        """Read what :meth:`save_pretrained` wrote, or a Hugging Face repository that holds it.
+
+        Args:
+            folder_or_hub_id: where; a folder of that name goes before a repository.
+            **download: ``revision``, ``token`` and more of :class:`girsanov.hub.Download`.
 
         Raises:
-            InputError: if the folder is damaged or of another version.
+            InputError: if the folder is missing, damaged or of another version.
         """
-        place = Path(folder)
+        place = saved_folder(folder_or_hub_id, BRIDGE.kind, **download)
         record, tensors = BRIDGE.read(place)
         with BRIDGE.described(place):
             joint = record["joint"] | {"reference_weight": tuple(record["joint"]["reference_weight"])}

@@ -1,18 +1,20 @@
 """What a fitted density model says of itself: at a prompt, and on the card of a saved one."""
 
-__all__ = ["facts", "likelihoods", "title"]
+__all__ = ["card", "facts", "public", "title"]
 
+import math
 from pathlib import PurePath
 from typing import Any
 
 from girsanov.density_model.conditions import Conditioning
 from girsanov.density_model.mixed import Mixed
-from girsanov.density_model.networks import Architecture
+from girsanov.density_model.networks import GIVEN, Architecture
 from girsanov.display import counted, in_words, parameter_count
 from girsanov.encoding import Encoding
+from girsanov.hub import Card
 from girsanov.pairs import ScoreModel
 from girsanov.transforms import OnLattice, TruncatedNormalDequantise, VariationalDequantise
-from girsanov.types import with_errors
+from girsanov.types import MeanEstimate, with_errors
 
 STOPPED = {"finished": "all of them", "patience": "no more improvement", "time": "the time was up"}
 MEASURES = {
@@ -22,6 +24,7 @@ MEASURES = {
 }
 NOISES = {VariationalDequantise: "learned noise", TruncatedNormalDequantise: "truncated normal noise"}
 SPLITS = {"train": "to train on", "validation": "to stop by", "test": "held out"}
+NOT_COMPARABLE = "Numbers of another kind, of another model (SDE, ODE) or of other preparation are no rivals of these."
 UNKNOWN = "rows"  # of a model whose record names no source
 
 
@@ -47,12 +50,58 @@ def facts(
         "classes": in_words(conditioning.classes),
         "model": _kind(architecture, mixed),
         "network": f"{_network(architecture, score)}, {counted(parameter_count(score.network), 'parameter')}",
-        "discrete": dequantisation(encoding),
+        "discrete": _dequantisation(encoding),
         "reached": _reached(record.get("training") or {}),
     }
 
 
-def likelihoods(encoding: Encoding, architecture: Architecture | None) -> dict[str, str]:
+def card(encoding: Encoding, architecture: Architecture | None, record: dict[str, Any], **others: Any) -> Card:
+    """The card of the saved model."""
+    load = (
+        "gv.DensityModel.from_pretrained({source!r}"
+        + "".join(f", {name}={name}" for name in _given(architecture))
+        + ")"
+    )
+    usage = f"import girsanov as gv\n\nmodel = {load}\nrows = model.sample(8)\nprint(model.elbo(rows))"
+    parts = {"encoding": encoding, "architecture": architecture, "record": record}
+    measured = record.get("evaluations") or {}
+    return Card(
+        title(record),
+        "It gives every row a log-likelihood with its error bar, and draws new rows.",
+        usage,
+        facts=facts(**parts, **others),
+        likelihoods=_likelihoods(encoding, architecture),
+        evaluations={f"held-out rows, {name}": _evaluated(entry) for name, entry in measured.items() if entry},
+        notes=[NOT_COMPARABLE, *(f"Give {name}= the {name} that it was fitted with." for name in _given(architecture))],
+        tags=["density-estimation", "diffusion"],
+    )
+
+
+def public(record: dict[str, Any]) -> dict[str, Any]:
+    """The record without the places where its data lie."""
+    data = record.get("data") or {}
+    named = {"data": data | {"name": PurePath(str(data["name"])).name}} if "name" in data else {}
+    return {name: value for name, value in record.items() if name != "source"} | named
+
+
+def _given(architecture: Architecture | None) -> list[str]:
+    """What is a user's own, and is to be given again where the model is loaded."""
+    if architecture is None:
+        return []
+    parts = {"network": architecture.network, "process": architecture.process}
+    return [name for name, part in parts.items() if part["name"] == GIVEN]
+
+
+def _evaluated(entry: dict[str, Any]) -> str:
+    """An entry of ``metrics.json`` as the estimate prints itself."""
+    errors = (math.nan if entry[name] is None else entry[name] for name in ("stderr", "rows_stderr"))
+    mean = repr(MeanEstimate(entry["nats"], *errors, entry["rows"]))
+    bits = entry.get("bits_per_dim")
+    what = f"{entry['kind'].replace('_', ' ')}, {entry['model'].upper()}"
+    return f"{mean}, {what}" + ("" if bits is None else f"; {bits:.4g} bits per dimension")
+
+
+def _likelihoods(encoding: Encoding, architecture: Architecture | None) -> dict[str, str]:
     """Calls of the model and what each returns, in nats per row."""
     of, flow = MEASURES[encoding.measure], architecture is not None and architecture.model == "cnf"
     decodes = isinstance(encoding.dequantiser, OnLattice)
@@ -65,7 +114,7 @@ def likelihoods(encoding: Encoding, architecture: Architecture | None) -> dict[s
     return ode | found if flow else found | formula | ode
 
 
-def dequantisation(encoding: Encoding) -> str:
+def _dequantisation(encoding: Encoding) -> str:
     """How discrete columns enter a continuous model; nothing where there are none."""
     step = encoding.dequantiser
     if step is None:
