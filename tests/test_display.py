@@ -10,10 +10,15 @@ import pytest
 import torch
 
 import girsanov as gv
+from girsanov.applications.annealing import LogNormaliser
+from girsanov.applications.energy import EnergyModel, TiltedGaussian
+from girsanov.applications.tokens import TokenModel
+from girsanov.bridges.reference_size import ReferenceSize
 from girsanov.datasets import from_array
 from girsanov.display import Shown, Summary, cells, in_words
 from girsanov.likelihoods.ddpm import SCHEDULES
 from girsanov.networks import MLPConfig
+from girsanov.training import TrainingResult
 from girsanov.types import Estimate, MeanEstimate, with_errors
 
 HOSTILE = "<script>alert('&')</script>"
@@ -65,6 +70,7 @@ def objects():
     data = dataclasses.replace(from_array(table), name=f"/home/somebody/{HOSTILE}.csv")
     model = gv.fit(data, config=gv.Config(steps=2, network=MLPConfig(width=8), flow=False))
     bridge = gv.SchrodingerBridge(gv.BrownianMotion(), dim=2, steps=2)
+    training = TrainingResult(bridge, 5, 9, 1.0, "patience", None, None, None, ())
     return {
         "estimate": gv.elbo(pair, x, samples=8),
         "mean": gv.elbo(pair, x, samples=8).mean(),
@@ -81,12 +87,18 @@ def objects():
         "bracket": gv.chain_bracket(pair, 12, paths=2, steps=4),
         "classifier": gv.DiffusionClassifier(pair, classes=[f"{HOSTILE}{i}" for i in range(200)]),
         "novelty": gv.applications.Novelty(),
+        "model from elsewhere": model.replace(architecture=None, record={}),
+        "tokens": TokenModel(torch.zeros(3, 2), torch.eye(6)),
+        "log Z": LogNormaliser(-2.5, 0.04, torch.randn(16), 300.0, 0.8, 2000),
+        "energy": EnergyModel(TiltedGaussian(law), law, training),
+        "size": ReferenceSize(0.5, 1.0, "left-out times", {0.25: 2.0, 0.5: 1.5}, 3.0),
     }
 
 
 OWN = (
     "estimate", "mean", "model", "data", "pair", "plain pair", "bridge", "score test", "goodness", "certificate",
-    "curve", "difference", "bracket", "classifier", "novelty",
+    "curve", "difference", "bracket", "classifier", "novelty", "model from elsewhere", "tokens", "log Z", "energy",
+    "size",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import re
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TypedDict
@@ -137,7 +137,7 @@ class Pretrained(ABC):
         """
         found = self._card()
         told = dict(found.evaluations) | {name: repr(value) for name, value in (evaluations or {}).items()}
-        return Card(**vars(found) | {"evaluations": told}).text(source, license)
+        return replace(found, evaluations=told).text(source, license)
 
     def save_pretrained(
         self, folder: str | Path, *, license: str | None = None, evaluations: Mapping[str, Estimate] | None = None

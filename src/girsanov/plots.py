@@ -91,7 +91,7 @@ def certificate(found: Certificate, *, ax: "Axes | None" = None) -> "Axes":
     """
     axes, levels = _axes(ax), found.schedule.log_snr[1:].numpy()
     _band(axes, levels, found.curve.numpy(), found.curve_stderr.numpy(), None)
-    title = f"{found.schedule.name}: the gap to the continuous bound is {found.gap.value:.3g} nats"
+    title = f"Certificate of {found.schedule.name}, gap {found.gap.value:.3g} nats"
     axes.set(xlabel="log-SNR", ylabel="L_t, nats per row", title=title)
     return axes
 
@@ -114,7 +114,7 @@ def differences(found: Mapping[str, Any], *, ax: "Axes | None" = None) -> "Axes"
     """Paired differences with their 95 % intervals, one below the other.
 
     Args:
-        found: by name, as :func:`girsanov.evaluation.difference` or :func:`girsanov.compare` returns each.
+        found: by name, as :func:`girsanov.evaluation.difference` returns each.
         ax: where to draw.
     """
     axes = _axes(ax)
@@ -141,7 +141,7 @@ def values(estimates: Estimate | Mapping[str, Estimate], *, bins: int = 40, ax: 
     edges, axes = np.histogram_bin_edges(np.concatenate(list(arrays.values())), require_count("bins", bins)), _axes(ax)
     for i, (name, array) in enumerate(arrays.items()):
         kind = "stepfilled" if i == 0 else "step"
-        axes.hist(array, edges, histtype=kind, alpha=0.6 if i == 0 else 1.0, color=f"C{i}", label=name or None)
+        axes.hist(array, edges.tolist(), histtype=kind, alpha=0.6 if i == 0 else 1.0, color=f"C{i}", label=name or None)
     if len(named) > 1:
         axes.legend()
     axes.set(xlabel="nats per row", ylabel="rows")

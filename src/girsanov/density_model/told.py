@@ -25,12 +25,13 @@ MEASURES = {
 NOISES = {VariationalDequantise: "learned noise", TruncatedNormalDequantise: "truncated normal noise"}
 SPLITS = {"train": "to train on", "validation": "to stop by", "test": "held out"}
 NOT_COMPARABLE = "Numbers of another kind, of another model (SDE, ODE) or of other preparation are no rivals of these."
-UNKNOWN = "rows"  # of a model whose record names no source
+UNNAMED = "array"  # what rows are called that came without a name
 
 
 def title(record: dict[str, Any]) -> str:
     """What the model is of, by the name of its source: of a path the last part, which tells no folder of anybody's."""
-    return f"Density model of {PurePath(str(record.get('data', {}).get('name') or UNKNOWN)).name}"
+    name = PurePath(str(record.get("data", {}).get("name") or UNNAMED)).name
+    return f"Density model of {'an array' if name == UNNAMED else name}"
 
 
 def facts(
@@ -49,7 +50,7 @@ def facts(
         "splits": _splits(record.get("splits") or {}),
         "classes": in_words(conditioning.classes),
         "model": _kind(architecture, mixed),
-        "network": f"{_network(architecture, score)}, {counted(parameter_count(score.network), 'parameter')}",
+        "network": f"{_network(architecture, score)}, {counted(parameter_count(score), 'parameter')}",
         "discrete": _dequantisation(encoding),
         "reached": _reached(record.get("training") or {}),
     }
@@ -94,8 +95,8 @@ def _given(architecture: Architecture | None) -> list[str]:
 
 def _evaluated(entry: dict[str, Any]) -> str:
     """An entry of ``metrics.json`` as the estimate prints itself."""
-    errors = (math.nan if entry[name] is None else entry[name] for name in ("stderr", "rows_stderr"))
-    mean = repr(MeanEstimate(entry["nats"], *errors, entry["rows"]))
+    own, rows = (math.nan if entry[name] is None else entry[name] for name in ("stderr", "rows_stderr"))
+    mean = repr(MeanEstimate(entry["nats"], own, rows, entry["rows"]))
     bits = entry.get("bits_per_dim")
     what = f"{entry['kind'].replace('_', ' ')}, {entry['model'].upper()}"
     return f"{mean}, {what}" + ("" if bits is None else f"; {bits:.4g} bits per dimension")
@@ -128,7 +129,9 @@ def _dequantisation(encoding: Encoding) -> str:
 def _data(encoding: Encoding, record: dict[str, Any]) -> str:
     schema, rows = encoding.schema, record.get("data", {}).get("rows")
     shape = " × ".join(map(str, schema.event_shape))
-    what = f"images of {shape}" if schema.kind == "images" else f"table of {counted(len(schema.columns), 'column')}"
+    what = (
+        f"images of {shape}" if schema.kind == "images" else f"table of {counted(len(schema.columns or ()), 'column')}"
+    )
     return what + ("" if rows is None else f", {rows:,} rows")
 
 
@@ -143,7 +146,7 @@ def _kind(architecture: Architecture | None, mixed: Mixed | None) -> str:
     if architecture.model == "cnf":
         return "continuous normalizing flow, trained by maximum likelihood"
     process = architecture.process["name"]
-    beside = "" if mixed is None else f", mixed with {' and '.join(part.name for part in mixed.companions)}"
+    beside = "" if mixed is None else f", mixed with {' and '.join(str(part.name) for part in mixed.companions)}"
     return f"diffusion, forward process {process}{beside}"
 
 

@@ -88,7 +88,7 @@ class Certificate(Shown):
         """A line for each part: nats per row, with the standard errors of the estimator and over rows."""
         import pandas as pd
 
-        return pd.DataFrame(self.table(), columns=["part", "nats", "stderr", "rows_stderr"])
+        return pd.DataFrame(self.table(), columns=pd.Index(["part", "nats", "stderr", "rows_stderr"]))
 
     def table(self) -> list[tuple[str, float, float, float]]:
         """Rows of (name, nats per row, standard error of the estimator, standard error over rows)."""

@@ -75,7 +75,7 @@ class ScoreTest(Shown):
         import pandas as pd
 
         found = [(a.log_snr, a.result.effect_size, a.result.pvalue, a.corrected) for a in self.levels]
-        return pd.DataFrame(found, columns=["log_snr", "effect", "pvalue", "corrected"])
+        return pd.DataFrame(found, columns=pd.Index(["log_snr", "effect", "pvalue", "corrected"]))
 
     @property
     def n(self) -> int:
