@@ -123,6 +123,24 @@ def test_the_usage_of_a_card_runs_from_the_folder_and_from_the_hub(kind, saved, 
     assert {path.suffix for path in hub.root.rglob("*") if path.is_file()} == {".json", ".md", ".safetensors"}
 
 
+@pytest.mark.parametrize(
+    ("rows", "settings", "call", "printed"),
+    [
+        (torch.randint(0, 3, (60, 1, 4, 4)).double(), {"lattice_head": False}, "elbo", "lower bound, SDE, 8 rows"),
+        (torch.randn(60, 2), {"config": gv.density_model.ContinuousFlowConfig()}, "log_prob", "exact, ODE, 8 rows"),
+    ],
+    ids=["categorical images", "continuous flow"],
+)
+def test_a_card_shows_the_likelihood_that_a_model_is_for(rows, settings, call, printed, tmp_path, monkeypatch):
+    network = {} if rows.ndim == 4 else {"network": MLPConfig(width=8, blocks=1)}
+    model = gv.fit(rows, steps=2, **network, **settings)
+    model.save_pretrained(tmp_path / "saved")
+    monkeypatch.chdir(tmp_path / "saved")
+    code = usage((tmp_path / "saved" / "README.md").read_text())
+    assert f"model.{call}(x)" in code
+    assert printed in ran(code)
+
+
 def test_the_card_says_which_likelihood_of_which_data(model, table, tmp_path):
     test = {"other rows": model.elbo(table[:20])}
     model.save_pretrained(tmp_path / "saved", license="cc-by-4.0", evaluations=test)

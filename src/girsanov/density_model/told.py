@@ -63,7 +63,8 @@ def card(encoding: Encoding, architecture: Architecture | None, record: dict[str
         + "".join(f", {name}={name}" for name in _given(architecture))
         + ")"
     )
-    usage = f"import girsanov as gv\n\nmodel = {load}\nrows = model.sample(8)\nprint(model.elbo(rows))"
+    calls = _likelihoods(encoding, architecture)
+    usage = f"import girsanov as gv\n\nmodel = {load}\nx = model.sample(8)\nprint({next(iter(calls))})"
     parts = {"encoding": encoding, "architecture": architecture, "record": record}
     measured = record.get("evaluations") or {}
     return Card(
@@ -71,7 +72,7 @@ def card(encoding: Encoding, architecture: Architecture | None, record: dict[str
         "It gives every row a log-likelihood with its error bar, and draws new rows.",
         usage,
         facts=facts(**parts, **others),
-        likelihoods=_likelihoods(encoding, architecture),
+        likelihoods=calls,
         evaluations={f"held-out rows, {name}": _evaluated(entry) for name, entry in measured.items() if entry},
         notes=[NOT_COMPARABLE, *(f"Give {name}= the {name} that it was fitted with." for name in _given(architecture))],
         tags=["density-estimation", "diffusion"],
