@@ -71,7 +71,7 @@ def test_scores_are_a_frame_with_the_index_of_the_rows(clusters):
     assert found["value"].to_numpy()[kept].tolist() == whole.value[kept].tolist()
     assert found["stderr"].to_numpy()[kept].tolist() == whole.stderr[kept].tolist()
     strict = score(model, x[:5], samples=16, on_error="fail")
-    pd.testing.assert_frame_equal(strict, whole.frame())
+    pd.testing.assert_frame_equal(strict, whole.to_pandas())
     with pytest.raises(gv.InputError, match=r"x\.iloc\[1\], column 'x1' is missing"):
         score(model, rows, on_error="fail")
     with pytest.raises(gv.InputError, match="on_error must be nan or fail; got 'ignore'"):

@@ -123,6 +123,10 @@ def test_using_every_name_loads_nothing_heavy():
     assert not loaded & set(HEAVY)
 
 
+def test_plots_load_matplotlib_when_something_is_drawn():
+    assert not {"matplotlib", "pandas"} & loaded_modules("import girsanov\ngirsanov.plots.density")
+
+
 def test_import_is_quick():
     torch, alone, names = seconds("import torch", "import girsanov", f"from girsanov import {', '.join(NAMES)}")
     assert alone <= 0.05

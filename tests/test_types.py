@@ -155,7 +155,7 @@ def test_bins_have_a_positive_width_each(width):
 
 def test_an_estimate_prints_as_one_line_whatever_it_holds():
     one = Estimate(torch.tensor([-1.5]), torch.zeros(1), "exact", "density", nfe=0, event_dim=2)
-    assert repr(one) == "-1.500 nats, exact, density, 1 row"
+    assert repr(one) == "−1.500 nats, exact, density, 1 row"
     none = Estimate(torch.zeros(0), torch.zeros(0), "unbiased", "ode", nfe=0, event_dim=2)
     assert repr(none) == "no rows, unbiased, ODE"
     wrong = Estimate(torch.tensor([math.nan, 1.0]), torch.zeros(2), "estimate", "chain", nfe=0, event_dim=2)

@@ -15,6 +15,7 @@ from girsanov import (
     objectives as objectives,
     pairs as pairs,
     peers as peers,
+    plots as plots,
     processes as processes,
     solvers as solvers,
     stein as stein,

@@ -13,7 +13,7 @@ __all__ = [
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -23,8 +23,10 @@ from girsanov.bridges import SchrodingerBridge
 from girsanov.bridges.chain import rows_at_once
 from girsanov.bridges.storage import BRIDGE, bridge_tensors
 from girsanov.datasets import Data, Schema
+from girsanov.display import Shown, Summary
 from girsanov.encoding import Encoding
 from girsanov.files import read_json, write_json
+from girsanov.hub import Card
 from girsanov.likelihoods.estimator import RandomisedRows, View
 from girsanov.pairs import Direction, Noise
 from girsanov.randomness import KeyedStreams, apart, keyed_generators, keyed_normal, mix
@@ -33,6 +35,7 @@ from girsanov.types import InputError, State, require_count
 
 FORMAT = 2
 DATA_FILE = "data.json"
+USAGE = "from girsanov.bridge_model import BridgeModel\n\nprint(BridgeModel.load({source!r}))"
 
 
 def is_bridge_run(folder: str | Path) -> bool:
@@ -40,8 +43,8 @@ def is_bridge_run(folder: str | Path) -> bool:
     return (Path(folder) / DATA_FILE).is_file()
 
 
-@dataclass(frozen=True)
-class BridgeModel:
+@dataclass(frozen=True, repr=False)
+class BridgeModel(Shown):
     """A bridge between the rows of two sources, in their own units.
 
     Attributes:
@@ -53,6 +56,13 @@ class BridgeModel:
     bridge: SchrodingerBridge
     encoding: Encoding
     record: dict[str, Any]
+
+    def _summary(self) -> Summary:
+        source, target = (PurePath(str(self.record[end]["name"])).name for end in ("source", "target"))
+        shape = " × ".join(map(str, self.schema.event_shape))
+        facts = {"rows": f"of {shape} numbers, in their own units", "bridge": f"sigma {self.record['sigma']:g} spreads"}
+        hint = "model.translate(x, direction='forward') moves rows to the other end"
+        return Summary(f"Bridge from {source} to {target}", facts, hint=hint)
 
     @classmethod
     def load(cls, folder: str | Path) -> "BridgeModel":
@@ -73,7 +83,10 @@ class BridgeModel:
 
     def save(self, folder: Path) -> None:
         """Write the bridge's files into the folder of the run, the manifest last."""
-        BRIDGE.write_into(folder, self.bridge.description(), bridge_tensors(self.bridge.sections))
+        told = self._summary()
+        lead = "It moves rows of either end to the other, in their own units; girsanov translate does it too."
+        card = Card(told.title, lead, USAGE, facts=dict(told.facts), tags=["schrodinger-bridge"]).text()
+        BRIDGE.write_into(folder, self.bridge.description(), bridge_tensors(self.bridge.sections), card=card)
 
     @property
     def schema(self) -> Schema:

@@ -197,7 +197,7 @@ class Encoding(nn.Module):
         if raw.kind == "images":
             return torch.from_numpy(raw.stack).to(self.place.device)
         if raw.named or any(column.dtype == object for column in raw.columns):
-            return raw.frame
+            return raw.to_pandas()
         return torch.stack([torch.from_numpy(column).double() for column in raw.columns], 1).to(self.place.device)
 
 

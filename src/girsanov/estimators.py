@@ -86,7 +86,7 @@ class DensityEstimator(DensityMixin, BaseEstimator):
             learning_rate=self.learning_rate,
             test=0.0,
         )
-        self.model_: DensityModel = fit(continuous_table(X), config=config)
+        self.model_: DensityModel = fit(continuous_table(X), config=config, progress=False)
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:

@@ -10,7 +10,7 @@ The denoising curve shows where in log-SNR a model gains on its Gaussian referen
 __all__ = ["LIKELIHOODS", "Curve", "Difference", "denoising_curve", "difference", "evaluate", "score", "summary"]
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from girsanov.calculus import Exact, Hutchinson, noised, sum_event
 from girsanov.density_model import DensityModel
+from girsanov.display import Shown, Summary
 from girsanov.likelihoods import RandomisedRows
 from girsanov.randomness import apart, keyed_generators, keyed_normal, seed_of, source_of
 from girsanov.rows import condition_at, conditions_for
@@ -175,7 +176,7 @@ def score(
     given = model.encode_condition(condition, count)
     if refused and given is not None and len(given) > 1:
         condition = condition[torch.from_numpy(kept)] if isinstance(condition, Tensor) else np.asarray(condition)[kept]
-    found = evaluate(model, rows, likelihood, condition=condition, **options).frame(kept)
+    found = evaluate(model, rows, likelihood, condition=condition, **options).to_pandas(kept)
     if each:
         found = found.reindex(range(count)).assign(error=[refused.get(row) for row in range(count)])
     return found.set_axis(x.index) if isinstance(x, pd.DataFrame) else found
@@ -200,8 +201,8 @@ def summary(estimate: Estimate) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Difference:
+@dataclass(frozen=True, repr=False)
+class Difference(Shown):
     """Mean of a paired difference over rows, in nats, with its 95 % interval.
 
     Attributes:
@@ -215,6 +216,10 @@ class Difference:
     low: float
     high: float
     rows: int
+
+    def _summary(self) -> Summary:
+        told = f"{self.nats:+.3f} nats per row, 95 % interval {self.low:+.3f} to {self.high:+.3f}, {self.rows:,} rows"
+        return Summary(told.replace("-", "−"))
 
 
 def difference(ours: Estimate | Nats, theirs: Estimate | Nats) -> Difference:
@@ -244,8 +249,8 @@ def difference(ours: Estimate | Nats, theirs: Estimate | Nats) -> Difference:
     return Difference(mean, mean - math.hypot(mean - low, more), mean + math.hypot(high - mean, more), rows=len(gap))
 
 
-@dataclass(frozen=True)
-class Curve:
+@dataclass(frozen=True, repr=False)
+class Curve(Shown):
     """Squared errors of noise predictions over log-SNR, per dimension; every field has shape ``k``.
 
     Attributes:
@@ -265,6 +270,12 @@ class Curve:
     gain_stderr: Tensor
     gaussian: Tensor
     standard: Tensor
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A line for each level, a column for each field."""
+        import pandas as pd
+
+        return pd.DataFrame({field.name: getattr(self, field.name).numpy() for field in fields(self)})
 
     def nats_per_dim(self) -> float:
         """Half the integral of the gain: what the model's bound has over the Gaussian's, the ends aside."""

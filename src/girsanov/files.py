@@ -8,6 +8,7 @@ notices a truncated file but not a flipped bit, which is why the manifest exists
 """
 
 __all__ = [
+    "CARD",
     "MANIFEST",
     "atomic_directory",
     "lock_directory",
@@ -40,6 +41,7 @@ from torch import Tensor
 from girsanov.types import InputError
 
 MANIFEST = "manifest.json"
+CARD = "README.md"  # for people, who may change it: no manifest lists it
 MANIFEST_FORMAT = 1
 # Every part of a name starts with a letter or digit: neither ".." nor an absolute path can match.
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
@@ -135,8 +137,8 @@ def write_manifest(directory: str | Path, names: Iterable[str] | None = None) ->
 
     Args:
         directory: the folder whose files are listed.
-        names: which files, relative to the folder with ``/`` between parts; all of them when
-            omitted.
+        names: which files, relative to the folder with ``/`` between parts; when omitted all of
+            them but those that are for people, ``README.md``.
 
     Raises:
         InputError: if a name has other characters than letters, digits, ``.``, ``_`` and ``-``.
@@ -144,7 +146,7 @@ def write_manifest(directory: str | Path, names: Iterable[str] | None = None) ->
     directory = Path(directory)
     if names is None:
         found = (p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file())
-        names = (name for name in found if name != MANIFEST)
+        names = (name for name in found if name != MANIFEST and Path(name).name != CARD)
     files = {}
     for name in sorted(names):
         _check_name(directory, name)

@@ -5,11 +5,12 @@ what has one meaning (arrays, lists and data frames for rows, one label for a co
 sentence. A score is asked in one place, :func:`ask`, which looks at every answer.
 """
 
-__all__ = ["as_condition", "as_device", "as_rows", "ask", "ask_at", "asked", "checked", "like_rows"]
+__all__ = ["as_condition", "as_device", "as_rows", "ask", "ask_at", "asked", "checked", "like_rows", "require_names"]
 
+import difflib
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from numbers import Integral, Real
 from types import UnionType
@@ -195,6 +196,30 @@ def as_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         raise InputError(f"PyTorch has no device {place} here with numbers in float64: give device='cpu'") from error
     return place
+
+
+def require_names(given: Iterable[str], known: Sequence[str], what: str, *, also: Sequence[str] = ()) -> None:
+    """Refuse a keyword that nobody reads, and name the nearest that somebody does.
+
+    Args:
+        given: the keywords.
+        known: those that are read.
+        what: reads them.
+        also: arguments beside them that may have been meant.
+
+    Raises:
+        InputError: for the first unknown one.
+
+    Example:
+        >>> require_names({"time_budgt": 60}, ["time_budget", "steps"], "fit")
+        Traceback (most recent call last):
+        girsanov.types.InputError: fit has no setting time_budgt=: did you mean time_budget=?
+    """
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, [*known, *also], n=1)
+            advice = f"did you mean {near[0]}=?" if near else f"it takes {', '.join([*known, *also])}"
+            raise InputError(f"{what} has no setting {name}=: {advice}")
 
 
 def ask(score: Score, t: Time, x: State, condition: Tensor | None = None, name: str = "score") -> State:

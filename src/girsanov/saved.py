@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from girsanov.files import (
+    CARD,
     MANIFEST,
     atomic_directory,
     pack_tensors,
@@ -59,6 +60,7 @@ class ModelFolder:
         description: Mapping[str, Any],
         tensors: Mapping[str, Tensor],
         *,
+        card: str = "",
         beside: Callable[[Path], None] | None = None,
     ) -> None:
         """Write a new folder whole.
@@ -67,6 +69,7 @@ class ModelFolder:
             folder: where; it may exist, empty.
             description: everything but the tensors, as JSON.
             tensors: by name.
+            card: what it says of itself to people; none where it is part of something that says it.
             beside: writes more files and folders into the one that it is given.
 
         Raises:
@@ -79,17 +82,21 @@ class ModelFolder:
         with atomic_directory(folder) as parts:
             if beside is not None:
                 beside(parts)
-            self._fill(parts, description, tensors)
+            self._fill(parts, description, tensors, card)
 
-    def write_into(self, folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    def write_into(
+        self, folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor], *, card: str = ""
+    ) -> None:
         """Write or replace a model in a folder that holds other files too, the manifest last."""
         (folder / MANIFEST).unlink(missing_ok=True)  # until the new manifest stands, there is no model here
-        self._fill(folder, description, tensors)
+        self._fill(folder, description, tensors, card)
         write_manifest(folder, FILES)
 
-    def _fill(self, folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    def _fill(self, folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor], card: str) -> None:
         write_json(folder / CONFIG, {"kind": self.kind, "format": self.format, **description}, indent=1)
         write_atomic(folder / TENSORS, pack_tensors(tensors))
+        if card:
+            write_atomic(folder / CARD, card)
 
     def read(self, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Description and tensors of a folder.

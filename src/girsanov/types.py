@@ -8,6 +8,7 @@ standard error, evaluations and log-SNR range. Nothing here computes a likelihoo
 
 __all__ = ["Estimate", "InputError", "Kind", "MeanEstimate", "Measure", "Model", "Nats", "Score", "State", "Time"]
 
+import html
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ Kind: TypeAlias = Literal["exact", "unbiased", "lower_bound", "upper_bound", "es
 Model: TypeAlias = Literal["sde", "ode", "chain", "density"]
 Measure: TypeAlias = Literal["density", "mass", "mixed"]
 
+SEEN = 1e-9  # of a number: what is smaller is rounding
 FEWEST = 10  # values from which on the interval of a mean keeps its promise
 
 
@@ -76,8 +78,35 @@ def require_counts(settings: object, *names: str, least: int = 1) -> None:
             object.__setattr__(settings, name, require_count(name, value, least))
 
 
-@dataclass(frozen=True)
-class MeanEstimate:
+def with_errors(value: float, errors: Mapping[str, float]) -> str:
+    """A number with its errors by name, in the digits that these allow: two of the largest, one of each.
+
+    Errors that are unknown, or nothing but rounding, are left out.
+
+    Example:
+        >>> with_errors(-41.8471, {"estimator": 0.0121, "rows": 0.1794})
+        '−41.85 ± 0.01 (estimator) ± 0.18 (rows)'
+        >>> with_errors(-41.8471, {"": 0.0121}), with_errors(2.0, {"": 0.0})
+        ('−41.847 ± 0.012', '2.000')
+    """
+    told = {
+        name: error for name, error in errors.items() if math.isfinite(error) and error > SEEN * max(1.0, abs(value))
+    }
+    first = [-math.floor(math.log10(error)) for error in told.values()]  # decimals of the first digit of each
+    digits = max(0, min(9, max(*first, min(first) + 1))) if told else 3
+    parts = "".join(f" ± {error:.{digits}f}" + (f" ({name})" if name else "") for name, error in told.items())
+    return f"{value:.{digits}f}".replace("-", "−") + parts
+
+
+class _Line:
+    """What tells itself in a line or two shows the same in a notebook."""
+
+    def _repr_html_(self) -> str:
+        return "".join(f"<p>{html.escape(line)}</p>" for line in repr(self).splitlines())
+
+
+@dataclass(frozen=True, repr=False)
+class MeanEstimate(_Line):
     """Mean log-likelihood of a data set, with its two sources of error kept apart.
 
     Attributes:
@@ -93,6 +122,25 @@ class MeanEstimate:
     rows_stderr: float
     rows: int
     degrees: int = 0
+
+    def __repr__(self) -> str:
+        """One line: the mean with both its errors; of a single row with its own.
+
+        Example:
+            >>> MeanEstimate(-41.8471, 0.0121, 0.1794, 600)
+            −41.85 ± 0.01 (estimator) ± 0.18 (rows) nats, 600 rows
+        """
+        return f"{self._told} nats, {self._counted}"
+
+    @property
+    def _told(self) -> str:
+        """The mean with its errors."""
+        one = {"": self.stderr}
+        return with_errors(self.value, one if self.rows == 1 else {"estimator": self.stderr, "rows": self.rows_stderr})
+
+    @property
+    def _counted(self) -> str:
+        return f"{self.rows:,} row" + ("s" if self.rows != 1 else "")
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Interval of the mean over these rows: the estimator's error alone, by Student's t.
@@ -153,8 +201,8 @@ def interval_of_mean(values: Tensor, level: float = 0.95) -> tuple[float, float]
     return ends[0], ends[1]
 
 
-@dataclass(frozen=True)
-class Estimate:
+@dataclass(frozen=True, repr=False)
+class Estimate(_Line):
     r"""A log-likelihood per row that knows what it is.
 
     Attributes:
@@ -196,22 +244,17 @@ class Estimate:
     needed: Tensor | None = None
 
     def __repr__(self) -> str:
-        """One line: the mean over rows with both its errors, and what it is.
+        """One line: the mean over rows with both its errors, and what it is; then what the range does not resolve.
 
         Example:
             >>> replicates = torch.tensor([[-41.0, -43.0], [-41.1, -42.9], [-41.0, -42.8]])
             >>> Estimate.from_replicates(replicates, kind="lower_bound", model="sde", nfe=8, event_dim=2)
-            -41.967 ± 0.033 (estimator) ± 0.933 (rows) nats, lower bound, SDE, 2 rows
+            −41.97 ± 0.03 (estimator) ± 0.93 (rows) nats, lower bound, SDE, 2 rows
         """
         if not len(self.value):
             return f"no rows, {self._words}"
         mean = self.mean()
-        errors = {"estimator": mean.stderr, "rows": mean.rows_stderr}
-        told = {name: error for name, error in errors.items() if math.isfinite(error) and error > 0.0}
-        digits = max(0, min(9, 1 - math.floor(math.log10(min(told.values()))))) if told else 3
-        parts = "".join(f" ± {error:.{digits}f} ({name})" for name, error in told.items())
-        rows = f"{mean.rows:,} row" + ("s" if mean.rows > 1 else "")
-        return f"{mean.value:.{digits}f}{parts} nats, {self._words}, {rows}"
+        return f"{mean._told} nats, {self._words}, {mean._counted}" + (f"\n{self.caveat}" if self.caveat else "")
 
     @property
     def _words(self) -> str:
@@ -292,7 +335,7 @@ class Estimate:
         half = self._quantile(level) * self.stderr
         return self.value - half, self.value + half
 
-    def frame(self, index: Any = None) -> "pd.DataFrame":
+    def to_pandas(self, index: Any = None) -> "pd.DataFrame":
         """A line for each row: ``value`` and ``stderr`` in nats (``nan`` where unknown), ``kind`` and ``model``.
 
         Args:
@@ -300,7 +343,7 @@ class Estimate:
 
         Example:
             >>> estimate = Estimate(torch.tensor([-1.5]), torch.tensor([0.25]), "exact", "density", nfe=0, event_dim=2)
-            >>> estimate.frame(["first"]).to_dict("index")
+            >>> estimate.to_pandas(["first"]).to_dict("index")
             {'first': {'value': -1.5, 'stderr': 0.25, 'kind': 'exact', 'model': 'density'}}
         """
         import pandas as pd
@@ -311,16 +354,16 @@ class Estimate:
 
     def mean(self) -> MeanEstimate:
         """Mean over rows; its estimator error comes from whole replicates, so shared noise cannot hide in it."""
-        rows = len(self.value)
-        rows_stderr = float(self.value.std()) / math.sqrt(rows) if rows > 1 else math.nan
+        value, rows = self.value.detach(), len(self.value)
+        rows_stderr = float(value.std()) / math.sqrt(rows) if rows > 1 else math.nan
         degrees = 0
         if self.replicates is not None and len(self.replicates) > 1:
-            means = self.replicates.mean(1)
+            means = self.replicates.detach().mean(1)
             degrees = len(means) - 1
             stderr = float(means.std()) / math.sqrt(len(means))
         else:
-            stderr = float(self.stderr.square().sum().sqrt()) / rows
-        return MeanEstimate(float(self.value.mean()), stderr, rows_stderr, rows, degrees)
+            stderr = float(self.stderr.detach().square().sum().sqrt()) / rows
+        return MeanEstimate(float(value.mean()), stderr, rows_stderr, rows, degrees)
 
     def bits_per_dim(self, bin_width: float | Tensor = 1.0) -> Tensor:
         r"""Bits per dimension, :math:`-(\log p + \sum_i \log h_i) / (d \log 2)`, shape ``n``.

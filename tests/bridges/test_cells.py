@@ -446,7 +446,7 @@ def test_fits_are_copied_pickled_and_saved(tmp_path):
         assert found[1] == expected[1]
         assert repr(other) == repr(fit)
         assert other.size == fit.size
-    assert {path.suffix for path in (tmp_path / "fit").rglob("*") if path.is_file()} == {".json", ".safetensors"}
+    assert {path.suffix for path in (tmp_path / "fit").rglob("*") if path.is_file()} == {".json", ".md", ".safetensors"}
 
 
 def test_folders_that_hold_no_trajectories(fitted, tmp_path):
@@ -493,11 +493,15 @@ def test_many_short_runs_are_not_silent(monkeypatch):
 
 def test_a_fit_shows_itself_unless_it_is_told_not_to(monkeypatch):
     cells, asked = snapshots(30, days=(2.0, 3.0, 4.0)), []
-    monkeypatch.setattr("girsanov.bridges.recipe.default_progress", lambda: asked.append(1) or SilentProgress())
+    monkeypatch.setattr(
+        "girsanov.training.progress.default_progress", lambda quiet: asked.append(quiet) or SilentProgress()
+    )
     fit = gv.fit_trajectories(cells, time_key="day", **TINY)
-    assert len(asked) == 1
+    assert asked == [False]
     fit.held_out_error(3.0, seeds=2, cells=20, progress=SilentProgress())
-    assert len(asked) == 1
+    assert asked == [False]
+    fit.held_out_error(3.0, seeds=1, cells=20, progress=False)
+    assert asked == [False, True]
 
 
 def test_a_time_budget_bounds_the_call(tmp_path):

@@ -168,15 +168,15 @@ def test_columns_by_name_in_a_dict():
 
 def test_a_frame_comes_back_as_it_was():
     frame = plain().assign(k=["u", "v"] * 30, m=range(60))
-    pd.testing.assert_frame_equal(array_raw(frame).frame, frame)
+    pd.testing.assert_frame_equal(array_raw(frame).to_pandas(), frame)
     schema = from_array(frame, categorical=True).schema
-    back = schema.decode(schema.encode(array_raw(frame))).frame
+    back = schema.decode(schema.encode(array_raw(frame))).to_pandas()
     pd.testing.assert_frame_equal(back, frame, check_dtype=False, rtol=1e-12)
 
 
 def test_an_image_is_a_row_of_its_pixels():
     stack = np.arange(24.0).reshape(2, 3, 2, 2)
-    frame = array_raw(stack).frame
+    frame = array_raw(stack).to_pandas()
     assert list(frame)[:2] == ["x1", "x2"]
     np.testing.assert_array_equal(frame.to_numpy(), stack.reshape(2, 12))
 
@@ -191,7 +191,7 @@ def test_categories_of_truth_values_come_back_from_a_file(tmp_path):
     """Which is read with truth values as numbers."""
     frame = pd.DataFrame({"a": np.arange(30) / 7, "b": pd.Categorical([True, False, False] * 10)})
     data = from_array(frame, categorical=True)
-    data.schema.decode(data.x).frame.to_csv(tmp_path / "out.csv", index=False)
+    data.schema.decode(data.x).to_pandas().to_csv(tmp_path / "out.csv", index=False)
     again = data.schema.encode(array_raw(pd.read_csv(tmp_path / "out.csv")))
     assert torch.allclose(again, data.x)
     with pytest.raises(InputError, match="was not in the data"):

@@ -60,7 +60,7 @@ def test_levels_keep_their_spelling_and_empty_cells_are_na(tmp_path):
     assert (
         "Read as levels, though they look missing: alley (NA in 30 rows), alley (None in 10 rows)." in data.schema.notes
     )
-    assert data.frame["alley"][:6].tolist() == ["NA", "Grvl", "Pave", "None", "NA", "NA"]
+    assert data.to_pandas()["alley"][:6].tolist() == ["NA", "Grvl", "Pave", "None", "NA", "NA"]
     again = Schema.from_json(json.loads(json.dumps(data.schema.to_json())))
     assert again == data.schema
     assert again.encode(read(path)).equal(data.x)
@@ -76,7 +76,7 @@ def test_frames_with_gaps_are_the_same_rows(tmp_path, gap, dtype):
     frame = pd.DataFrame({"alley": alley, "size": SIZES})
     assert data.schema.encode(array_raw(frame)).equal(data.x)
     assert from_array(frame, categorical=True, missing_as_level=["alley"]).x.equal(data.x)
-    assert data.schema.encode(array_raw(data.frame)).equal(data.x)
+    assert data.schema.encode(array_raw(data.to_pandas())).equal(data.x)
 
 
 def test_rows_that_hold_nothing_else_are_read_alike(tmp_path):
@@ -110,7 +110,7 @@ def test_constants_and_what_a_text_determines_may_look_missing():
     frame = pd.DataFrame({"kind": kind, "leaf": kind, "use": "None", "size": SIZES})
     data = from_array(frame, categorical=True, missing_as_level=["kind", "leaf", "use"])
     assert data.schema.columns == ("kind=NA", "kind=ash", "kind=oak", "size")
-    assert data.frame.iloc[2, :3].tolist() == ["NA", "NA", "None"]
+    assert data.to_pandas().iloc[2, :3].tolist() == ["NA", "NA", "None"]
     assert data.schema.encode(array_raw(frame)).equal(data.x)
     with pytest.raises(InputError, match=r"x\.iloc\[1\], column 'use': NA differs from None, the only value in"):
         data.schema.encode(array_raw(frame.assign(use=["None", None, *["None"] * 58])))

@@ -1,6 +1,7 @@
 """Settings and arguments of a fit that cannot be: one sentence each, before anything is trained."""
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
@@ -108,3 +109,54 @@ def test_other_arguments_that_cannot_be_are_refused():
         with pytest.raises(gv.InputError, match=message):
             call()
     assert len(model.score_test(dice, 2.0).levels) == 1
+
+
+def test_settings_are_keywords_of_the_fit(generator):
+    x = torch.randn(60, 2, generator=generator)
+    by_name = gv.fit(x, **TINY, seed=4)
+    by_config = gv.fit(x, config=gv.Config(**TINY, seed=4))
+    assert by_name.record["config"] == by_config.record["config"]
+    assert torch.equal(by_name.elbo(x).value, by_config.elbo(x).value)
+    both = gv.fit(x, config=gv.Config(**TINY, seed=4), steps=2, generator=seeded(5))
+    assert (both.record["config"]["steps"], both.record["config"]["network"]) == (2, "mlp")
+    assert both.record["config"]["seed"] not in (0, 4)
+    assert gv.fit(x, **TINY, conditional=True, labels=torch.arange(60) % 2).classes == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"time_budgt": 60}, "^fit has no setting time_budgt=: did you mean time_budget=\\?$"),
+        ({"progres": False}, "^fit has no setting progres=: did you mean progress=\\?$"),
+        ({"zzz": 1}, "^fit has no setting zzz=: it takes network, members, process, .*, device$"),
+        (
+            {"config": gv.density_model.ContinuousFlowConfig(), "lattice_head": True},
+            "no setting lattice_head=: it takes",
+        ),
+        ({"steps": 0}, "steps must be a whole number of 1 or more; got 0"),
+        ({"progress": "no"}, "progress must be True, False, or an object"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_nobody_reads_is_refused_with_the_nearest(given, message):
+    with pytest.raises(gv.InputError, match=message):
+        gv.fit(torch.zeros(60, 2), **given)
+
+
+class Screen(io.StringIO):
+    """Standard error of a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_a_fit_shows_a_bar_in_a_terminal_and_nothing_elsewhere(monkeypatch, generator, capsys):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    x, terminal = torch.randn(60, 2, generator=generator), Screen()
+    gv.fit(x, **TINY)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr("sys.stderr", terminal)
+    gv.fit(x, **TINY, progress=False)
+    assert terminal.getvalue() == ""
+    gv.fit(x, **TINY)
+    assert "training" in terminal.getvalue()

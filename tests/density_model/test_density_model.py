@@ -89,7 +89,8 @@ def test_a_fit_never_falls_below_its_start_on_the_rows_that_chose_it(fitted):
 
 def test_saving_and_loading_keep_every_bit(fitted, tmp_path):
     fitted.save_pretrained(tmp_path / "model")
-    assert {p.name for p in (tmp_path / "model").iterdir()} == {"config.json", "model.safetensors", "manifest.json"}
+    names = {p.name for p in (tmp_path / "model").iterdir()}
+    assert names == {"README.md", "config.json", "manifest.json", "model.safetensors"}
     twin = gv.DensityModel.from_pretrained(tmp_path / "model")
     x = mixed_rows(20, seed=2)
     assert torch.equal(twin.elbo(x).value, fitted.elbo(x).value)

@@ -3,17 +3,20 @@
 import io
 import json
 import math
+import sys
+import xml.etree.ElementTree as ElementTree
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from girsanov.randomness import mix
-from girsanov.training import MovingAverage, ShuffledBatches, TrainingConfig, default_progress
+from girsanov.training import MovingAverage, ShuffledBatches, TrainingConfig, as_progress, default_progress
 from girsanov.training.ema import warm_decay
 from girsanov.training.log import TrainLog
 from girsanov.training.optimizer import Optimizer
-from girsanov.training.progress import LineProgress, RichProgress
+from girsanov.training.progress import LineProgress, NotebookProgress, RichProgress, SilentProgress
 from girsanov.training.schedule import Plan, StepClock, make_plan
 from girsanov.training.state import TrainingState
 from girsanov.types import InputError
@@ -220,5 +223,61 @@ def test_rich_progress_writes_to_standard_error_only(capsys):
 
 
 def test_default_progress_without_a_terminal(monkeypatch):
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    assert isinstance(default_progress(), LineProgress)
+
+
+class Screen(io.StringIO):
+    """Standard error of a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_progress_is_a_bar_in_a_terminal_and_nothing_elsewhere_unless_asked(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    own = SilentProgress()
+    for stream, kinds in ((io.StringIO(), [SilentProgress, LineProgress]), (Screen(), [RichProgress, RichProgress])):
+        monkeypatch.setattr("sys.stderr", stream)
+        assert [type(as_progress(given)) for given in (None, True)] == kinds
+        assert isinstance(as_progress(False), SilentProgress)
+        assert as_progress(own) is own
+    with pytest.raises(InputError, match="progress must be True, False, or an object that shows the progress; got 3"):
+        as_progress(3)
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    """IPython as the kernel of a notebook has it; what its display and the updates were given."""
+    shown = []
+    handle = SimpleNamespace(update=lambda page, raw: shown.append(page["text/html"]))
+    ipython, display = ModuleType("IPython"), ModuleType("IPython.display")
+    ipython.get_ipython = lambda: SimpleNamespace(kernel=object())
+    display.display = lambda page, raw, display_id: shown.append(page["text/html"]) or handle
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    return shown
+
+
+def test_a_notebook_has_a_bar_of_its_own_that_goes_away(notebook):
+    progress = as_progress()
+    assert isinstance(progress, NotebookProgress)
+    progress.stop()  # before anything began
+    assert notebook == []
+    progress.say("2 < 3")
+    for stage in ("spline flow", "training"):
+        progress.stage(stage)
+        progress.start(0, 1000)
+        progress.advance(250, 1000)
+        progress.report({"step": 250, "loss": 0.5, "validation": -1.5})
+        assert f"{stage}  loss 0.5  validation -1.5  2 &lt; 3" in notebook[-1]
+        page = ElementTree.fromstring(notebook[-1])
+        assert page.find("progress").attrib == {"value": "250", "max": "1000"}
+        progress.stop()
+        assert notebook[-1] == ""
+
+
+def test_a_terminal_with_ipython_is_no_notebook(notebook, monkeypatch):
+    monkeypatch.setattr(sys.modules["IPython"], "get_ipython", lambda: SimpleNamespace())
     monkeypatch.setattr("sys.stderr", io.StringIO())
     assert isinstance(default_progress(), LineProgress)

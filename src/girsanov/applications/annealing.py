@@ -19,8 +19,9 @@ from torch import Tensor
 
 from girsanov.calculus import sum_event, where_rows
 from girsanov.densities import Gaussian
+from girsanov.display import Shown, Summary
 from girsanov.randomness import seed_of
-from girsanov.types import InputError, State, require_counts
+from girsanov.types import InputError, State, require_counts, with_errors
 
 TARGET = 0.75  # acceptance rate
 GROUPS = 16  # jackknife groups
@@ -49,8 +50,8 @@ class Annealing:
 
 
 @final
-@dataclass(frozen=True)
-class LogNormaliser:
+@dataclass(frozen=True, repr=False)
+class LogNormaliser(Shown):
     """An estimate of log Z in nats.
 
     Attributes:
@@ -68,6 +69,14 @@ class LogNormaliser:
     effective_particles: float
     acceptance: float
     evaluations: int
+
+    def _summary(self) -> Summary:
+        facts = {
+            "particles": f"worth {self.effective_particles:.3g} independent ones",
+            "moves": f"{self.acceptance:.0%} accepted",
+            "evaluations": f"{self.evaluations:,} per particle",
+        }
+        return Summary(f"log Z = {with_errors(self.value, {'': self.stderr})} nats", facts)
 
 
 def log_normaliser(

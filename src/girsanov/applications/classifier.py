@@ -11,7 +11,7 @@ __all__ = ["Classification", "DiffusionClassifier", "class_names"]
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,16 +23,20 @@ from girsanov.applications.level_weights import LevelWeights, explored_sizes, fi
 from girsanov.applications.screen import Screen, Screened
 from girsanov.datasets.labels import label_array, label_name
 from girsanov.datasets.refusals import Given
+from girsanov.display import Shown, Summary, in_words
 from girsanov.randomness import seed_of
 from girsanov.types import InputError, State, require_count
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BLOCK = 64  # rows that are classified together
 UNCALIBRATED_PAIRS = 8  # at the first look, where nothing is known of the noise beforehand
 EXPLORE, CHECK = -1, -2  # rounds of draws that calibration has to itself
 
 
-@dataclass(frozen=True)
-class Classification:
+@dataclass(frozen=True, repr=False)
+class Classification(Shown):
     """What was found out about each row.
 
     Attributes:
@@ -50,8 +54,17 @@ class Classification:
     nfe: Tensor
     decided: Tensor
 
+    def to_pandas(self) -> "pd.DataFrame":
+        """A line for each row: the chosen class's position, its probability, evaluations, and whether it is decided."""
+        import pandas as pd
 
-class DiffusionClassifier:
+        names = ("index", "nfe", "decided")
+        found = pd.DataFrame({name: getattr(self, name).cpu().numpy() for name in names})
+        found.insert(1, "probability", self.probabilities.amax(1).cpu().numpy())
+        return found
+
+
+class DiffusionClassifier(Shown):
     """Classify rows by which class's score denoises them best.
 
     Args:
@@ -119,6 +132,17 @@ class DiffusionClassifier:
         self._noise = NoiseModel()
         self._screened: Screened | None = None
         self._levels = None if weights == "fitted" else self._named(weights)
+
+    def _summary(self) -> Summary:
+        calibrated = "on held-out rows" if self._noise.degrees else "not yet: classifier.calibrate(x, y)"
+        facts = {
+            "classes": in_words(list(map(str, self.classes_))),
+            "evaluations": f"{self.samples} per row and class, {self.max_samples} at most",
+            "weights": in_words(self.weights if isinstance(self.weights, str) else "a function of log-SNR"),
+            "screen": "" if self.screen is None else type(self.screen).__name__,
+            "calibrated": calibrated,
+        }
+        return Summary(f"DiffusionClassifier of {len(self.classes_)} classes", facts, hint="classifier.predict(x)")
 
     @property
     def level_weights(self) -> LevelWeights:

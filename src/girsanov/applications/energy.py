@@ -20,6 +20,7 @@ from torch.func import functional_call
 from girsanov.applications.annealing import Annealing, LogNormaliser, log_normaliser
 from girsanov.calculus import Exact, Hutchinson
 from girsanov.densities import Gaussian
+from girsanov.display import Shown, Summary, in_words
 from girsanov.inputs import checked
 from girsanov.randomness import mix, stream
 from girsanov.stein.matrices import DiffusionLike
@@ -73,8 +74,8 @@ class TiltedGaussian(nn.Module):
 
 
 @final
-@dataclass(frozen=True)
-class EnergyModel:
+@dataclass(frozen=True, repr=False)
+class EnergyModel(Shown):
     """A trained energy.
 
     Attributes:
@@ -88,6 +89,16 @@ class EnergyModel:
     reference: Gaussian
     training: TrainingResult
     normaliser: LogNormaliser | None = None
+
+    def _summary(self) -> Summary:
+        done = self.training
+        facts = {
+            "energy": in_words(self.energy),
+            "rows": f"of shape {tuple(self.reference.event_shape)}",
+            "training": f"{done.step:,} steps in {done.seconds:.1f} s, stopped by {done.stopped}",
+            "log Z": "unknown: model.normalised()" if self.normaliser is None else in_words(self.normaliser),
+        }
+        return Summary("EnergyModel", facts)
 
     @checked
     def score(self, x: State) -> State:

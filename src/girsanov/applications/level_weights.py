@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from girsanov.densities import Gaussian
+from girsanov.display import Shown
 from girsanov.processes import LinearProcess
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError
@@ -30,8 +31,8 @@ FLOOR = 0.1  # share of evaluations that are spread over all levels that count, 
 ROUGHNESS = 1e-3  # penalty per row on differences between neighbouring fitted weights, relative to their scale
 
 
-@dataclass(frozen=True)
-class LevelWeights:
+@dataclass(frozen=True, repr=False)
+class LevelWeights(Shown):
     """Weights on the cells of a grid over log-SNR.
 
     Attributes:

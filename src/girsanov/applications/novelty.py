@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from girsanov.densities import Gaussian
+from girsanov.display import Shown, Summary
 from girsanov.likelihoods import RandomisedRows
 from girsanov.likelihoods.baselines import GaussianBaseline
 from girsanov.likelihoods.common_noise import systematic
@@ -48,8 +49,8 @@ class Fitted(Protocol):
 
 
 @final
-@dataclass(frozen=True)
-class BandErrors:
+@dataclass(frozen=True, repr=False)
+class BandErrors(Shown):
     """What one pass over the rows yields.
 
     Attributes:
@@ -122,8 +123,8 @@ def _gains(baseline: GaussianBaseline, y: State, proposal: LogSNRDensity, count:
 
 
 @final
-@dataclass(frozen=True)
-class Calibration:
+@dataclass(frozen=True, repr=False)
+class Calibration(Shown):
     """Moments on held-out rows.
 
     Attributes:
@@ -181,7 +182,7 @@ RULES: dict[str, Callable[[Calibration, BandErrors], Tensor]] = {
 
 
 @final
-class Novelty:
+class Novelty(Shown):
     """A novelty score, calibrated on rows that the model was not fitted to.
 
     Args:
@@ -218,6 +219,19 @@ class Novelty:
         self.samples = require_count("samples", samples, self.bands)
         self.seed = seed_of(generator)
         self._model: Fitted | None = None
+
+    def _summary(self) -> Summary:
+        held = 0 if self._model is None else len(self._reference_scores)
+        known = (
+            f"{held:,} rows, the smallest p-value is {1 / (held + 1):.2g}" if held else "not yet: fit(model, held_out)"
+        )
+        facts = {
+            "rule": self.rule,
+            "bands": f"{self.bands}",
+            "evaluations": f"{self.samples} per row",
+            "held out": known,
+        }
+        return Summary("Novelty", facts, hint="novelty.pvalue(x): small where a row is unlike the held-out ones")
 
     def fit(self, model: Fitted, held_out: Any) -> "Novelty":
         """Calibrate on held-out rows, the first half for moments and the second for p-values; returns itself.

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from girsanov.applications.level_weights import fit_temperature
+from girsanov.display import Shown
 from girsanov.types import InputError, State
 
 #: ``rows n *e -> log-scores n C``, of encoded rows in data units
@@ -51,8 +52,8 @@ def largest_lag(lags: Tensor, error: float) -> float:
 
 
 @final
-@dataclass(frozen=True)
-class Screened:
+@dataclass(frozen=True, repr=False)
+class Screened(Shown):
     """What held-out rows say about a screen.
 
     Attributes:
@@ -76,8 +77,8 @@ class Screened:
 
 
 @final
-@dataclass(frozen=True)
-class GaussianScreen:
+@dataclass(frozen=True, repr=False)
+class GaussianScreen(Shown):
     """Log-densities of one Gaussian per class, noised as much as serves them best.
 
     Attributes:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from girsanov.calculus import gain, noised
 from girsanov.densities import Gaussian
+from girsanov.display import Shown, Summary, counted, parameter_count
 from girsanov.inputs import as_condition, as_rows, checked
 from girsanov.likelihoods import elbo
 from girsanov.networks import ResidualMLP, Signature
@@ -46,8 +47,8 @@ VALIDATION_SHARE = 0.1
 
 
 @final
-@dataclass(frozen=True)
-class TokenEstimates:
+@dataclass(frozen=True, repr=False)
+class TokenEstimates(Shown):
     """Log-densities of tokens and of their sequences, in nats.
 
     Attributes:
@@ -113,7 +114,7 @@ def token_log_prob(
     return TokenEstimates(tokens, sequence, count)
 
 
-class TokenModel(nn.Module):
+class TokenModel(Shown, nn.Module):
     """A causal transformer over tokens with a diffusion head; made by :func:`fit_tokens`.
 
     Args:
@@ -161,6 +162,14 @@ class TokenModel(nn.Module):
         self.transformer = nn.TransformerEncoder(layer, layers, norm=nn.LayerNorm(width), enable_nested_tensor=False)
         network = ResidualMLP((c,), Signature(condition_dim=width), width=head_width, blocks=head_blocks)
         self.head = ScoreModel(network, process or Cosine(), reference=Gaussian(torch.zeros(c).double(), 1.0))
+
+    def _summary(self) -> Summary:
+        tokens, width = self.mean.shape
+        facts = {
+            "sequences": f"{counted(tokens, 'token')} of {counted(width, 'number')}",
+            "network": f"causal transformer with a diffusion head, {counted(parameter_count(self), 'parameter')}",
+        }
+        return Summary("TokenModel", facts, hint="model.log_prob(x): .tokens and .sequence, bounds in nats")
 
     def context(self, y: State) -> Tensor:
         """What the tokens before each one say: ``n T width`` from whitened sequences ``n T c``.

@@ -37,7 +37,7 @@ def fit_trajectories(
     seed: int = 0,
     device: str | torch.device = "cpu",
     run: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
 ) -> Trajectories:
     """Fit a bridge through the snapshots of an annotated matrix.
 
@@ -62,8 +62,8 @@ def fit_trajectories(
         seed: decides everything random.
         device: where to fit and to move cells; results come back to the CPU.
         run: folder for checkpoints, also of the fits without a time; an interrupted fit goes on from there.
-        progress: what shows the fit, by section and round; default a bar in a terminal and a line every 15 seconds
-            elsewhere, :class:`girsanov.training.SilentProgress` for nothing.
+        progress: ``True`` shows the fit by section and round, with a bar in a terminal or a notebook and a line every
+            15 seconds elsewhere; ``False`` shows nothing; or what is to show it.
 
     Returns:
         The bridge with the faces that single-cell work needs.

@@ -37,6 +37,7 @@ from torch import Tensor
 
 from girsanov.bridges.closed import ClosedBridge, require_one_shape
 from girsanov.densities import Gaussian
+from girsanov.display import Shown
 from girsanov.inputs import checked
 from girsanov.linear import Full
 from girsanov.pairs import Chain, GaussianKernel
@@ -83,8 +84,8 @@ def gaussian_bridge(
     return GaussianBridge(reference, Gaussian(m0, S0), Gaussian(m1, S1))
 
 
-@dataclass(frozen=True)
-class Transition:
+@dataclass(frozen=True, repr=False)
+class Transition(Shown):
     """A linear Gaussian kernel between two times: ``N(mean(x), covariance)``.
 
     Attributes:

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from girsanov.bridges.closed import require_one_shape
 from girsanov.calculus import sum_event
+from girsanov.display import Shown
 from girsanov.processes import LinearProcess
 from girsanov.types import InputError, MeanEstimate, State
 
@@ -81,8 +82,8 @@ def bw2_uvp(x: State, mean: Tensor, covariance: Tensor) -> float:
     return float(100.0 * distance / (0.5 * covariance.trace()))
 
 
-@dataclass(frozen=True)
-class ConditionalUVP:
+@dataclass(frozen=True, repr=False)
+class ConditionalUVP(Shown):
     """cBW2-UVP in percent, and what a plan that ignores x would score.
 
     Attributes:

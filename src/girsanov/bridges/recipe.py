@@ -27,7 +27,7 @@ from girsanov.datasets import fingerprint
 from girsanov.files import read_json, write_json
 from girsanov.processes import BrownianMotion
 from girsanov.randomness import mix
-from girsanov.training import PartProgress, Progress, default_progress
+from girsanov.training import PartProgress, Progress, as_progress
 from girsanov.types import InputError
 
 PLAN = "plan.json"
@@ -82,14 +82,14 @@ class Recipe:
         return cls(**plain | built, device=device, run=None)
 
     def fit(
-        self, snapshots: Snapshots, number: int = 0, *, progress: Progress | None = None, folder: str = ""
+        self, snapshots: Snapshots, number: int = 0, *, progress: Progress | bool = True, folder: str = ""
     ) -> tuple[SchrodingerBridge, ReferenceSize]:
         """A fitted bridge, where the device is, and the size of its reference.
 
         Args:
             snapshots: at two times or more.
             number: of the fit: other numbers are other seeds.
-            progress: what shows the fit; ``None`` chooses what suits the process.
+            progress: what shows the fit; see :func:`girsanov.training.as_progress`.
             folder: under :attr:`run`.
         """
         place = None if self.run is None else self.run / folder
@@ -98,7 +98,7 @@ class Recipe:
         bridge = self._blank(snapshots, size, settings)
         rows = {t: x.to(self.device) for t, x in snapshots.rows.items()}
         weights = {t: w.to(self.device) for t, w in snapshots.weights.items()} or None
-        shown = PartProgress(progress or default_progress(), f"sigma {size.sigma:.3g}")
+        shown = PartProgress(as_progress(progress), f"sigma {size.sigma:.3g}")
         generator = torch.Generator().manual_seed(seed)
         return bridge.fit(rows, weights=weights, generator=generator, run=place, progress=shown), size
 

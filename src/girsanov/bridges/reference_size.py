@@ -23,6 +23,7 @@ from girsanov.bridges.annotated import Snapshots
 from girsanov.bridges.gaussian import GaussianBridge, least_deviation
 from girsanov.bridges.metrics import wasserstein
 from girsanov.densities import Gaussian
+from girsanov.display import Shown, Summary, in_words
 from girsanov.processes import BrownianMotion
 from girsanov.randomness import mix
 from girsanov.types import InputError
@@ -35,8 +36,8 @@ CELLS = 300  # on each side
 
 
 @final
-@dataclass(frozen=True)
-class ReferenceSize:
+@dataclass(frozen=True, repr=False)
+class ReferenceSize(Shown):
     """The sigma of a fit and where it comes from.
 
     Attributes:
@@ -52,6 +53,9 @@ class ReferenceSize:
     chosen: str
     errors: dict[float, float] | None = None
     untouched: float | None = None
+
+    def _summary(self) -> Summary:
+        return Summary(str(self), {"tried": in_words({f"{sigma:.3g}": e for sigma, e in (self.errors or {}).items()})})
 
     def __str__(self) -> str:
         """One clause.

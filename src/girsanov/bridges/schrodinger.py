@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Unpack, final
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,18 @@ from girsanov.bridges.potentials import MixtureStart, Potentials
 from girsanov.bridges.reference import Clock
 from girsanov.bridges.sections import Sections, event_rows, in_section, section_reference
 from girsanov.bridges.starts import Start, blank_halves, shaped, start_from_json, start_of, starting_potentials
-from girsanov.bridges.storage import BRIDGE, blank_reference, blank_sections, bridge_tensors, describe
+from girsanov.bridges.storage import (
+    BRIDGE,
+    blank_reference,
+    blank_sections,
+    bridge_card,
+    bridge_facts,
+    bridge_tensors,
+    describe,
+)
 from girsanov.densities import Density
+from girsanov.display import Shown, Summary
+from girsanov.hub import Card, Download, Pretrained, saved_folder
 from girsanov.inputs import as_condition
 from girsanov.likelihoods import chain_elbo, importance_bound
 from girsanov.pairs import Direction, Noise, Pair
@@ -38,14 +48,14 @@ from girsanov.processes import LinearProcess
 from girsanov.randomness import seed_of, source_of
 from girsanov.rows import conditions_for
 from girsanov.saved import fill
-from girsanov.training import Progress
+from girsanov.training import Progress, as_progress
 from girsanov.types import Estimate, InputError, State, Time, require_count
 
 Look = Callable[["SchrodingerBridge", int], None]
 
 
 @final
-class SchrodingerBridge(nn.Module):
+class SchrodingerBridge(Shown, Pretrained, nn.Module):
     """A bridge over a linear reference, with learned drifts in both directions.
 
     Args:
@@ -103,6 +113,11 @@ class SchrodingerBridge(nn.Module):
         self.fitted: Sections | None = None
         self.history: list[dict[str, Any]] = []
 
+    def _summary(self) -> Summary:
+        hint = "not fitted yet: bridge.fit(x0, x1)" if self.fitted is None else "bridge.sample(x) moves rows"
+        facts = bridge_facts(self.reference, self.event_shape, self.steps, self.fitted)
+        return Summary("SchrodingerBridge", facts, hint=hint)
+
     @property
     def sections(self) -> Sections:
         """What was fitted.
@@ -120,8 +135,6 @@ class SchrodingerBridge(nn.Module):
         parameter = next(self.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
 
-    # Fitting.
-
     def fit(
         self,
         x0: Tensor | Mapping[float, Tensor],
@@ -132,7 +145,7 @@ class SchrodingerBridge(nn.Module):
         weights: Any = None,
         generator: torch.Generator | None = None,
         run: str | Path | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
         after_round: Look | None = None,
     ) -> "SchrodingerBridge":
         """Fit the drifts, where the rows are: rows on an accelerator are fitted there.
@@ -147,7 +160,7 @@ class SchrodingerBridge(nn.Module):
                 row counts as a *start*: sections end at the rows as they were observed.
             generator: read once for a seed; ``None`` means seed 0.
             run: folder for checkpoints; an interrupted fit goes on from there.
-            progress: what shows the progress.
+            progress: ``False`` for no bar; see :func:`girsanov.training.as_progress`.
             after_round: called with the bridge and the number of each alternation, for a look on the way.
 
         Returns:
@@ -162,7 +175,7 @@ class SchrodingerBridge(nn.Module):
         ends = {t: self._end(rows[t], given.get(t), masses.get(t)) for t in rows}
         seed, folder = seed_of(generator) % 2**31, None if run is None else Path(run)
         identity = "" if run is None else described(self.reference, self.start, list(ends.values()), prior)
-        training = {"run": folder, "progress": progress, "identity": identity}
+        training = {"run": folder, "progress": as_progress(progress), "identity": identity}
         if prior is not None:
             return self._fit_to_prior(ends[times[0]], prior, seed, training)
         return self._fit_between(ends, seed, after_round, training)
@@ -210,8 +223,6 @@ class SchrodingerBridge(nn.Module):
         grid = (cosine_times if prior is None else uniform_times)(self.steps, process.horizon)
         halves = blank_halves(process, potentials, ends, self.event_shape, self.network, seed)
         return BridgeChain(*halves, grid, prior=prior, variances=variances)
-
-    # What a fitted bridge does.
 
     @torch.no_grad()
     def sample(
@@ -337,9 +348,11 @@ class SchrodingerBridge(nn.Module):
         with torch.no_grad():
             return flow_log_prob(fitted, x, law, tolerance=tolerance, condition=condition, seed=seed_of(generator))
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json``, ``model.safetensors`` and a manifest of checksums."""
-        BRIDGE.write(Path(folder), self.description(), bridge_tensors(self.sections))
+    def _write(self, folder: Path, card: str) -> None:
+        BRIDGE.write(folder, self.description(), bridge_tensors(self.sections), card=card)
+
+    def _card(self) -> Card:
+        return bridge_card(self._summary().facts, self.event_shape, self.sections.prior is not None)
 
     def description(self) -> dict[str, Any]:
         """Everything but the tensors, as JSON."""
@@ -349,13 +362,17 @@ class SchrodingerBridge(nn.Module):
         return describe(self.sections) | own
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "SchrodingerBridge":
-        """Read what :meth:`save_pretrained` wrote.
+    def from_pretrained(cls, folder_or_hub_id: str | Path, **download: Unpack[Download]) -> "SchrodingerBridge":
+        """Read what :meth:`save_pretrained` wrote, or a Hugging Face repository that holds it.
+
+        Args:
+            folder_or_hub_id: where; a folder of that name goes before a repository.
+            **download: ``revision``, ``token`` and more of :class:`girsanov.hub.Download`.
 
         Raises:
-            InputError: if the folder is damaged or of another version.
+            InputError: if the folder is missing, damaged or of another version.
         """
-        place = Path(folder)
+        place = saved_folder(folder_or_hub_id, BRIDGE.kind, **download)
         record, tensors = BRIDGE.read(place)
         with BRIDGE.described(place):
             joint = record["joint"] | {"reference_weight": tuple(record["joint"]["reference_weight"])}

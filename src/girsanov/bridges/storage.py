@@ -1,8 +1,8 @@
 """Saving and loading learned bridges: ``config.json``, ``model.safetensors`` and a manifest, never pickle."""
 
-__all__ = ["BRIDGE", "blank_reference", "blank_sections", "bridge_tensors", "describe"]
+__all__ = ["BRIDGE", "blank_reference", "blank_sections", "bridge_card", "bridge_facts", "bridge_tensors", "describe"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,11 +14,14 @@ from girsanov.bridges.halves import EndMoments
 from girsanov.bridges.potentials import FlatPotentials, MixturePotentials, Potentials, QuadraticPotentials
 from girsanov.bridges.sections import Sections, section_reference
 from girsanov.densities import Density, Gaussian, GaussianMixture
+from girsanov.display import counted, parameter_count
+from girsanov.hub import Card
 from girsanov.processes import LinearProcess
 from girsanov.saved import ModelFolder
 from girsanov.types import InputError
 
 BRIDGE = ModelFolder("bridge")
+UNITS = "Rows are in the units and the order of columns that the bridge was fitted to, which are not saved with it."
 SETTINGS = {  # what each reference is made of
     "BrownianMotion": ("sigma",),
     "OrnsteinUhlenbeck": ("beta",),
@@ -26,6 +29,48 @@ SETTINGS = {  # what each reference is made of
     "SubVariancePreserving": ("beta_min", "beta_max"),
     "VarianceExploding": ("sigma_min", "sigma_max"),
 }
+
+
+def bridge_facts(
+    reference: LinearProcess, event_shape: torch.Size, steps: int, fitted: Sections | None
+) -> dict[str, str]:
+    """What a bridge is made of, and what it joins once it is fitted."""
+    found = {"reference": type(reference).__name__, "rows": f"of {' × '.join(map(str, event_shape))} numbers"}
+    found |= {"steps": f"{steps} between two times"}
+    if fitted is None:
+        return found
+    end = "rows of the last time" if fitted.prior is None else f"{type(fitted.prior).__name__}, a known law"
+    return found | {
+        "times": ", ".join(f"{t:g}" for t in fitted.times),
+        "joins": f"rows of the first time and {end}",
+        "networks": counted(parameter_count(fitted), "parameter"),
+    }
+
+
+def bridge_card(facts: Mapping[str, str], event_shape: torch.Size, bounded: bool) -> Card:
+    """The card of a saved bridge.
+
+    Args:
+        facts: of the bridge, by name.
+        event_shape: of a row.
+        bounded: whether its end is a law whose density is known.
+    """
+    usage = (
+        "import torch\nimport girsanov as gv\n\nbridge = gv.SchrodingerBridge.from_pretrained({source!r})\n"
+        f"rows = torch.zeros(8, {', '.join(map(str, event_shape))})\n"
+        "print(bridge.sample(rows, direction='forward').shape)"
+    )
+    bound = {"bridge.elbo(x)": "lower bounds on the log-density of the chain that draws rows of the first time"}
+    none = "It joins rows to rows: the density of neither end is known, so that it has no likelihood."
+    return Card(
+        "A Schroedinger bridge",
+        "It moves rows of one law to another and back, by the paths that stray least from its reference.",
+        usage,
+        facts=facts,
+        likelihoods=bound if bounded else {},
+        notes=[UNITS] if bounded else [none, UNITS],
+        tags=["schrodinger-bridge", "optimal-transport"],
+    )
 
 
 def bridge_tensors(bridge: Sections) -> dict[str, torch.Tensor]:

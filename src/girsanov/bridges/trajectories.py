@@ -22,7 +22,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, Unpack, final
 
 import numpy as np
 import torch
@@ -35,20 +35,25 @@ from girsanov.bridges.recipe import Recipe
 from girsanov.bridges.reference_size import ReferenceSize
 from girsanov.bridges.schrodinger import SchrodingerBridge
 from girsanov.bridges.sections import known_time
+from girsanov.display import Shown, Summary
+from girsanov.files import MANIFEST
+from girsanov.hub import Card, Download, Pretrained, saved_folder
 from girsanov.inputs import as_device
 from girsanov.randomness import mix
-from girsanov.saved import ModelFolder
+from girsanov.saved import FILES, ModelFolder
 from girsanov.training import Progress
 from girsanov.types import InputError, State, require_count
 
 TRAJECTORIES = ModelFolder("set of trajectories")
 COMPARED = 2000  # cells on each side of an exact distance
 PATHS = 64  # that an expected place is the average of
+BRIDGE_FILES = [f"bridge/{name}" for name in (*FILES, MANIFEST)]
+CELLS = "The cells of the snapshots lie in it, row by row: who gets this folder gets them."
 Way = Literal["sample", "mean"]
 
 
-@dataclass(frozen=True)
-class HeldOutError:
+@dataclass(frozen=True, repr=False)
+class HeldOutError(Shown):
     """How far pushed cells are from those of a time that took no part in the fit, in units of the representation.
 
     Attributes:
@@ -77,7 +82,7 @@ class HeldOutError:
 
 
 @final
-class Trajectories:
+class Trajectories(Shown, Pretrained):
     """A bridge through the times of an annotated matrix; copied and pickled with its cells.
 
     Attributes:
@@ -92,10 +97,17 @@ class Trajectories:
         self.bridge, self.times, self.size = bridge, snapshots.times, size
         self._snapshots, self._recipe, self._keys = snapshots, recipe, keys
 
-    def __repr__(self) -> str:
-        cells = sum(len(x) for x in self._snapshots.rows.values())
-        times = ", ".join(f"{t:g}" for t in self.times)
-        return f"Trajectories({cells} cells at {times}; {self.bridge.event_shape[0]} columns; {self.size})"
+    def _summary(self) -> Summary:
+        counts = {t: len(self._snapshots.rows[t]) for t in self.times}
+        facts = {
+            "cells": ", ".join(f"{n:,} at {t:g}" for t, n in counts.items()),
+            "columns": f"{self.bridge.event_shape[0]} of {self._keys.rep}",
+            "reference": str(self.size),
+        }
+        hint = (
+            "fitted.push(adata, end=...) moves cells; fitted.held_out_error(time) says whether the paths mean anything"
+        )
+        return Summary(f"Trajectories of {sum(counts.values()):,} cells", facts, hint=hint)
 
     @property
     def sigma(self) -> float:
@@ -192,7 +204,7 @@ class Trajectories:
         way: Way = "sample",
         paths: int = PATHS,
         refit: bool = True,
-        progress: Progress | None = None,
+        progress: Progress | bool = True,
     ) -> HeldOutError:
         """Leave a time out: fit to the others, push cells of the time before it, and compare, by exact W1.
 
@@ -210,7 +222,7 @@ class Trajectories:
             paths: of each cell that a mean is the average of.
             refit: fit anew for every seed, each within the time budget of the fit; otherwise one fit, and seeds draw
                 paths and cells.
-            progress: what shows the fits; ``None`` chooses what suits the process.
+            progress: whether to show the fits, or what shows them.
 
         Raises:
             InputError: if the time cannot be left out, there is no such way, or POT is not installed.
@@ -234,29 +246,38 @@ class Trajectories:
         beside = float(np.mean(untouched)), float(np.mean(later))
         return HeldOutError(time, before, values, mean, stderr, *beside, counts, way, size.sigma)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the bridge, the cells of the snapshots, the settings and a manifest of checksums.
-
-        Raises:
-            InputError: if the folder is not empty.
-        """
+    def _write(self, folder: Path, card: str) -> None:
         description = {"times": self.times, "size": self.size.to_json()}
         description |= {"keys": dataclasses.asdict(self._keys), "recipe": self._recipe.to_json()}
-        beside = lambda place: self.bridge.save_pretrained(place / "bridge")  # noqa: E731
-        TRAJECTORIES.write(Path(folder), description, self._snapshots.tensors(), beside=beside)
+        beside = lambda place: self.bridge._write(place / "bridge", "")  # noqa: E731
+        TRAJECTORIES.write(folder, description, self._snapshots.tensors(), card=card, beside=beside)
+
+    def _card(self) -> Card:
+        usage = (
+            "import torch\nfrom girsanov.bridges import Trajectories\n\n"
+            "fitted = Trajectories.from_pretrained({source!r})\n"
+            f"print(fitted.trajectories(torch.zeros(8, {self.bridge.event_shape[0]})).shape)"
+        )
+        lead = "A bridge through snapshots of cells, asked for any time between the first and the last."
+        facts = self._summary().facts
+        return Card("Trajectories of cells", lead, usage, facts=facts, notes=[CELLS], tags=["single-cell"])
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> "Trajectories":
-        """Read what :meth:`save_pretrained` wrote.
+    def from_pretrained(
+        cls, folder_or_hub_id: str | Path, *, device: str | torch.device = "cpu", **download: Unpack[Download]
+    ) -> "Trajectories":
+        """Read what :meth:`save_pretrained` wrote, or a Hugging Face repository that holds it.
 
         Args:
-            folder: where it was written.
+            folder_or_hub_id: where; a folder of that name goes before a repository.
             device: where to move cells, and to fit those of :meth:`held_out_error`.
+            **download: ``revision``, ``token`` and more of :class:`girsanov.hub.Download`.
 
         Raises:
-            InputError: if the folder is damaged or of another version.
+            InputError: if the folder is missing, damaged or of another version.
         """
-        place, where = Path(folder), as_device(device)
+        where = as_device(device)
+        place = saved_folder(folder_or_hub_id, TRAJECTORIES.kind, BRIDGE_FILES, **download)
         description, tensors = TRAJECTORIES.read(place)
         bridge = SchrodingerBridge.from_pretrained(place / "bridge").to(where)
         with TRAJECTORIES.described(place):

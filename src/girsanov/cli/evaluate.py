@@ -158,7 +158,7 @@ def score(
 
     def compute(block: slice) -> Any:
         estimate = _estimate(model, rows.data[block], condition_at(condition, block), method, common)
-        return estimate.frame(rows.index[block].numpy())
+        return estimate.to_pandas(rows.index[block].numpy())
 
     RowLines(COLUMNS, "value", errors=each).write(rows, compute, size=BLOCK, out=out, json=common.json)
 

@@ -77,7 +77,7 @@ def _frame(raw: Any, refused: Mapping[int, str]) -> Any:
     import numpy as np
 
     total = len(raw) + len(refused)
-    return raw.frame.set_axis(np.delete(np.arange(total), list(refused))).reindex(range(total))
+    return raw.to_pandas().set_axis(np.delete(np.arange(total), list(refused))).reindex(range(total))
 
 
 def _npy(rows: Any, schema: Any, refused: Mapping[int, str]) -> bytes:

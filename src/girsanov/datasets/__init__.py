@@ -41,13 +41,14 @@ from girsanov.datasets.refusals import Given
 from girsanov.datasets.schema import Reading, Schema
 from girsanov.datasets.sources import NAMED, read
 from girsanov.datasets.splits import Splits, fingerprint, split
+from girsanov.display import Shown, Summary, counted, in_words
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
-class Data:
+@dataclass(frozen=True, repr=False)
+class Data(Shown):
     """Encoded data and how they were encoded: rows that every likelihood of a fitted model takes too.
 
     Attributes:
@@ -78,6 +79,18 @@ class Data:
         """Number of rows."""
         return len(self.x)
 
+    def _summary(self) -> Summary:
+        shape = " × ".join(map(str, self.schema.event_shape))
+        things = "image" if self.schema.kind == "images" else "row"
+        facts = {
+            "columns": "" if self.schema.kind == "images" else in_words(self.schema.columns),
+            "values": in_words(self.x),
+            "classes": in_words(self.classes),
+            "notes": " ".join(self.schema.notes),
+        }
+        title = f"{self.name}: {counted(len(self), things)} of {shape} numbers"
+        return Summary(title, facts, hint="gv.fit(data) fits a density; data.to_pandas() is the table")
+
     @property
     def labels(self) -> np.ndarray | Tensor | None:
         """Class of each row as the source calls it, shape ``n``: what ``condition=`` and ``labels=`` take.
@@ -93,15 +106,14 @@ class Data:
         values = label_array(self.values or self.classes or range(int(self.codes.max()) + 1), None, self.name)
         return values[self.codes.cpu().numpy()]
 
-    @property
-    def frame(self) -> "pd.DataFrame":
+    def to_pandas(self) -> "pd.DataFrame":
         """The rows as a data frame with the source's columns, those that were dropped in encoding included.
 
         Example:
-            >>> load("iris").frame.iloc[0].tolist()
+            >>> load("iris").to_pandas().iloc[0].tolist()
             [5.1, 3.5, 1.4, 0.2]
         """
-        return self.schema.decode(self.x, name=self.name).frame
+        return self.schema.decode(self.x, name=self.name).to_pandas()
 
     def of_present_classes(self) -> "Data":
         """The same rows with the classes that occur among them, numbered anew."""

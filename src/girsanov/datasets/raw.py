@@ -68,12 +68,11 @@ class Raw:
             raise InputError(f"{self.name}: this is a table, where images are needed.")
         return self.values
 
-    @property
-    def frame(self) -> "pd.DataFrame":
+    def to_pandas(self) -> "pd.DataFrame":
         """The rows as a data frame with the source's columns; an image is one row of its pixels.
 
         Example:
-            >>> Raw("stack", "images", values=np.zeros((4, 3, 8, 8))).frame.shape
+            >>> Raw("stack", "images", values=np.zeros((4, 3, 8, 8))).to_pandas().shape
             (4, 192)
         """
         import pandas as pd

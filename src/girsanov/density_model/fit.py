@@ -30,12 +30,12 @@ from girsanov.density_model.mixing import companions_of, mixed_with
 from girsanov.density_model.model import DensityModel
 from girsanov.density_model.networks import Architecture, build_network, build_process, suited
 from girsanov.encoding import COPIES
-from girsanov.inputs import as_device, checked
+from girsanov.inputs import as_device, checked, require_names
 from girsanov.likelihoods import fit_proposal
 from girsanov.networks import ConditionMap
 from girsanov.pairs import ScoreModel
 from girsanov.randomness import mix, seed_of, stream
-from girsanov.training import Progress, TrainingResult
+from girsanov.training import Progress, TrainingResult, as_progress
 from girsanov.transforms import Dequantise, OnLattice
 from girsanov.types import InputError, State
 
@@ -44,6 +44,7 @@ PROPOSAL_NUMBERS = 2**15  # in the rows that a proposal is fitted to
 HELD_ROWS = 256  # that the reference of images is chosen by
 SCALED_ROWS = 2048  # that a mixture of its scales is fitted to
 LEVELS, FEWER_LEVELS = 40, 20  # where it is measured, of short rows and of long ones
+ARGUMENTS = ("config", "generator", "labels", "out", "progress", "device")  # of fit, beside its settings
 MOST_NUMBERS = 2**24  # in the rows, or their dequantised copies, that the reference is fitted to
 
 
@@ -55,8 +56,9 @@ def fit(
     generator: torch.Generator | None = None,
     labels: Any | None = None,
     out: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     device: str | torch.device = "cpu",
+    **settings: Any,
 ) -> DensityModel:
     """Fit a density model: a diffusion model, or what ``config`` is the settings of.
 
@@ -69,8 +71,11 @@ def fit(
         labels: what rows are conditioned on under ``config.conditional``, for arrays: an integer class of each row,
             or continuous conditions (``n c``, or ``n`` numbers that are not all whole).
         out: folder for checkpoints and the log; a fit that was interrupted goes on from there.
-        progress: what shows the progress.
+        progress: ``None`` shows a bar in a terminal or a notebook and nothing elsewhere, ``True`` lines elsewhere,
+            ``False`` nothing; or what is to show it.
         device: where the networks are trained; noise is drawn on the CPU, so that it is the same everywhere.
+        **settings: fields of ``config`` by name, such as ``time_budget=60``, ``conditional=True`` or ``network="mlp"``;
+            they take the place of those in ``config``.
 
     Returns:
         The fitted model, in evaluation mode. ``model.record["splits"]`` tells which rows were held out.
@@ -81,15 +86,14 @@ def fit(
     Example:
         >>> import girsanov as gv
         >>> from girsanov.networks import MLPConfig
-        >>> model = gv.fit(torch.randn(200, 2), config=gv.Config(steps=20, network=MLPConfig(width=16)))
+        >>> model = gv.fit(torch.randn(200, 2), steps=20, network=MLPConfig(width=16))
         >>> model.elbo(torch.zeros(3, 2)).value.shape
         torch.Size([3])
     """
-    if labels is not None and not (config or Config()).conditional:
-        raise InputError("labels= is what a conditional model is about: give Config(conditional=True), or leave it out")
-    config, place, folder = config or Config(), as_device(device), None if out is None else Path(out)
-    if generator is not None:
-        config = dataclasses.replace(config, seed=seed_of(generator))
+    config, shown = _settled(config or Config(), settings, generator), as_progress(progress)
+    if labels is not None and not config.conditional:
+        raise InputError("labels= is what a conditional model is about: give conditional=True, or leave it out")
+    place, folder = as_device(device), None if out is None else Path(out)
     data = _as_data(data, labels).of_present_classes()
     splits = split(len(data.x), seed=config.seed, test=config.test, validation=config.validation, n_train=data.n_train)
     given = training_labels(data, splits) if config.conditional else None
@@ -97,9 +101,9 @@ def fit(
     require_dequantisation(data, config)
     begun, asked = time.monotonic(), config
     config, told = within_budget(config, data.schema.event_shape, len(splits.train), folder, place)
-    if told and progress is not None:
-        progress.say(told)
-    coordinates = fit_coordinates(data, splits, config, out=folder, progress=progress)
+    if told:
+        shown.say(told)
+    coordinates = fit_coordinates(data, splits, config, out=folder, progress=shown)
     start = prepare(data, splits, config, coordinates).to(place)
     start.record |= {"config": asked.to_json(), "effort": told}
     data = dataclasses.replace(data, x=data.x.to(place))
@@ -107,14 +111,21 @@ def fit(
     _begin(start, data.x[splits.validation], config.seed)
     left = network_share(config) * (config.time_budget or 0.0) - (time.monotonic() - begun)
     seconds = allowance(config.time_budget, left, folder)
-    result = train_score(start, data, given, splits, config, seconds=seconds, out=folder, progress=progress)
+    result = train_score(start, data, given, splits, config, seconds=seconds, out=folder, progress=shown)
     assert isinstance(result.module, ScoreModel)
     fitted = start.replace(score=result.module)
     fitted.record["training"] = _told(result)
     settle(fitted, data.x, given, splits, config)
-    fit_dequantiser(fitted.eval(), data, splits, config, out=folder, progress=progress)
+    fit_dequantiser(fitted.eval(), data, splits, config, out=folder, progress=shown)
     fitted.proposal = _proposal(fitted, data.x[splits.validation])
     return mixed_with(fitted.eval(), companions, data, splits, config).eval()
+
+
+def _settled(config: FitConfig, settings: dict[str, Any], generator: torch.Generator | None) -> FitConfig:
+    """The settings, those that were given by name in the place of the others."""
+    require_names(settings, [field.name for field in dataclasses.fields(config)], "fit", also=ARGUMENTS)
+    seed = {} if generator is None else {"seed": seed_of(generator)}
+    return dataclasses.replace(config, **settings | seed)
 
 
 def _begin(start: DensityModel, held: State, seed: int) -> None:

@@ -10,7 +10,7 @@ __all__ = ["DensityModel"]
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +18,16 @@ from torch import Tensor, nn
 from girsanov.calculus import Divergence
 from girsanov.datasets import Schema
 from girsanov.densities import Gaussian
-from girsanov.density_model import storage
+from girsanov.density_model import storage, told
 from girsanov.density_model.averaging import averaged
 from girsanov.density_model.conditions import Conditioning
 from girsanov.density_model.drawing import draw_rows
 from girsanov.density_model.lattice import lattice_points
 from girsanov.density_model.mixed import Mixed, twins
 from girsanov.density_model.networks import Architecture
+from girsanov.display import Shown, Summary
 from girsanov.encoding import Encoding
+from girsanov.hub import Card, Download, Pretrained
 from girsanov.likelihoods import (
     RandomisedRows,
     ScoreTest,
@@ -44,7 +46,6 @@ from girsanov.likelihoods.discrete import LatticePoints
 from girsanov.likelihoods.estimator import keeps_graph
 from girsanov.likelihoods.score_test import LEVELS
 from girsanov.pairs import ScoreModel, ScorePair
-from girsanov.processes import LinearProcess
 from girsanov.randomness import apart, seed_of
 from girsanov.samplers import sample
 from girsanov.saved import fill
@@ -52,7 +53,7 @@ from girsanov.solvers import Adaptive, FixedGrid, LogSNRDensity
 from girsanov.types import Estimate, InputError, State, require_count
 
 
-class DensityModel(nn.Module):
+class DensityModel(Shown, Pretrained, nn.Module):
     """A density on data of one schema; made by :func:`girsanov.fit` or :meth:`from_pretrained`.
 
     Args:
@@ -97,6 +98,10 @@ class DensityModel(nn.Module):
     def _parts(self) -> dict[str, Any]:
         names = ("encoding", "score", "proposal", "conditioning", "architecture", "record", "mixed")
         return {name: getattr(self, name) for name in names}
+
+    def _summary(self) -> Summary:
+        hint = "model.elbo(x) scores rows, with error bars; model.sample(n) draws some; model.save_pretrained(folder)"
+        return Summary(told.title(self.record), told.facts(**self._parts()), hint=hint)
 
     @property
     def diffusion(self) -> "DensityModel":
@@ -349,31 +354,37 @@ class DensityModel(nn.Module):
         y = self.encoding.view(rows.rows, 1, seed, keys=apart(rows.rows)).x[:, 0].detach()
         return score_test(self.pair, y, levels, generator=torch.Generator().manual_seed(seed), **options)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json``, ``model.safetensors`` and ``manifest.json``, atomically and without pickle."""
-        place = Path(folder)
-        write = storage.MODEL.write_into if place.exists() else storage.MODEL.write
-        write(place, storage.describe(**self._parts()), storage.own_tensors(self))
+    def _write(self, folder: Path, card: str) -> None:
+        write = storage.MODEL.write_into if folder.exists() else storage.MODEL.write
+        write(folder, storage.describe(**self._parts()), storage.own_tensors(self), card=card)
+
+    def _card(self) -> Card:
+        return told.card(**self._parts())
+
+    def _public(self) -> "DensityModel":
+        return self.replace(record=told.public(self.record))
 
     @classmethod
     def from_pretrained(
-        cls, folder_or_hub_id: str | Path, *, network: Any = None, process: LinearProcess | None = None
+        cls, folder_or_hub_id: str | Path, *, network: Any = None, process: Any = None, **download: Unpack[Download]
     ) -> "DensityModel":
         """Read what :meth:`save_pretrained` wrote, or a Hugging Face repository that holds it.
 
         Args:
-            folder_or_hub_id: where.
+            folder_or_hub_id: where; a folder of that name goes before a repository.
             network: of a model that was fitted with a network of one's own, that again, or what makes it.
             process: likewise its process.
+            **download: ``revision``, ``token`` and more of :class:`girsanov.hub.Download`.
 
         Raises:
             InputError: if the folder is missing, damaged, or written by a later format, or something is to be given.
         """
-        folder = storage.model_folder(folder_or_hub_id)
+        folder = storage.model_folder(folder_or_hub_id, **download)
         description, tensors = storage.MODEL.read(folder)
         with storage.MODEL.described(folder):
             model = cls(**storage.build(description, network, process))
             fill(storage.own_tensors(model), tensors)
+        model.record |= storage.measured(folder)
         return model.eval()
 
     def _contrast(self, x: Any, c1: Condition, c2: Condition) -> tuple[ScorePair, RandomisedRows, Condition, Condition]:

@@ -4,11 +4,12 @@ r"""Saving and loading density models: ``config.json``, ``model.safetensors`` an
 file: safetensors alone loads most flipped bits silently.
 """
 
-__all__ = ["MODEL", "build", "describe", "model_folder", "own_tensors"]
+__all__ = ["MODEL", "build", "describe", "measured", "model_folder", "own_tensors"]
 
+import contextlib
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -19,11 +20,12 @@ from girsanov.density_model.conditions import Conditioning
 from girsanov.density_model.mixed import Mixed, build_transforms, describe_transforms
 from girsanov.density_model.networks import Architecture, build_network, build_process
 from girsanov.encoding import Encoding
-from girsanov.files import MANIFEST
+from girsanov.files import MANIFEST, read_json
+from girsanov.hub import Download, saved_folder
 from girsanov.networks import CellHistogram, Head, LatticeHead, LevelHead, LevelPrior, MixtureHead, ResidualHead
 from girsanov.pairs import ScoreModel
 from girsanov.processes import LinearProcess
-from girsanov.saved import FILES, ModelFolder
+from girsanov.saved import ModelFolder
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError
 
@@ -137,35 +139,22 @@ def own_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in state.items() if ".head." not in name or ".reference." not in name}
 
 
-def model_folder(folder_or_hub_id: str | Path) -> Path:
+def model_folder(folder_or_hub_id: str | Path, **download: Unpack[Download]) -> Path:
     """A folder, or the download of a Hugging Face repository.
 
     Raises:
         InputError: one sentence, for what is neither, or holds something else.
     """
-    folder = Path(folder_or_hub_id)
-    if folder.is_dir():
-        _require_density(folder)
-        return folder
-    if folder.exists():
-        raise InputError(f"{folder}: is a file; give the folder of a run")
-    name = str(folder_or_hub_id)
-    near = folder.parent.is_dir() and str(folder.parent) != "."
-    if name.count("/") != 1 or name.startswith((".", "/", "~")) or near:
-        runs = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())[:8] if near else []
-        beside = f" ({folder.parent} holds {', '.join(runs)})" if runs else ""
-        raise InputError(f"{folder}: there is no such folder{beside}; give a run's folder or a Hugging Face id")
-    try:
-        from huggingface_hub import snapshot_download  # pyright: ignore[reportMissingImports]  # an extra
-    except ImportError as error:
-        message = f"{name}: there is no such folder; to download a model of this name, install girsanov[diffusers]"
-        raise InputError(message) from error
-    try:
-        return Path(snapshot_download(name, allow_patterns=[*FILES, "manifest.json"]))
-    except Exception as error:
-        reason = " ".join(str(error).split())[:160].rstrip(".")
-        message = f"{name}: there is no such folder, and no such model can be downloaded ({reason}); check the name"
-        raise InputError(message) from error
+    folder = saved_folder(folder_or_hub_id, MODEL.kind, **download)
+    _require_density(folder)
+    return folder
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """What a run has measured on its held-out rows, for the record; nothing elsewhere."""
+    with contextlib.suppress(InputError, KeyError):
+        return {"evaluations": read_json(folder / "metrics.json")["test"]}
+    return {}
 
 
 def _require_density(folder: Path) -> None:

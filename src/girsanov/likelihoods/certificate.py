@@ -23,20 +23,24 @@ __all__ = ["Certificate", "certificate"]
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
 
+from girsanov.display import Shown, Summary, cells
 from girsanov.likelihoods.ddpm import DDPMBound, NoiseSchedule
 from girsanov.types import Estimate, InputError, MeanEstimate
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PRINTED = 8  # points of the curve in the plain text
 
 
 @final
-@dataclass(frozen=True)
-class Certificate:
+@dataclass(frozen=True, repr=False)
+class Certificate(Shown):
     """Means over rows, in nats per row, of everything that the DDPM bound consists of.
 
     Attributes:
@@ -75,6 +79,16 @@ class Certificate:
     log_det: float = 0.0
     decodes: bool = False
     elbo_range: tuple[float, float] | None = None
+
+    def _summary(self) -> Summary:
+        title = f"Certificate of {self.schedule.name}: {self.discrete.rows:,} rows of {self.event_dim} dimensions"
+        return Summary(title, table=cells(self.to_pandas()), hint="print() it for the curve and what follows from it.")
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A line for each part: nats per row, with the standard errors of the estimator and over rows."""
+        import pandas as pd
+
+        return pd.DataFrame(self.table(), columns=pd.Index(["part", "nats", "stderr", "rows_stderr"]))
 
     def table(self) -> list[tuple[str, float, float, float]]:
         """Rows of (name, nats per row, standard error of the estimator, standard error over rows)."""

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from girsanov.calculus import sum_event
+from girsanov.display import Shown
 from girsanov.inputs import checked
 from girsanov.likelihoods.denoising import IntegrationRule, squared_errors
 from girsanov.pairs import ScorePair
@@ -35,8 +36,8 @@ LOG_2PI = math.log(2.0 * math.pi)
 
 
 @final
-@dataclass(frozen=True)
-class NoiseSchedule:
+@dataclass(frozen=True, repr=False)
+class NoiseSchedule(Shown):
     """A DDPM noise schedule; everything is float64 and without the cancellation of 1 - alpha-bar.
 
     Args:
@@ -143,8 +144,8 @@ SCHEDULES: dict[str, Callable[..., NoiseSchedule]] = {
 
 
 @final
-@dataclass(frozen=True)
-class DDPMBound:
+@dataclass(frozen=True, repr=False)
+class DDPMBound(Shown):
     """The terms of the discrete bound, and what the same evaluations say about the continuous one.
 
     Attributes:

@@ -31,12 +31,14 @@ __all__ = [
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from girsanov.calculus import Noised, expand_as_rows, gain, noised, sum_event
 from girsanov.densities import Gaussian
+from girsanov.display import Shown
 from girsanov.inputs import as_condition, checked
 from girsanov.likelihoods.common_noise import deviations, draw, draw_net
 from girsanov.likelihoods.defaults import proposal_for, replicates_for
@@ -48,6 +50,9 @@ from girsanov.randomness import keyed_generators, keyed_normal, keyed_rademacher
 from girsanov.rows import by_blocks, condition_at, conditions_for
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import Estimate, InputError, Kind, Nats, State
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHUNK = 512  # evaluation points per call, fixed so that results do not depend on the number of rows
 CHUNK_ELEMENTS = 2**21  # at most so many numbers per call, for large events
@@ -110,8 +115,8 @@ def difference(
     return contrast.confirmed(contrast.estimate(contrast.integral(evidence)))
 
 
-@dataclass(frozen=True)
-class PointwiseInformation:
+@dataclass(frozen=True, repr=False)
+class PointwiseInformation(Shown):
     """Pointwise mutual information of rows and their conditions, in nats, and where in each row it sits.
 
     Attributes:
@@ -129,6 +134,15 @@ class PointwiseInformation:
     map_stderr: State
     squared_map: State
     squared_map_stderr: State
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A line for each row: both forms in nats, each with its standard error."""
+        import pandas as pd
+
+        both = {"value": self.value, "squared": self.squared}
+        parts = {name: found.to_pandas()[["value", "stderr"]] for name, found in both.items()}
+        names = ["value", "stderr", "squared", "squared_stderr"]
+        return pd.concat(list(parts.values()), axis=1).set_axis(names, axis=1)
 
 
 @checked
@@ -190,8 +204,8 @@ def pointwise_information(
 _MAP = {"kind": "estimate", "model": "sde", "nfe": 0, "event_dim": 1}  # only value and stderr are read
 
 
-@dataclass(frozen=True)
-class DifferenceCurve:
+@dataclass(frozen=True, repr=False)
+class DifferenceCurve(Shown):
     """Where in log-SNR two conditions differ: integrands, whose integrals over the levels are the difference.
 
     Attributes:
@@ -203,6 +217,12 @@ class DifferenceCurve:
     levels: Tensor
     difference: Tensor
     squared: Tensor
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A line for each level, a column for each row: the integrand of the difference."""
+        import pandas as pd
+
+        return pd.DataFrame(self.difference.cpu().numpy(), index=pd.Index(self.levels.tolist(), name="log_snr"))
 
     def nats(self) -> Nats:
         """Trapezoidal integral of the difference over the levels, shape ``n``."""

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from girsanov.calculus import Noised, noised
+from girsanov.display import Shown
 from girsanov.likelihoods.baselines import Baseline, DensityBaseline
 from girsanov.likelihoods.evaluation_noise import evaluation_noise
 from girsanov.likelihoods.local import Evaluations, Local, Setting
@@ -48,8 +49,8 @@ VIEWED = 128  # rows that are transformed together
 DRAWS = 16  # noise draws per replicate for an expected log-density that is not closed form
 
 
-@dataclass(frozen=True)
-class View:
+@dataclass(frozen=True, repr=False)
+class View(Shown):
     """One randomised version of each row per replicate (a dequantisation draw), with its log|det|.
 
     Attributes:
@@ -79,8 +80,8 @@ def identity_view(rows: State, replicates: int, seed: int, round_: int) -> View:
     return View.shared(rows, rows.new_zeros(len(rows), dtype=torch.float64), replicates)
 
 
-@dataclass(frozen=True)
-class RandomisedRows:
+@dataclass(frozen=True, repr=False)
+class RandomisedRows(Shown):
     """Rows in data units, and how a model's space sees them: every replicate afresh, where they are dequantised.
 
     Attributes:

@@ -12,10 +12,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from girsanov.display import Shown, Summary, cells
 from girsanov.inputs import ask, checked
 from girsanov.pairs import ScorePair
 from girsanov.processes import LinearProcess
@@ -27,14 +29,17 @@ from girsanov.stein.matrices import DiffusionLike
 from girsanov.stein.nulls import Method, WildBootstrap
 from girsanov.types import InputError, Score, State
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 #: log-SNR of the default test: from half noise to noise of a twentieth of the data's scale
 LEVELS = (0.0, 2.0, 4.0, 6.0)
 CHUNK = 512  # rows per call of the score
 ALPHA = 0.05  # at which sentences speak of a difference
 
 
-@dataclass(frozen=True)
-class LevelTest:
+@dataclass(frozen=True, repr=False)
+class LevelTest(Shown):
     """The test at one level.
 
     Attributes:
@@ -50,8 +55,8 @@ class LevelTest:
     corrected: float
 
 
-@dataclass(frozen=True)
-class ScoreTest:
+@dataclass(frozen=True, repr=False)
+class ScoreTest(Shown):
     """Result of :func:`score_test`.
 
     Attributes:
@@ -61,6 +66,16 @@ class ScoreTest:
 
     levels: tuple[LevelTest, ...]
     pvalue: float
+
+    def _summary(self) -> Summary:
+        return Summary(self.statement(), table=cells(self.to_pandas()))
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A line for each level: its log-SNR, effect, p-value, and the p-value corrected for the number of levels."""
+        import pandas as pd
+
+        found = [(a.log_snr, a.result.effect_size, a.result.pvalue, a.corrected) for a in self.levels]
+        return pd.DataFrame(found, columns=pd.Index(["log_snr", "effect", "pvalue", "corrected"]))
 
     @property
     def n(self) -> int:

@@ -23,18 +23,22 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from girsanov.calculus import Divergence, Exact
+from girsanov.display import Shown, Summary
 from girsanov.inputs import checked
 from girsanov.likelihoods.estimator import RandomisedRows, keeps_graph
 from girsanov.pairs import Chain, EulerChain, MidpointChain, Pair, euler_log_weights
 from girsanov.randomness import keyed_generators, keyed_normal, seed_of, source_of
 from girsanov.rows import by_blocks, condition_at, conditions_for
 from girsanov.types import Estimate, InputError, MeanEstimate, Nats, State, interval_of_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHUNK = 2048  # paths simulated together, fixed so that results do not depend on the number of rows
 CHUNK_ELEMENTS = 2**21  # at most so many numbers together, for large events
@@ -196,8 +200,8 @@ def _bound_of(x: State | RandomisedRows) -> dict[str, Any]:
     return {"kind": "lower_bound", "model": "chain", "event_dim": seen.event_dim, "measure": seen.measure}
 
 
-@dataclass(frozen=True)
-class Bracket:
+@dataclass(frozen=True, repr=False)
+class Bracket(Shown):
     """What a chain's log-density is between, on rows that the chain made.
 
     Attributes:
@@ -209,6 +213,17 @@ class Bracket:
     x: State
     lower: Estimate
     upper: Estimate
+
+    def _summary(self) -> Summary:
+        facts = {"lower": repr(self.lower), "upper": repr(self.upper), "width": repr(self.width)}
+        return Summary(f"Bracket of a chain's log-density at {len(self.x):,} of its own rows", facts)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A line for each row: both bounds in nats, each with its standard error."""
+        import pandas as pd
+
+        both = (bound.to_pandas()[["value", "stderr"]] for bound in (self.lower, self.upper))
+        return pd.concat(list(both), axis=1).set_axis(["lower", "lower_stderr", "upper", "upper_stderr"], axis=1)
 
     @property
     def width(self) -> MeanEstimate:

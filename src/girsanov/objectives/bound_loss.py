@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from girsanov.display import Shown
 from girsanov.types import Kind, Nats, State
 
 
-@dataclass(frozen=True)
-class LossDraws:
+@dataclass(frozen=True, repr=False)
+class LossDraws(Shown):
     """What evaluations of a loss draw.
 
     Attributes:

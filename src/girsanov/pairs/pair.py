@@ -17,12 +17,14 @@ __all__ = ["DataEnd", "Drift", "Pair", "Step"]
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from girsanov.calculus import Divergence
 from girsanov.densities import Density, draw_rows
+from girsanov.display import Shown, Summary, in_words
 from girsanov.inputs import ask
 from girsanov.linear import Full, LinearMap, ValueMap, map_of
 from girsanov.linear.fields import depends_on_rows, diffusion_terms
@@ -84,7 +86,7 @@ class DataEnd(nn.Module):
         return None
 
 
-class Pair(DataEnd):
+class Pair(Shown, DataEnd):
     r"""An inference process, a generative drift and a prior.
 
     Args:
@@ -121,6 +123,16 @@ class Pair(DataEnd):
         self._event_shape = None if event_shape is None else torch.Size(event_shape)
         if isinstance(generative, Process):
             self._require_shared_diffusion(generative)
+
+    def _summary(self) -> Summary:
+        facts = {name: in_words(value) for name, value in self._facts().items()}
+        return Summary(
+            type(self).__name__, facts, hint="gv.elbo or gv.chain_elbo(pair, x) bounds; gv.sample(pair, n) draws"
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        """What it is made of, by name."""
+        return {"inference": self.inference, "generative": self.generative, "prior": self._prior}
 
     @property
     def prior(self) -> Density:

@@ -117,6 +117,9 @@ class ScorePair(Pair):
         prior = BroadGaussian(end) if broad and isinstance(end, Gaussian) else end
         return cls(score, prior=prior, reference=law, decoder=law, **more)
 
+    def _facts(self) -> dict[str, Any]:
+        return self._given | {name: getattr(self, name) for name in ("score", "process", "log_snr_range")}
+
     def replace(self, **changes: Any) -> "ScorePair":
         """The same pair with some of its arguments changed."""
         arguments = {"score": self.score, "process": self.process, **self._given, **changes}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from girsanov.calculus import sum_event
+from girsanov.display import Shown
 from girsanov.linear import Diagonal, Isotropic, LinearMap, Spectral
 from girsanov.types import Nats, State
 
@@ -47,8 +48,8 @@ class Kernel(ABC):
 
 
 @final
-@dataclass(frozen=True)
-class GaussianKernel(Kernel):
+@dataclass(frozen=True, repr=False)
+class GaussianKernel(Shown, Kernel):
     """A Gaussian step: ``x + shift + exp(log_variance / 2) scale eps``.
 
     Attributes:
@@ -112,8 +113,8 @@ class GaussianKernel(Kernel):
         return torch.stack([sum_event(column.double().square()) for column in columns]).sum(0)
 
 
-@dataclass(frozen=True)
-class Move:
+@dataclass(frozen=True, repr=False)
+class Move(Shown):
     """One step of a walk.
 
     Attributes:
@@ -143,8 +144,8 @@ class Move:
         return log_det + 0.5 * sum_event((self.eps - noise) * (self.eps + noise))
 
 
-@dataclass(frozen=True)
-class Path:
+@dataclass(frozen=True, repr=False)
+class Path(Shown):
     """Rows that a chain drew, with every state on the way: in the order of drawing, from the prior to the data.
 
     Attributes:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from girsanov.datasets import Splits
 from girsanov.density_model import DensityModel
+from girsanov.display import Shown
 from girsanov.encoding import Encoding
 from girsanov.randomness import seed_of, stream
 from girsanov.transforms import Dequantise, Standardise
@@ -32,8 +33,8 @@ BROAD = 0.005  # share of independent Cauchy columns in every peer
 LogProb = Callable[[Tensor], Nats]
 
 
-@dataclass(frozen=True)
-class Peer:
+@dataclass(frozen=True, repr=False)
+class Peer(Shown):
     """A fitted peer.
 
     Attributes:

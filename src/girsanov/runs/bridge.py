@@ -185,7 +185,7 @@ class BridgeRun(Kind):
             folder.write(f"{direction}.npy", buffer.getvalue())
             return
         numbers = 1 + self.ends.splits[end].test[: len(moved)].numpy()  # as people count
-        numbered = raw.frame.set_axis(numbers).rename_axis("row").reset_index(allow_duplicates=True)
+        numbered = raw.to_pandas().set_axis(numbers).rename_axis("row").reset_index(allow_duplicates=True)
         folder.write(f"{direction}.csv", csv_text(numbered))
 
     @classmethod

@@ -14,6 +14,7 @@ from girsanov.datasets import Data, Splits, fingerprint
 from girsanov.density_model import DensityModel, FitConfig, fit
 from girsanov.density_model.certificate import certify
 from girsanov.evaluation import denoising_curve
+from girsanov.files import CARD
 from girsanov.likelihoods import ScoreTest
 from girsanov.likelihoods.score_test import LEVELS
 from girsanov.reports import Attempts, Contents, ScoreTests, render_report, samples_png
@@ -179,6 +180,8 @@ class DensityRun(Kind):
             if picture is not None:
                 folder.write("samples.png", picture)
         folder.write("report.html", render_report(contents, attempts))
+        model.record["evaluations"] = metrics["test"]
+        folder.write(CARD, model.card())
 
 
 @dataclass(frozen=True)

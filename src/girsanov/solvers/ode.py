@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from girsanov.calculus import expand_as_rows, where_rows
+from girsanov.display import Shown
 from girsanov.types import InputError, State, require_counts
 
 #: ``(s, y, active) -> (velocity of y, rates)``: times ``b``, state ``b *d``, row indices ``b`` into the
@@ -26,8 +27,8 @@ from girsanov.types import InputError, State, require_counts
 Dynamics = Callable[[Tensor, State, Tensor], tuple[State, Tensor]]
 
 
-@dataclass(frozen=True)
-class Solution:
+@dataclass(frozen=True, repr=False)
+class Solution(Shown):
     """End point of an integration.
 
     Attributes:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from girsanov.display import Shown
 from girsanov.inputs import checked
 from girsanov.stein.gram import gram_sums
 from girsanov.stein.kernels import RadialKernel, resolve_kernel
@@ -21,8 +22,8 @@ from girsanov.stein.points import ScoreLike, SteinPoints
 from girsanov.types import InputError, State
 
 
-@dataclass(frozen=True)
-class ComparisonResult:
+@dataclass(frozen=True, repr=False)
+class ComparisonResult(Shown):
     """Result of :func:`compare_scores`.
 
     Attributes:

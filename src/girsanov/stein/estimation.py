@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from girsanov.display import Shown
 from girsanov.linear import ValueMap
 from girsanov.stein.discrepancy import kernel_stein_discrepancy
 from girsanov.stein.gram import gram_sums
@@ -41,8 +42,8 @@ METRIC_ROWS = 1024  # rows whose pairs make the kernel metric
 
 
 @final
-@dataclass(frozen=True)
-class MinimumFit:
+@dataclass(frozen=True, repr=False)
+class MinimumFit(Shown):
     """Estimated parameters.
 
     Attributes:

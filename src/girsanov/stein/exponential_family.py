@@ -21,14 +21,15 @@ from typing import final
 import torch
 from torch import Tensor
 
+from girsanov.display import Shown
 from girsanov.stein.matrices import DiffusionLike
 from girsanov.stein.score_matching import gradient_of, pointwise_loss, squared_matrix
 from girsanov.types import InputError, State
 
 
 @final
-@dataclass(frozen=True)
-class GeneralisedPosterior:
+@dataclass(frozen=True, repr=False)
+class GeneralisedPosterior(Shown):
     """A normal law of natural parameters.
 
     Attributes:
@@ -41,8 +42,8 @@ class GeneralisedPosterior:
 
 
 @final
-@dataclass(frozen=True)
-class ExponentialFamilyFit:
+@dataclass(frozen=True, repr=False)
+class ExponentialFamilyFit(Shown):
     """Natural parameters that minimise the loss, and the quadratic itself.
 
     Attributes:

@@ -31,6 +31,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from girsanov.display import Shown
 from girsanov.linear.fields import Map
 from girsanov.linear.inverse_jacobian import FlowMatrix, Velocity, integrate, jacobian_of
 from girsanov.stein.matrices import DiffusionLike, as_diffusion, generalised_score
@@ -111,8 +112,8 @@ def induced_metric(x: State, diffusion: DiffusionLike) -> Tensor:
 
 
 @final
-@dataclass(frozen=True)
-class Transported:
+@dataclass(frozen=True, repr=False)
+class Transported(Shown):
     """Where a continuous flow has carried rows, the model's score and its Hessian, and the flow's matrix.
 
     Attributes:

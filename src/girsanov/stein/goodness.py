@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from girsanov.display import Shown, Summary, in_words
 from girsanov.inputs import checked
 from girsanov.randomness import seed_of
 from girsanov.stein.discrepancy import random_directions
@@ -48,8 +49,8 @@ BLIND_SPOTS = (
 )
 
 
-@dataclass(frozen=True)
-class GoodnessOfFitResult:
+@dataclass(frozen=True, repr=False)
+class GoodnessOfFitResult(Shown):
     """Result of :func:`goodness_of_fit`.
 
     Attributes:
@@ -84,6 +85,13 @@ class GoodnessOfFitResult:
     n: int
     effective_n: float
     radius: float = 0.0
+
+    def _summary(self) -> Summary:
+        told = (
+            f"p = {self.pvalue:.2g}, effect {self.effect_size:.2g}, {self.n:,} rows: Stein test of rows against a score"
+        )
+        names = ("statistic", "discrepancy", "stderr", "effective_n", "kernels", "pvalues", "effect_sizes", "radius")
+        return Summary(told, {name: in_words(getattr(self, name)) for name in names})
 
 
 @checked
@@ -122,7 +130,8 @@ def goodness_of_fit(
         >>> goodness_of_fit(x, lambda x: -x).pvalue > 0.05, goodness_of_fit(x, lambda x: -x + 0.5).pvalue
         (True, 0.001)
         >>> goodness_of_fit(x, -x, kernel="imq", method=WildBootstrap(99))  # doctest: +ELLIPSIS
-        GoodnessOfFitResult(statistic=..., pvalue=..., discrepancy=..., stderr=..., effect_size=..., n=300, ...)
+        p = ..., effect ..., 300 rows: Stein test of rows against a score
+          statistic     ...
     """
     method = method or WildBootstrap()
     require_count("resamples", method.resamples)

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from girsanov.display import Shown
 from girsanov.linear import DiffusionMatrix, Identity
 from girsanov.stein.matrices import DiffusionLike, as_diffusion, require_nonzero, score_rows
 from girsanov.types import InputError, State
@@ -25,8 +26,8 @@ ScoreLike: TypeAlias = Callable[[State], State] | Tensor
 BATCH = 1024  # points per call of the score
 
 
-@dataclass(frozen=True)
-class SteinPoints:
+@dataclass(frozen=True, repr=False)
+class SteinPoints(Shown):
     """Points with generalised scores; made by :meth:`at`.
 
     Attributes:

@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 
 from girsanov.calculus import Exact, Hutchinson
+from girsanov.display import Shown
 from girsanov.inputs import checked
 from girsanov.linear import ValueMap
 from girsanov.linear.fields import Map
@@ -94,8 +95,8 @@ class SquaredMatrix:
 
 
 @final
-@dataclass(frozen=True)
-class ScoreMatching:
+@dataclass(frozen=True, repr=False)
+class ScoreMatching(Shown):
     """A loss with its standard error; ``value.backward()`` trains.
 
     Attributes:

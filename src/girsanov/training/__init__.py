@@ -10,6 +10,7 @@ __all__ = [
     "Loss",
     "MovingAverage",
     "NonFiniteLossError",
+    "NotebookProgress",
     "PartProgress",
     "Progress",
     "RichProgress",
@@ -18,6 +19,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingResult",
     "Validation",
+    "as_progress",
     "default_progress",
     "load_latest",
     "save",
@@ -32,10 +34,12 @@ from girsanov.training.loop import Loss, TrainingResult, train
 from girsanov.training.meter import NonFiniteLossError
 from girsanov.training.progress import (
     LineProgress,
+    NotebookProgress,
     PartProgress,
     Progress,
     RichProgress,
     SilentProgress,
+    as_progress,
     default_progress,
 )
 from girsanov.training.signals import Interrupted

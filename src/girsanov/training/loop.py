@@ -18,6 +18,7 @@ from typing import Any, TypeAlias, final
 import torch
 from torch import Tensor, nn
 
+from girsanov.display import Shown
 from girsanov.files import lock_directory
 from girsanov.training import checkpoints
 from girsanov.training.config import TrainingConfig
@@ -45,8 +46,8 @@ CHECK_SECONDS = 0.5
 WRITE_COST = 20.0  # a checkpoint that took s seconds is not repeated within 20 s
 
 
-@dataclass(frozen=True)
-class TrainingResult:
+@dataclass(frozen=True, repr=False)
+class TrainingResult(Shown):
     """What training gives back.
 
     Attributes:

@@ -1,13 +1,24 @@
-"""What a person sees during training: a bar in a terminal, lines elsewhere, or nothing."""
+"""What a person sees during training: a bar in a terminal or a notebook, lines elsewhere, or nothing."""
 
-__all__ = ["LineProgress", "PartProgress", "Progress", "RichProgress", "SilentProgress", "default_progress"]
+__all__ = [
+    "LineProgress",
+    "NotebookProgress",
+    "PartProgress",
+    "Progress",
+    "RichProgress",
+    "SilentProgress",
+    "as_progress",
+    "default_progress",
+]
 
+import html
 import os
 import sys
 import time
 from typing import Any, Protocol, TextIO, final
 
 from girsanov.training.log import Record
+from girsanov.types import InputError
 
 
 class Progress(Protocol):
@@ -150,10 +161,87 @@ class RichProgress(Progress):
             self._bar.stop()
 
 
+@final
+class NotebookProgress(Progress):
+    """A bar under the cell of a notebook, in its own fonts and colours; gone when training is over."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._stage, self._note, self._said = "", "", ""
+        self._step, self._total = 0, 1
+
+    def stage(self, name: str) -> None:
+        self._stage = name
+
+    def say(self, sentence: str) -> None:
+        self._said = sentence
+
+    def start(self, step: int, total: int) -> None:
+        from IPython.display import display  # pyright: ignore[reportMissingImports]  # a notebook has it
+
+        self._step, self._total, self._note = step, total, ""
+        if self._handle is None:
+            self._handle = display({"text/html": self._page()}, raw=True, display_id=True)
+
+    def advance(self, step: int, total: int) -> None:
+        self._step, self._total = step, total
+        self._show(self._page())
+
+    def report(self, record: Record) -> None:
+        """Show the newest loss and, until the next one, the newest validation."""
+        self._note = _numbers(record)
+        self._show(self._page())
+
+    def stop(self) -> None:
+        self._show("")
+
+    def _show(self, page: str) -> None:
+        if self._handle is not None:
+            self._handle.update({"text/html": page}, raw=True)
+
+    def _page(self) -> str:
+        count = f"{self._step:,} of {self._total:,} steps"
+        bar = f'<progress value="{self._step}" max="{max(self._total, 1)}"></progress>'
+        text = html.escape("  ".join(filter(None, [count, self._stage, self._note, self._said])))
+        return f"<div>{bar} {text}</div>"
+
+
+def as_progress(given: Progress | bool | None = None) -> Progress:
+    """What ``progress=`` of a fit means.
+
+    Args:
+        given: what shows the progress; ``None`` a bar in a terminal or a notebook and nothing elsewhere, ``True`` lines
+            elsewhere, ``False`` nothing.
+
+    Raises:
+        InputError: for anything else.
+
+    Example:
+        >>> isinstance(as_progress(False), SilentProgress)
+        True
+    """
+    if isinstance(given, bool):
+        return default_progress(quiet=not given)
+    if given is None:
+        found = default_progress()
+        return SilentProgress() if isinstance(found, LineProgress) else found
+    if not hasattr(given, "advance"):
+        raise InputError(f"progress must be True, False, or an object that shows the progress; got {given!r:.80}")
+    return given
+
+
+def in_notebook() -> bool:
+    """Whether this runs under the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None
+
+
 def default_progress(*, quiet: bool = False) -> Progress:
     """The progress that suits the process: a bar, lines, or nothing.
 
-    A bar in a terminal, lines elsewhere. With the environment variable ``NO_COLOR`` there are lines instead of the bar.
+    A bar in a terminal or a notebook, lines elsewhere. With the environment variable
+    ``NO_COLOR`` there are lines instead of the terminal's bar.
 
     Args:
         quiet: show nothing.
@@ -164,6 +252,8 @@ def default_progress(*, quiet: bool = False) -> Progress:
     """
     if quiet:
         return SilentProgress()
+    if in_notebook():
+        return NotebookProgress()
     if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
         return RichProgress()
     return LineProgress()
