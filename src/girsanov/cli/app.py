@@ -14,7 +14,12 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.completion import Shells, completion_init, install_callback, show_callback
+from typer.completion import (
+    Shells,  # pyright: ignore[reportPrivateImportUsage]
+    completion_init,  # pyright: ignore[reportPrivateImportUsage]
+    install_callback,
+    show_callback,
+)
 
 from girsanov import __version__
 from girsanov.cli import anomalies, bridge, classify, doctor, evaluate, fit, inspect, merge, sample, test
