@@ -1,6 +1,8 @@
 import csv
 import io
 import json
+import os
+import shlex
 import subprocess
 import sys
 
@@ -8,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import typer
 
 import girsanov as gv
+from girsanov.cli.app import COMMANDS, app
 
 COLUMNS = ["row", "value", "stderr", "kind", "model", "error"]
 
@@ -303,7 +307,7 @@ def test_report_without_the_data_says_so(run_copy, girsanov):
     assert "Paired differences" in page
 
 
-def test_datasets_and_environment(girsanov):
+def test_datasets_are_listed(girsanov):
     listed = girsanov("datasets", "--json").json
     assert listed[0] == {
         "name": "digits",
@@ -312,9 +316,6 @@ def test_datasets_and_environment(girsanov):
         "event_shape": [1, 8, 8],
     }
     assert "digits" in girsanov("datasets").out
-    assert girsanov("env", "--json").json["torch"] == torch.__version__
-    assert gv.__version__ in girsanov("--version").out
-    assert girsanov("-V").out == girsanov("--version").out
 
 
 def test_the_package_is_the_command():
@@ -328,15 +329,56 @@ def test_wrong_commands(arguments, girsanov):
     assert result.code == 2
     assert result.err.startswith("girsanov: ")
     assert result.err.count("\n") == 1
+    assert "--help lists what there is" in result.err
+
+
+def test_the_version_is_that_of_the_package(girsanov):
+    assert gv.__version__ in girsanov("--version").out
+    assert girsanov("-V").out == girsanov("--version").out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_of_completion_is_printed(shell):
+    done = subprocess.run(
+        [sys.executable, "-m", "girsanov", "--show-completion", shell], capture_output=True, text=True, check=True
+    )
+    assert "complete" in done.stdout
+    assert "_GIRSANOV_COMPLETE" in done.stdout
 
 
 @pytest.mark.parametrize(
-    "command", ["fit", "evaluate", "score", "classify", "test", "sample", "report", "datasets", "env"]
+    ("words", "found"), [("girsanov ano", "anomalies"), ("girsanov score run data --lim", "--limit")]
 )
+def test_the_tab_key_completes(words, found):
+    """As the script of bash asks for it."""
+    asked = {"_GIRSANOV_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = subprocess.run(
+        [sys.executable, "-m", "girsanov"], capture_output=True, text=True, check=True, env=os.environ | asked
+    )
+    assert done.stdout.split() == [found]
+
+
+def test_completion_is_installed_for_the_shell_that_is_named(tmp_path):
+    command = [sys.executable, "-m", "girsanov", "--install-completion", "bash"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"HOME": str(tmp_path)})
+    assert str(tmp_path) in done.stdout
+    assert "_GIRSANOV_COMPLETE" in (tmp_path / ".bash_completions" / "girsanov.sh").read_text()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_with_an_example(command, girsanov):
     result = girsanov(command, "--help")
     assert result.code == 0
     assert f"Example: girsanov {command}" in result.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_example_has_words_that_the_command_knows(command):
+    """Parsed, not run: options and arguments of every example are there."""
+    for example in COMMANDS[command][1].split(", or "):
+        program, name, *words = shlex.split(example)
+        assert (program, name) == ("girsanov", command)
+        typer.main.get_command(app).commands[name].make_context(name, words)
 
 
 def test_a_reader_that_goes_away(complete):

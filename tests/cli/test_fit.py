@@ -266,7 +266,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path, girsanov, quick, write_
 def test_signals_outside_training(signum, code, monkeypatch, girsanov):
     monkeypatch.setattr("girsanov.environment.versions", lambda: signal.raise_signal(signum))
     before = signal.getsignal(signal.SIGTERM)
-    result = girsanov("env")
+    result = girsanov("doctor")
     assert result.code == code
     assert result.err.strip().startswith("girsanov: stopped by SIG")
     assert signal.getsignal(signal.SIGTERM) == before
@@ -278,7 +278,7 @@ def test_a_fault_of_ours_is_not_hidden(monkeypatch, girsanov):
 
     monkeypatch.setattr("girsanov.environment.versions", fail)
     with pytest.raises(ZeroDivisionError):
-        girsanov("env")
+        girsanov("doctor")
 
 
 @pytest.mark.slow

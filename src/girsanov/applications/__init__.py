@@ -2,6 +2,8 @@
 
 __all__ = [
     "Annealing",
+    "Anomalies",
+    "Change",
     "Classification",
     "DiffusionClassifier",
     "EnergyModel",
@@ -12,14 +14,17 @@ __all__ = [
     "TokenEstimates",
     "TokenModel",
     "density_regulariser",
+    "find_anomalies",
     "fit_energy",
     "fit_tokens",
     "gan_optimum",
     "log_normaliser",
+    "odd_columns",
     "token_log_prob",
 ]
 
 from girsanov.applications.annealing import Annealing, LogNormaliser, log_normaliser
+from girsanov.applications.anomalies import Anomalies, Change, find_anomalies, odd_columns
 from girsanov.applications.classifier import Classification, DiffusionClassifier
 from girsanov.applications.energy import EnergyModel, TiltedGaussian, fit_energy
 from girsanov.applications.novelty import Novelty

@@ -8,8 +8,9 @@ in others. With the reference's exact denoiser in closed form and only the netwo
     \log p(x) = \log \mathcal{N}(y; m, S) + \log|\det| + \tfrac12 \sum_b \int_b (\mathrm{mse}_G - \mathrm{mse})\, dl ,
 
 so that one pass yields log p and all bands (note of paper 2, sections 2.4 and 5.1). A rule makes one number of them,
-larger where a row is more novel; rows held out from the fit calibrate it. Half of those set means and covariances,
-the other half makes conformal p-values: for a new row of the same law, :math:`P(\mathrm{pvalue} \le a) \le a`.
+larger where a row is more novel. Rows held out from the fit make conformal p-values of it: for a new row of the same
+law, :math:`P(\mathrm{pvalue} \le a) \le a`. The usual errors, their means and covariances, come from other rows: half
+of those held out, or such as the fit was chosen by.
 """
 
 __all__ = ["RULES", "BandErrors", "Novelty", "band_errors"]
@@ -32,6 +33,7 @@ from girsanov.rows import by_blocks
 from girsanov.solvers import LogSNRDensity
 from girsanov.types import InputError, Nats, State, require_count
 
+FEWEST_ROWS = 4  # that moments and p-values each are made of
 CHUNK = 2048  # network evaluations per call, fixed so that results do not depend on the number of rows
 
 
@@ -62,6 +64,10 @@ class BandErrors(Shown):
     log_prob: Nats
     errors: Tensor
     edges: Tensor
+
+    def __getitem__(self, rows: slice) -> "BandErrors":
+        """Those of some rows."""
+        return BandErrors(self.log_prob[rows], self.errors[rows], self.edges)
 
 
 @torch.no_grad()
@@ -164,7 +170,9 @@ def _typicality(calibration: Calibration, found: BandErrors) -> Tensor:
 def _bands(calibration: Calibration, found: BandErrors) -> Tensor:
     """Mahalanobis distance of all bands from their held-out mean."""
     gap = found.errors - calibration.mean
-    return torch.einsum("nb,bn->n", gap, torch.linalg.solve(calibration.covariance, gap.T)).clamp_min(0.0).sqrt()
+    # elementwise, so that a row's score does not depend on the number of rows beside it
+    terms = gap[:, :, None] * torch.linalg.inv(calibration.covariance) * gap[:, None, :]
+    return terms.sum((1, 2)).clamp_min(0.0).sqrt()
 
 
 def _largest_band(calibration: Calibration, found: BandErrors) -> Tensor:
@@ -233,28 +241,47 @@ class Novelty(Shown):
         }
         return Summary("Novelty", facts, hint="novelty.pvalue(x): small where a row is unlike the held-out ones")
 
-    def fit(self, model: Fitted, held_out: Any) -> "Novelty":
-        """Calibrate on held-out rows, the first half for moments and the second for p-values; returns itself.
+    def fit(self, model: Fitted, held_out: Any, *, moments: Any = None) -> "Novelty":
+        """Calibrate on held-out rows; returns itself.
 
         Args:
             model: a fitted density model.
-            held_out: rows in data units and in random order, that took no part in the fit.
+            held_out: rows in data units that took no part in the fit, nor in its choice.
+            moments: other rows for the usual errors, which may have chosen the fit, such as its validation rows. Left
+                out, they are the first half of ``held_out``, whose order must then be random.
 
         Raises:
-            InputError: for fewer than eight rows.
+            InputError: for fewer than four rows of either kind.
         """
         self._model = model
         found = self._evaluate(held_out)
-        half = len(found.log_prob) // 2
-        if half < 4:
-            raise InputError("Calibration needs 8 or more held-out rows")
-        first, second = (
-            BandErrors(found.log_prob[part], found.errors[part], found.edges)
-            for part in (slice(None, half), slice(half, None))
-        )
-        self._calibration = Calibration.of(first)
-        self._reference_scores = RULES[self.rule](self._calibration, second).sort().values
+        if moments is None:
+            half = len(found.log_prob) // 2
+            usual, found = found[:half], found[half:]
+        else:
+            usual = self._evaluate(moments)
+        if min(len(usual.log_prob), len(found.log_prob)) < FEWEST_ROWS:
+            few = f"{2 * FEWEST_ROWS} or more held-out rows, or {FEWEST_ROWS} beside as many for moments"
+            raise InputError(f"Calibration needs {few}")
+        self._calibration = Calibration.of(usual)
+        self._reference_scores = RULES[self.rule](self._calibration, found).sort().values
         return self
+
+    @property
+    def model(self) -> Fitted:
+        """What it was calibrated with.
+
+        Raises:
+            InputError: before it was.
+        """
+        if self._model is None:
+            raise InputError("This novelty score has no model yet: call fit(model, held_out) first")
+        return self._model
+
+    @property
+    def calibration_rows(self) -> int:
+        """Number n of held-out scores: no p-value is below 1 / (n + 1)."""
+        return len(self._reference_scores)
 
     def score(self, x: Any) -> Tensor:
         """Novelty of each row, shape ``n``: larger is more novel."""
@@ -263,9 +290,13 @@ class Novelty(Shown):
 
     def pvalue(self, x: Any) -> Tensor:
         """Conformal p-value of each row, shape ``n``: the share of held-out scores as large, itself counted."""
-        scores, held = self.score(x), self._reference_scores
-        above = len(held) - torch.searchsorted(held, scores)
-        return (above + 1.0) / (len(held) + 1.0)
+        return self.pvalue_of(self.score(x))
+
+    def pvalue_of(self, scores: Tensor) -> Tensor:
+        """Conformal p-values of rows whose scores are known, shape ``n``."""
+        held = self._reference_scores
+        above = len(held) - torch.searchsorted(held, scores.to(held))
+        return (above.double() + 1.0) / (len(held) + 1.0)
 
     def curve(self, x: Any) -> tuple[Tensor, Tensor]:
         """Edges of the bands ``b + 1`` and the rows' errors in units of the held-out spread ``n b``."""
@@ -273,7 +304,5 @@ class Novelty(Shown):
         return found.edges, self._calibration.z(found)
 
     def _evaluate(self, x: Any) -> BandErrors:
-        if self._model is None:
-            raise InputError("This novelty score has no model yet: call fit(model, held_out) first")
         generator = torch.Generator().manual_seed(self.seed)
-        return band_errors(self._model, x, bands=self.bands, samples=self.samples, generator=generator)
+        return band_errors(self.model, x, bands=self.bands, samples=self.samples, generator=generator)

@@ -1,6 +1,6 @@
 """The application: its commands, and the one place where failures become an exit code and a line.
 
-0 is success, 2 bad input (one line, no traceback), 130 and 143 follow SIGINT and SIGTERM.
+0 is success, 1 a self-test that failed, 2 bad input (one line, no traceback), 130 and 143 follow SIGINT and SIGTERM.
 """
 
 __all__ = ["app", "main"]
@@ -12,12 +12,18 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.completion import (
+    Shells,  # pyright: ignore[reportPrivateImportUsage]
+    completion_init,  # pyright: ignore[reportPrivateImportUsage]
+    install_callback,
+    show_callback,
+)
 
 from girsanov import __version__
-from girsanov.cli import bridge, classify, evaluate, fit, inspect, merge, sample, test
+from girsanov.cli import anomalies, bridge, classify, doctor, evaluate, fit, inspect, merge, sample, test
 from girsanov.cli.options import spread
 from girsanov.cli.output import UsageError, emit
 
@@ -28,7 +34,7 @@ app = typer.Typer(
     help="Likelihoods you can trust, for diffusion models.",
     epilog="Example: girsanov fit digits --out runs/digits",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=False,  # typer's own options guess the shell, which a script or a pipe has none of; see _options
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -43,6 +49,7 @@ COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {  # in the order of --hel
     "merge": (merge.merge, "girsanov merge scores-1.csv scores-2.csv --out scores.csv"),
     "sample": (sample.sample, "girsanov sample runs/digits -n 36 --out samples.png"),
     "classify": (classify.classify, "girsanov classify runs/digits digits --confidence 0.95 --screen"),
+    "anomalies": (anomalies.anomalies, "girsanov anomalies runs/data new.csv --fdr 0.1 --out anomalies.csv"),
     "bridge": (
         bridge.bridge,
         "girsanov bridge before.csv after.csv --out runs/change, or "
@@ -52,7 +59,7 @@ COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {  # in the order of --hel
     "test": (test.run_test, "girsanov test samples.npy runs/digits --limit 2000"),
     "report": (inspect.report, "girsanov report runs/digits"),
     "datasets": (inspect.datasets, "girsanov datasets"),
-    "env": (inspect.env, "girsanov env"),
+    "doctor": (doctor.doctor, "girsanov doctor"),
 }
 for _name, (_command, _example) in COMMANDS.items():
     app.command(_name, epilog=f"Example: {_example}")(spread(_command))
@@ -74,10 +81,24 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(False, "-V", "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: Annotated[
+        bool, typer.Option("-V", "--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    install_completion: Annotated[
+        Shells | None,
+        typer.Option(
+            metavar="SHELL",
+            callback=install_callback,
+            help="Let the tab key complete commands and options in this shell: bash, zsh, fish or powershell.",
+        ),
+    ] = None,
+    show_completion: Annotated[
+        Shells | None,
+        typer.Option(metavar="SHELL", callback=show_callback, help="Print the script that does so."),
+    ] = None,
 ) -> None:
     """Likelihoods you can trust, for diffusion models."""
-    del version
+    del version, install_completion, show_completion
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the command line when omitted.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    completion_init()
     previous = _handle_signals()
     try:
         with _company():
@@ -117,7 +139,7 @@ def _exit_code(error: Exception) -> int:
     if isinstance(error, UsageError):
         return _say(str(error), BAD_INPUT)
     if hasattr(error, "format_message"):  # the parser's errors: unknown options, values out of range
-        return _say(error.format_message() or _no_message(error), BAD_INPUT)  # type: ignore[attr-defined]
+        return _say(_parser_message(error), BAD_INPUT)
     from girsanov.types import InputError
 
     if isinstance(error, InputError):
@@ -129,8 +151,11 @@ def _exit_code(error: Exception) -> int:
     raise error
 
 
-def _no_message(error: Exception) -> str:
-    return f"give a command ({type(error).__name__}); girsanov --help lists them"
+def _parser_message(error: Any) -> str:
+    """What the parser has against the words of a command, and where the right ones stand."""
+    message = error.format_message().removesuffix(".").replace("Value error, ", "") or "give a command"
+    command = error.ctx.command_path if getattr(error, "ctx", None) is not None else "girsanov"
+    return f"{message}: {command} --help lists what there is"
 
 
 def _say(message: str, code: int) -> int:

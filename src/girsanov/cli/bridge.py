@@ -206,7 +206,7 @@ def translate(
     check_suffix(out)
     chosen = _classes(moving.classes)
     if moving.direction not in (None, "forward", "backward"):
-        raise UsageError(f"--direction must be forward or backward, not {moving.direction!r}")
+        raise UsageError(f"unknown --direction {moving.direction!r}: give forward or backward")
     device = common.prepare()
     from girsanov.bridge_model import BridgeModel
 
@@ -217,7 +217,7 @@ def translate(
         rows = _drawn(model, data, moving, chosen, common.seed).x
     else:
         x, refused = _given(model, data, chosen, common.limit, each=on_error is OnError.nan)
-        note_refused(refused, note, "")
+        note_refused(refused, note, column=False)
         rows = model.moved(x, moving.direction or "forward", seed=common.seed).x
     write_rows(out, rows, model.schema, json=common.json, note=note, refused=refused)
 
@@ -233,7 +233,7 @@ def _given(
     from girsanov.runs.ends import source_rows
 
     if data is None:
-        raise UsageError("give DATA, the rows to move")
+        raise UsageError("there is nothing to move: give DATA")
     raw = source_rows(EndSource(data, classes))
     raw = raw if limit is None else take(raw, np.arange(min(limit, len(raw))))
     if not each:

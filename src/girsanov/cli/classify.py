@@ -107,7 +107,7 @@ def _model(run: str, device: Any) -> Any:
 
     model = DensityModel.from_pretrained(run).to(device)
     if len(model.classes) < 2:
-        raise UsageError(f"{run} was fitted without --conditional: it knows no classes")
+        raise UsageError(f"{run} was fitted without --conditional, so it knows no classes: fit again with it")
     return model
 
 
@@ -122,9 +122,9 @@ def _screen(model: Any) -> Any:
 
 def _part(model: Any, part: str) -> tuple[Any, list[str]]:
     """Rows of a part of the run's data, and the names of their classes."""
-    from girsanov.runs import part_rows
+    from girsanov.runs import parts_of
 
-    found = part_rows(model, part, "give --no-calibrate, or bring it back").data
+    found = parts_of(model, "give --no-calibrate, or bring it back")[part].data
     if found.codes is None or found.classes is None:
         raise UsageError(f"{found.name} has lost its classes since the fit: give --no-calibrate, or bring them back")
     return found, [found.classes[k] for k in found.codes.tolist()]

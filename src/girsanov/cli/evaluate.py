@@ -175,7 +175,9 @@ def _model(run: str, device: Any, pretrained: Pretrained) -> Any:
         )
         return model.to(device)
     if pretrained.data_range is not None or pretrained.scheduler is not None:
-        raise UsageError("--data-range and --scheduler are for folders of diffusers: a run knows its own data")
+        raise UsageError(
+            "--data-range and --scheduler are for folders of diffusers, and a run knows its own data: leave them out"
+        )
     from girsanov.density_model import DensityModel
 
     return DensityModel.from_pretrained(run).to(device)

@@ -1,7 +1,6 @@
-"""``girsanov report``, ``girsanov datasets`` and ``girsanov env``: what is there."""
+"""``girsanov report`` and ``girsanov datasets``: what is there."""
 
-__all__ = ["datasets", "env", "report"]
-
+__all__ = ["datasets", "report"]
 
 from girsanov.cli.options import JsonOption, RunArgument, ThreadsOption, prepare_threads
 from girsanov.cli.output import as_json, emit, stderr_note
@@ -27,15 +26,3 @@ def datasets(json: JsonOption = False) -> None:
         return
     for name, description, rows, shape in found:
         emit(f"{name:14} {rows:6,} rows  {' x '.join(map(str, shape)):10} {description}")
-
-
-def env(json: JsonOption = False) -> None:
-    """Versions and machine, for reports of faults."""
-    from girsanov.environment import versions
-
-    found = versions()
-    if json:
-        emit(as_json(found))
-        return
-    for name, version in found.items():
-        emit(f"{name:14} {version}")

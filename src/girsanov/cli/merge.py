@@ -30,7 +30,7 @@ def shard_of(text: str) -> tuple[int, int]:
     """
     first, _, count = text.partition("/")
     if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
-        raise UsageError(f"--shard is one of several, as in 2/4 the second of four; got {text!r}")
+        raise UsageError(f"--shard {text} is none of several shards: give one as in 2/4, the second of four")
     return int(first) - 1, int(count)
 
 

@@ -7,6 +7,8 @@ of the library.
 __all__ = [
     "Common",
     "Computing",
+    "DeviceOption",
+    "Devices",
     "JsonOption",
     "MissingAsLevelOption",
     "OnError",
@@ -14,6 +16,7 @@ __all__ = [
     "RunArgument",
     "SamplesOption",
     "ThreadsOption",
+    "device_of",
     "listed",
     "out_option",
     "prepare_threads",
@@ -65,6 +68,7 @@ MissingAsLevelOption = Annotated[
     list[str] | None,
     typer.Option(metavar="COL,...", help="Text columns in which what looks missing (NA, None, empty) is a level."),
 ]
+DeviceOption = Annotated[Devices, typer.Option(help="Where to compute.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processor threads.")]
 JsonOption = Annotated[
     bool,
@@ -94,7 +98,7 @@ class Computing:
     panel: ClassVar[str] = "Evaluation"
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, metavar="N", help="Decides every random choice.")] = 0
     threads: ThreadsOption = None
-    device: Annotated[Devices, typer.Option(help="Where to compute.")] = Devices.auto
+    device: DeviceOption = Devices.auto
     json: JsonOption = False
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress and no notes.", rich_help_panel="Output")
@@ -107,7 +111,7 @@ class Computing:
             UsageError: if CUDA is asked for and missing.
         """
         prepare_threads(self.threads)
-        return _device(self.device)
+        return device_of(self.device)
 
     def generator(self) -> Any:
         """A new generator of the seed."""
@@ -198,8 +202,12 @@ def prepare_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _device(device: Devices) -> Any:
-    """The ``torch.device`` of an option."""
+def device_of(device: Devices) -> Any:
+    """The ``torch.device`` of an option.
+
+    Raises:
+        UsageError: if CUDA is asked for and missing.
+    """
     import torch
 
     present = torch.cuda.is_available()

@@ -74,12 +74,11 @@ def stderr_note(quiet: bool) -> Callable[[str], None]:
     return lambda text: print(text, file=sys.stderr, flush=True)
 
 
-def note_refused(
-    refused: Mapping[int, str], note: Callable[[str], None], where: str = ", see their column error"
-) -> None:
-    """How many rows a model cannot have, and what is wrong with the first of them."""
+def note_refused(refused: Mapping[int, str], note: Callable[[str], None], *, column: bool = True) -> None:
+    """How many rows a model cannot have, what is wrong with the first, and whether a column says it of the others."""
     if refused:
-        count = "1 row has" if len(refused) == 1 else f"{len(refused):,} rows have"
+        count, whose = ("1 row has", "its") if len(refused) == 1 else (f"{len(refused):,} rows have", "their")
+        where = f", see {whose} column error" if column else ""
         note(f"{count} no value{where}: {refused[min(refused)]}")
 
 

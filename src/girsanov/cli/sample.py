@@ -55,7 +55,7 @@ def sample(
 def _check(out: Path | None, lmbd: float | None) -> None:
     check_suffix(out)
     if lmbd is not None and (lmbd != lmbd or lmbd == float("-inf")):
-        raise UsageError("--lmbd must be a finite number, at most 1")
+        raise UsageError("--lmbd is no finite number: give one of at most 1")
 
 
 def _condition(model: Any, label: str | None) -> Any:
@@ -64,5 +64,5 @@ def _condition(model: Any, label: str | None) -> Any:
     if not model.classes:
         raise UsageError("this model was fitted without --conditional: leave --class out")
     if label not in model.classes:
-        raise UsageError(f"unknown class {label!r}; the classes are {', '.join(model.classes)}")
+        raise UsageError(f"unknown class {label!r}: give one of {', '.join(model.classes)}")
     return [label]

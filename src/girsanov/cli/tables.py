@@ -15,7 +15,7 @@ SUFFIXES = (".csv", ".npy", ".png")
 def check_suffix(out: Path | None) -> None:
     """Refuse a file whose kind is unknown or whose folder is missing, before anything is computed."""
     if out is not None and out.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{out}: has none of the suffixes {', '.join(SUFFIXES)}")
+        raise UsageError(f"{out} is of no kind that can be written: give a name that ends in {', '.join(SUFFIXES)}")
     check_place(out)
 
 
@@ -68,7 +68,7 @@ def _png(rows: Any, schema: Any) -> bytes:
 
     picture = samples_png(rows, schema)
     if picture is None:
-        raise UsageError(f"rows of shape {schema.event_shape} have no picture: use .npy")
+        raise UsageError(f"rows of shape {schema.event_shape} have no picture: give --out FILE.npy")
     return picture
 
 
@@ -86,7 +86,7 @@ def _npy(rows: Any, schema: Any, refused: Mapping[int, str]) -> bytes:
     raw = schema.decode(rows)
     frame = _frame(raw, refused)
     if not all(kind.kind in "buif" for kind in frame.dtypes):
-        raise UsageError("some columns hold text, which .npy cannot: use .csv")
+        raise UsageError("some columns hold text, which .npy cannot: give --out FILE.csv")
     values = frame.to_numpy()
     buffer = io.BytesIO()
     np.save(buffer, values.reshape(-1, *schema.event_shape) if raw.kind == "images" else values, allow_pickle=False)

@@ -154,6 +154,14 @@ class Schema:
         pairs = zip(self.rules, self._slices(), strict=True)
         return tuple(block for rule, block in pairs if isinstance(rule, OneHot))
 
+    @property
+    def places(self) -> dict[str, slice]:
+        """Where among the encoded dimensions each column of the source stands that has any; empty for images."""
+        if self.kind == "images":
+            return {}
+        pairs = zip(self.rules, self._slices(), strict=True)
+        return {rule.name: place for rule, place in pairs if place.start < place.stop}
+
     def _slices(self) -> list[slice]:
         """Where among the encoded dimensions those of each rule stand."""
         stops = np.cumsum([0, *(len(rule.dimensions()) for rule in self.rules)]).tolist()

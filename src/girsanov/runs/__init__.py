@@ -16,7 +16,8 @@ __all__ = [
     "all_rows",
     "condition_of",
     "fit_run",
-    "part_rows",
+    "other_rows",
+    "parts_of",
     "read_ends",
     "rows_of",
     "select",
@@ -33,5 +34,5 @@ from girsanov.runs.density_measures import EvaluationConfig
 from girsanov.runs.ends import Ends, EndSource, read_ends
 from girsanov.runs.folder import RunFolder, Source
 from girsanov.runs.report import write_report
-from girsanov.runs.rows import Rows, Selection, all_rows, part_rows, rows_of, select, tested_rows
+from girsanov.runs.rows import Rows, Selection, all_rows, other_rows, parts_of, rows_of, select, tested_rows
 from girsanov.runs.run import fit_run

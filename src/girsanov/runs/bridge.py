@@ -203,7 +203,7 @@ class BridgeRun(Kind):
         record = model.record
         ends = read_ends(*(EndSource.from_json(record[end]) for end in ("source", "target")), **record["reading"])
         if ends.fingerprints != record["fingerprints"]:
-            raise InputError("the rows have changed since the fit, so the held-out ones are unknown.")
+            raise InputError("the rows have changed since the fit, so the held-out ones are unknown: bring them back.")
         return ends
 
     @classmethod

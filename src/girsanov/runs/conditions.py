@@ -55,7 +55,7 @@ def condition_of(
     if not asked:
         return None
     if not model.classes:
-        raise InputError("This model knows no classes: fit with --conditional on labelled rows")
+        raise InputError("This model knows no classes: fit again with --conditional on labelled rows")
     if label is not None:
         names = [label]
     elif rows.data.codes is None or rows.data.classes is None:

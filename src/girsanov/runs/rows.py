@@ -1,6 +1,6 @@
 """The rows of a run, found again: data are read by name, encoded by the model's schema and recognised by their hash."""
 
-__all__ = ["Rows", "Selection", "all_rows", "part_rows", "rows_of", "select", "tested_rows"]
+__all__ = ["Rows", "Selection", "all_rows", "other_rows", "parts_of", "rows_of", "select", "tested_rows"]
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -128,16 +128,18 @@ def select(source: Source, **reading: Unpack[Reading]) -> Selection:
     return Selection(chosen.of_present_classes(), source, index)
 
 
-def part_rows(model: DensityModel, part: str, advice: str) -> Rows:
-    """The ``train``, ``validation`` or ``test`` rows of the data that a model was fitted to.
+def parts_of(model: DensityModel, advice: str) -> dict[str, Rows]:
+    """The ``train``, ``validation`` and ``test`` rows of the data that a model was fitted to.
 
     Raises:
         InputError: if the data are gone or have changed, with the advice.
     """
-    found, index, same = _of_fit(model, _source(model).name)
-    if not same:
-        raise InputError(f"{_source(model).name} has changed since the fit, so its {part} rows are unknown: {advice}")
-    return found[index[getattr(Splits.from_json(model.record["splits"]), part)]]
+    name, splits = _source(model).name, Splits.from_json(model.record["splits"])
+    found = _encoded(model, name)
+    index = _chosen(model, found)
+    if index is None:
+        raise InputError(f"{name} has changed since the fit, so which of its rows were held out is unknown: {advice}")
+    return {part: found[index[getattr(splits, part)]] for part in ("train", "validation", "test")}
 
 
 def tested_rows(model: DensityModel) -> Rows:
@@ -146,7 +148,7 @@ def tested_rows(model: DensityModel) -> Rows:
     Raises:
         InputError: if the data are gone or have changed.
     """
-    return _held_out(part_rows(model, "test", "give DATA"))
+    return _held_out(parts_of(model, "give DATA")["test"])
 
 
 def rows_of(model: DensityModel, name: str) -> Rows:
@@ -157,8 +159,9 @@ def rows_of(model: DensityModel, name: str) -> Rows:
     """
     if "data" not in model.record:
         return _encoded(model, name)
-    found, index, same = _of_fit(model, name)
-    return _held_out(found[index[Splits.from_json(model.record["splits"]).test]]) if same else found
+    found = _encoded(model, name)
+    index = _chosen(model, found)
+    return found if index is None else _held_out(found[index[Splits.from_json(model.record["splits"]).test]])
 
 
 def all_rows(model: DensityModel, name: str, *, each: bool = False) -> Rows:
@@ -175,6 +178,26 @@ def all_rows(model: DensityModel, name: str, *, each: bool = False) -> Rows:
     return _encoded(model, name, each=each)
 
 
+def other_rows(model: DensityModel, name: str, *, each: bool = False) -> Rows:
+    """All rows of a source that is not the one that the model was fitted to.
+
+    Args:
+        model: knows the schema.
+        name: of the source.
+        each: see :func:`all_rows`.
+
+    Raises:
+        InputError: for the model's own data, else as :func:`all_rows`.
+    """
+    found = _encoded(model, name, each=each)
+    if not found.refused and _chosen(model, found) is not None:
+        raise InputError(
+            f"{name} holds the very rows that the model was fitted to, which look more usual than they are: give rows "
+            "that the fit has not seen"
+        )
+    return found
+
+
 def _encoded(model: DensityModel, name: str, *, each: bool = False) -> Rows:
     raw = read(name)
     x, kept, refused = model.schema.encode_each(raw) if each else (model.schema.encode(raw), np.arange(len(raw)), {})
@@ -187,11 +210,10 @@ def _source(model: DensityModel) -> Source:
     return Source(**record)
 
 
-def _of_fit(model: DensityModel, name: str) -> tuple[Rows, Tensor, bool]:
-    """All rows of a source, which of them a fit to it would have chosen, and whether the model's fit had the same."""
-    found = _encoded(model, name)
+def _chosen(model: DensityModel, found: Rows) -> Tensor | None:
+    """Which rows of a source the model's fit chose; ``None`` where it was fitted to others."""
     index = _source(model).chosen(len(found))
-    return found, index, fingerprint(found.data.x[index]) == model.record["data"]["fingerprint"]
+    return index if fingerprint(found.data.x[index]) == model.record["data"]["fingerprint"] else None
 
 
 def _held_out(rows: Rows) -> Rows:
