@@ -14,7 +14,10 @@ from typer.main import get_command
 from girsanov.cli.app import app
 
 ROOT = Path(__file__).parents[1]
-GUIDES = sorted(page for part in ("start", "guides", "theory") for page in (ROOT / "docs" / part).glob("*.md"))
+GUIDES = [
+    ROOT / "README.md",
+    *sorted(page for part in ("start", "guides", "theory") for page in (ROOT / "docs" / part).glob("*.md")),
+]
 BLOCK = re.compile(r"```python\n(.*?)```(?:\s*```text\n(.*?)```)?", re.DOTALL)
 COMMAND = re.compile(r"^\$ girsanov (\w.*)$", re.MULTILINE)
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
