@@ -356,7 +356,7 @@ def test_folders_of_other_runs_are_refused(run, tables, complete, girsanov, tmp_
         ((), "give DATA"),
         (("wine",), "lacks column"),
         (("DATA", "--direction", "up"), "forward or backward"),
-        (("DATA", "--out", "moved.txt"), "suffixes"),
+        (("DATA", "--out", "moved.txt"), "ends in .csv"),
     ],
 )
 def test_rows_that_cannot_be_moved(arguments, message, run, tables, girsanov):
