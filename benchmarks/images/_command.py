@@ -24,7 +24,7 @@ from girsanov.density_model import DensityModel
 from girsanov.networks import NETWORKS, Ensemble, default_network
 from girsanov.objectives import Batch, DenoisingObjective
 from girsanov.peers import compressed
-from girsanov.runs.rows import part_rows
+from girsanov.runs.rows import parts_of
 from girsanov.training import TrainingConfig, train
 
 STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)  # exit codes of a command that was stopped: in training, elsewhere
@@ -183,7 +183,7 @@ def _alone(calls, steps):
 
 def parts(model):
     """The training, validation and test rows of a run, as :class:`girsanov.datasets.Data`."""
-    return [part_rows(model, part, "fit again").data for part in ("train", "validation", "test")]
+    return [rows.data for rows in parts_of(model, "fit again").values()]
 
 
 def kept(path, key, make):

@@ -22,7 +22,7 @@ import torch
 import girsanov as gv
 from benchmarks._record import Command, record, settings, spread
 from girsanov.evaluation import evaluate
-from girsanov.networks import Head, ImageNetwork, MLPConfig, ResidualMLP
+from girsanov.networks import ImageNetwork, MLPConfig, ResidualMLP
 from girsanov.objectives import Batch, DenoisingObjective
 from girsanov.pairs import ScoreModel
 from girsanov.training import TrainingConfig, train
@@ -39,7 +39,7 @@ def model_of(shape, seed=0):
     torch.manual_seed(seed)
     reference = gv.Gaussian(torch.zeros(shape), 1.0)
     network = ImageNetwork(shape, width=64) if len(shape) == 3 else ResidualMLP(shape, width=128, blocks=3)
-    return ScoreModel(network, gv.VariancePreserving(), reference=reference, head=Head(reference, "v"))
+    return ScoreModel(network, gv.VariancePreserving(), "v", reference=reference)
 
 
 def trained(shape, batch, steps, **options):

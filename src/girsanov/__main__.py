@@ -2,9 +2,15 @@
 
 __all__: list[str] = []
 
+import os
 import sys
 
 from girsanov.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from girsanov.workers import leave
+
+        leave(code)
+    sys.exit(code)

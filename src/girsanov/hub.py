@@ -241,7 +241,7 @@ def _hub(name: str) -> ModuleType:
     try:
         import huggingface_hub  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
-        raise InputError(f"{name}: the Hugging Face Hub needs its package: pip install \"girsanov[hub]\"") from error
+        raise InputError(f'{name}: the Hugging Face Hub needs its package: pip install "girsanov[hub]"') from error
     return huggingface_hub
 
 

@@ -8,7 +8,7 @@ worth sharing: the steps of a training (:mod:`girsanov.training`) and the evalua
 A process that dies closes its connections: the others stop waiting, and the first says so.
 """
 
-__all__ = ["WorkerLostError", "Workers", "is_gone", "leading", "of_each", "started", "workers"]
+__all__ = ["WorkerLostError", "Workers", "is_gone", "leading", "leave", "of_each", "started", "workers"]
 
 import contextlib
 import dataclasses
@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 import torch
 import torch.distributed as dist
@@ -225,9 +225,6 @@ def leading() -> Iterator[Workers]:
     A script under ``torchrun`` or ``accelerate launch`` puts its work into one such block. Alone, a process just
     runs the block.
 
-    Raises:
-        SystemExit: in the other processes, when they are done.
-
     Example:
         >>> with leading() as company:
         ...     company.size
@@ -262,11 +259,12 @@ def _begin() -> None:
 
 
 def _help(company: Workers) -> None:
+    code = 0
     try:
         company.help()
     except WorkerLostError:
-        sys.exit(WorkerLostError.exit_code)  # the first says why, or is itself what has died
-    sys.exit(0)
+        code = WorkerLostError.exit_code  # the first says why, or is itself what has died
+    leave(code)
 
 
 def is_gone(error: RuntimeError) -> bool:
@@ -283,6 +281,13 @@ def is_gone(error: RuntimeError) -> bool:
 def _compact(rows: Tensor) -> Tensor:
     """A tensor for sending: of a view the whole memory would go along."""
     return rows.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process at once: threads of PyTorch's connections now and then abort one that is taken down in order."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @contextlib.contextmanager

@@ -167,7 +167,7 @@ def test_images_and_classes(tmp_path, girsanov):
     assert (tmp_path / "3.png").read_bytes()[1:4] == b"PNG"
     wrong = girsanov("sample", run, "--class", "ten", "--out", tmp_path / "x.png")
     assert wrong.code == 2
-    assert "the classes are 0, 1" in wrong.err
+    assert "give one of 0, 1" in wrong.err
 
 
 BAD = {

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from girsanov.applications.novelty import Fitted, Novelty
 from girsanov.datasets import Data, Schema
+from girsanov.display import Shown
 from girsanov.types import InputError
 
 NEAREST = 32  # known rows whose values are tried
@@ -33,8 +34,8 @@ ROUNDING = 1e-9  # relative, of quotients that are equal on paper
 
 
 @final
-@dataclass(frozen=True)
-class Anomalies:
+@dataclass(frozen=True, repr=False)
+class Anomalies(Shown):
     """What was found of rows.
 
     Attributes:
@@ -247,4 +248,4 @@ class _Search:
         place = self.schema.places[name]
         if place.stop - place.start == 1:
             return float(row[place])
-        return str(self.schema.decode(row[None]).frame[name].iloc[0])
+        return str(self.schema.decode(row[None]).to_pandas()[name].iloc[0])

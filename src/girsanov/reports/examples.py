@@ -49,7 +49,7 @@ def _frame(samples: Tensor, schema: Schema) -> dict[str, Any] | None:
     """A few samples in the user's columns, as text."""
     if samples.ndim != 2:
         return None
-    frame = schema.decode(samples[:DRAWN]).frame
+    frame = schema.decode(samples[:DRAWN]).to_pandas()
     cells = [
         [number(cell, ".5g") if isinstance(cell, float) else str(cell) for cell in row] for row in frame.values.tolist()
     ]

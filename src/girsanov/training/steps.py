@@ -7,7 +7,9 @@ learning rate and their rows; all else of a training, from the clock to the chec
 
 __all__ = ["Steps"]
 
+import gc
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
@@ -65,6 +67,8 @@ class Steps:
         self._company = company
         self.randomness = StepRandomness(self._config.seed, self._device, company)
         on = [self._device.index or 0] if self._device.type == "cuda" else None
+        # of a parameter with one channel, in a network whose channels come last: both layouts are the same memory
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         # what a loss leaves out in one step must not be waited for; buffers are the first process's
         options = {"device_ids": on, "find_unused_parameters": True, BUFFERS: False}
         self._engine = DistributedDataParallel(self._whole, **options)
@@ -96,7 +100,10 @@ class Steps:
         if self._company.size > 1:
             self._company.scatter([None] * self._company.size)
             self._company.free = True
+            assert isinstance(self._engine, DistributedDataParallel)
+            self._engine._remove_autograd_hooks()  # by which the weights would hold the connections beyond their end
             self._company, self._engine = Workers(), self._whole
+            gc.collect()  # the engine holds itself
 
     def _take(self, step: int, rate: float, batch: Any, rows: int | None = None) -> tuple[Tensor, Tensor]:
         generator = self.randomness.start(step, rows)
