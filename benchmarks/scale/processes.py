@@ -85,7 +85,7 @@ def work(options):
             more = trained(shape, batch, 8 + options.steps).seconds
             found[f"training, {name}"] = options.steps * batch / (more - begun)
         model = gv.DensityModel.from_pretrained(options.model)
-        rows = table(options.rows)
+        rows = table(options.scored)
         evaluate(model, rows[:64])
         begun = time.perf_counter()
         evaluate(model, rows)
@@ -98,7 +98,7 @@ def asked(part, processes, options, folder):
     file = Path(folder) / "found.pt"
     command = LAUNCHER if processes > 1 else [sys.executable]
     given = ["--part", part, "--file", str(file), "--model", str(Path(folder) / "model")]
-    sizes = ["--steps", str(options.steps), "--rows", str(options.rows)]
+    sizes = ["--steps", str(options.steps), "--scored", str(options.scored)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
     subprocess.run([*command, "-m", "benchmarks.scale.processes", *given, *sizes], check=True, env=environment)
     return torch.load(file)
@@ -106,9 +106,9 @@ def asked(part, processes, options, folder):
 
 def main():
     """Numbers once, times in rounds."""
-    parser = Command(__doc__, steps=4, rows=64, rounds=1)
+    parser = Command(__doc__, steps=4, scored=64, rounds=1)
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--rows", type=int, default=4000)
+    parser.add_argument("--scored", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=3)
     for name in ("part", "file", "model"):
         parser.add_argument(f"--{name}", help="of the processes that this script starts")

@@ -89,7 +89,7 @@ class SharedGenerator(torch.Generator):
         self.count: int | None = None
 
 
-def drawn_rows(draw: Callable[[int], Tensor], rows: int, generator: torch.Generator, *, dim: int = 0) -> Tensor:
+def drawn_rows(draw: Callable[[int], Tensor], rows: int, generator: torch.Generator | None, *, dim: int = 0) -> Tensor:
     """What is drawn for rows: where processes share a batch, the draws of this one's rows among those of all.
 
     A batch then has the same noise, however many processes there are.
@@ -106,8 +106,8 @@ def drawn_rows(draw: Callable[[int], Tensor], rows: int, generator: torch.Genera
     return draw(generator.count).index_select(dim, every)
 
 
-def normal_like(x: State, generator: torch.Generator, *, blocks: Sequence[int] = ()) -> State:
-    """Standard normal draws for rows ``b *d``, made on the CPU, shape ``*blocks b *d``.
+def normal_like(x: State, generator: torch.Generator | None, *, blocks: Sequence[int] = ()) -> State:
+    """Standard normal draws for rows ``b *d``, made on the CPU, shape ``*blocks b *d``; ``None``: of PyTorch's own generator.
 
     Example:
         >>> normal_like(torch.zeros(5, 3), torch.Generator().manual_seed(0), blocks=(2,)).shape

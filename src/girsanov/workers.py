@@ -96,7 +96,7 @@ class Workers:
         first = self.rank if rank is None else rank
         return of_each(content, lambda rows: rows[first :: self.size])
 
-    def call(self, job: Callable[["Workers"], None]) -> bool:
+    def call(self, job: Callable[["Workers"], object]) -> bool:
         """Give all others a job, which they are called with; the first has to do its own part beside it.
 
         Returns:
