@@ -107,7 +107,9 @@ def drawn_rows(draw: Callable[[int], Tensor], rows: int, generator: torch.Genera
 
 
 def normal_like(x: State, generator: torch.Generator | None, *, blocks: Sequence[int] = ()) -> State:
-    """Standard normal draws for rows ``b *d``, made on the CPU, shape ``*blocks b *d``; ``None``: of PyTorch's own generator.
+    """Standard normal draws for rows ``b *d``, made on the CPU, shape ``*blocks b *d``.
+
+    Without a generator PyTorch's own is used.
 
     Example:
         >>> normal_like(torch.zeros(5, 3), torch.Generator().manual_seed(0), blocks=(2,)).shape
