@@ -29,7 +29,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1 - \2/p' Makefile
 
 demo: $(PACKAGE)  ## fit the digits, print the result table and the path of the report
-	$(BIN)/girsanov fit digits --out runs/digits
+	$(BIN)/girsanov fit digits --out runs/digits --time-budget 280
 
 docs: $(DEV)  ## build the site into build/docs; a warning is an error
 	$(ONE_THREAD) $(BIN)/python -m sphinx -q -W --keep-going -d build/doctrees docs build/docs
