@@ -26,7 +26,7 @@ from girsanov.networks import ImageNetwork, MLPConfig, ResidualMLP
 from girsanov.objectives import Batch, DenoisingObjective
 from girsanov.pairs import ScoreModel
 from girsanov.training import TrainingConfig, train
-from girsanov.workers import leading
+from girsanov.workers import leading, leave
 
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 LIKELIHOODS = ("elbo", "density", "ode")
@@ -115,7 +115,7 @@ def main():
     options = parser.parse_args()
     if options.part:
         work(options)
-        return
+        leave(0)
     with tempfile.TemporaryDirectory() as folder:
         fitted(Path(folder) / "model")
         one, two = (asked("numbers", processes, options, folder) for processes in (1, 2))

@@ -13,7 +13,7 @@ from girsanov.evaluation import evaluate
 from girsanov.networks import MLPConfig
 from girsanov.randomness import normal_like
 from girsanov.training import Interrupted, ShuffledBatches, TrainingConfig, train
-from girsanov.workers import leading
+from girsanov.workers import leading, leave
 
 ROWS, STEPS, STOPPED, KILLED = 101, 60, 29, 30
 
@@ -78,3 +78,4 @@ if __name__ == "__main__":
             work(place)
         else:
             trained(place / "run", fatal)
+    leave(0)
