@@ -105,31 +105,25 @@ class _Ask:
 
     def answer(self, x: RandomisedRows, condition: Any, generator: torch.Generator) -> Estimate:
         """The answer for rows in this process."""
-        return _evaluate(self.model, x, self, condition=condition, generator=generator)
+        common: dict[str, Any] = {"condition": condition, "generator": generator}
+        if self.likelihood == "elbo":
+            return self.model.elbo(x, samples=self.samples, **common)
+        if self.likelihood == "density":
+            return self.model.density(x, samples=self.samples, target=self.target_stderr, **common)
+        if hasattr(self.model.score.network, "with_trace") or self.model.reference.event_dim <= EXACT_DIVERGENCE:
+            return self.model.log_prob(x, draws=ODE_DRAWS, divergence=Exact(), **common)
+        # where dequantisation draws give the standard error, one probe in each is enough
+        probes = Hutchinson(probes=PROBES if self.model.encoding.measure == "density" else 1)
+        return self.model.log_prob(x, draws=ODE_DRAWS, divergence=probes, solver=COARSE, **common)
 
 
 def _parts(rows: RandomisedRows, condition: Any) -> list[tuple[Tensor, Any]]:
     """The rows of each process and their condition, where every row has its own."""
     count, size = len(rows), workers().size
-    own = (
-        len(condition) == count if isinstance(condition, Tensor) else np.ndim(condition) > 0 and len(condition) == count
-    )
+    own = np.ndim(condition) > 0 and len(condition) == count
     if own and not isinstance(condition, Tensor):
         condition = np.asarray(condition)
     return [(rows.rows[rank::size], condition[rank::size] if own else condition) for rank in range(size)]
-
-
-def _evaluate(model: DensityModel, x: RandomisedRows, ask: _Ask, **common: Any) -> Estimate:
-    likelihood, samples, target_stderr = ask.likelihood, ask.samples, ask.target_stderr
-    if likelihood == "elbo":
-        return model.elbo(x, samples=samples, **common)
-    if likelihood == "density":
-        return model.density(x, samples=samples, target=target_stderr, **common)
-    if hasattr(model.score.network, "with_trace") or model.reference.event_dim <= EXACT_DIVERGENCE:
-        return model.log_prob(x, draws=ODE_DRAWS, divergence=Exact(), **common)
-    # where dequantisation draws give the standard error, one probe in each is enough
-    probes = Hutchinson(probes=PROBES if model.encoding.measure == "density" else 1)
-    return model.log_prob(x, draws=ODE_DRAWS, divergence=probes, solver=COARSE, **common)
 
 
 def score(

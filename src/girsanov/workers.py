@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import pickle
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -107,11 +108,7 @@ class Workers:
         packed = io.BytesIO()
         try:
             torch.save((job, torch.get_default_dtype(), torch.get_num_threads()), packed)
-        except (AttributeError, TypeError, ValueError, RuntimeError, ArithmeticError, OSError, EOFError):
-            return False
-        except Exception as error:  # what pickle raises of its own has no common base that is public here
-            if "pickle" not in type(error).__name__.lower():
-                raise
+        except (pickle.PicklingError, AttributeError, TypeError):
             return False
         self._broadcast(packed.getvalue())
         self.free = False
